@@ -1,0 +1,49 @@
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types proto bench lock
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Swell needs Python 3.11 or newer: make PYTHON=python3.11 …" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP) ## Run the example: seven workstreams in three waves over an embedded cluster
+	$(BIN)/python -m examples.demo
+
+test: $(STAMP) ## Run the test suite
+	$(BIN)/python -m pytest
+
+check: $(STAMP) lint types proto-check test ## Everything CI runs
+
+lint: $(STAMP) ## Style, import rules, protocol buffers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/buf lint proto
+
+types: $(STAMP) ## Static types
+	$(BIN)/mypy
+
+proto: $(STAMP) ## Generate the gRPC stubs from proto/
+	$(BIN)/python -m proto.generate
+
+.PHONY: proto-check
+proto-check: $(STAMP)
+	$(BIN)/python -m proto.generate --check
+
+bench: $(STAMP) ## Measure; prints ratios side by side
+	$(BIN)/python -m benchmarks
+
+lock: $(STAMP) ## Resolve the pinned versions anew (needs pip-tools)
+	$(BIN)/python -m piptools compile --quiet --extra dev --extra example --generate-hashes --strip-extras --allow-unsafe \
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header -o requirements.lock pyproject.toml
