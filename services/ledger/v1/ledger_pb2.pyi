@@ -1,0 +1,303 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Run(_message.Message):
+    __slots__ = ("run", "state", "reason", "actor", "repository", "base_commit", "head_commit", "delivered_ref", "delivered_commit", "workstreams", "completed", "failed", "blocked", "cancelled", "attempts", "fix_attempts", "waves_started", "submitted_ns", "finished_ns", "position", "spec_digest")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    REPOSITORY_FIELD_NUMBER: _ClassVar[int]
+    BASE_COMMIT_FIELD_NUMBER: _ClassVar[int]
+    HEAD_COMMIT_FIELD_NUMBER: _ClassVar[int]
+    DELIVERED_REF_FIELD_NUMBER: _ClassVar[int]
+    DELIVERED_COMMIT_FIELD_NUMBER: _ClassVar[int]
+    WORKSTREAMS_FIELD_NUMBER: _ClassVar[int]
+    COMPLETED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    BLOCKED_FIELD_NUMBER: _ClassVar[int]
+    CANCELLED_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    FIX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    WAVES_STARTED_FIELD_NUMBER: _ClassVar[int]
+    SUBMITTED_NS_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_NS_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    SPEC_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    state: str
+    reason: str
+    actor: str
+    repository: str
+    base_commit: str
+    head_commit: str
+    delivered_ref: str
+    delivered_commit: str
+    workstreams: int
+    completed: int
+    failed: int
+    blocked: int
+    cancelled: int
+    attempts: int
+    fix_attempts: int
+    waves_started: int
+    submitted_ns: int
+    finished_ns: int
+    position: int
+    spec_digest: str
+    def __init__(self, run: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., actor: _Optional[str] = ..., repository: _Optional[str] = ..., base_commit: _Optional[str] = ..., head_commit: _Optional[str] = ..., delivered_ref: _Optional[str] = ..., delivered_commit: _Optional[str] = ..., workstreams: _Optional[int] = ..., completed: _Optional[int] = ..., failed: _Optional[int] = ..., blocked: _Optional[int] = ..., cancelled: _Optional[int] = ..., attempts: _Optional[int] = ..., fix_attempts: _Optional[int] = ..., waves_started: _Optional[int] = ..., submitted_ns: _Optional[int] = ..., finished_ns: _Optional[int] = ..., position: _Optional[int] = ..., spec_digest: _Optional[str] = ...) -> None: ...
+
+class Workstream(_message.Message):
+    __slots__ = ("run", "workstream", "state", "reason", "wave", "steps_executed", "fix_iterations", "attempts", "commit", "tree", "started_ns", "changed_ns", "finished_ns", "fix_limit", "verdicts_reused")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    WAVE_FIELD_NUMBER: _ClassVar[int]
+    STEPS_EXECUTED_FIELD_NUMBER: _ClassVar[int]
+    FIX_ITERATIONS_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    TREE_FIELD_NUMBER: _ClassVar[int]
+    STARTED_NS_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_NS_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_NS_FIELD_NUMBER: _ClassVar[int]
+    FIX_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    VERDICTS_REUSED_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    workstream: str
+    state: str
+    reason: str
+    wave: int
+    steps_executed: _containers.RepeatedScalarFieldContainer[str]
+    fix_iterations: int
+    attempts: int
+    commit: str
+    tree: str
+    started_ns: int
+    changed_ns: int
+    finished_ns: int
+    fix_limit: str
+    verdicts_reused: int
+    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., wave: _Optional[int] = ..., steps_executed: _Optional[_Iterable[str]] = ..., fix_iterations: _Optional[int] = ..., attempts: _Optional[int] = ..., commit: _Optional[str] = ..., tree: _Optional[str] = ..., started_ns: _Optional[int] = ..., changed_ns: _Optional[int] = ..., finished_ns: _Optional[int] = ..., fix_limit: _Optional[str] = ..., verdicts_reused: _Optional[int] = ...) -> None: ...
+
+class Artifact(_message.Message):
+    __slots__ = ("role", "digest", "name", "size_bytes")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    role: str
+    digest: str
+    name: str
+    size_bytes: int
+    def __init__(self, role: _Optional[str] = ..., digest: _Optional[str] = ..., name: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+
+class Attempt(_message.Message):
+    __slots__ = ("run", "workstream", "attempt", "step", "state", "ok", "error_class", "message", "executor", "exit_code", "scheduled_ns", "started_ns", "closed_ns", "commit", "tree", "on_behalf", "files", "artifacts", "checks_json", "signature", "tool_wall_s", "late_facts")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    OK_FIELD_NUMBER: _ClassVar[int]
+    ERROR_CLASS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    EXECUTOR_FIELD_NUMBER: _ClassVar[int]
+    EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULED_NS_FIELD_NUMBER: _ClassVar[int]
+    STARTED_NS_FIELD_NUMBER: _ClassVar[int]
+    CLOSED_NS_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    TREE_FIELD_NUMBER: _ClassVar[int]
+    ON_BEHALF_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    ARTIFACTS_FIELD_NUMBER: _ClassVar[int]
+    CHECKS_JSON_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    TOOL_WALL_S_FIELD_NUMBER: _ClassVar[int]
+    LATE_FACTS_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    workstream: str
+    attempt: int
+    step: str
+    state: str
+    ok: bool
+    error_class: str
+    message: str
+    executor: str
+    exit_code: int
+    scheduled_ns: int
+    started_ns: int
+    closed_ns: int
+    commit: str
+    tree: str
+    on_behalf: str
+    files: _containers.RepeatedScalarFieldContainer[str]
+    artifacts: _containers.RepeatedCompositeFieldContainer[Artifact]
+    checks_json: str
+    signature: str
+    tool_wall_s: float
+    late_facts: int
+    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., attempt: _Optional[int] = ..., step: _Optional[str] = ..., state: _Optional[str] = ..., ok: _Optional[bool] = ..., error_class: _Optional[str] = ..., message: _Optional[str] = ..., executor: _Optional[str] = ..., exit_code: _Optional[int] = ..., scheduled_ns: _Optional[int] = ..., started_ns: _Optional[int] = ..., closed_ns: _Optional[int] = ..., commit: _Optional[str] = ..., tree: _Optional[str] = ..., on_behalf: _Optional[str] = ..., files: _Optional[_Iterable[str]] = ..., artifacts: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., checks_json: _Optional[str] = ..., signature: _Optional[str] = ..., tool_wall_s: _Optional[float] = ..., late_facts: _Optional[int] = ...) -> None: ...
+
+class Event(_message.Message):
+    __slots__ = ("position", "index", "kind", "run", "workstream", "attempt", "time_ns", "by", "payload_json", "entry", "cause")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    TIME_NS_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_JSON_FIELD_NUMBER: _ClassVar[int]
+    ENTRY_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    index: int
+    kind: str
+    run: str
+    workstream: str
+    attempt: int
+    time_ns: int
+    by: str
+    payload_json: str
+    entry: str
+    cause: str
+    def __init__(self, position: _Optional[int] = ..., index: _Optional[int] = ..., kind: _Optional[str] = ..., run: _Optional[str] = ..., workstream: _Optional[str] = ..., attempt: _Optional[int] = ..., time_ns: _Optional[int] = ..., by: _Optional[str] = ..., payload_json: _Optional[str] = ..., entry: _Optional[str] = ..., cause: _Optional[str] = ...) -> None: ...
+
+class GetRunRequest(_message.Message):
+    __slots__ = ("run",)
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    def __init__(self, run: _Optional[str] = ...) -> None: ...
+
+class GetRunResponse(_message.Message):
+    __slots__ = ("run", "position")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    run: Run
+    position: int
+    def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ..., position: _Optional[int] = ...) -> None: ...
+
+class ListRunsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token", "state")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    state: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., state: _Optional[str] = ...) -> None: ...
+
+class ListRunsResponse(_message.Message):
+    __slots__ = ("runs", "next_page_token")
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    runs: _containers.RepeatedCompositeFieldContainer[Run]
+    next_page_token: str
+    def __init__(self, runs: _Optional[_Iterable[_Union[Run, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class ListWorkstreamsRequest(_message.Message):
+    __slots__ = ("run", "page_size", "page_token", "state")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    page_size: int
+    page_token: str
+    state: str
+    def __init__(self, run: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., state: _Optional[str] = ...) -> None: ...
+
+class ListWorkstreamsResponse(_message.Message):
+    __slots__ = ("workstreams", "next_page_token", "position")
+    WORKSTREAMS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    workstreams: _containers.RepeatedCompositeFieldContainer[Workstream]
+    next_page_token: str
+    position: int
+    def __init__(self, workstreams: _Optional[_Iterable[_Union[Workstream, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...
+
+class ListAttemptsRequest(_message.Message):
+    __slots__ = ("run", "workstream", "page_size", "page_token")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    workstream: str
+    page_size: int
+    page_token: str
+    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListAttemptsResponse(_message.Message):
+    __slots__ = ("attempts", "next_page_token")
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    attempts: _containers.RepeatedCompositeFieldContainer[Attempt]
+    next_page_token: str
+    def __init__(self, attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class ListEventsRequest(_message.Message):
+    __slots__ = ("run", "workstream", "kinds", "after_position", "newest_first", "page_size", "page_token")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
+    KINDS_FIELD_NUMBER: _ClassVar[int]
+    AFTER_POSITION_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_FIRST_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    workstream: str
+    kinds: _containers.RepeatedScalarFieldContainer[str]
+    after_position: int
+    newest_first: bool
+    page_size: int
+    page_token: str
+    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., kinds: _Optional[_Iterable[str]] = ..., after_position: _Optional[int] = ..., newest_first: _Optional[bool] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListEventsResponse(_message.Message):
+    __slots__ = ("events", "next_page_token")
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[Event]
+    next_page_token: str
+    def __init__(self, events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class WatchEventsRequest(_message.Message):
+    __slots__ = ("run", "after_position")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    AFTER_POSITION_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    after_position: int
+    def __init__(self, run: _Optional[str] = ..., after_position: _Optional[int] = ...) -> None: ...
+
+class WatchEventsResponse(_message.Message):
+    __slots__ = ("events", "position")
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[Event]
+    position: int
+    def __init__(self, events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., position: _Optional[int] = ...) -> None: ...
+
+class ReadArtifactRequest(_message.Message):
+    __slots__ = ("name", "digest")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    digest: str
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
+
+class ReadArtifactResponse(_message.Message):
+    __slots__ = ("chunk",)
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    chunk: bytes
+    def __init__(self, chunk: _Optional[bytes] = ...) -> None: ...
