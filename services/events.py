@@ -99,6 +99,7 @@ class RunRequested(Event, tag="run_requested"):
     workstreams: int
     repository: str
     base_commit: str
+    timeout_s: float = 0.0
 
 
 class CancelRequested(Event, tag="cancel_requested"):
@@ -148,9 +149,20 @@ class RunTransitioned(Event, tag="run_transitioned"):
     actor: str = "scheduler"
 
 
+class RunStopping(Event, tag="run_stopping"):
+    """Nothing new is started; open attempts are closed, then the run ends as `outcome`."""
+
+    outcome: RunStatus
+    reason: Message
+    actor: str = "scheduler"
+
+
 class WaveStarted(Event, tag="wave_started"):
+    """These workstreams are the wave's; `more` follow in another event of the same wave when the list is long."""
+
     wave: int
     workstreams: list[str]
+    more: bool = False
 
 
 class WaveFinished(Event, tag="wave_finished"):
@@ -233,6 +245,14 @@ class LineDelivered(Event, tag="line_delivered"):
 
     ref: str
     commit: str
+
+
+class DeliveryRefused(Event, tag="delivery_refused"):
+    """The repository did not take the verified head: the branch is not where the last delivery left it, or is in use."""
+
+    ref: str
+    commit: str
+    reason: Message
 
 
 class RunFinished(Event, tag="run_finished"):
@@ -322,6 +342,7 @@ AnyEvent = (
     | RequestAnswered
     | RunAccepted
     | RunTransitioned
+    | RunStopping
     | WaveStarted
     | WaveFinished
     | WorkstreamTransitioned
@@ -331,6 +352,7 @@ AnyEvent = (
     | IntegrationAdvanced
     | MergeRefused
     | LineDelivered
+    | DeliveryRefused
     | RunFinished
     | StepStarted
     | StepFinished

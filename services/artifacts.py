@@ -1,0 +1,86 @@
+"""Artifacts: bytes too large for an entry, stored once under a fresh name and proven by their SHA-256."""
+
+import hashlib
+import uuid
+from collections import OrderedDict
+from typing import Protocol
+
+from services.bus import BusError
+from services.events import Artifact
+
+ARTIFACT_BYTES_MAX = 256 * 1024 * 1024
+"""The largest object that is written or read whole."""
+
+
+class ArtifactDamagedError(BusError):
+    """An object does not have the digest its fact names."""
+
+
+class ObjectStore(Protocol):
+    """Where objects stand; see services.bus.Objects."""
+
+    async def write(self, name: str, data: bytes) -> None:
+        """Store an object under a fresh name."""
+
+    def read(self, name: str, *, limit_bytes: int) -> "AsyncChunks":
+        """An object in chunks."""
+
+
+class AsyncChunks(Protocol):
+    """Chunks of bytes, one after another."""
+
+    def __aiter__(self) -> "AsyncChunks":
+        """Itself."""
+
+    async def __anext__(self) -> bytes:
+        """The next chunk."""
+
+
+class Artifacts:
+    """Writes and reads artifacts; keeps the newest few in memory, because a run's definition is read again and again."""
+
+    CACHE_BYTES = 64 * 1024 * 1024
+
+    def __init__(self, objects: ObjectStore) -> None:
+        """`objects` is the bus's object store."""
+        self._objects = objects
+        self._cache: OrderedDict[str, bytes] = OrderedDict()
+        self._cached_bytes = 0
+
+    async def put(self, role: str, data: bytes, *, keep: bool = False) -> Artifact:
+        """Store `data`; it is there once this returns. `keep` holds it in memory for later reads here.
+
+        Raises BusError when it is larger than ARTIFACT_BYTES_MAX, BusUnavailableError when the bus does not answer.
+        """
+        if len(data) > ARTIFACT_BYTES_MAX:
+            raise BusError(f"{role} is {len(data)} bytes, over the limit of {ARTIFACT_BYTES_MAX} for one artifact")
+        digest = hashlib.sha256(data).hexdigest()
+        name = f"{role}-{uuid.uuid4().hex}"
+        await self._objects.write(name, data)
+        if keep:
+            self._remember(digest, data)
+        return Artifact(role=role, digest=digest, name=name, size_bytes=len(data))
+
+    async def get(self, artifact: Artifact, *, keep: bool = False) -> bytes:
+        """The bytes of an artifact, proven by its digest.
+
+        Raises ObjectMissingError, ArtifactDamagedError, BusUnavailableError.
+        """
+        known = self._cache.get(artifact.digest)
+        if known is not None:
+            self._cache.move_to_end(artifact.digest)
+            return known
+        data = b"".join([chunk async for chunk in self._objects.read(artifact.name, limit_bytes=ARTIFACT_BYTES_MAX)])
+        if hashlib.sha256(data).hexdigest() != artifact.digest:
+            raise ArtifactDamagedError(f"object {artifact.name} does not have the digest {artifact.digest[:12]}…")
+        if keep:
+            self._remember(artifact.digest, data)
+        return data
+
+    def _remember(self, digest: str, data: bytes) -> None:
+        if digest not in self._cache:
+            self._cache[digest] = data
+            self._cached_bytes += len(data)
+        while self._cached_bytes > self.CACHE_BYTES and len(self._cache) > 1:
+            _, dropped = self._cache.popitem(last=False)
+            self._cached_bytes -= len(dropped)

@@ -1,0 +1,179 @@
+"""A run's whole definition, pinned by content at submission: what is to be done, where, and by which rules.
+
+Stored once as an artifact and named by digest in the log. Scheduler and executors derive the same things from it, among
+them the identity of every check, so that a verdict can be reused wherever the same check meets the same tree.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from services.bundle import WorkstreamBundle
+from services.checks import Checks, EffectiveChecks, resolve
+from services.events import Check, CheckKind, Step
+from services.profiles import ToolProfile
+
+SPEC_BYTES_MAX = 64 * 1024 * 1024
+
+Ranges = tuple[tuple[int, int], ...]
+"""Half-open ranges over the plan's order, ascending and apart."""
+
+
+class Repository(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the work happens. `location`: a path or URL the executors can fetch from; `base_tree`: the base commit's tree."""
+
+    location: str
+    base_commit: str
+    base_ref: str = ""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How to run. `context` holds further values for tool arguments (strings, numbers, booleans, lists of strings).
+
+    Defaults: 4 attempts at a time, no delay between waves, one hour for the run, 15 minutes for a command to be claimed,
+    2 losses of an executor before an attempt is given up.
+    """
+
+    max_workers: int = 4
+    wave_delay_s: float = 0.0
+    fail_fast: bool = False
+    dry_run: bool = False
+    timeout_s: float = 3600.0
+    stepwise: bool = False
+    queue_timeout_s: float = 900.0
+    losses_max: int = 2
+    pool: str = "default"
+    context: dict[str, Any] = {}
+
+
+class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """The definition of a run. `waves` are the plan; `breaker` is FIX-loop policy in the form of its config file."""
+
+    run: str
+    repository: Repository
+    bundles: list[WorkstreamBundle]
+    waves: list[list[str]]
+    checks: Checks
+    profiles: dict[str, ToolProfile]
+    breaker: dict[str, Any] = {}
+    options: Options = Options()
+    actor: str = ""
+    version: int = 1
+
+
+_decoder = msgspec.json.Decoder(RunSpec)
+
+
+def encode_spec(spec: RunSpec) -> bytes:
+    """Canonical bytes: equal specs have equal digests."""
+    return msgspec.json.encode(spec, order="sorted")
+
+
+def decode_spec(data: bytes) -> RunSpec:
+    """Raises ValueError when the bytes are not a spec of this version."""
+    try:
+        return _decoder.decode(data)
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+        raise ValueError(f"not a run definition of this version: {error}") from error
+
+
+class Definitions:
+    """What a spec implies: order, bundles by id, the checks each workstream must pass and their identities."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        """Derives nothing that could fail: the spec was validated before it was stored."""
+        self.spec = spec
+        self.order: list[str] = [workstream for wave in spec.waves for workstream in wave]
+        self.index = {workstream: index for index, workstream in enumerate(self.order)}
+        self.bundles = {bundle.id: bundle for bundle in spec.bundles}
+        self._checks: dict[str, EffectiveChecks] = {}
+        self._identities: dict[tuple[str, str, str, Ranges | None], Check] = {}
+
+    def checks(self, workstream: str) -> EffectiveChecks:
+        """The checks of one workstream: repository, then run context, then its own `metadata.swell`."""
+        known = self._checks.get(workstream)
+        if known is None:
+            known = resolve(self.spec.checks, self.spec.options.context, self.bundles[workstream].checks)
+            self._checks[workstream] = known
+        return known
+
+    def static(self, workstream: str) -> list[Check]:
+        """The STATIC checks of a workstream on its own files, in order."""
+        return self._static([workstream], self._own(workstream))
+
+    def runtime(self, workstream: str) -> list[Check]:
+        """The RUNTIME checks of a workstream: its runtime tool, then its acceptance tests."""
+        return self._runtime([workstream], self._own(workstream))
+
+    def line(self, merged: Iterable[int]) -> list[Check]:
+        """What a tree must pass that carries these workstreams (indices over the order): the union of their checks."""
+        indices = sorted(merged)
+        workstreams = [self.order[index] for index in indices]
+        ranges = ranges_of(indices)
+        return self._static(workstreams, ranges) + self._runtime(workstreams, ranges)
+
+    def files(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
+        """The declared scope of the workstreams in these ranges, without repetition, in plan order."""
+        seen: dict[str, None] = {}
+        for start, end in ranges:
+            for workstream in self.order[start:end]:
+                bundle = self.bundles[workstream]
+                seen.update(dict.fromkeys([*bundle.files_scope, *bundle.files_create]))
+        return list(seen)
+
+    def _own(self, workstream: str) -> Ranges:
+        index = self.index[workstream]
+        return ((index, index + 1),)
+
+    def _static(self, workstreams: Sequence[str], ranges: Ranges) -> list[Check]:
+        tools = dict.fromkeys(tool for workstream in workstreams for tool in self.checks(workstream).static_tools)
+        return [self._identify("static", tool, workstreams[0], ranges) for tool in tools]
+
+    def _runtime(self, workstreams: Sequence[str], ranges: Ranges) -> list[Check]:
+        tools = dict.fromkeys(
+            tool for workstream in workstreams if (tool := self.checks(workstream).runtime_tool) is not None
+        )
+        tests = dict.fromkeys(text for workstream in workstreams for text in self.bundles[workstream].acceptance_tests)
+        return [self._identify("runtime", tool, workstreams[0], ranges) for tool in tools] + [
+            self._identify("acceptance", text, workstreams[0], ranges) for text in tests
+        ]
+
+    def _identify(self, kind: CheckKind, name: str, workstream: str, ranges: Ranges) -> Check:
+        """A check is the same check when its tool, its arguments, its environment and the files it is given are the same."""
+        profile = self.spec.profiles.get(name) if kind != "acceptance" else None
+        takes_files = profile is not None and any("{files}" in argument for argument in profile.args)
+        setup = self.checks(workstream).setup
+        key = (kind, name, repr(setup), ranges if takes_files else None)
+        known = self._identities.get(key)
+        if known is None:
+            definition = msgspec.json.encode([kind, name, profile, setup, ranges if takes_files else None])
+            digest = hashlib.sha256(definition).hexdigest()[:16]
+            known = Check(check=digest, kind=kind, name=name)
+            self._identities[key] = known
+        return known
+
+
+def ranges_of(indices: Sequence[int]) -> Ranges:
+    """Ascending indices as half-open ranges: [0, 1, 2, 5] is ((0, 3), (5, 6))."""
+    ranges: list[tuple[int, int]] = []
+    for index in indices:
+        if ranges and ranges[-1][1] == index:
+            ranges[-1] = (ranges[-1][0], index + 1)
+        else:
+            ranges.append((index, index + 1))
+    return tuple(ranges)
+
+
+STEP_TIMEOUT_S: dict[Step, float] = {
+    "edit": 600.0,
+    "static": 300.0,
+    "runtime": 300.0,
+    "fix": 300.0,
+    "merge": 300.0,
+    "gate": 600.0,
+    "deliver": 300.0,
+    "compensate": 300.0,
+}
+"""Time limits of the steps in seconds; edit, static, runtime and fix are overridden by `timeouts` of the breaker config."""
