@@ -3,6 +3,7 @@
 import hashlib
 import uuid
 from collections import OrderedDict
+from collections.abc import AsyncIterator
 from typing import Protocol
 
 from services.bus import BusError
@@ -22,18 +23,8 @@ class ObjectStore(Protocol):
     async def write(self, name: str, data: bytes) -> None:
         """Store an object under a fresh name."""
 
-    def read(self, name: str, *, limit_bytes: int) -> "AsyncChunks":
+    def read(self, name: str, *, limit_bytes: int) -> AsyncIterator[bytes]:
         """An object in chunks."""
-
-
-class AsyncChunks(Protocol):
-    """Chunks of bytes, one after another."""
-
-    def __aiter__(self) -> "AsyncChunks":
-        """Itself."""
-
-    async def __anext__(self) -> bytes:
-        """The next chunk."""
 
 
 class Artifacts:

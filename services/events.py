@@ -184,6 +184,7 @@ class StepScheduled(Event, tag="step_scheduled"):
     """An attempt exists. Everything its command needs, so that the command can be derived again.
 
     `workstream` is `_line` for merge, gate and delivery; `on_behalf` then names the workstream being merged.
+    `base` is where the workstream started; for a delivery, what was delivered last.
     `merged` are half-open ranges over the plan's order: the workstreams on the line that a gate answers for.
     """
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from services.bundle import WorkstreamBundle
+from services.bundle import WorkstreamBundle, WorkstreamChecks
 from services.checks import Checks, EffectiveChecks, resolve
 from services.events import Check, CheckKind, Step
 from services.profiles import ToolProfile
@@ -89,13 +89,18 @@ class Definitions:
         self.index = {workstream: index for index, workstream in enumerate(self.order)}
         self.bundles = {bundle.id: bundle for bundle in spec.bundles}
         self._checks: dict[str, EffectiveChecks] = {}
+        self._resolved: dict[WorkstreamChecks, EffectiveChecks] = {}
         self._identities: dict[tuple[str, str, str, Ranges | None], Check] = {}
 
     def checks(self, workstream: str) -> EffectiveChecks:
         """The checks of one workstream: repository, then run context, then its own `metadata.swell`."""
         known = self._checks.get(workstream)
         if known is None:
-            known = resolve(self.spec.checks, self.spec.options.context, self.bundles[workstream].checks)
+            override = self.bundles[workstream].checks
+            known = self._resolved.get(override)
+            if known is None:
+                known = resolve(self.spec.checks, self.spec.options.context, override)
+                self._resolved[override] = known
             self._checks[workstream] = known
         return known
 

@@ -442,7 +442,7 @@ class _Deciding:
 
     def _timeout_s(self, step: Step) -> float:
         breaker = self.run.breaker
-        configured = breaker.timeouts.get(step) if breaker is not None else None
+        configured = getattr(breaker.timeouts, step, None) if breaker is not None else None
         return float(configured if configured is not None else STEP_TIMEOUT_S[step])
 
     def _queue_deadline_ns(self) -> int:
@@ -529,7 +529,7 @@ class _Deciding:
 
     def _policy(self, workstream: Workstream) -> BreakerConfig:
         policy = self.run.breaker or BreakerConfig()
-        return policy.for_bundle(self.definitions.bundles[workstream.id].circuit_breaker)
+        return policy.for_bundle(self.definitions.bundles[workstream.id])
 
     def _after_failed_check(self, draft: _Draft, step: Step) -> None:
         workstream = draft.workstream
@@ -642,7 +642,7 @@ class _Deciding:
         elif run.mergeable:
             yield self._merge(line, run.workstreams[self.definitions.order[run.mergeable[0]]])
         elif line.merged and line.head.commit not in {line.delivered, line.refused}:
-            yield self._schedule_line("deliver", line.head)
+            yield self._schedule_line("deliver", line.head, delivered=line.delivered)
         else:
             delay_ns = int(self.options.wave_delay_s * _SECOND_NS)
             yield Decision([WaveFinished(wave=run.wave, next_not_before_ns=self.now_ns + delay_ns)])
@@ -655,8 +655,12 @@ class _Deciding:
         workstream: Workstream | None = None,
         checks: list[Check] | None = None,
         merged: tuple[tuple[int, int], ...] = (),
+        delivered: str = "",
     ) -> Decision:
         line = self.run.line
+        base = workstream.base if workstream is not None else None
+        if delivered:
+            base = Snapshot(commit=delivered, tree="")
         attempts = line.attempts if line is not None else 0
         return Decision(
             [
@@ -666,7 +670,7 @@ class _Deciding:
                     step=step,
                     pool=self.options.pool,
                     input=snapshot,
-                    base=workstream.base if workstream is not None else None,
+                    base=base,
                     theirs=workstream.latest if workstream is not None and step == "merge" else None,
                     on_behalf=workstream.id if workstream is not None else "",
                     timeout_s=self._timeout_s(step),

@@ -18,6 +18,7 @@ import msgspec
 import structlog
 
 from services.artifacts import Artifacts
+from services.beats import Beat, nudge_subject
 from services.bus import EXECUTORS, LEASES, Bus, BusError, BusUnavailableError, Log, Recorded, RefusedError
 from services.commands import RunStep
 from services.events import AnyEvent, RunAccepted, RunFinished
@@ -45,17 +46,6 @@ log = structlog.get_logger()
 ENTRY_BUDGET_BYTES = ENTRY_BYTES_MAX * 3 // 4
 REPUBLISH_S = 5.0
 """A command nobody has claimed is offered again after this long; harmless, for its subject takes only one."""
-
-
-class Beat(msgspec.Struct, frozen=True, kw_only=True):
-    """What an executor says of itself once a second: who, since which start, and which attempts its loops moved on."""
-
-    executor: str
-    boot: str
-    pool: str
-    slots: int
-    attempts: list[tuple[str, str, int]] = []
-    tools: list[str] = []
 
 
 class Clock:
@@ -138,6 +128,13 @@ class Shell:
         except TimeoutError:
             return False
         return True
+
+    def request_of(self, run: str) -> str:
+        """The id of the request that submitted a run; empty when there is none."""
+        state = self.runs.get(run)
+        if state is not None and state.requested is not None:
+            return state.requested.request_id
+        return self.over[run].request_id if run in self.over else ""
 
     # Folding
 
@@ -285,6 +282,8 @@ class Shell:
         data = encode_entry(self._entry(state, decision.events))
         sequence = await self._log.append(subject, data, expect=attempt.sequence)
         self._awaiting[state.run] = max(sequence, self._awaiting.get(state.run, 0))
+        if attempt.executor:
+            await self._bus.say(nudge_subject(attempt.executor), subject.encode())
 
     def _entry(self, state: RunState, events: list[AnyEvent]) -> Entry:
         return Entry(

@@ -1,0 +1,244 @@
+"""Running checks on a tree, and what they say.
+
+Checks never produce the tree: whatever one of them changes is reported and put back before the next one looks.
+A check that crashed, could not be started, ran out of time, or left no report has no verdict: that is an error, and
+neither a failure to be fixed nor "no findings".
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from services.checks import acceptance_command
+from services.diagnostic import Diagnostic, error_signature
+from services.events import Check, CheckOutcome, CheckResult
+from services.executor.diagnostics import ReportError, judge, read
+from services.executor.tools import Invocation, invoke
+from services.executor.workspace import Workspace
+from services.process import Supervisor
+from services.profiles import PlaceholderError, ToolProfile, substitute_one
+from services.scope import Droppings
+
+OUTPUT_TAIL_BYTES = 20_000
+MESSAGE_CHARS = 1_500
+DISCARDED_MAX = 50
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """A check that did not pass: its command, the end of its output, and what its report names."""
+
+    check: str
+    command: tuple[str, ...]
+    exit_code: int | None
+    output_tail: str
+
+
+class Judged(msgspec.Struct):
+    """What a set of checks said of one tree. `log` is everything they printed, check by check."""
+
+    results: list[CheckResult] = []
+    diagnostics: list[Diagnostic] = []
+    findings: list[Finding] = []
+    discarded: list[str] = []
+    log: list[bytes] = []
+    tool_wall_s: float = 0.0
+
+    @property
+    def outcome(self) -> CheckOutcome:
+        """The worst: error if any check could not judge, else failed if any did, else passed."""
+        outcomes = {result.outcome for result in self.results}
+        if "error" in outcomes:
+            return "error"
+        return "failed" if "failed" in outcomes else "passed"
+
+    @property
+    def signature(self) -> str:
+        """Equal for the same failure, whatever its line numbers, timings and paths."""
+        return error_signature(
+            self.diagnostics,
+            [(f.check, f.exit_code if f.exit_code is not None else -1, f.output_tail) for f in self.findings],
+        )
+
+    @property
+    def message(self) -> str:
+        """What did not pass, in one line or a few."""
+        bad = [r for r in self.results if r.outcome in {"failed", "error"}]
+        return "; ".join(f"{r.name}: {r.message or r.outcome}" for r in bad)[:MESSAGE_CHARS]
+
+
+class Checking:
+    """Runs checks in one workspace."""
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        workspace: Workspace,
+        *,
+        profiles: Mapping[str, ToolProfile],
+        context: Mapping[str, Any],
+        env: Mapping[str, str],
+        scratch: Path,
+        droppings: Sequence[str],
+        marker: str,
+        output_bytes: int,
+    ) -> None:
+        """`context` are the placeholders' values; `scratch` is the attempt's own folder."""
+        self._supervisor = supervisor
+        self._workspace = workspace
+        self._profiles = profiles
+        self._context = context
+        self._env = env
+        self._scratch = scratch
+        self._droppings = Droppings(droppings)
+        self._marker = marker
+        self._output_bytes = output_bytes
+
+    async def all(self, checks: Sequence[Check], *, timeout_s: float) -> Judged:
+        """In order. The first STATIC check that does not pass ends it; the others all have their say."""
+        judged = Judged()
+        for number, check in enumerate(checks):
+            result = await self._one(check, judged, number, timeout_s)
+            judged.results.append(result)
+            await self._put_back(judged)
+            if check.kind == "static" and result.outcome in {"failed", "error"}:
+                break
+        return judged
+
+    async def _one(self, check: Check, judged: Judged, number: int, timeout_s: float) -> CheckResult:
+        if check.kind == "acceptance":
+            argv = acceptance_command(check.name, self._has)
+            if argv is None:
+                return _result(check, "not_executable", message="not a command; start it with '$ ' to run it")
+            profile = ToolProfile(
+                command=argv[0].replace("{", "{{").replace("}", "}}"),
+                args=tuple(word.replace("{", "{{").replace("}", "}}") for word in argv[1:]),
+                timeout_sec=timeout_s,
+            )
+        else:
+            found = self._profiles.get(check.name)
+            if found is None:
+                return _result(check, "error", message=f"no tool profile {check.name!r}: add one, or correct its name")
+            profile = found
+        scratch = self._scratch / f"check-{number}"
+        scratch.mkdir()
+        invocation = await invoke(
+            self._supervisor,
+            profile,
+            self._context,
+            cwd=self._workspace.path,
+            env=self._env,
+            scratch=scratch,
+            timeout_s=timeout_s,
+            output_bytes=self._output_bytes,
+            marker=self._marker,
+        )
+        return self._judge(check, profile, invocation, scratch, judged)
+
+    def _judge(
+        self, check: Check, profile: ToolProfile, invocation: Invocation, scratch: Path, judged: Judged
+    ) -> CheckResult:
+        output = _bytes(invocation.stdout) + _bytes(invocation.stderr)
+        judged.log.append(b"$ " + " ".join(invocation.argv).encode(errors="replace") + b"\n" + output)
+        exit_code = invocation.exit.exit_code if invocation.exit is not None else None
+        wall_s = invocation.exit.wall_s if invocation.exit is not None else 0.0
+        judged.tool_wall_s += wall_s
+        tail = output[-OUTPUT_TAIL_BYTES:].decode(errors="replace")
+        trouble = _trouble(invocation)
+        diagnostics: list[Diagnostic] = []
+        if not trouble:
+            try:
+                diagnostics = self._report(profile, invocation, scratch)
+            except (ReportError, PlaceholderError) as error:
+                trouble = str(error)
+        if trouble:
+            return _result(check, "error", exit_code=exit_code, wall_s=wall_s, message=trouble)
+        if invocation.ok:
+            return _result(check, "passed", exit_code=exit_code, wall_s=wall_s)
+        judged.diagnostics += diagnostics
+        judged.findings.append(Finding(check.name, invocation.argv, exit_code, tail))
+        return _result(
+            check,
+            "failed",
+            exit_code=exit_code,
+            wall_s=wall_s,
+            findings=len(diagnostics),
+            message=_summary(diagnostics, tail),
+        )
+
+    def _report(self, profile: ToolProfile, invocation: Invocation, scratch: Path) -> list[Diagnostic]:
+        report = profile.report
+        if report.format == "none" or invocation.exit is None:
+            return []
+        if report.source == "stdout":
+            data = _bytes(invocation.stdout)
+        else:
+            context = {**self._context, "scratch": str(scratch)}
+            data = read(Path(substitute_one(report.source, context)))
+        exit_code = invocation.exit.exit_code
+        return judge(
+            report.format,
+            data,
+            worktree=self._workspace.path,
+            exit_code=exit_code if exit_code is not None else -1,
+            success=invocation.ok,
+        )
+
+    async def _put_back(self, judged: Judged) -> None:
+        if not self._workspace.changed():
+            return
+        touched = [path for path in self._workspace.differences() if not self._droppings.matches(path)]
+        judged.discarded = sorted({*judged.discarded, *touched})[:DISCARDED_MAX]
+        await self._workspace.materialise(self._workspace.commit)
+
+    def _has(self, path: str) -> bool:
+        return (self._workspace.path / path).exists()
+
+
+def _trouble(invocation: Invocation) -> str:
+    """Why a check has no verdict, or nothing."""
+    if invocation.exit is None:
+        return f"{invocation.error}: {invocation.message}"
+    if invocation.exit.ended_by != "itself":
+        return f"ended by {invocation.exit.ended_by} after {invocation.exit.wall_s:.1f} s"
+    if invocation.exit.exit_code is None:
+        return f"ended by signal {invocation.exit.signal}"
+    return ""
+
+
+def _summary(diagnostics: Sequence[Diagnostic], tail: str) -> str:
+    if diagnostics:
+        first = diagnostics[0]
+        more = f" (and {len(diagnostics) - 1} more)" if len(diagnostics) > 1 else ""
+        return f"{first.path}:{first.line or 1}: {first.message}{more}"[:400]
+    lines = [line.strip() for line in tail.splitlines() if line.strip()]
+    return lines[-1][:400] if lines else "failed without output"
+
+
+def _result(
+    check: Check,
+    outcome: CheckOutcome,
+    *,
+    exit_code: int | None = None,
+    wall_s: float = 0.0,
+    findings: int = 0,
+    message: str = "",
+) -> CheckResult:
+    return CheckResult(
+        check=check.check,
+        kind=check.kind,
+        name=check.name,
+        outcome=outcome,
+        exit_code=exit_code,
+        wall_s=round(wall_s, 4),
+        findings=findings,
+        message=message[:400],
+    )
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        return b""

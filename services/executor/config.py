@@ -1,0 +1,41 @@
+"""The executor's settings, one frozen value; config/executor.toml is the shipped file."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from services.bus import BusConfig
+
+PREFIX = "SWELL_EXECUTOR"
+
+Count = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0)]
+
+
+class ExecutorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings of the executor service.
+
+    `state_dir`: where mirrors, worktrees and scratch folders go; nothing there is needed after a restart. Required.
+    `bus`: how to reach the bus (services.bus.BusConfig). Default: a server on this machine.
+    `id`: its name, the same across restarts. Default: drawn once and kept in `state_dir`.
+    `pool`: whose commands it takes. Default "default".
+    `slots`: attempts it runs at a time. Default: the number of processors, at least 2.
+    `ready_file`: where {"port": 0, "pid": …} is written once commands are taken. Default none.
+    `containment`: how a tool's processes are held together: pidns, sweep, or auto for what can be had. Default auto.
+    `output_bytes`: what is kept of each output of a tool, bytes. Default 10 MiB.
+    `setup_timeout_s`: the limit on each of a repository's setup commands, seconds. Default 900.
+    `stop_grace_s`: how long running steps may go on after SIGTERM, seconds. Default 5.
+    """
+
+    state_dir: Path
+    bus: BusConfig = BusConfig()
+    id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{0,64}$")] = ""
+    pool: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "default"
+    slots: Annotated[int, Meta(ge=0, le=1024)] = 0
+    ready_file: Path | None = None
+    containment: Literal["auto", "pidns", "sweep"] = "auto"
+    output_bytes: Count = 10 * 1024 * 1024
+    setup_timeout_s: Seconds = 900.0
+    stop_grace_s: Annotated[float, Meta(ge=0)] = 5.0

@@ -1,0 +1,445 @@
+"""The executor's own copy of a repository: bare, self-contained, one per location.
+
+    <root>/<sha256 of the location>.git     the mirror
+    <root>/<sha256 of the location>.lock    held while refs of the base, worktrees or the mirror itself are made
+
+Invariants:
+
+* The repository at the location is only read, except for `refs/heads/swell/*`, which `deliver` pushes with a lease;
+  neither side's hooks run where git lets us say so.
+* A commit that the mirror has, it has whole: objects arrive in packs, never one by one, and git checks their
+  connection before a ref names them. So presence of a commit answers for everything below it.
+* The mirror's refs are only `refs/swell/base/<run>` and `refs/swell/attempts/<run>/<workstream>/<n>`; the first pins
+  the base for the life of the run. From a server that gives out branches only, they are at `refs/swell/source/*`.
+* Tools work in worktrees of the mirror and can therefore write its configuration; `guard` puts it back before git
+  acts for us, so that no filter, driver or hook of theirs runs in our name.
+
+    MirrorError
+    └── DeliveryRefusedError     the branch is not what we left there, or cannot be moved
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+from services.git import COMMIT, Git, GitError, redacted, text
+
+FETCH_TIMEOUT_S: Final = 1800.0
+LOCK_TIMEOUT_S: Final = 1800.0
+LOCK_POLL_S: Final = 0.01
+COMMITS_KNOWN_MAX: Final = 100_000
+"""Commits whose presence or tree is remembered; about 20 MB."""
+
+MirrorCode = Literal[
+    "LOCATION_REFUSED", "COMMIT_MISSING", "FETCH_FAILED", "BUNDLE_REFUSED", "NAME_REFUSED", "BUSY", "DELIVERY_REFUSED",
+]  # fmt: skip
+
+_NAME: Final = re.compile(r"\A[A-Za-z0-9_-]{1,128}\Z")
+_ATTEMPT_REF: Final = re.compile(r"\Arefs/swell/attempts/[A-Za-z0-9_-]{1,128}/[A-Za-z0-9_-]{1,128}/[0-9]{1,9}\Z")
+_DELIVERY_REF: Final = re.compile(r"\Arefs/heads/swell/[A-Za-z0-9_-]{1,128}\Z")
+_SSH: Final = re.compile(r"\A(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9_][A-Za-z0-9_.-]*:[^:]")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_HELPER: Final = re.compile(r"\A[A-Za-z0-9+.-]*::")  # `ext::command` and its like run programs
+_SCHEMES: Final = ("http", "https", "ssh", "file")
+
+# Packs only: a loose object could be there without what it needs.
+_PACKED: Final = ("-c", "fetch.unpackLimit=1", "-c", "transfer.unpackLimit=1")
+# On the other side of a local path our `-c` settings do not arrive; these do.
+_UPLOAD_PACK: Final = "git -c safe.directory=* -c uploadpack.allowAnySHA1InWant=true upload-pack"
+_RECEIVE_PACK: Final = (
+    "git -c safe.directory=* -c core.hooksPath=/dev/null -c receive.denyCurrentBranch=refuse -c receive.autogc=false"
+    " -c gc.auto=0 -c maintenance.auto=false -c receive.updateServerInfo=false receive-pack"
+)
+
+_CONFIG: Final = """\
+[core]
+	repositoryformatversion = {version}
+	filemode = true
+	bare = true
+	symlinks = true
+	ignorecase = false
+	logallrefupdates = false
+	hooksPath = /dev/null
+[gc]
+	auto = 0
+[maintenance]
+	auto = false
+[user]
+	name = Swell
+	email = swell@invalid
+"""
+_CONFIG_SHA256: Final = "[extensions]\n\tobjectformat = sha256\n"
+# What a tool could leave here for git to obey in every worktree.
+_FOREIGN: Final = ("info/exclude", "info/attributes", "info/grafts", "info/sparse-checkout", "shallow")
+
+
+class MirrorError(Exception):
+    """The mirror cannot do what it was asked. `code` is stable, `remedy` says what to do next."""
+
+    def __init__(self, code: MirrorCode, message: str, remedy: str) -> None:
+        super().__init__(message, remedy)
+        self.code = code
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}. {self.remedy}"
+
+
+class DeliveryRefusedError(MirrorError):
+    """The delivery did not happen. `found` is the commit at the branch: "" when there is none, None when unknown."""
+
+    def __init__(self, message: str, remedy: str, found: str | None) -> None:
+        super().__init__("DELIVERY_REFUSED", message, remedy)
+        self.found = found
+
+
+def check_location(location: str) -> str:
+    """`location`, if it is an absolute path or an http, https, ssh or file address; raises MirrorError otherwise."""
+    remedy = "Give an absolute path, or an http(s), ssh or file address."
+    if not location or location.startswith("-") or _HELPER.match(location) or _CONTROL.search(location):
+        raise MirrorError("LOCATION_REFUSED", f"{redacted(location)[:200]!r} is no location of a repository", remedy)
+    if "://" in location:
+        parts = urlsplit(location)
+        if parts.scheme not in _SCHEMES or (parts.hostname or "").startswith("-") or not parts.path.strip("/"):
+            raise MirrorError("LOCATION_REFUSED", f"{redacted(location)[:200]!r} is no address git may use", remedy)
+    elif not location.startswith("/") and not _SSH.match(location):
+        raise MirrorError("LOCATION_REFUSED", f"{location[:200]!r} is neither absolute nor an address", remedy)
+    return location
+
+
+def attempt_ref(run: str, workstream: str, attempt: int) -> str:
+    """The ref that keeps an attempt's snapshot, in the mirror and in the bundle that carries it."""
+    return f"refs/swell/attempts/{_name(run)}/{_name(workstream)}/{attempt}"
+
+
+def delivery_ref(run: str) -> str:
+    """The branch that a run delivers."""
+    return f"refs/heads/swell/{_name(run)}"
+
+
+class Mirror:
+    """The mirror of the repository at `location`, below `root`.
+
+    Safe under concurrent callers, in this process and in others that use the same `root`.
+    """
+
+    def __init__(self, root: Path, location: str, *, fetch_timeout_s: float = FETCH_TIMEOUT_S) -> None:
+        self.location = check_location(location)
+        self.key = hashlib.sha256(location.encode()).hexdigest()
+        self.folder = root / f"{self.key}.git"
+        self.git = Git(self.folder, git_dir=self.folder)
+        self._root = root
+        self._fetch_timeout_s = fetch_timeout_s
+        self._lock = asyncio.Lock()
+        self._present: set[str] = set()
+        self._pinned: set[tuple[str, str]] = set()
+        self._trees: dict[str, str] = {}
+        self._config = b""
+
+    @property
+    def _is_local(self) -> bool:
+        return _is_local(self.location)
+
+    @contextlib.asynccontextmanager
+    async def exclusive(self) -> AsyncIterator[None]:
+        """Alone with the mirror, among all processes that share it; raises MirrorError(BUSY) after LOCK_TIMEOUT_S."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        async with self._lock:
+            descriptor = os.open(self._root / f"{self.key}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                await _locked(descriptor)
+                yield
+            finally:
+                os.close(descriptor)
+
+    async def ensure(self, commit: str, *, run: str) -> None:
+        """Makes `commit` and its history available here, and pins it for `run`.
+
+        Raises:
+            MirrorError: FETCH_FAILED, COMMIT_MISSING, NAME_REFUSED, BUSY.
+        """
+        pin = f"refs/swell/base/{_name(run)}"
+        if (run, _commit(commit)) in self._pinned and self.folder.is_dir():
+            return
+        async with self.exclusive():
+            if not self.folder.is_dir():
+                self._present.clear()
+                self._trees.clear()
+                await self._create(commit)
+            self.guard()
+            if not await self.has(commit):
+                await self._fetch(commit, pin)
+            await self.git("update-ref", pin, commit)
+        self._pinned.add((run, commit))
+
+    async def has(self, commit: str) -> bool:
+        """Whether `commit` is here, with everything below it."""
+        if _commit(commit) in self._present:
+            return True
+        if not self.folder.is_dir():
+            return False
+        found = await self.git.run("cat-file", "-e", f"{commit}^{{commit}}", ok=(0, 1, 128))
+        if found.exit_code == 0:
+            self.learn(commit)
+        return found.exit_code == 0
+
+    async def tree(self, commit: str) -> str:
+        """The tree of a commit that is here; raises MirrorError(COMMIT_MISSING) otherwise."""
+        if commit not in self._trees:
+            found = await self.git.run(
+                "rev-parse", "--verify", "--quiet", f"{_commit(commit)}^{{tree}}", ok=(0, 1, 128)
+            )
+            if found.exit_code:
+                raise self._missing(commit)
+            self.learn(commit, text(found.stdout))
+        return self._trees[commit]
+
+    def learn(self, commit: str, tree: str = "") -> None:
+        """Remembers that `commit` is here, and what its tree is."""
+        if len(self._present) >= COMMITS_KNOWN_MAX:
+            self._present.clear()
+            self._trees.clear()
+        self._present.add(commit)
+        if tree:
+            self._trees[commit] = tree
+
+    def guard(self) -> None:
+        """Puts the mirror's configuration back to ours; a few system calls when nobody has touched it."""
+        config = self.folder / "config"
+        if not self._config:
+            sha256 = config.is_file() and b"objectformat" in config.read_bytes()
+            self._config = _configuration(sha256=sha256).encode()
+        if not config.is_file() or config.is_symlink() or config.read_bytes() != self._config:
+            _write(config, self._config)
+        for name in _FOREIGN:
+            (self.folder / name).unlink(missing_ok=True)
+
+    async def import_bundle(self, path: Path, commit: str) -> None:
+        """Takes in what a bundle file carries; afterwards `commit` is here.
+
+        The bundle's prerequisite, the run's base commit, must be here already (`ensure`). Only its attempt refs count.
+
+        Raises:
+            MirrorError: BUNDLE_REFUSED: not a bundle, damaged, based on something else, or without `commit`.
+        """
+        if await self.has(commit):
+            return
+        self.guard()
+        try:
+            await self.git(
+                *_PACKED, "-c", "fetch.fsckObjects=true", "fetch", *_FETCH_QUIETLY, "--", _absolute(path),
+                "+refs/swell/attempts/*:refs/swell/attempts/*",
+            )  # fmt: skip
+        except GitError as error:
+            raise MirrorError(
+                "BUNDLE_REFUSED", f"bundle for {commit[:12]} cannot be taken in: {error.stderr_tail}",
+                "Ensure the run's base commit first; if it is here, run the attempt again.",
+            ) from error  # fmt: skip
+        if not await self.has(commit):
+            raise MirrorError(
+                "BUNDLE_REFUSED", f"bundle does not carry commit {commit[:12]}", "Run the attempt that made it again."
+            )
+
+    async def export_bundle(self, base_commit: str, commit: str, ref: str, target: Path) -> None:
+        """Writes what `commit` adds to `base_commit` to the bundle file `target`, under `ref` (see `attempt_ref`).
+
+        `base_commit` is the *run's* base commit, not the step's: a receiver has nothing else for sure. The ref is made
+        here as well, which keeps the commit until `release`. Raises MirrorError when there is nothing to carry.
+        """
+        if not _ATTEMPT_REF.match(ref):
+            raise MirrorError("NAME_REFUSED", f"{ref[:200]!r} is no attempt's ref", "Use attempt_ref.")
+        if _commit(base_commit) == _commit(commit):
+            raise MirrorError("BUNDLE_REFUSED", f"nothing to carry: {commit[:12]} is the base", "Pass no bundle.")
+        self.guard()
+        await self.git("update-ref", ref, commit)
+        await self.git("-c", "pack.threads=1", "bundle", "create", "--quiet", _absolute(target), f"^{base_commit}", ref)
+
+    async def release(self, run: str) -> None:
+        """Removes the refs of a run: its base and its attempts may be forgotten."""
+        _name(run)
+        self._pinned = {(pinned, commit) for pinned, commit in self._pinned if pinned != run}
+        if not self.folder.is_dir():
+            return
+        self.guard()
+        listed = await self.git(
+            "for-each-ref", "--format=delete %(refname)", f"refs/swell/base/{run}", f"refs/swell/attempts/{run}/"
+        )
+        if listed:
+            await self.git("update-ref", "--stdin", stdin=listed)
+
+    async def deliver(self, commit: str, *, ref: str, expected_old: str | None, location: str | None = None) -> None:
+        """Pushes `commit` to the branch `ref` (see `delivery_ref`) of `location`, by default the mirror's own.
+
+        `expected_old` is the commit of the last recorded delivery, None before the first: the branch moves only from
+        there. A branch that is at `commit` already counts as delivered, so a repeated delivery is harmless.
+
+        Raises:
+            DeliveryRefusedError: the branch is elsewhere, is checked out, or the repository refused it.
+        """
+        target = check_location(location or self.location)
+        if not _DELIVERY_REF.match(ref):
+            raise DeliveryRefusedError(
+                f"{ref[:200]!r} is no branch of Swell's", "Deliver to refs/heads/swell/<run>.", None
+            )
+        if not await self.has(commit):
+            raise self._missing(commit)
+        self.guard()
+        try:
+            await self.git(
+                "push", "--quiet", "--no-verify", "--no-follow-tags", "--recurse-submodules=no",
+                f"--force-with-lease={ref}:{'' if expected_old is None else _commit(expected_old)}",
+                *([f"--receive-pack={_RECEIVE_PACK}"] if _is_local(target) else []),
+                "--", target, f"{commit}:{ref}", timeout_s=self._fetch_timeout_s,
+            )  # fmt: skip
+        except GitError as error:
+            found = await self._found_at(target, ref)
+            if found != commit:
+                raise _refusal(error, ref, expected_old, found) from error
+
+    async def _found_at(self, target: str, ref: str) -> str | None:
+        upload = [f"--upload-pack={_UPLOAD_PACK}"] if _is_local(target) else []
+        try:
+            listed = text(await self.git("ls-remote", "--quiet", *upload, "--", target, ref))
+        except GitError:
+            return None
+        return next((oid for oid, name in (line.split("\t") for line in listed.splitlines()) if name == ref), "")
+
+    async def _create(self, commit: str) -> None:
+        """A new mirror, empty or, next to a local repository, with its packs hard-linked instead of copied."""
+        new = self._root / f"{self.key}.new"
+        shutil.rmtree(new, ignore_errors=True)
+        outside = Git(self._root)
+        sha256 = len(commit) == 64
+        if not (self._is_local and await self._linked(outside, new)):
+            shutil.rmtree(new, ignore_errors=True)
+            form = "sha256" if sha256 else "sha1"
+            await outside("init", "--quiet", "--bare", "--template=", f"--object-format={form}", str(new))
+        _write(new / "config", _configuration(sha256=sha256).encode())
+        _write(new / "HEAD", b"ref: refs/heads/none\n")
+        new.rename(self.folder)
+
+    async def _linked(self, outside: Git, new: Path) -> bool:
+        """Whether a clone by hard links succeeded; its refs are dropped, they are not ours."""
+        try:
+            await outside(
+                "clone", "--quiet", "--bare", "--no-tags", "--template=", f"--upload-pack={_UPLOAD_PACK}", "--",
+                self.location, str(new), timeout_s=self._fetch_timeout_s,
+            )  # fmt: skip
+        except GitError:
+            return False  # plain fetching says what is wrong with the repository, if anything is
+        (new / "packed-refs").unlink(missing_ok=True)
+        shutil.rmtree(new / "refs")
+        (new / "refs" / "heads").mkdir(parents=True)
+        return not (new / "objects" / "info" / "alternates").exists() and not (new / "shallow").exists()
+
+    async def _fetch(self, commit: str, pin: str) -> None:
+        """By object id; a server that refuses those is asked for its branches instead."""
+        upload = [f"--upload-pack={_UPLOAD_PACK}"] if self._is_local else []
+        command = (*_PACKED, "fetch", "--prune", *_FETCH_QUIETLY, *upload, "--", self.location)
+        try:
+            await self.git(*command, f"+{commit}:{pin}", timeout_s=self._fetch_timeout_s)
+        except GitError as error:
+            if "not our ref" not in error.stderr_tail and "unadvertised object" not in error.stderr_tail:
+                raise self._unfetched(commit, error) from error
+            if not self._is_local:
+                await self._fetch_branches(commit, command)
+        if not await self.has(commit):
+            raise self._missing(commit)
+
+    async def _fetch_branches(self, commit: str, command: tuple[str, ...]) -> None:
+        try:
+            await self.git(*command, "+refs/heads/*:refs/swell/source/*", timeout_s=self._fetch_timeout_s)
+        except GitError as error:
+            raise self._unfetched(commit, error) from error
+
+    def _unfetched(self, commit: str, error: GitError) -> MirrorError:
+        place = redacted(self.location)
+        return MirrorError(
+            "FETCH_FAILED", f"cannot fetch {commit[:12]} from {place}: {error.stderr_tail}", error.remedy
+        )
+
+    def _missing(self, commit: str) -> MirrorError:
+        return MirrorError(
+            "COMMIT_MISSING",
+            f"commit {commit[:12]} is not in {redacted(self.location)}",
+            "Push it there, or submit the run again.",
+        )
+
+
+_FETCH_QUIETLY: Final = (
+    "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--no-recurse-submodules",
+)  # fmt: skip
+
+
+def _is_local(location: str) -> bool:
+    return location.startswith(("/", "file://"))
+
+
+def _absolute(path: Path) -> str:
+    """For git, which runs in the mirror's folder."""
+    return str(path.absolute())
+
+
+def _name(token: str) -> str:
+    if not _NAME.match(token):
+        raise MirrorError("NAME_REFUSED", f"{token[:200]!r} cannot be part of a ref", "Use letters, digits, '-', '_'.")
+    return token
+
+
+def _commit(commit: str) -> str:
+    if not COMMIT.match(commit):
+        raise MirrorError("NAME_REFUSED", f"{commit[:80]!r} is not a commit id", "Give the full id.")
+    return commit
+
+
+def _configuration(*, sha256: bool) -> str:
+    return _CONFIG.format(version=int(sha256)) + (_CONFIG_SHA256 if sha256 else "")
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Replaces a file, or whatever stands there, at once."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    new.write_bytes(content)
+    new.replace(path)
+
+
+async def _locked(descriptor: int) -> None:
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise MirrorError(
+                    "BUSY", f"the mirror is held by another process for {LOCK_TIMEOUT_S:g} s", "Look for a hanging git."
+                ) from None
+            await asyncio.sleep(LOCK_POLL_S)
+        else:
+            return
+
+
+def _refusal(error: GitError, ref: str, expected_old: str | None, found: str | None) -> DeliveryRefusedError:
+    if "currently checked out" in error.stderr_tail:
+        return DeliveryRefusedError(
+            f"branch {ref} is checked out, moving it would pull the ground from under that checkout",
+            "Check out another branch there, then deliver again.",
+            found,
+        )
+    if found is not None and found != (expected_old or ""):
+        return DeliveryRefusedError(
+            f"branch {ref} is at {found or 'no commit'}, expected {expected_old or 'no branch'}",
+            "Somebody else moved it: rename or delete that branch, then deliver again.",
+            found,
+        )
+    return DeliveryRefusedError(f"push to {ref} failed: {error.stderr_tail}", error.remedy, found)

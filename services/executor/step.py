@@ -1,0 +1,619 @@
+"""One step, from a command to what happened: workspace, tool, snapshot, evidence.
+
+Work is kept before anything is cleaned up: whatever a tool attempt produced is committed, bundled from the run's base
+commit, and uploaded, before the fact that names it is appended; failed attempts too.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any, assert_never
+
+import msgspec
+import structlog
+
+from services.artifacts import Artifacts
+from services.bus import BusError
+from services.checks import EffectiveChecks
+from services.commands import RunStep
+from services.diagnostic import Diagnostic
+from services.events import LINE, Artifact, ErrorClass, Snapshot, StepFinished
+from services.executor import snapshot as snapshots
+from services.executor.checking import Checking, Judged
+from services.executor.merge import Conflict, MergeUnavailableError, blame_workstreams, commit_on, three_tree
+from services.executor.mirror import DeliveryRefusedError, Mirror, MirrorError, attempt_ref, delivery_ref
+from services.executor.prompt import edit_prompt, fix_prompt
+from services.executor.snapshot import SnapshotError, Taken
+from services.executor.tools import Invocation, invoke, tool_path
+from services.executor.workspace import Workspace, WorkspaceError, WorkspacePool
+from services.git import GitError
+from services.process import Launch, ProcessError, Supervisor, child_environment
+from services.profiles import ToolProfile
+from services.scope import Droppings, Scope, ScopePattern
+from services.spec import Definitions, Ranges, decode_spec
+
+log = structlog.get_logger()
+
+FILES_NAMED_MAX = 200
+FILES_EXPANDED_MAX = 2_000
+PATCH_BYTES_MAX = 20 * 1024 * 1024
+EARLIER_PATCH_CHARS = 50_000
+LIVE_POLL_S = 0.25
+
+
+class StepConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an executor works, and its limits. `output_bytes` is kept of each output of a tool."""
+
+    root: Path
+    slots: int
+    output_bytes: int = 10 * 1024 * 1024
+    setup_timeout_s: float = 900.0
+    specs_kept: int = 16
+
+
+class _Failed(Exception):  # noqa: N818 - not an error of ours: an outcome that ends the step early
+    def __init__(self, error_class: ErrorClass, message: str, artifacts: list[Artifact] | None = None) -> None:
+        super().__init__(message)
+        self.error_class = error_class
+        self.artifacts = artifacts or []
+
+
+class _Repository(msgspec.Struct, frozen=True):
+    mirror: Mirror
+    pool: WorkspacePool
+
+
+class Steps:
+    """Runs steps for an executor. One supervisor, one mirror per repository, one folder of worktrees per mirror."""
+
+    def __init__(self, config: StepConfig, artifacts: Artifacts, supervisor: Supervisor, bus: Any) -> None:
+        """`bus` is asked only to say live output."""
+        self._config = config
+        self._artifacts = artifacts
+        self._supervisor = supervisor
+        self._bus = bus
+        self._definitions: OrderedDict[str, Definitions] = OrderedDict()
+        self._repositories: dict[str, _Repository] = {}
+        self._setup_locks: dict[str, asyncio.Lock] = {}
+        self._ended: dict[tuple[str, str, int], int] = {}
+        self._opening = asyncio.Lock()
+
+    async def prepare(self) -> None:
+        """Remove what a former life of this executor left behind."""
+        for name in ("scratch", "worktrees"):
+            await asyncio.to_thread(shutil.rmtree, self._config.root / name, ignore_errors=True)
+        for name in ("scratch", "worktrees", "mirrors", "setup", "cache"):
+            (self._config.root / name).mkdir(parents=True, exist_ok=True)
+
+    def processes_ended(self, key: tuple[str, str, int]) -> int:
+        """How many tools of an attempt were ended before it closed; none of their processes lives."""
+        return self._ended.pop(key, 0)
+
+    async def run(self, command: RunStep) -> StepFinished:
+        """Carry out a command. Cancelling it ends its tool before the cancellation goes on; nothing else is raised."""
+        started = time.monotonic()
+        try:
+            result = await self._run(command)
+        except _Failed as failed:
+            result = StepFinished(
+                ok=False,
+                error_class=failed.error_class,
+                message=str(failed)[:1500],
+                artifacts=failed.artifacts,
+            )
+        except (MirrorError, WorkspaceError, SnapshotError, GitError, MergeUnavailableError, ProcessError) as error:
+            result = StepFinished(ok=False, error_class="workspace_error", message=str(error)[:1500])
+        except (BusError, OSError, ValueError) as error:
+            log.error("step.failed", run=command.run, workstream=command.step.workstream, exc_info=error)
+            result = StepFinished(
+                ok=False, error_class="workspace_error", message=f"{type(error).__name__}: {error}"[:1500]
+            )
+        return msgspec.structs.replace(result, wall_s=round(time.monotonic() - started, 4))
+
+    async def _run(self, command: RunStep) -> StepFinished:
+        definitions = await self._definition(command)
+        repository = await self._open(definitions.spec.repository.location)
+        await repository.mirror.ensure(definitions.spec.repository.base_commit, run=command.run)
+        attempt = _Attempt(self, command, definitions, repository)
+        match command.step.step:
+            case "edit" | "fix":
+                return await attempt.change()
+            case "static" | "runtime" | "gate":
+                return await attempt.check()
+            case "merge":
+                return await attempt.merge()
+            case "deliver":
+                return await attempt.deliver()
+            case "compensate":
+                raise _Failed("protocol_error", "this executor does not know how to compensate: upgrade it")
+            case _:
+                assert_never(command.step.step)
+
+    async def _definition(self, command: RunStep) -> Definitions:
+        digest = command.spec.digest
+        known = self._definitions.get(digest)
+        if known is None:
+            known = Definitions(decode_spec(await self._artifacts.get(command.spec)))
+            self._definitions[digest] = known
+            while len(self._definitions) > self._config.specs_kept:
+                self._definitions.popitem(last=False)
+        return known
+
+    async def _open(self, location: str) -> _Repository:
+        async with self._opening:
+            known = self._repositories.get(location)
+            if known is None:
+                mirror = Mirror(self._config.root / "mirrors", location)
+                pool = WorkspacePool(mirror, self._config.root / "worktrees" / mirror.key[:16], self._config.slots)
+                await pool.reap_leftovers()
+                known = _Repository(mirror, pool)
+                self._repositories[location] = known
+            return known
+
+
+class _Attempt:
+    """One attempt at a step, with its folder and its placeholders."""
+
+    def __init__(self, steps: Steps, command: RunStep, definitions: Definitions, repository: _Repository) -> None:
+        self.steps = steps
+        self.command = command
+        self.step = command.step
+        self.definitions = definitions
+        self.spec = definitions.spec
+        self.repository = repository
+        self.key = (command.run, command.step.workstream, command.step.attempt)
+        self.marker = f"{command.run}/{command.step.workstream}/{command.step.attempt}"
+        self.workstream = command.step.on_behalf or command.step.workstream
+
+    # Folders, values and environments
+
+    @contextlib.asynccontextmanager
+    async def _scratch(self) -> AsyncIterator[Path]:
+        """The attempt's own folder, outside the worktree; gone with the attempt."""
+        root = self.steps._config.root / "scratch"  # noqa: SLF001 - one module
+        folder = Path(tempfile.mkdtemp(prefix="attempt-", dir=root))
+        for name in ("home", "tmp"):
+            (folder / name).mkdir()
+        try:
+            yield folder
+        finally:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    def _environment(self, scratch: Path, setup: Path | None) -> dict[str, str]:
+        cache = self.steps._config.root / "cache"  # noqa: SLF001
+        env = child_environment(
+            {"PYTHONDONTWRITEBYTECODE": "1", "SWELL_CACHE_DIR": str(cache)},
+            home=scratch / "home",
+            temporary=scratch / "tmp",
+        )
+        path = tool_path(env["PATH"])
+        if setup is not None:
+            env["SWELL_SETUP_DIR"] = str(setup)
+            path = f"{setup / 'bin'}{os.pathsep}{path}"
+        return env | {"PATH": path}
+
+    def _context(self, workspace: Workspace, scratch: Path, ranges: Ranges) -> dict[str, Any]:
+        """What placeholders stand for. The run's own context comes first: it cannot replace what the engine says."""
+        return {
+            **self.spec.options.context,
+            "files": self._files(workspace, self.definitions.files(ranges)),
+            "worktree_path": str(workspace.path),
+            "repo_root": str(workspace.path),
+            "cwd": str(workspace.path),
+            "scratch": str(scratch),
+            "cache": str(self.steps._config.root / "cache"),  # noqa: SLF001
+            "python": sys.executable,
+            "workstream": self.workstream,
+            "run": self.command.run,
+            "step": self.step.step,
+            "attempt": self.step.attempt,
+        }
+
+    def _files(self, workspace: Workspace, patterns: Sequence[str]) -> list[str]:
+        """The existing files that a declared scope covers, at most FILES_EXPANDED_MAX."""
+        found: dict[str, None] = {}
+        rest = []
+        for pattern in patterns:
+            if (workspace.path / pattern).is_file():
+                found[pattern] = None
+            elif any(mark in pattern for mark in "*?[") or (workspace.path / pattern).is_dir():
+                rest.append(ScopePattern(text=pattern))
+        if rest:
+            folders = {path for path, status in workspace.scan().items() if len(status) == 1}
+            for path in sorted(workspace.scan()):
+                if path not in folders and any(pattern.covers(path) for pattern in rest):
+                    found[path] = None
+        return list(found)[:FILES_EXPANDED_MAX]
+
+    def _own(self) -> Ranges:
+        index = self.definitions.index[self.workstream]
+        return ((index, index + 1),)
+
+    # Bringing things here and keeping things
+
+    async def _bring(self, wanted: Snapshot) -> None:
+        """Make a commit available in the mirror, from its bundle if need be."""
+        mirror = self.repository.mirror
+        if wanted.bundle is None or await mirror.has(wanted.commit):
+            return
+        data = await self.steps._artifacts.get(wanted.bundle)  # noqa: SLF001
+        with tempfile.NamedTemporaryFile(dir=self.steps._config.root / "scratch", suffix=".bundle") as file:  # noqa: SLF001
+            await asyncio.to_thread(file.write, data)
+            file.flush()
+            await mirror.import_bundle(Path(file.name), wanted.commit)
+
+    async def _keep(self, role: str, data: bytes) -> list[Artifact]:
+        return [await self.steps._artifacts.put(role, data)] if data else []  # noqa: SLF001
+
+    async def _bundle(self, commit: str, scratch: Path) -> Artifact:
+        target = scratch / "snapshot.bundle"
+        ref = attempt_ref(*self.key)
+        await self.repository.mirror.export_bundle(self.spec.repository.base_commit, commit, ref, target)
+        return await self.steps._artifacts.put("bundle", await asyncio.to_thread(target.read_bytes))  # noqa: SLF001
+
+    # EDIT and FIX
+
+    async def change(self) -> StepFinished:
+        """Run the workstream's tool, and keep what it made of the tree."""
+        await self._bring(self.step.input)
+        checks = self.definitions.checks(self.workstream)
+        bundle = self.definitions.bundles[self.workstream]
+        fix = self.step.step == "fix"
+        tool = (checks.fix_tool or bundle.tool) if fix else bundle.tool
+        profile = self.spec.profiles.get(tool)
+        if profile is None:
+            raise _Failed("tool_missing", f"no tool profile {tool!r}: add it to the tool profiles, or correct the name")
+        async with self._scratch() as scratch, self.repository.pool.at(self.step.input.commit) as workspace:
+            setup = await self._setup(workspace, checks, scratch)
+            context = self._context(workspace, scratch, self._own())
+            prompt, extra = await self._prompt(scratch, fix=fix)
+            context |= {"prompt": prompt, "prompt_file": str(scratch / "prompt.md"), **extra}
+            kept = await self._keep("prompt", prompt.encode())
+            async with self._live(scratch):
+                invocation = await self._invoke(profile, context, workspace, scratch, setup, fix=fix)
+            kept += await self._keep("log", _log_of(invocation))
+            taken = await snapshots.take(
+                workspace,
+                parent=self.step.input.commit,
+                message=f"{self.step.step} {self.marker}\n",
+                time_ns=self.command.scheduled_ns,
+                droppings=checks.droppings,
+            )
+            return await self._changed(invocation, taken, checks, scratch, kept)
+
+    async def _changed(
+        self, invocation: Invocation, taken: Taken, checks: EffectiveChecks, scratch: Path, kept: list[Artifact]
+    ) -> StepFinished:
+        base = self.step.base or self.step.input
+        ended = invocation.exit
+        result = StepFinished(
+            ok=True,
+            exit_code=ended.exit_code if ended is not None and ended.ended_by == "itself" else None,
+            snapshot=Snapshot(commit=taken.commit, tree=taken.tree, bundle=self.step.input.bundle),
+            changed=taken.changed,
+            tool_wall_s=round(ended.wall_s, 4) if ended is not None else 0.0,
+            artifacts=kept,
+        )
+        violations: list[str] = []
+        if taken.changed:
+            git = self.repository.mirror.git
+            changes, patch, bundled = await asyncio.gather(
+                snapshots.changes(git, base.commit, taken.commit),
+                snapshots.patch(git, base.commit, taken.commit, PATCH_BYTES_MAX),
+                self._bundle(taken.commit, scratch),
+            )
+            names = "".join(f"{change.status}\t{change.path}\n" for change in changes)
+            artifacts = await asyncio.gather(self._keep("patch", patch.content), self._keep("names", names.encode()))
+            kept = [*kept, *artifacts[0], *artifacts[1], bundled]
+            bundle = self.definitions.bundles[self.workstream]
+            scope = Scope(edit=tuple(bundle.files_scope), create=tuple(bundle.files_create))
+            outside = scope.outside([(change.status, change.path) for change in changes])
+            violations = [violation.path for violation in outside]
+            violations += await snapshots.hazards(git, changes, taken.tree)
+            files = [change.path for change in changes]
+            result = msgspec.structs.replace(
+                result,
+                snapshot=Snapshot(commit=taken.commit, tree=taken.tree, bundle=bundled),
+                files=files[:FILES_NAMED_MAX],
+                files_total=len(files),
+                artifacts=kept,
+            )
+        violations += [f"{path}: cannot be part of a commit" for path in taken.left_out]
+        error_class, message = self._verdict(invocation, taken, checks, violations)
+        return msgspec.structs.replace(
+            result,
+            ok=error_class is None,
+            error_class=error_class,
+            message=message[:1500],
+            violations=violations[:FILES_NAMED_MAX],
+        )
+
+    def _verdict(
+        self, invocation: Invocation, taken: Taken, checks: EffectiveChecks, violations: list[str]
+    ) -> tuple[ErrorClass | None, str]:
+        """Success needs the tool's own, a tree that changed (unless the bundle says otherwise), and the scope kept."""
+        if violations:
+            return "scope_violation", f"changed outside its scope: {', '.join(violations[:10])}"
+        ended = invocation.exit
+        if ended is None:
+            missing = invocation.error == "not_found"
+            return ("tool_missing" if missing else "tool_failed"), invocation.message
+        if ended.ended_by != "itself":
+            return "timeout", f"the tool was ended by {ended.ended_by} after {ended.wall_s:.1f} s"
+        if not invocation.ok:
+            last = _log_of(invocation)[-300:].decode(errors="replace").strip()
+            return "tool_failed", f"the tool ended with exit code {ended.exit_code}: {last}"
+        if not taken.changed and not (checks.allow_no_change and self.step.step == "edit"):
+            return "no_change", "the tool succeeded and changed nothing"
+        return None, ""
+
+    async def _invoke(
+        self,
+        profile: ToolProfile,
+        context: dict[str, Any],
+        workspace: Workspace,
+        scratch: Path,
+        setup: Path | None,
+        *,
+        fix: bool,
+    ) -> Invocation:
+        try:
+            return await invoke(
+                self.steps._supervisor,  # noqa: SLF001
+                profile,
+                context,
+                cwd=workspace.path,
+                env=self._environment(scratch, setup),
+                scratch=scratch,
+                timeout_s=self.step.timeout_s,
+                output_bytes=self.steps._config.output_bytes,  # noqa: SLF001
+                marker=self.marker,
+                fix=fix,
+            )
+        except asyncio.CancelledError:
+            self._count_ended()
+            raise
+
+    def _count_ended(self) -> None:
+        self.steps._ended[self.key] = self.steps._ended.get(self.key, 0) + 1  # noqa: SLF001
+
+    async def _prompt(self, scratch: Path, *, fix: bool) -> tuple[str, dict[str, Any]]:
+        bundle = self.definitions.bundles[self.workstream]
+        extra: dict[str, Any] = {}
+        if not fix or self.step.fix is None:
+            prompt = edit_prompt(bundle, self.command.run)
+        else:
+            told = await self._told(scratch)
+            extra["diagnostics_file"] = str(scratch / "diagnostics.json")
+            prompt = fix_prompt(
+                bundle,
+                self.command.run,
+                step=self.step.fix.step,
+                failures=[(" ".join(check["command"]), check["output_tail"]) for check in told["checks"]],
+                diagnostics=[msgspec.convert(found, Diagnostic) for found in told["diagnostics"]],
+                earlier=[attempt["patch"] for attempt in told["previous_attempts"]],
+            )
+        (scratch / "prompt.md").write_text(prompt)
+        return prompt, extra
+
+    async def _told(self, scratch: Path) -> dict[str, Any]:
+        """The diagnostics file of a FIX attempt: what failed, and what was tried before."""
+        fix = self.step.fix
+        told: dict[str, Any] = {"step": "", "checks": [], "diagnostics": []}
+        previous: list[dict[str, Any]] = []
+        if fix is not None:
+            told["step"] = fix.step
+            if fix.diagnostics is not None:
+                told = msgspec.json.decode(await self.steps._artifacts.get(fix.diagnostics))  # noqa: SLF001
+            for number, artifact in enumerate(fix.earlier_patches, 1):
+                patch = (await self.steps._artifacts.get(artifact)).decode(errors="replace")  # noqa: SLF001
+                previous.append({"attempt": number, "patch": patch[:EARLIER_PATCH_CHARS]})
+        told["previous_attempts"] = previous
+        (scratch / "diagnostics.json").write_bytes(msgspec.json.encode(told))
+        return told
+
+    @contextlib.asynccontextmanager
+    async def _live(self, scratch: Path) -> AsyncIterator[None]:
+        """While the block runs, say what the tool prints as it appears."""
+        tail = asyncio.create_task(self._tail(scratch / "stdout"))
+        try:
+            yield
+        finally:
+            tail.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await tail
+
+    async def _tail(self, file: Path) -> None:
+        subject = f"swell.live.{self.command.run}.{self.step.workstream}"
+        position = 0
+        while True:
+            await asyncio.sleep(LIVE_POLL_S)
+            with contextlib.suppress(FileNotFoundError):
+                with file.open("rb") as opened:
+                    opened.seek(position)
+                    data = opened.read(32 * 1024)
+                if data:
+                    position += len(data)
+                    await self.steps._bus.say(subject, data)  # noqa: SLF001
+
+    # Setup
+
+    async def _setup(self, workspace: Workspace, checks: EffectiveChecks, scratch: Path) -> Path | None:
+        """The folder that the repository's `setup` filled, run once for the same commands and lock files."""
+        if not checks.setup:
+            return None
+        key = await asyncio.to_thread(_setup_key, workspace, checks)
+        folder = self.steps._config.root / "setup" / key  # noqa: SLF001
+        async with self.steps._setup_locks.setdefault(key, asyncio.Lock()):  # noqa: SLF001
+            if (folder / ".complete").exists():
+                return folder
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            output = b""
+            for number, argv in enumerate(checks.setup):
+                stdout, stderr = scratch / f"setup-{number}.out", scratch / f"setup-{number}.err"
+                tool = await self.steps._supervisor.spawn(  # noqa: SLF001
+                    Launch(
+                        argv=tuple(argv),
+                        cwd=workspace.path,
+                        env=self._environment(scratch, folder),
+                        stdout=stdout,
+                        stderr=stderr,
+                        timeout_s=self.steps._config.setup_timeout_s,  # noqa: SLF001
+                        output_bytes=self.steps._config.output_bytes,  # noqa: SLF001
+                        marker=self.marker,
+                    )
+                )
+                try:
+                    ended = await tool.wait()
+                except asyncio.CancelledError:
+                    tool.stop()
+                    await tool.wait()
+                    self._count_ended()
+                    raise
+                output += f"$ {' '.join(argv)}\n".encode() + stdout.read_bytes() + stderr.read_bytes()
+                if ended.ended_by != "itself" or ended.exit_code != 0:
+                    raise _Failed(
+                        "setup_error",
+                        f"setup command {argv[0]!r} failed (exit code {ended.exit_code}, ended by {ended.ended_by}): "
+                        f"{output[-300:].decode(errors='replace').strip()}",
+                        await self._keep("log", output),
+                    )
+            (folder / ".complete").touch()
+        if workspace.changed():
+            await workspace.materialise(workspace.commit)
+        return folder
+
+    # STATIC, RUNTIME, gates
+
+    async def check(self) -> StepFinished:
+        """Judge one tree; what the checks change is put back and reported."""
+        await self._bring(self.step.input)
+        checks = self.definitions.checks(self.workstream)
+        ranges = tuple((start, end) for start, end in self.step.merged) or self._own()
+        async with self._scratch() as scratch, self.repository.pool.at(self.step.input.commit) as workspace:
+            setup = await self._setup(workspace, checks, scratch)
+            checking = Checking(
+                self.steps._supervisor,  # noqa: SLF001
+                workspace,
+                profiles=self.spec.profiles,
+                context=self._context(workspace, scratch, ranges),
+                env=self._environment(scratch, setup),
+                scratch=scratch,
+                droppings=checks.droppings,
+                marker=self.marker,
+                output_bytes=self.steps._config.output_bytes,  # noqa: SLF001
+            )
+            try:
+                judged = await checking.all(self.step.checks, timeout_s=self.step.timeout_s)
+            except asyncio.CancelledError:
+                self._count_ended()
+                raise
+            tree = workspace.tree
+        return await self._judged(judged, tree)
+
+    async def _judged(self, judged: Judged, tree: str) -> StepFinished:
+        kept = await self._keep("log", b"\n".join(judged.log))
+        outcome = judged.outcome
+        if outcome == "failed":
+            step = "static" if self.step.step == "static" else "runtime"
+            diagnostics = {
+                "step": step,
+                "checks": [msgspec.to_builtins(finding) for finding in judged.findings],
+                "diagnostics": [msgspec.to_builtins(found) for found in judged.diagnostics],
+            }
+            kept += await self._keep("diagnostics", msgspec.json.encode(diagnostics))
+        return StepFinished(
+            ok=outcome == "passed",
+            error_class={"passed": None, "failed": "check_failed", "error": "check_error"}[outcome],  # type: ignore[arg-type]
+            message=judged.message,
+            exit_code=next((r.exit_code for r in judged.results if r.outcome == "failed"), None),
+            snapshot=Snapshot(commit=self.step.input.commit, tree=tree, bundle=self.step.input.bundle),
+            checks=judged.results[:FILES_NAMED_MAX],
+            discarded=judged.discarded,
+            signature=judged.signature if outcome == "failed" else "",
+            findings=len(judged.diagnostics),
+            artifacts=kept,
+            tool_wall_s=round(judged.tool_wall_s, 4),
+        )
+
+    # The line
+
+    async def merge(self) -> StepFinished:
+        """The workstream's change since its base, applied to the head of the line, as one commit."""
+        base, theirs, head = self.step.base, self.step.theirs, self.step.input
+        if base is None or theirs is None:
+            raise _Failed("protocol_error", "a merge needs a base and a side to merge")
+        mirror = self.repository.mirror
+        for wanted in (base, theirs, head):
+            await self._bring(wanted)
+        outcome = await three_tree(mirror, base=base.commit, ours=head.commit, theirs=theirs.commit)
+        if isinstance(outcome, Conflict):
+            others = await blame_workstreams(mirror, base=base.commit, head=head.commit, files=outcome.files)
+            return StepFinished(
+                ok=False,
+                error_class="merge_conflict",
+                message=f"{self.workstream} conflicts with {', '.join(others) or 'the line'}",
+                conflicts=list(outcome.files[:FILES_NAMED_MAX]),
+                others=others[:50],
+            )
+        bundle = self.definitions.bundles[self.workstream]
+        commit = await commit_on(
+            mirror,
+            tree=outcome.tree,
+            parent=head.commit,
+            subject=f"{self.workstream}: {bundle.tasks[0] if bundle.tasks else bundle.openspec_change}"[:100],
+            run=self.command.run,
+            workstream=self.workstream,
+            attempt=self.step.attempt,
+            time_ns=self.command.scheduled_ns,
+        )
+        async with self._scratch() as scratch:
+            bundled = await self._bundle(commit, scratch)
+        return StepFinished(
+            ok=True,
+            changed=True,
+            snapshot=Snapshot(commit=commit, tree=outcome.tree, bundle=bundled),
+            artifacts=[bundled],
+        )
+
+    async def deliver(self) -> StepFinished:
+        """Put the verified head on the run's branch in the repository."""
+        if self.step.workstream != LINE:
+            raise _Failed("protocol_error", "only the line is delivered")
+        await self._bring(self.step.input)
+        delivered = self.step.base.commit if self.step.base is not None else None
+        try:
+            await self.repository.mirror.deliver(
+                self.step.input.commit, ref=delivery_ref(self.command.run), expected_old=delivered
+            )
+        except DeliveryRefusedError as error:
+            raise _Failed("delivery_refused", str(error)) from error
+        return StepFinished(ok=True, snapshot=self.step.input)
+
+
+def _setup_key(workspace: Workspace, checks: EffectiveChecks) -> str:
+    """Commands and lock files by content: the same key means the same dependencies."""
+    digest = hashlib.sha256(repr(checks.setup).encode())
+    matching = Droppings(checks.lock_files)
+    for path, status in sorted(workspace.scan().items()):
+        if len(status) > 1 and matching.matches(path):
+            digest.update(path.encode() + b"\0")
+            digest.update(hashlib.sha256((workspace.path / path).read_bytes()).digest())
+    return digest.hexdigest()[:32]
+
+
+def _log_of(invocation: Invocation) -> bytes:
+    parts = []
+    for file in (invocation.stdout, invocation.stderr):
+        with contextlib.suppress(FileNotFoundError):
+            parts.append(file.read_bytes())
+    return b"".join(parts)

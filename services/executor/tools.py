@@ -1,0 +1,374 @@
+"""Running one tool by its profile.
+
+``invoke`` is what the executor does for every check and every AI tool: substitute, start, wait, judge the exit code.
+``run_tool`` is the same for a caller that has neither an executor nor an event loop.
+
+Invariants: nothing is started when a placeholder is unknown; a tool sees the environment it was given and what its
+profile allows, nothing of ours; a tool's failure is a value, never an exception.
+"""
+
+import asyncio
+import os
+import shlex
+import sys
+import tempfile
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from services.git import Git, GitError, text
+from services.process import (
+    Containment,
+    Exit,
+    Launch,
+    ProcessError,
+    ProgramMissingError,
+    SpawnError,
+    Supervisor,
+    Tool,
+    child_environment,
+)
+from services.profiles import (
+    Context,
+    PlaceholderError,
+    ToolProfile,
+    shipped_tool_profiles,
+    substitute,
+    substitute_one,
+)
+
+EXIT_TIMEOUT = -1
+EXIT_NOT_FOUND = -2
+EXIT_OTHER = -3
+RESULT_BYTES = 1024 * 1024  # of each output, in a ToolResult
+
+InvocationError = Literal["not_found", "spawn_failed", "placeholder"]
+
+
+class Invocation(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of starting a tool: either an ``exit`` or an ``error`` with its ``message``.
+
+    ``ok`` means that it ended by itself with one of the profile's success codes; whether anything changed, and what a
+    report says, is judged elsewhere. ``stdout`` and ``stderr`` are files, which may not exist when there is an error.
+    """
+
+    argv: tuple[str, ...]
+    exit: Exit | None = None
+    error: InvocationError | None = None
+    message: str = ""
+    stdout: Path
+    stderr: Path
+    ok: bool = False
+
+
+def tool_path(path: str) -> str:
+    """A PATH with the folder of our interpreter last, so that checkers installed beside Swell are found."""
+    own = str(Path(sys.executable).parent)
+    return path if own in path.split(os.pathsep) else f"{path}{os.pathsep}{own}"
+
+
+async def invoke(
+    supervisor: Supervisor,
+    profile: ToolProfile,
+    context: Context,
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    scratch: Path,
+    timeout_s: float,
+    output_bytes: int,
+    marker: str,
+    fix: bool = False,
+    on_started: Callable[[Tool], Awaitable[None]] | None = None,
+) -> Invocation:
+    """Runs one tool to its end, in ``cwd``, with its outputs in ``scratch``.
+
+    ``env`` is the whole environment of the tool, but for what the profile adds to it. The limits are the lower of the
+    profile's and the caller's. ``fix`` takes the profile's ``fix_args``. ``on_started`` is awaited once the tool runs,
+    and may keep the ``Tool`` to stop it. Cancelling the call stops the tool and waits until it is dead.
+
+    Raises:
+        SupervisorGoneError: there is no supervisor to start it; says nothing about the tool.
+    """
+    stdout, stderr = scratch / "stdout", scratch / "stderr"
+
+    def refused(error: InvocationError, reason: Exception) -> Invocation:
+        return Invocation(argv=argv, error=error, message=str(reason), stdout=stdout, stderr=stderr)
+
+    argv: tuple[str, ...] = (profile.command,)
+    known = {"cwd": str(cwd), "worktree_path": str(cwd), **context, "scratch": str(scratch)}
+    try:
+        launch = _launch(
+            profile,
+            known,
+            cwd,
+            env,
+            fix=fix,
+            timeout_s=timeout_s,
+            output_bytes=output_bytes,
+            marker=marker,
+            stdout=stdout,
+            stderr=stderr,
+        )
+    except PlaceholderError as error:
+        return refused("placeholder", error)
+    argv = launch.argv
+    try:
+        tool = await supervisor.spawn(launch)
+    except ProgramMissingError as error:
+        return refused("not_found", error)
+    except SpawnError as error:
+        return refused("spawn_failed", error)
+    try:
+        if on_started is not None:
+            await on_started(tool)
+        ended = await tool.wait()
+    except BaseException:
+        tool.stop()
+        await tool.wait()
+        raise
+    ok = ended.ended_by == "itself" and ended.exit_code in profile.success_exit_codes
+    return Invocation(argv=argv, exit=ended, ok=ok, stdout=stdout, stderr=stderr)
+
+
+def _launch(
+    profile: ToolProfile,
+    context: Context,
+    cwd: Path,
+    env: Mapping[str, str],
+    *,
+    fix: bool,
+    timeout_s: float,
+    output_bytes: int,
+    marker: str,
+    stdout: Path,
+    stderr: Path,
+) -> Launch:
+    arguments = profile.fix_args if fix and profile.fix_args is not None else profile.args
+    allowed = {name: os.environ[name] for name in profile.env_allow if name in os.environ}
+    added = {name: substitute_one(value, context) for name, value in profile.env.items()}
+    return Launch(
+        argv=(substitute_one(profile.command, context), *substitute((*profile.headless_args, *arguments), context)),
+        cwd=cwd if profile.working_dir is None else cwd / substitute_one(profile.working_dir, context),
+        env={**env, **allowed, **added},
+        stdin=None if profile.stdin is None else Path(substitute_one(profile.stdin, context)),
+        stdout=stdout,
+        stderr=stderr,
+        timeout_s=min(profile.timeout_sec, timeout_s),
+        idle_timeout_s=profile.idle_timeout_sec,
+        grace_s=profile.grace_sec,
+        output_bytes=min(profile.output_bytes, output_bytes),
+        memory_bytes=profile.memory_bytes,
+        processes=profile.processes,
+        marker=marker,
+    )
+
+
+class ToolResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``run_tool`` returns.
+
+    ``exit_code`` is the tool's own, 128 + n when signal n ended it, -1 when its time was up, -2 when the program was not
+    found, -3 when it could not be run for another reason, which ``stderr`` then states. ``started_at`` and
+    ``completed_at`` are ISO 8601 in UTC; ``duration_sec`` and ``elapsed_sec`` are the same number. ``content`` has
+    ``files_modified``, ``diff`` and ``tool`` where the worktree is one of git's, and is empty elsewhere. ``truncated``
+    says that ``stdout`` or ``stderr`` is not whole; then a mark in it stands for what was left out.
+    """
+
+    tool_id: str
+    command_line: str
+    exit_code: int
+    stdout: str
+    stderr: str
+    timed_out: bool
+    started_at: str
+    completed_at: str
+    duration_sec: float
+    elapsed_sec: float
+    success: bool
+    content: dict[str, object]
+    truncated: bool = False
+
+
+def run_tool(
+    tool_id: str,
+    context: Mapping[str, object],
+    profiles: Mapping[str, ToolProfile] | None = None,
+    run_id: str | None = None,
+    ws_id: str | None = None,
+    *,
+    containment: Containment = "auto",
+) -> ToolResult:
+    """Runs one tool and waits for it, in ``context["worktree_path"]`` or else the current folder.
+
+    The context's strings, numbers and ``files`` are what placeholders stand for; ``timeout_sec`` in it replaces the
+    profile's; ``{prompt_file}`` is a file with its ``prompt``, and ``{repo_root}`` the worktree, unless it names others.
+    ``profiles`` defaults to the shipped ones.
+
+    Raises:
+        KeyError: there is no profile ``tool_id``. A failure of the tool is a result, never an exception.
+    """
+    known = shipped_tool_profiles() if profiles is None else profiles
+    if tool_id not in known:
+        raise KeyError(f"no tool profile {tool_id!r}; known are {', '.join(sorted(known))}")
+    marker = f"{run_id or 'local'}/{ws_id or tool_id}/{uuid.uuid4().hex}"
+    cwd = Path(str(context.get("worktree_path") or ".")).absolute()
+    running = _run_tool(tool_id, known[tool_id], context, cwd=cwd, marker=marker, containment=containment)
+    if not _loop_is_running():
+        return asyncio.run(running)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, running).result()
+
+
+def _loop_is_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+async def _run_tool(
+    tool_id: str,
+    profile: ToolProfile,
+    context: Mapping[str, object],
+    *,
+    cwd: Path,
+    marker: str,
+    containment: Containment,
+) -> ToolResult:
+    started_at = datetime.now(UTC)
+    with tempfile.TemporaryDirectory(prefix="swell-tool-") as folder:
+        scratch = Path(folder)
+        before = await _tree(cwd, scratch)
+        try:
+            invocation = await _invoke_alone(
+                profile, context, cwd=cwd, scratch=scratch, marker=marker, containment=containment
+            )
+        except (ProcessError, OSError, ValueError) as error:
+            invocation = Invocation(
+                argv=(profile.command,), error="spawn_failed", message=str(error), stdout=scratch, stderr=scratch
+            )
+        content = await _content(tool_id, cwd, scratch, before)
+        completed_at = datetime.now(UTC)
+        stdout, stderr = _shown(invocation.stdout), _shown(invocation.stderr)
+    ended = invocation.exit
+    duration = ended.wall_s if ended is not None else (completed_at - started_at).total_seconds()
+    return ToolResult(
+        tool_id=tool_id,
+        command_line=shlex.join(invocation.argv),
+        exit_code=_exit_code(invocation),
+        stdout=stdout,
+        stderr=f"{stderr}{invocation.message}",
+        timed_out=ended is not None and ended.ended_by in {"timeout", "idle"},
+        started_at=started_at.isoformat(),
+        completed_at=completed_at.isoformat(),
+        duration_sec=duration,
+        elapsed_sec=duration,
+        success=invocation.ok,
+        content=content,
+        truncated=ended is not None and (ended.stdout_truncated or ended.stderr_truncated),
+    )
+
+
+async def _invoke_alone(
+    profile: ToolProfile,
+    context: Mapping[str, object],
+    *,
+    cwd: Path,
+    scratch: Path,
+    marker: str,
+    containment: Containment,
+) -> Invocation:
+    """``invoke`` with everything that an executor would have at hand."""
+    home, temporary, prompt_file = scratch / "home", scratch / "tmp", scratch / "prompt.md"
+    home.mkdir()
+    temporary.mkdir()
+    known: dict[str, object] = {"repo_root": str(cwd), **context}
+    if "prompt" in context and "prompt_file" not in context:
+        prompt_file.write_text(str(context["prompt"]), encoding="utf-8")
+        known["prompt_file"] = str(prompt_file)
+    timeout_s = float(str(context.get("timeout_sec", profile.timeout_sec)))
+    environment = child_environment(home=home, temporary=temporary)
+    supervisor = Supervisor(containment)
+    await supervisor.start()
+    try:
+        return await invoke(
+            supervisor,
+            msgspec.structs.replace(profile, timeout_sec=timeout_s),
+            known,
+            cwd=cwd,
+            env=environment | {"PATH": tool_path(environment["PATH"])},
+            scratch=scratch,
+            timeout_s=timeout_s,
+            output_bytes=RESULT_BYTES,
+            marker=marker,
+        )
+    finally:
+        await supervisor.close()
+
+
+def _exit_code(invocation: Invocation) -> int:
+    ended = invocation.exit
+    if ended is None:
+        return EXIT_NOT_FOUND if invocation.error == "not_found" else EXIT_OTHER
+    if ended.ended_by in {"timeout", "idle"}:
+        return EXIT_TIMEOUT
+    if ended.ended_by != "itself":
+        return EXIT_OTHER
+    if ended.exit_code is not None:
+        return ended.exit_code
+    return EXIT_OTHER if ended.signal is None else 128 + ended.signal
+
+
+def _shown(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+
+
+async def _tree(worktree: Path, scratch: Path) -> str | None:
+    """The tree of everything in a git worktree, ignored files apart; None when there is no such thing to be had.
+
+    Index and objects go to ``scratch``, so the repository is not touched.
+    """
+    git = Git(worktree)
+    try:
+        top = text(await git("rev-parse", "--show-toplevel"))
+        objects = text(await git("rev-parse", "--path-format=absolute", "--git-path", "objects"))
+        (scratch / "objects").mkdir(exist_ok=True)
+        aside = {
+            "GIT_INDEX_FILE": str(scratch / "index"),
+            "GIT_OBJECT_DIRECTORY": str(scratch / "objects"),
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": objects,
+        }
+        whole = Git(Path(top))
+        await whole("add", "--all", environment=aside)
+        return text(await whole("write-tree", environment=aside))
+    except GitError:
+        return None
+
+
+async def _content(tool_id: str, worktree: Path, scratch: Path, before: str | None) -> dict[str, object]:
+    """What the tool changed in a git worktree, whatever was changed there before."""
+    after = None if before is None else await _tree(worktree, scratch)
+    if before is None or after is None:
+        return {}
+    git = Git(worktree)
+    try:
+        objects = text(await git("rev-parse", "--path-format=absolute", "--git-path", "objects"))
+        aside = {
+            "GIT_OBJECT_DIRECTORY": str(scratch / "objects"),
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": objects,
+        }
+        names = await git("diff-tree", "-r", "-z", "--name-only", "--no-renames", before, after, environment=aside)
+        diff = await git("diff-tree", "-r", "-p", "--binary", "--full-index", before, after, environment=aside)
+    except GitError:
+        return {}
+    return {
+        "files_modified": [name.decode(errors="replace") for name in names.split(b"\0") if name],
+        "diff": diff.decode(errors="replace"),
+        "tool": tool_id,
+    }

@@ -1,0 +1,419 @@
+"""Working folders for tools: git worktrees of the mirror, used again and again, each time from a clean commit.
+
+    <root>/<n>-<generation>          the worktree: what a tool sees
+    <root>/<n>-<generation>.index    our own index of it, which no tool knows; the tool's one is a copy
+
+Invariants:
+
+* A workspace is handed out with exactly the content of its commit: nothing more (ignored files, empty folders,
+  nested repositories), nothing less, in the modes git would give; and with a fresh `HEAD` and index for the tool's
+  own git commands. Whatever the last tool did to it, its `.git` included, is undone; when that fails, the folder is
+  thrown away and made anew.
+* Nothing in the tool's reach is believed: what changed is found by comparing the status of every file (mode, inode,
+  size, both times) with a manifest taken when the workspace was made. An equal scan proves that nothing changed, so
+  neither using the workspace again nor a snapshot needs git. Two writes can share one tick of the file system's
+  clock; so a manifest counts only once that clock has moved past its youngest entry (`settled`).
+* Worktrees are locked while this process lives, and collected (`reap_leftovers`) when a next one starts.
+* One pool owns `root`; nobody else puts anything there.
+
+Worktrees share the mirror's refs and stash: a branch that a tool makes is removed once no workspace of the pool is
+in use.
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import stat
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+from services import process
+from services.executor.mirror import Mirror
+from services.git import Git, GitError
+
+ENTRIES_MAX: Final = 2_000_000
+"""Files and folders in one workspace; about 1 GB of manifest."""
+
+SETTLE_S: Final = 0.1
+"""How long to wait for the file system's clock; coarser clocks make the manifest uncertain instead."""
+
+FOLDER_MODE: Final = 0o755
+REMOVE_TIMEOUT_S: Final = 300.0
+
+Entry: TypeAlias = tuple[int, ...]
+"""(mode, inode, size, mtime_ns, ctime_ns) of a file; (mode,) of a folder."""
+
+Manifest: TypeAlias = dict[str, Entry]
+"""Every path below a workspace, `.git` of its top excluded; folders included, its top as `.`."""
+
+WorkspaceCode = Literal["COMMIT_MISSING", "TOO_MANY_FILES", "UNUSABLE"]
+
+_CLOCK_REALTIME_COARSE: Final = 5  # <time.h>; the clock that stamps files
+
+
+class WorkspaceError(Exception):
+    """A workspace cannot be made or read. `code` is stable, `remedy` says what to do next."""
+
+    def __init__(self, code: WorkspaceCode, message: str, remedy: str) -> None:
+        super().__init__(message, remedy)
+        self.code = code
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}. {self.remedy}"
+
+
+class Workspace:
+    """One worktree. `path` is where a tool works, `commit` and `tree` what it started from."""
+
+    def __init__(self, mirror: Mirror, path: Path, admin: Path) -> None:
+        self.mirror = mirror
+        self.path = path
+        self.commit = ""
+        self.tree = ""
+        self.index = path.with_name(f"{path.name}.index")
+        self._admin = admin
+        self._manifest: Manifest | None = None
+        self._settled = False
+
+    def git(self, index: Path | None = None) -> Git:
+        """Git on this worktree with an index of ours, by default the one of `commit`; the tool's is not touched."""
+        return Git(self.path, git_dir=self.mirror.folder, work_tree=self.path, index=index or self.index)
+
+    def scan(self) -> Manifest:
+        """What is there now."""
+        return scan(self.path)
+
+    def changed(self, now: Manifest | None = None) -> bool:
+        """Whether anything may have changed since the workspace was handed out; False is certain.
+
+        A mere touch counts, and so do ignored files; only a snapshot's tree tells what matters to git.
+        """
+        return not self._settled or (self.scan() if now is None else now) != self._manifest
+
+    def differences(self, now: Manifest | None = None) -> list[str]:
+        """Paths that appeared, went, or were touched since the workspace was handed out, in order."""
+        then = self._manifest or {}
+        found = self.scan() if now is None else now
+        return sorted(path for path in then.keys() | found.keys() if then.get(path) != found.get(path))
+
+    async def materialise(self, commit: str) -> None:
+        """Makes the content that of `commit`, which the mirror must have."""
+        known = self._manifest if self._settled else None
+        now = await asyncio.to_thread(self.scan)
+        if known is not None and now == known and commit == self.commit:
+            self._restore_admin()
+            return
+        self._manifest = None
+        await asyncio.to_thread(restore, self.path, known or {}, now)
+        self._mend_link()
+        if known is None:
+            self.index.unlink(missing_ok=True)
+        tree, _ = await asyncio.gather(
+            self.mirror.tree(commit),
+            self.git()("-c", "advice.detachedHead=false", "read-tree", "--reset", "-u", commit),
+        )
+        manifest = await asyncio.to_thread(self.scan)
+        self._settled = await settled(manifest)
+        self.commit, self.tree, self._manifest = commit, tree, manifest
+        self._restore_admin()
+
+    def is_at(self, commit: str) -> bool:
+        """Whether this workspace was last handed out at `commit`."""
+        return self._manifest is not None and self.commit == commit
+
+    def detach(self) -> None:
+        """Takes the worktree off whatever branch a tool left it on."""
+        with contextlib.suppress(OSError):
+            _keep(self._admin / "HEAD", self._head)
+
+    @property
+    def _head(self) -> bytes:
+        return f"{self.commit}\n".encode()
+
+    def remove_admin(self) -> None:
+        """Makes the mirror forget this worktree."""
+        shutil.rmtree(self._admin, ignore_errors=True)
+
+    def _mend_link(self) -> None:
+        _keep(self.path / ".git", f"gitdir: {self._admin}\n".encode())
+
+    def _restore_admin(self) -> None:
+        """What git keeps beside a worktree, as if it had just been made: no branch, no half-done merge, no lock."""
+        self._mend_link()
+        wanted = {
+            "HEAD": self._head,
+            "commondir": b"../..\n",
+            "gitdir": f"{self.path / '.git'}\n".encode(),
+            "locked": _REASON,
+        }
+        self._admin.mkdir(exist_ok=True)
+        for entry in list(os.scandir(self._admin)):
+            if entry.name not in wanted and entry.name != "index":
+                remove(Path(entry.path))
+        for name, content in wanted.items():
+            _keep(self._admin / name, content)
+        _keep(self._admin / "index", self.index.read_bytes())
+
+
+_REASON: Final = b"swell: in use by an executor\n"
+
+
+class WorkspacePool:
+    """At most `size` workspaces of `mirror` below `root`, which belongs to this pool alone."""
+
+    def __init__(self, mirror: Mirror, root: Path, size: int) -> None:
+        self._mirror = mirror
+        self._root = root.absolute()
+        self._free: list[Workspace | None] = [None] * size
+        self._places = asyncio.Semaphore(size)
+        self._busy = 0
+        self._made = 0
+
+    @contextlib.asynccontextmanager
+    async def at(self, commit: str) -> AsyncIterator[Workspace]:
+        """A workspace with exactly the content of `commit`, for as long as the block runs; waits for a free one.
+
+        One that is already there is preferred, then the one that was used least recently.
+
+        Raises:
+            WorkspaceError: COMMIT_MISSING: ensure or import it first. UNUSABLE: the disk does not let us.
+            MirrorError: BUSY: another process holds the mirror.
+        """
+        if not await self._mirror.has(commit):
+            raise WorkspaceError(
+                "COMMIT_MISSING", f"commit {commit[:12]} is not in the mirror", "Ensure it or import its bundle first."
+            )
+        async with self._places:
+            workspace = self._choose(commit)
+            self._busy += 1
+            try:
+                workspace = await self._prepared(workspace, commit)
+                yield workspace
+            finally:
+                self._busy -= 1
+                self._free.append(workspace)
+                if workspace is not None:
+                    workspace.detach()
+                if not self._busy:
+                    _sweep_refs(self._mirror.folder)
+
+    async def reap_leftovers(self) -> int:
+        """Removes what a former life left below `root` and in the mirror; call before the first `at`. Returns how many."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        found = [Path(entry.path) for entry in os.scandir(self._root)]
+        for path in found:
+            await _removed(path)
+        if not self._mirror.folder.is_dir():
+            return len(found)
+        async with self._mirror.exclusive():
+            for admin in _admins(self._mirror.folder):
+                if self._root in _worktree_of(admin).parents:
+                    shutil.rmtree(admin, ignore_errors=True)
+            self._mirror.guard()
+            await self._mirror.git("worktree", "prune")
+        return len(found)
+
+    def _choose(self, commit: str) -> Workspace | None:
+        """Takes a place out of the free ones; the caller holds a permit, so there is one."""
+        for place, workspace in enumerate(self._free):
+            if workspace is not None and workspace.is_at(commit):
+                return self._free.pop(place)
+        return self._free.pop(next((at for at, workspace in enumerate(self._free) if workspace is not None), 0))
+
+    async def _prepared(self, workspace: Workspace | None, commit: str) -> Workspace:
+        self._mirror.guard()
+        if workspace is not None:
+            try:
+                await workspace.materialise(commit)
+            except (OSError, GitError, WorkspaceError):
+                await self._discard(workspace)
+            else:
+                return workspace
+        try:
+            made = await self._made_anew(commit)
+            await made.materialise(commit)
+        except (OSError, GitError) as error:
+            raise WorkspaceError(
+                "UNUSABLE", f"no workspace can be made below {self._root}: {error}", "Check its disk and permissions."
+            ) from error
+        return made
+
+    async def _made_anew(self, commit: str) -> Workspace:
+        self._root.mkdir(parents=True, exist_ok=True)
+        path = self._place()
+        async with self._mirror.exclusive():
+            await self._mirror.git(
+                "worktree", "add", "--quiet", "--detach", "--no-checkout", "--lock", str(path), commit
+            )
+        return Workspace(self._mirror, path, Path(_content(path / ".git").removeprefix("gitdir: ").rstrip("\n")))
+
+    def _place(self) -> Path:
+        """A folder that is not there: a workspace that could not be removed keeps its name."""
+        while True:
+            self._made += 1
+            path = self._root / f"{self._made}"
+            if not os.path.lexists(path):
+                return path
+
+    async def _discard(self, workspace: Workspace) -> None:
+        workspace.remove_admin()
+        workspace.index.unlink(missing_ok=True)
+        await _removed(workspace.path)
+
+
+def scan(top: Path) -> Manifest:
+    """The status of `top` and everything below, without following links; what forbids reading is opened up first.
+
+    About 3 µs a file. Raises WorkspaceError(TOO_MANY_FILES), and OSError when `top` is not a folder.
+    """
+    mode = top.lstat().st_mode
+    if not stat.S_ISDIR(mode):
+        raise NotADirectoryError(f"{top} is not a folder any more")
+    found: Manifest = {".": (mode,)}
+    folders = [""]
+    base = str(top)
+    while folders:
+        prefix = folders.pop()
+        for entry in _entries(f"{base}/{prefix}"):
+            path = prefix + entry.name
+            status = entry.stat(follow_symlinks=False)
+            mode = status.st_mode
+            if stat.S_ISDIR(mode):
+                if path == ".git":
+                    continue
+                found[path] = (mode,)
+                folders.append(path + "/")
+            elif path != ".git":
+                found[path] = (mode, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if len(found) > ENTRIES_MAX:
+            raise WorkspaceError(
+                "TOO_MANY_FILES", f"{top} holds more than {ENTRIES_MAX} files", "Find out which tool leaves them."
+            )
+    return found
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except PermissionError:
+        Path(folder).chmod(0o700)
+        with os.scandir(folder) as entries:
+            return list(entries)
+
+
+async def settled(manifest: Manifest) -> bool:
+    """Waits until a later write must show in a file's times; False when this file system's clock cannot promise it.
+
+    Whole seconds mean a clock too coarse to wait for; times ahead of ours mean another machine's clock.
+    """
+    youngest = max((entry[-1] for entry in manifest.values() if len(entry) > 1), default=0)
+    if youngest and youngest % 1_000_000_000 == 0:
+        return False
+    deadline = time.monotonic() + SETTLE_S
+    while time.clock_gettime_ns(_CLOCK_REALTIME_COARSE) <= youngest:
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(0.001)
+    return True
+
+
+def restore(top: Path, known: Manifest, now: Manifest) -> None:
+    """Removes whatever in `now` is not as in `known`; what is missing then is git's to write again."""
+    gone = ""
+    for path in sorted(now, key=_in_tree_order):
+        entry = now[path]
+        before = known.get(path)
+        if entry == before or (gone and path.startswith(gone)):
+            continue
+        target = top / path
+        if path == "." or (before is not None and len(entry) == len(before) == 1):
+            target.chmod(stat.S_IMODE(before[0]) if before else FOLDER_MODE)
+        else:
+            remove(target)
+            gone = path + "/"
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a whole folder, read-only or not, without following links; raises OSError."""
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        path.unlink()
+        return
+    folders = [str(path)]
+    for folder in folders:  # grows while it is read: parents stand before their children
+        Path(folder).chmod(0o700)
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    Path(entry.path).unlink()
+    for folder in reversed(folders):
+        Path(folder).rmdir()
+
+
+async def _removed(path: Path) -> None:
+    """Removes by all means: paths longer than the system takes in one piece are left to `rm`."""
+    try:
+        await asyncio.to_thread(remove, path)
+    except FileNotFoundError:
+        return
+    except OSError:
+        with contextlib.suppress(process.ProcessError):
+            await process.run(
+                ("rm", "-rf", "--one-file-system", "--", str(path)),
+                cwd=path.parent, timeout_s=REMOVE_TIMEOUT_S, output_bytes=1024 * 1024,
+            )  # fmt: skip
+
+
+def _in_tree_order(path: str) -> str:
+    """A folder sorts before what is in it, and nothing comes between."""
+    return path.replace("/", "\0")
+
+
+def _keep(path: Path, content: bytes) -> None:
+    """Writes `content` unless it is there; a link or folder in its place is removed, not followed."""
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            remove(path)
+        elif path.read_bytes() == content:
+            return
+        else:
+            path.unlink()
+    except FileNotFoundError:
+        pass
+    path.write_bytes(content)
+
+
+def _admins(mirror: Path) -> Iterator[Path]:
+    with contextlib.suppress(FileNotFoundError), os.scandir(mirror / "worktrees") as entries:
+        yield from [Path(entry.path) for entry in entries]
+
+
+def _sweep_refs(mirror: Path) -> None:
+    """Removes branches, tags and stashes, which are tools' doings, but for those that a worktree stands on."""
+    used = {_content(admin / "HEAD").strip() for admin in _admins(mirror)}
+    for folder, folders, names in os.walk(mirror / "refs"):
+        if "swell" in folders and folder == str(mirror / "refs"):
+            folders.remove("swell")
+        for name in names:
+            path = Path(folder, name)
+            if f"ref: {path.relative_to(mirror)}" not in used:
+                path.unlink(missing_ok=True)
+    shutil.rmtree(mirror / "logs", ignore_errors=True)  # where stashes are counted
+
+
+def _content(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return ""
+
+
+def _worktree_of(admin: Path) -> Path:
+    return Path(_content(admin / "gitdir").rstrip("\n") or admin)

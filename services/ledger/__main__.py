@@ -1,0 +1,137 @@
+"""Starts the ledger: `python -m services.ledger [FILE]`, where FILE is a TOML file such as config/ledger.toml.
+
+Exit codes: 0 after SIGTERM or SIGINT, 1 when it cannot go on (the log says why), 2 when its settings cannot be used.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import grpc.aio
+import msgspec
+import structlog
+import uvloop
+
+from services import telemetry
+from services.bus import Bus, BusError
+from services.config import ConfigError, load
+from services.ledger.absorb import Absorber
+from services.ledger.config import PREFIX, LedgerConfig
+from services.ledger.server import SERVICE, LedgerServer
+from services.ledger.store import Store, StoreError
+from services.ledger.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
+from services.rpc import BindError, Health, check_bind, create_server, read_token, serve
+
+log = structlog.get_logger()
+
+
+async def run(config: LedgerConfig) -> None:
+    """Serve until SIGTERM or SIGINT. Raises BusError, StoreError, BindError, ConfigError."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    check_bind(config.bind)
+    token = None if config.token_file is None else read_token(config.token_file)
+    store = await asyncio.to_thread(
+        Store.open,
+        config.file,
+        memory_limit_mb=config.memory_limit_mb,
+        threads=config.threads,
+        readers=config.readers,
+        query_timeout_s=config.query_timeout_s,
+    )
+    async with contextlib.AsyncExitStack() as open_things:
+        open_things.callback(store.close)
+        bus = await Bus.connect(config.bus, name="swell-ledger")
+        open_things.push_async_callback(bus.close)
+        await bus.ensure_streams()
+        absorber = Absorber(
+            store, bus, linger_s=config.linger_s, batch_max=config.batch_max, watch_backlog=config.watch_backlog
+        )
+        await absorber.verify()
+        server = create_server(
+            token=token, max_message_bytes=config.request_bytes_max, concurrent_rpcs=config.concurrent_rpcs
+        )
+        answers = LedgerServer(
+            store,
+            absorber,
+            bus.objects,
+            heartbeat_s=config.heartbeat_s,
+            artifact_bytes_max=config.artifact_bytes_max,
+        )
+        add_LedgerServiceServicer_to_server(answers, server)  # type: ignore[no-untyped-call]  # generated code
+        await _serve(config, server, absorber, stop)
+
+
+async def _serve(config: LedgerConfig, server: grpc.aio.Server, absorber: Absorber, stop: asyncio.Event) -> None:
+    """Absorb and answer until `stop`, or until absorbing fails."""
+    health = Health([SERVICE])
+    port = await serve(server, config.bind, [SERVICE], health)
+    absorbing = asyncio.create_task(absorber.run())
+    measuring = asyncio.create_task(_measure(config, absorber, health))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        if config.ready_file is not None:
+            _announce(config.ready_file, port)
+        log.info("ledger.serving", port=port, position=absorber.position, lag=absorber.lag)
+        await asyncio.wait({absorbing, measuring, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await health.leave()
+        ended = [task for task in (absorbing, measuring) if task.done()]
+        for task in (absorbing, measuring, stopping):
+            task.cancel()
+        await asyncio.wait({absorbing, measuring, stopping})
+        absorber.close()
+        if config.ready_file is not None:
+            config.ready_file.unlink(missing_ok=True)
+        await server.stop(config.stop_grace_s)
+    for task in ended:
+        task.result()
+    log.info("ledger.stopped", position=absorber.position)
+
+
+async def _measure(config: LedgerConfig, absorber: Absorber, health: Health) -> None:
+    """Keep the lag and the answer to health probes up to date."""
+    while True:
+        await health.say(absorber.connected and absorber.lag <= config.live_lag_max)
+        await asyncio.sleep(config.lag_interval_s)
+        await absorber.look()
+
+
+def _announce(file: Path, port: int) -> None:
+    """Write the ready file whole or not at all."""
+    scratch = file.with_name(f"{file.name}.{os.getpid()}")
+    try:
+        scratch.write_bytes(msgspec.json.encode({"port": port, "pid": os.getpid()}))
+        scratch.replace(file)
+    except OSError as error:
+        raise ConfigError(
+            f"ready_file {file} cannot be written ({error.strerror}): make its folder, or set another"
+        ) from error
+
+
+def main(arguments: Sequence[str], env: Mapping[str, str]) -> int:
+    """Run with these arguments; return the exit code."""
+    try:
+        telemetry.configure("ledger", env)
+        if len(arguments) > 1:
+            raise ConfigError(f"the ledger takes one argument, its configuration file, not {len(arguments)}")
+        config = load(LedgerConfig, Path(arguments[0]) if arguments else None, env, PREFIX)
+    except ValueError as error:
+        sys.stderr.write(f"ledger: {error}\n")
+        return 2
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run(config))
+    except (BusError, StoreError, BindError, ConfigError) as error:
+        log.error("ledger.failed", error=str(error), kind=type(error).__name__)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ))

@@ -1,0 +1,59 @@
+"""The ledger's settings, one frozen value; config/ledger.toml is the shipped file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from services.bus import BusConfig
+
+PREFIX = "SWELL_LEDGER"
+
+Count = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0)]
+
+
+class LedgerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings of the ledger service.
+
+    `file`: the DuckDB file; disposable, rebuilt from the log. Required.
+    `bus`: how to reach the bus (services.bus.BusConfig). Default: a server on this machine.
+    `bind`: where to listen, host:port, port 0 for any; loopback only. Default "127.0.0.1:0".
+    `token_file`: holds the bearer token that callers must send. Default none: every local process may call.
+    `ready_file`: where {"port": …, "pid": …} is written once calls are answered. Default none.
+    `linger_s`: how long a batch is let fill before it is committed, seconds. Default 0.03.
+    `batch_max`: entries of one commit at most. Default 2,000.
+    `memory_limit_mb`: DuckDB's memory, megabytes. Default 256.
+    `threads`: threads DuckDB may use for one query. Default 2.
+    `readers`: queries under way at a time. Default 4.
+    `query_timeout_s`: a query is stopped after that, seconds. Default 30.
+    `live_lag_max`: the service is healthy while at most that many entries are not absorbed. Default 1,000.
+    `lag_interval_s`: how often lag and health are measured, seconds. Default 1.
+    `watch_backlog`: entries that may wait for one watcher; more end its watch. Default 10,000.
+    `heartbeat_s`: how often a silent watch hears its position, seconds. Default 15.
+    `artifact_bytes_max`: larger artifacts are not served, bytes. Default 1 GiB.
+    `concurrent_rpcs`: calls under way at a time, watches included. Default 256.
+    `request_bytes_max`: the size of a request, bytes. Default 64 KiB.
+    `stop_grace_s`: how long calls under way may go on after SIGTERM, seconds. Default 2.
+    """
+
+    file: Path
+    bus: BusConfig = BusConfig()
+    bind: str = "127.0.0.1:0"
+    token_file: Path | None = None
+    ready_file: Path | None = None
+    linger_s: Annotated[float, Meta(ge=0, le=5)] = 0.03
+    batch_max: Annotated[int, Meta(ge=1, le=100_000)] = 2000
+    memory_limit_mb: Annotated[int, Meta(ge=32)] = 256
+    threads: Count = 2
+    readers: Annotated[int, Meta(ge=1, le=64)] = 4
+    query_timeout_s: Seconds = 30.0
+    live_lag_max: Count = 1000
+    lag_interval_s: Seconds = 1.0
+    watch_backlog: Count = 10_000
+    heartbeat_s: Seconds = 15.0
+    artifact_bytes_max: Count = 1024**3
+    concurrent_rpcs: Count = 256
+    request_bytes_max: Annotated[int, Meta(ge=1024)] = 64 * 1024
+    stop_grace_s: Annotated[float, Meta(ge=0)] = 2.0

@@ -1,0 +1,679 @@
+"""Folds the log into rows: pure, total, and independent of where one batch ends and the next begins.
+
+What it promises:
+
+* The rows are a function of the log alone: no clock, no price, no setting enters a row. Folding the log again, in any
+  batches, over rows read back from a store, gives the same rows.
+* Content never raises. Bytes that are no entry are kept as an entry with one event of kind `undecodable`; a kind that
+  this version does not know, or an event that does not fit its kind, is kept as it is and changes nothing else.
+* A fact counts only where its writer may put it: decisions on `<run>.run`, requests on `<run>.request`, the life of
+  an attempt on its own subject and only if the attempt was scheduled. Anything else is recorded and otherwise ignored.
+* Memory holds the runs that have not ended, with their workstreams and open attempts, up to `live_rows_max` rows.
+  Everything else is fetched again through `Known` when a late fact mentions it.
+
+The batch that `fold` returns must be stored before `fold` is called again: the next call may fetch those rows.
+
+The chain of hashes: `hash = SHA-256(previous ‖ sequence ‖ length ‖ subject ‖ raw)`, where `previous` is the 32-byte
+hash of the entry before (32 zero bytes before the first), `sequence` the position as 8 bytes big-endian, `length` the
+size of the subject in UTF-8 as 2 bytes big-endian, `subject` those bytes, and `raw` the message as it was stored.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from services import events
+from services.events import LINE, TERMINAL_RUN, TERMINAL_WORKSTREAM, AnyEvent
+from services.wire import Place, parse_subject
+
+if TYPE_CHECKING:
+    from services.bus import Recorded
+
+VERSION = 1
+"""The version of this projection: a store of any other version is rebuilt. Raise it whenever a row could differ."""
+
+GENESIS = bytes(32)
+"""The hash before the first entry."""
+
+UNDECODABLE = "undecodable"
+FLEET = "fleet"
+"""Stands where a run's id stands, for decisions across runs; it is no run."""
+
+FILES_MAX = 200
+
+_INT32 = 2**31 - 1
+_INT64 = 2**63 - 1
+_STEPS = frozenset({"edit", "static", "runtime"})
+_JUDGING = frozenset({"static", "runtime", "gate", "deliver"})
+_PRODUCING = frozenset({"edit", "fix", "compensate"})
+_CLOSED = frozenset({"finished", "cancelled", "lost"})
+
+EntryRow = tuple[int, str, str, str, str, int, int, str, bytes, bytes]
+"""position, subject, run, id, by, at_ns, time_ns, cause, hash, raw."""
+EventRow = tuple[int, int, str, str, str, int, int, str]
+"""position, idx, kind, run, workstream, attempt, time_ns, payload."""
+TransitionRow = tuple[int, int, str, str, str, str, str, str, int]
+"""position, idx, run, workstream ('' for the run's own), from_state, to_state, reason, actor, time_ns."""
+
+
+class RunRow(msgspec.Struct, kw_only=True):
+    """A row of `runs`; the fields are the columns, in order. `line_attempt` is the newest attempt of `_line`."""
+
+    run: str
+    first_position: int
+    position: int = 0
+    state: str = "pending"
+    reason: str = ""
+    actor: str = ""
+    repository: str = ""
+    base_commit: str = ""
+    head_commit: str = ""
+    delivered_ref: str = ""
+    delivered_commit: str = ""
+    workstreams: int = 0
+    completed: int = 0
+    failed: int = 0
+    blocked: int = 0
+    cancelled: int = 0
+    attempts: int = 0
+    fix_attempts: int = 0
+    line_attempt: int = 0
+    waves_started: int = 0
+    submitted_ns: int = 0
+    finished_ns: int = 0
+    spec_digest: str = ""
+    request_id: str = ""
+    accepted: bool = False
+
+
+class WorkstreamRow(msgspec.Struct, kw_only=True):
+    """A row of `workstreams`. `ordinal` is its place among those first mentioned; `steps_executed` a JSON list."""
+
+    run: str
+    workstream: str
+    ordinal: int
+    state: str = "pending"
+    reason: str = ""
+    wave: int = -1
+    steps_executed: str = "[]"
+    fix_iterations: int = 0
+    attempts: int = 0
+    last_attempt: int = 0
+    commit: str = ""
+    tree: str = ""
+    started_ns: int = 0
+    changed_ns: int = 0
+    finished_ns: int = 0
+    fix_limit: str = ""
+    verdicts_reused: int = 0
+
+
+class AttemptRow(msgspec.Struct, kw_only=True):
+    """A row of `attempts`. `files`, `artifacts` and `checks_json` are JSON lists."""
+
+    run: str
+    workstream: str
+    attempt: int
+    scheduled_position: int
+    scheduled_idx: int
+    step: str
+    state: str = "scheduled"
+    ok: bool = False
+    error_class: str = ""
+    message: str = ""
+    executor: str = ""
+    exit_code: int | None = None
+    scheduled_ns: int = 0
+    started_ns: int = 0
+    closed_ns: int = 0
+    commit: str = ""
+    tree: str = ""
+    on_behalf: str = ""
+    files: str = "[]"
+    artifacts: str = "[]"
+    checks_json: str = "[]"
+    signature: str = ""
+    tool_wall_s: float = 0.0
+    late_facts: int = 0
+
+
+class Tip(msgspec.Struct, frozen=True):
+    """The entry that was folded last: its position, id ('' if it had none) and hash."""
+
+    position: int = 0
+    entry: str = ""
+    hash: bytes = GENESIS
+
+
+class KnownRun(msgspec.Struct, frozen=True):
+    """What is stored of a run: its row, all its workstreams, and its attempts that are not closed."""
+
+    row: RunRow
+    workstreams: list[WorkstreamRow]
+    open_attempts: list[AttemptRow]
+
+
+class Known(Protocol):
+    """The rows stored so far."""
+
+    def run(self, run: str) -> KnownRun | None:
+        """A run, or None when it is not stored."""
+
+    def attempt(self, run: str, workstream: str, attempt: int) -> AttemptRow | None:
+        """One attempt, or None when it is not stored."""
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """What one call of `fold` came to: rows to append, rows that replace those of the same key, and the new tip."""
+
+    tip: Tip
+    entries: list[EntryRow]
+    events: list[EventRow]
+    transitions: list[TransitionRow]
+    runs: list[RunRow]
+    workstreams: list[WorkstreamRow]
+    attempts: list[AttemptRow]
+
+
+class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    """services.wire.Entry with its events undecoded, so that their bytes are kept as they were written."""
+
+    id: str
+    run: str
+    at_ns: int
+    by: str
+    events: list[msgspec.Raw]
+    seen: int = 0
+    cause: str = ""
+
+
+class _Outline(msgspec.Struct, frozen=True, kw_only=True):
+    kind: str
+    workstream: str = ""
+    attempt: int = 0
+
+
+class _Kind(msgspec.Struct, frozen=True, kw_only=True):
+    kind: str
+
+
+class _Live(msgspec.Struct):
+    row: RunRow
+    workstreams: dict[str, WorkstreamRow]
+    attempts: dict[tuple[str, int], AttemptRow]
+
+
+class _At(msgspec.Struct, frozen=True):
+    """Where and when the event being folded stands."""
+
+    position: int
+    idx: int
+    time_ns: int
+    run: str
+
+
+_envelope_decoder = msgspec.json.Decoder(_Envelope)
+_event_decoder: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
+_outline_decoder = msgspec.json.Decoder(_Outline)
+_kind_decoder = msgspec.json.Decoder(_Kind)
+_steps_decoder = msgspec.json.Decoder(list[str])
+_encoder = msgspec.json.Encoder()
+_NOWHERE = Place("", "")
+
+
+def chained(previous: bytes, sequence: int, subject: str, raw: bytes) -> bytes:
+    """The hash of an entry after one with the hash `previous`; the formula stands in the module's docstring."""
+    name = subject.encode()
+    digest = hashlib.sha256(previous)
+    digest.update(sequence.to_bytes(8, "big"))
+    digest.update(len(name).to_bytes(2, "big"))
+    digest.update(name)
+    digest.update(raw)
+    return digest.digest()
+
+
+def place_of(subject: str) -> Place:
+    """The place a subject names; one of kind '' for a subject that none of ours looks like."""
+    try:
+        return parse_subject(subject)
+    except ValueError:  # also numbers that Python refuses to read
+        return _NOWHERE
+
+
+class Projector:
+    """The fold. `known` gives back rows that were stored; `live_rows_max` bounds what is kept in memory."""
+
+    def __init__(self, tip: Tip, known: Known, *, live_rows_max: int = 50_000) -> None:
+        """Start behind `tip`."""
+        self.tip = tip
+        self._known = known
+        self._live_rows_max = live_rows_max
+        self._live: dict[str, _Live] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        self._entries: list[EntryRow] = []
+        self._events: list[EventRow] = []
+        self._transitions: list[TransitionRow] = []
+        self._runs: dict[str, RunRow] = {}
+        self._workstreams: dict[tuple[str, str], WorkstreamRow] = {}
+        self._attempts: dict[tuple[str, str, int], AttemptRow] = {}
+
+    @property
+    def live_rows(self) -> int:
+        """How many rows of runs, workstreams and attempts memory holds."""
+        return sum(1 + len(live.workstreams) + len(live.attempts) for live in self._live.values())
+
+    def fold(self, records: Iterable["Recorded"]) -> Batch:
+        """Fold messages that follow the tip; the batch must be stored before the next call."""
+        self._forget()
+        self._begin()
+        for record in records:
+            self._fold(record)
+        return Batch(
+            tip=self.tip,
+            entries=self._entries,
+            events=self._events,
+            transitions=self._transitions,
+            runs=list(self._runs.values()),
+            workstreams=list(self._workstreams.values()),
+            attempts=list(self._attempts.values()),
+        )
+
+    def _forget(self) -> None:
+        """Let go of what is stored and settled: closed attempts, ended runs, and the idlest runs over the limit."""
+        for run in self._runs:
+            live = self._live[run]
+            if live.row.state in TERMINAL_RUN:
+                del self._live[run]
+        for run, workstream, attempt in self._attempts:
+            open_run = self._live.get(run)
+            if open_run is not None and self._attempts[run, workstream, attempt].state in _CLOSED:
+                open_run.attempts.pop((workstream, attempt), None)
+        if self.live_rows <= self._live_rows_max:
+            return
+        for run in sorted(self._live, key=lambda name: self._live[name].row.position):
+            if self.live_rows <= self._live_rows_max:
+                return
+            del self._live[run]
+
+    def _fold(self, record: "Recorded") -> None:
+        chain = chained(self.tip.hash, record.sequence, record.subject, record.data)
+        place = place_of(record.subject)
+        try:
+            envelope = _envelope_decoder.decode(record.data)
+        except (ValueError, RecursionError) as error:  # msgspec raises ValueErrors of several classes
+            self._undecodable(record, place, chain, error)
+            return
+        self.tip = Tip(record.sequence, envelope.id, chain)
+        self._entries.append(
+            (
+                record.sequence,
+                record.subject,
+                place.run,
+                envelope.id,
+                envelope.by,
+                _int64(envelope.at_ns),
+                record.time_ns,
+                envelope.cause,
+                chain,
+                record.data,
+            )
+        )
+        attempt = self._touch(record.sequence, place)
+        for idx, raw in enumerate(envelope.events):
+            at = _At(record.sequence, idx, record.time_ns, place.run)
+            self._take(at, place, attempt, raw)
+
+    def _undecodable(self, record: "Recorded", place: Place, chain: bytes, error: Exception) -> None:
+        self.tip = Tip(record.sequence, "", chain)
+        self._entries.append(
+            (record.sequence, record.subject, place.run, "", "", 0, record.time_ns, "", chain, record.data)
+        )
+        payload = _encoder.encode({"kind": UNDECODABLE, "error": str(error)[:500]}).decode()
+        self._events.append(
+            (
+                record.sequence,
+                0,
+                UNDECODABLE,
+                place.run,
+                place.workstream,
+                _int32(place.attempt),
+                record.time_ns,
+                payload,
+            )
+        )
+        self._touch(record.sequence, place)
+
+    def _touch(self, position: int, place: Place) -> AttemptRow | None:
+        """Move the run on to this entry; return the attempt the entry is about if it is scheduled and not closed."""
+        live = self._find(place.run)
+        if live is None:
+            return None
+        live.row.position = position
+        self._runs[place.run] = live.row
+        if place.kind not in ("attempt", "late"):
+            return None
+        attempt = self._attempt(live, place.workstream, place.attempt)
+        if attempt is None:
+            return None
+        self._attempts[place.run, place.workstream, place.attempt] = attempt
+        if place.kind == "late" or attempt.state in _CLOSED:
+            attempt.late_facts += 1
+            return None
+        return attempt
+
+    def _take(self, at: _At, place: Place, attempt: AttemptRow | None, raw: msgspec.Raw) -> None:
+        payload = bytes(raw).decode(errors="replace")
+        event: AnyEvent | None
+        try:
+            event = _event_decoder.decode(raw)
+            kind = str(event.__struct_config__.tag)
+            workstream, number = getattr(event, "workstream", ""), getattr(event, "attempt", 0)
+        except (ValueError, RecursionError):
+            event = None
+            kind, workstream, number = _outline(raw)
+        if place.kind in ("attempt", "late"):
+            workstream, number = place.workstream, place.attempt
+        self._events.append((at.position, at.idx, kind, at.run, workstream, _int32(number), at.time_ns, payload))
+        if event is None or place.run == FLEET:
+            return
+        match place.kind:
+            case "request":
+                self._requested(at, event)
+            case "run":
+                self._decided(at, event)
+            case "attempt" if attempt is not None:
+                self._lived(at, attempt, event)
+            case _:
+                pass
+
+    # Finding rows
+
+    def _find(self, run: str) -> _Live | None:
+        """The run in memory, or fetched into it; None when it was never mentioned."""
+        live = self._live.get(run)
+        if live is not None or run in ("", FLEET):
+            return live
+        known = self._known.run(run)
+        if known is None:
+            return None
+        live = _Live(
+            known.row,
+            {row.workstream: row for row in known.workstreams},
+            {(row.workstream, row.attempt): row for row in known.open_attempts},
+        )
+        self._live[run] = live
+        return live
+
+    def _run(self, at: _At) -> _Live:
+        """The run, made if this is its first decision or request."""
+        live = self._live.get(at.run)
+        if live is None:
+            row = RunRow(run=at.run, first_position=at.position, position=at.position, submitted_ns=at.time_ns)
+            live = self._live[at.run] = _Live(row, {}, {})
+        self._runs[at.run] = live.row
+        return live
+
+    def _workstream(self, live: _Live, name: str) -> WorkstreamRow:
+        """The workstream, made if this is its first mention."""
+        row = live.workstreams.get(name)
+        if row is None:
+            row = WorkstreamRow(run=live.row.run, workstream=name, ordinal=len(live.workstreams))
+            live.workstreams[name] = row
+        self._workstreams[live.row.run, name] = row
+        return row
+
+    def _attempt(self, live: _Live, workstream: str, number: int) -> AttemptRow | None:
+        """A scheduled attempt, from memory, from this batch, or as it was stored."""
+        row = live.attempts.get((workstream, number))
+        if row is not None:
+            return row
+        if workstream == LINE:
+            newest = live.row.line_attempt
+        else:
+            owner = live.workstreams.get(workstream)
+            newest = 0 if owner is None else owner.last_attempt
+        if not 1 <= number <= newest:
+            return None
+        return self._attempts.get((live.row.run, workstream, number)) or self._known.attempt(
+            live.row.run, workstream, number
+        )
+
+    # What users ask
+
+    def _requested(self, at: _At, event: AnyEvent) -> None:
+        if not isinstance(event, events.RunRequested):
+            return
+        row = self._run(at).row
+        if row.request_id or row.accepted:
+            return
+        row.request_id = event.request_id
+        _describe(row, event)
+
+    # What the scheduler decides
+
+    def _decided(self, at: _At, event: AnyEvent) -> None:
+        live = self._run(at)
+        match event:
+            case events.WorkstreamTransitioned():
+                self._move_workstream(at, live, event)
+            case events.StepScheduled():
+                self._schedule(at, live, event)
+            case events.WaveStarted():
+                live.row.waves_started += 1
+                for name in event.workstreams:
+                    self._workstream(live, name).wave = _int32(event.wave)
+            case events.StepSkipped() if event.workstream != LINE:
+                _skip(self._workstream(live, event.workstream), event)
+            case events.FixLoopEnded() if event.workstream != LINE:
+                self._workstream(live, event.workstream).fix_limit = event.limit
+            case _:
+                self._decided_of_run(at, live.row, event)
+
+    def _decided_of_run(self, at: _At, row: RunRow, event: AnyEvent) -> None:
+        match event:
+            case events.RunAccepted():
+                row.accepted = True
+                row.request_id = event.request_id
+                _describe(row, event)
+            case events.RequestAnswered(answer="refused") if event.request_id == row.request_id and not row.accepted:
+                self._move_run(at, row, "failed", event.reason, "scheduler")
+            case events.RunTransitioned():
+                self._move_run(at, row, event.to_state, event.reason, event.actor, from_state=event.from_state)
+            case events.IntegrationAdvanced():
+                row.head_commit = event.to.commit
+            case events.LineDelivered():
+                row.delivered_ref, row.delivered_commit = event.ref, event.commit
+            case events.RunFinished():
+                self._finish(at, row, event)
+            case _:
+                pass
+
+    def _finish(self, at: _At, row: RunRow, event: events.RunFinished) -> None:
+        if row.state != event.state:
+            self._move_run(at, row, event.state, event.reason, "scheduler")
+        row.reason = event.reason
+        row.finished_ns = at.time_ns
+        row.completed = _count(event.completed)
+        row.failed = _count(event.failed)
+        row.blocked = _count(event.blocked)
+        row.cancelled = _count(event.cancelled)
+
+    def _move_run(
+        self, at: _At, row: RunRow, to_state: str, reason: str, actor: str, *, from_state: str | None = None
+    ) -> None:
+        self._transitions.append(
+            (at.position, at.idx, at.run, "", from_state or row.state, to_state, reason, actor, at.time_ns)
+        )
+        row.state = to_state
+        row.reason = reason
+        row.finished_ns = at.time_ns if to_state in TERMINAL_RUN else 0
+
+    def _move_workstream(self, at: _At, live: _Live, event: events.WorkstreamTransitioned) -> None:
+        self._transitions.append(
+            (
+                at.position,
+                at.idx,
+                at.run,
+                event.workstream,
+                event.from_state,
+                event.to_state,
+                event.reason,
+                event.actor,
+                at.time_ns,
+            )
+        )
+        if event.workstream == LINE:
+            return
+        row = self._workstream(live, event.workstream)
+        _tally(live.row, row.state, -1)
+        _tally(live.row, event.to_state, 1)
+        row.state = event.to_state
+        row.reason = event.reason
+        row.changed_ns = at.time_ns
+        row.finished_ns = at.time_ns if event.to_state in TERMINAL_WORKSTREAM else 0
+
+    def _schedule(self, at: _At, live: _Live, event: events.StepScheduled) -> None:
+        name, number = event.workstream, event.attempt
+        if not 1 <= number <= _INT32 or self._attempt(live, name, number) is not None:
+            return
+        live.row.attempts += 1
+        live.row.fix_attempts += event.step == "fix"
+        if name == LINE:
+            live.row.line_attempt = max(live.row.line_attempt, number)
+        else:
+            workstream = self._workstream(live, name)
+            workstream.attempts += 1
+            workstream.fix_iterations += event.step == "fix"
+            workstream.last_attempt = max(workstream.last_attempt, number)
+            workstream.started_ns = workstream.started_ns or at.time_ns
+        row = AttemptRow(
+            run=at.run,
+            workstream=name,
+            attempt=number,
+            scheduled_position=at.position,
+            scheduled_idx=at.idx,
+            step=event.step,
+            scheduled_ns=at.time_ns,
+            on_behalf=event.on_behalf,
+        )
+        if event.step in _JUDGING:
+            row.commit, row.tree = event.input.commit, event.input.tree
+        live.attempts[name, number] = row
+        self._attempts[at.run, name, number] = row
+
+    # The life of an attempt
+
+    def _lived(self, at: _At, row: AttemptRow, event: AnyEvent) -> None:
+        if row.state in _CLOSED:
+            return
+        match event:
+            case events.StepStarted():
+                row.state = "started"
+                row.executor = event.executor
+                row.started_ns = at.time_ns
+            case events.StepFinished():
+                row.state = "finished"
+                row.closed_ns = at.time_ns
+                _result(row, event)
+                if row.workstream != LINE:
+                    workstream = self._workstream(self._live[row.run], row.workstream)
+                    _executed(workstream, row.step)
+                    if event.snapshot is not None and row.step in _PRODUCING:
+                        workstream.commit, workstream.tree = event.snapshot.commit, event.snapshot.tree
+            case events.StepCancelled():
+                row.state = "cancelled"
+                row.closed_ns = at.time_ns
+                row.message = event.reason
+            case events.StepLost():
+                row.state = "lost"
+                row.closed_ns = at.time_ns
+                row.message = event.reason
+                row.executor = row.executor or event.executor
+            case _:
+                pass
+
+
+def _outline(raw: msgspec.Raw) -> tuple[str, str, int]:
+    """Kind, workstream and attempt of an event that this version cannot read."""
+    try:
+        outline = _outline_decoder.decode(raw)
+    except (ValueError, RecursionError):
+        try:
+            return _kind_decoder.decode(raw).kind, "", 0
+        except (ValueError, RecursionError):
+            return UNDECODABLE, "", 0
+    return outline.kind, outline.workstream, outline.attempt
+
+
+def _describe(row: RunRow, event: events.RunRequested | events.RunAccepted) -> None:
+    row.actor = event.actor
+    row.repository = event.repository
+    row.base_commit = event.base_commit
+    row.head_commit = event.base_commit
+    row.workstreams = _count(event.workstreams)
+    row.spec_digest = event.spec.digest
+
+
+def _result(row: AttemptRow, event: events.StepFinished) -> None:
+    row.ok = event.ok
+    row.error_class = event.error_class or ""
+    row.message = event.message
+    row.exit_code = None if event.exit_code is None else _int32(event.exit_code)
+    row.files = _encoder.encode(event.files[:FILES_MAX]).decode()
+    row.artifacts = _encoder.encode([_sized(artifact) for artifact in event.artifacts]).decode()
+    row.checks_json = _encoder.encode(event.checks).decode()
+    row.signature = event.signature
+    row.tool_wall_s = event.tool_wall_s
+    if event.snapshot is not None:
+        row.commit, row.tree = event.snapshot.commit, event.snapshot.tree
+
+
+def _sized(artifact: events.Artifact) -> events.Artifact:
+    size_bytes = _int64(artifact.size_bytes)
+    if size_bytes == artifact.size_bytes:
+        return artifact
+    return msgspec.structs.replace(artifact, size_bytes=size_bytes)
+
+
+def _skip(row: WorkstreamRow, event: events.StepSkipped) -> None:
+    _executed(row, event.step)
+    if event.reason == "verdict_reused":
+        row.verdicts_reused += len(event.checks) or 1
+
+
+def _executed(row: WorkstreamRow, step: str) -> None:
+    if step not in _STEPS:
+        return
+    steps = _steps_decoder.decode(row.steps_executed)
+    if step not in steps:
+        row.steps_executed = _encoder.encode([*steps, step]).decode()
+
+
+def _tally(row: RunRow, state: str, change: int) -> None:
+    match state:
+        case "completed":
+            row.completed = max(0, row.completed + change)
+        case "failed":
+            row.failed = max(0, row.failed + change)
+        case "blocked":
+            row.blocked = max(0, row.blocked + change)
+        case "cancelled":
+            row.cancelled = max(0, row.cancelled + change)
+        case _:
+            pass
+
+
+def _count(number: int) -> int:
+    return max(0, _int32(number))
+
+
+def _int32(number: int) -> int:
+    return max(-_INT32, min(_INT32, number))
+
+
+def _int64(number: int) -> int:
+    return max(-_INT64, min(_INT64, number))

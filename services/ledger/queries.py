@@ -1,0 +1,168 @@
+"""The read side: plain SQL over the ledger's tables, paged by key.
+
+An answer is of one commit. Pages are asked with one row more than wanted; what is over tells
+that there is a next page. All functions block: call them in a thread.
+"""
+
+# ruff: noqa: S608 - columns, operators and directions come from this module; every value is bound
+import msgspec
+
+from services.ledger.projector import AttemptRow, Batch, RunRow, WorkstreamRow
+from services.ledger.store import Store, columns_of, rows_of
+
+ENTRIES_PER_REPLAY = 200
+
+_POSITION = "(SELECT position FROM meta)"
+_EVENT = 'e.position, e.idx, e.kind, e.run, e.workstream, e.attempt, e.time_ns, n."by", e.payload, n.id, n.cause'
+
+
+class EventRecord(msgspec.Struct, frozen=True):
+    """An event with what its entry says of all its events."""
+
+    position: int
+    idx: int
+    kind: str
+    run: str
+    workstream: str
+    attempt: int
+    time_ns: int
+    by: str
+    payload: str
+    entry: str
+    cause: str
+
+
+class EntryEvents(msgspec.Struct, frozen=True):
+    """The events of one entry."""
+
+    position: int
+    run: str
+    events: list[EventRecord]
+
+
+class Replay(msgspec.Struct, frozen=True):
+    """Entries in order, and the position up to which nothing is missing from them."""
+
+    entries: list[EntryEvents]
+    position: int
+
+
+def get_run(store: Store, run: str) -> tuple[RunRow, int] | None:
+    """A run and the position the answer reflects; None when there is no such run."""
+    found = store.read(f"SELECT {_POSITION}, {columns_of(RunRow)} FROM runs WHERE run = ?", [run])
+    return (rows_of(RunRow, [found[0][1:]])[0], found[0][0]) if found else None
+
+
+def list_runs(store: Store, *, state: str, before: int | None, limit: int) -> list[RunRow]:
+    """Runs that were first mentioned before position `before`, newest first."""
+    sql = f"""
+        SELECT {columns_of(RunRow)} FROM runs
+        WHERE (? = '' OR state = ?) AND (? IS NULL OR first_position < ?)
+        ORDER BY first_position DESC LIMIT ?"""
+    return rows_of(RunRow, store.read(sql, [state, state, before, before, limit]))
+
+
+def list_workstreams(
+    store: Store, run: str, *, state: str, after: int | None, limit: int
+) -> tuple[list[WorkstreamRow], int] | None:
+    """Workstreams of a run behind ordinal `after`, and the position the answer reflects; None when there is no such run."""
+    sql = f"""
+        SELECT {_POSITION}, w.* FROM runs LEFT JOIN (
+            SELECT {columns_of(WorkstreamRow)} FROM workstreams
+            WHERE run = ? AND (? = '' OR state = ?) AND ordinal > ?
+            ORDER BY ordinal LIMIT ?) AS w ON true
+        WHERE runs.run = ? ORDER BY w.ordinal"""
+    found = store.read(sql, [run, state, state, -1 if after is None else after, limit, run])
+    if not found:
+        return None
+    return rows_of(WorkstreamRow, [row[1:] for row in found if row[1] is not None]), found[0][0]
+
+
+def list_attempts(
+    store: Store, run: str, *, workstream: str, after: tuple[int, int], limit: int
+) -> list[AttemptRow] | None:
+    """Attempts of a run scheduled behind (position, idx) `after`, in that order; None when there is no such run."""
+    sql = f"""
+        SELECT a.* FROM runs LEFT JOIN (
+            SELECT {columns_of(AttemptRow)} FROM attempts
+            WHERE run = ? AND (? = '' OR workstream = ?) AND (scheduled_position, scheduled_idx) > (?, ?)
+            ORDER BY scheduled_position, scheduled_idx LIMIT ?) AS a ON true
+        WHERE runs.run = ? ORDER BY a.scheduled_position, a.scheduled_idx"""
+    found = store.read(sql, [run, workstream, workstream, *after, limit, run])
+    if not found:
+        return None
+    return rows_of(AttemptRow, [row for row in found if row[0] is not None])
+
+
+def list_events(
+    store: Store,
+    *,
+    run: str,
+    workstream: str,
+    kinds: tuple[str, ...],
+    after_position: int,
+    newest_first: bool,
+    cursor: tuple[int, int] | None,
+    limit: int,
+) -> list[EventRecord]:
+    """Events after a position that match, behind (position, idx) `cursor` in the order asked for."""
+    where = ["position > ?"]
+    terms: list[object] = [after_position]
+    for column, value in (("run", run), ("workstream", workstream)):
+        if value:
+            where.append(f"{column} = ?")
+            terms.append(value)
+    if kinds:
+        where.append(f"kind IN ({', '.join('?' * len(kinds))})")
+        terms.extend(kinds)
+    if cursor is not None:
+        # The first condition alone lets whole row groups be skipped.
+        where.append(f"position {'<=' if newest_first else '>='} ?")
+        where.append(f"(position, idx) {'<' if newest_first else '>'} (?, ?)")
+        terms.extend((cursor[0], *cursor))
+    way = "DESC" if newest_first else "ASC"
+    sql = f"""
+        SELECT {_EVENT} FROM (
+            SELECT * FROM events WHERE {" AND ".join(where)} ORDER BY position {way}, idx {way} LIMIT ?) AS e
+        JOIN entries AS n ON n.position = e.position
+        ORDER BY e.position {way}, e.idx {way}"""
+    return [EventRecord(*row) for row in store.read(sql, [*terms, limit])]
+
+
+def replay(store: Store, *, run: str, after: int) -> Replay:
+    """The next entries after a position, at most ENTRIES_PER_REPLAY, of one run or (run '') of all."""
+    # What lies up to a position never changes, so two statements are as good as one.
+    (reached, last, count), *_ = store.read(
+        f"""SELECT {_POSITION}, max(position), count(*) FROM (
+            SELECT position FROM entries WHERE position > ? AND (? = '' OR run = ?) ORDER BY position LIMIT ?)""",
+        [after, run, run, ENTRIES_PER_REPLAY],
+    )
+    until = last if count == ENTRIES_PER_REPLAY else max(after, reached)
+    found = store.read(
+        f"""SELECT {_EVENT} FROM events AS e JOIN entries AS n ON n.position = e.position
+            WHERE e.position > ? AND e.position <= ? AND n.position > ? AND n.position <= ? AND (? = '' OR e.run = ?)
+            ORDER BY e.position, e.idx""",
+        [after, until, after, until, run, run],
+    )
+    return Replay(_by_entry([EventRecord(*row) for row in found]), until)
+
+
+def events_of(batch: Batch) -> list[EntryEvents]:
+    """The events of a batch, as `replay` would read them back."""
+    said = {entry[0]: entry for entry in batch.entries}
+    records = []
+    for position, idx, kind, run, workstream, attempt, time_ns, payload in batch.events:
+        entry = said[position]
+        records.append(
+            EventRecord(position, idx, kind, run, workstream, attempt, time_ns, entry[4], payload, entry[3], entry[7])
+        )
+    return _by_entry(records)
+
+
+def _by_entry(records: list[EventRecord]) -> list[EntryEvents]:
+    entries: list[EntryEvents] = []
+    for record in records:
+        if not entries or entries[-1].position != record.position:
+            entries.append(EntryEvents(record.position, record.run, []))
+        entries[-1].events.append(record)
+    return entries

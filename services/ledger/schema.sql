@@ -1,0 +1,129 @@
+-- The ledger's tables. They are folded from the log and can be rebuilt from it at any time (services/ledger/projector.py
+-- says what each column means). Times are nanoseconds since 1970-01-01 UTC, taken from the log. Lists are JSON text.
+-- No secondary indexes: replaying them after a crash is where stores of this kind break.
+
+-- The one row that says how far the tables reach: the position, id and hash of the entry absorbed last, the creation time
+-- of the stream it came from (0 before the first start), and the version of the projection.
+CREATE TABLE meta (
+    projection INTEGER NOT NULL,
+    stream_created_ns BIGINT NOT NULL,
+    position BIGINT NOT NULL,
+    entry VARCHAR NOT NULL,
+    hash BLOB NOT NULL
+);
+
+-- Every message of the log as it was stored, chained by hash.
+CREATE TABLE entries (
+    position BIGINT NOT NULL,
+    subject VARCHAR NOT NULL,
+    run VARCHAR NOT NULL,
+    id VARCHAR NOT NULL,
+    "by" VARCHAR NOT NULL,
+    at_ns BIGINT NOT NULL,
+    time_ns BIGINT NOT NULL,
+    cause VARCHAR NOT NULL,
+    hash BLOB NOT NULL,
+    raw BLOB NOT NULL
+);
+
+-- Every event of every entry.
+CREATE TABLE events (
+    position BIGINT NOT NULL,
+    idx INTEGER NOT NULL,
+    kind VARCHAR NOT NULL,
+    run VARCHAR NOT NULL,
+    workstream VARCHAR NOT NULL,
+    attempt INTEGER NOT NULL,
+    time_ns BIGINT NOT NULL,
+    payload VARCHAR NOT NULL
+);
+
+-- Every change of state of a run (workstream '') or a workstream.
+CREATE TABLE transitions (
+    position BIGINT NOT NULL,
+    idx INTEGER NOT NULL,
+    run VARCHAR NOT NULL,
+    workstream VARCHAR NOT NULL,
+    from_state VARCHAR NOT NULL,
+    to_state VARCHAR NOT NULL,
+    reason VARCHAR NOT NULL,
+    actor VARCHAR NOT NULL,
+    time_ns BIGINT NOT NULL
+);
+
+CREATE TABLE runs (
+    run VARCHAR PRIMARY KEY,
+    first_position BIGINT NOT NULL,
+    position BIGINT NOT NULL,
+    state VARCHAR NOT NULL,
+    reason VARCHAR NOT NULL,
+    actor VARCHAR NOT NULL,
+    repository VARCHAR NOT NULL,
+    base_commit VARCHAR NOT NULL,
+    head_commit VARCHAR NOT NULL,
+    delivered_ref VARCHAR NOT NULL,
+    delivered_commit VARCHAR NOT NULL,
+    workstreams INTEGER NOT NULL,
+    completed INTEGER NOT NULL,
+    failed INTEGER NOT NULL,
+    blocked INTEGER NOT NULL,
+    cancelled INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,
+    fix_attempts INTEGER NOT NULL,
+    line_attempt INTEGER NOT NULL,
+    waves_started INTEGER NOT NULL,
+    submitted_ns BIGINT NOT NULL,
+    finished_ns BIGINT NOT NULL,
+    spec_digest VARCHAR NOT NULL,
+    request_id VARCHAR NOT NULL,
+    accepted BOOLEAN NOT NULL
+);
+
+CREATE TABLE workstreams (
+    run VARCHAR NOT NULL,
+    workstream VARCHAR NOT NULL,
+    ordinal INTEGER NOT NULL,
+    state VARCHAR NOT NULL,
+    reason VARCHAR NOT NULL,
+    wave INTEGER NOT NULL,
+    steps_executed VARCHAR NOT NULL,
+    fix_iterations INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,
+    last_attempt INTEGER NOT NULL,
+    commit VARCHAR NOT NULL,
+    tree VARCHAR NOT NULL,
+    started_ns BIGINT NOT NULL,
+    changed_ns BIGINT NOT NULL,
+    finished_ns BIGINT NOT NULL,
+    fix_limit VARCHAR NOT NULL,
+    verdicts_reused INTEGER NOT NULL,
+    PRIMARY KEY (run, workstream)
+);
+
+CREATE TABLE attempts (
+    run VARCHAR NOT NULL,
+    workstream VARCHAR NOT NULL,
+    attempt INTEGER NOT NULL,
+    scheduled_position BIGINT NOT NULL,
+    scheduled_idx INTEGER NOT NULL,
+    step VARCHAR NOT NULL,
+    state VARCHAR NOT NULL,
+    ok BOOLEAN NOT NULL,
+    error_class VARCHAR NOT NULL,
+    message VARCHAR NOT NULL,
+    executor VARCHAR NOT NULL,
+    exit_code INTEGER,
+    scheduled_ns BIGINT NOT NULL,
+    started_ns BIGINT NOT NULL,
+    closed_ns BIGINT NOT NULL,
+    commit VARCHAR NOT NULL,
+    tree VARCHAR NOT NULL,
+    on_behalf VARCHAR NOT NULL,
+    files VARCHAR NOT NULL,
+    artifacts VARCHAR NOT NULL,
+    checks_json VARCHAR NOT NULL,
+    signature VARCHAR NOT NULL,
+    tool_wall_s DOUBLE NOT NULL,
+    late_facts INTEGER NOT NULL,
+    PRIMARY KEY (run, workstream, attempt)
+);

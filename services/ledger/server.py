@@ -1,0 +1,357 @@
+"""LedgerService over gRPC: checks what is asked, reads the store in threads, and is the only place that knows its stubs.
+
+Watching delivers from the projection's commits: what a watcher saw, a list shows. A watch replays the store until it is
+level with the absorber and joins the live commits in that same instant, so nothing is missing and nothing comes twice.
+"""
+
+# ruff: noqa: N802, ARG002 - the names and arguments of the methods are those of the generated base class
+import asyncio
+import hashlib
+import re
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import aclosing
+from typing import Any, Protocol, TypeVar
+
+import grpc
+import msgspec
+
+from services import events
+from services.bus import BusError, BusUnavailableError, ObjectMissingError
+from services.ledger import queries
+from services.ledger.absorb import Absorber, WatchEndedError, WatchOverflowError
+from services.ledger.pages import cursor_of, page_size, token_of
+from services.ledger.projector import AttemptRow, RunRow, WorkstreamRow
+from services.ledger.queries import EntryEvents, EventRecord
+from services.ledger.store import QueryTooSlowError, Store
+from services.ledger.v1 import ledger_pb2 as pb
+from services.ledger.v1 import ledger_pb2_grpc
+from services.rpc import RpcError, invalid
+
+SERVICE = str(pb.DESCRIPTOR.services_by_name["LedgerService"].full_name)
+
+CHUNK_BYTES = 1024 * 1024
+# An answer stays well below the 4 MiB that clients take by default; one row may be large, so pages are cut by size as well.
+ANSWER_BYTES = 3 * 1024 * 1024
+KINDS_MAX = 64
+NAME_CHARACTERS_MAX = 512
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_WORD = re.compile(r"[a-z0-9_]{1,64}")
+_OBJECT = re.compile(rf"[!-~]{{1,{NAME_CHARACTERS_MAX}}}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+_names = msgspec.json.Decoder(list[str])
+_artifacts = msgspec.json.Decoder(list[events.Artifact])
+
+T = TypeVar("T")
+Message = TypeVar("Message", pb.Run, pb.Workstream, pb.Attempt, pb.Event)
+
+
+class Objects(Protocol):
+    """Stored objects; services.bus.Objects is one."""
+
+    def read(self, name: str, *, limit_bytes: int) -> AsyncIterator[bytes]:
+        """An object in chunks; raises services.bus.ObjectMissingError, BusError, BusUnavailableError."""
+
+
+class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
+    """The service. `heartbeat_s`: a silent watch hears its position that often; `artifact_bytes_max`: larger ones are refused."""
+
+    def __init__(
+        self,
+        store: Store,
+        absorber: Absorber,
+        objects: Objects,
+        *,
+        heartbeat_s: float = 15.0,
+        artifact_bytes_max: int = 1024**3,
+    ) -> None:
+        """Serve what `store` holds and `absorber` commits."""
+        self._store = store
+        self._absorber = absorber
+        self._objects = objects
+        self._heartbeat_s = heartbeat_s
+        self._artifact_bytes_max = artifact_bytes_max
+
+    async def GetRun(self, request: pb.GetRunRequest, context: Any) -> pb.GetRunResponse:
+        """One run, and the position the answer reflects."""
+        run = _name("run", request.run)
+        found = await _asked(queries.get_run, self._store, run)
+        if found is None:
+            raise _no_run(run)
+        row, position = found
+        return pb.GetRunResponse(run=_run(row), position=position)
+
+    async def ListRuns(self, request: pb.ListRunsRequest, context: Any) -> pb.ListRunsResponse:
+        """A page of runs, newest first."""
+        state = _optional(_WORD, "state", request.state)
+        size = page_size(request.page_size, 50)
+        cursor = cursor_of(request.page_token, "ListRuns", (state,), 1)
+        rows = await _asked(
+            queries.list_runs, self._store, state=state, before=cursor[0] if cursor else None, limit=size + 1
+        )
+        runs = _fitting((_run(row) for row in rows), size)
+        token = token_of("ListRuns", (state,), [rows[len(runs) - 1].first_position]) if len(runs) < len(rows) else ""
+        return pb.ListRunsResponse(runs=runs, next_page_token=token)
+
+    async def ListWorkstreams(self, request: pb.ListWorkstreamsRequest, context: Any) -> pb.ListWorkstreamsResponse:
+        """A page of a run's workstreams in plan order."""
+        run = _name("run", request.run)
+        state = _optional(_WORD, "state", request.state)
+        size = page_size(request.page_size, 100)
+        cursor = cursor_of(request.page_token, "ListWorkstreams", (run, state), 1)
+        found = await _asked(
+            queries.list_workstreams,
+            self._store,
+            run,
+            state=state,
+            after=cursor[0] if cursor else None,
+            limit=size + 1,
+        )
+        if found is None:
+            raise _no_run(run)
+        rows, position = found
+        page = _fitting((_workstream(row) for row in rows), size)
+        token = ""
+        if len(page) < len(rows):
+            token = token_of("ListWorkstreams", (run, state), [rows[len(page) - 1].ordinal])
+        return pb.ListWorkstreamsResponse(workstreams=page, next_page_token=token, position=position)
+
+    async def ListAttempts(self, request: pb.ListAttemptsRequest, context: Any) -> pb.ListAttemptsResponse:
+        """A page of a run's attempts in the order they were scheduled."""
+        run = _name("run", request.run)
+        workstream = _optional(_NAME, "workstream", request.workstream)
+        size = page_size(request.page_size, 100)
+        cursor = cursor_of(request.page_token, "ListAttempts", (run, workstream), 2) or [0, -1]
+        rows = await _asked(
+            queries.list_attempts,
+            self._store,
+            run,
+            workstream=workstream,
+            after=(cursor[0], cursor[1]),
+            limit=size + 1,
+        )
+        if rows is None:
+            raise _no_run(run)
+        page = _fitting((_attempt(row) for row in rows), size)
+        token = ""
+        if len(page) < len(rows):
+            last = rows[len(page) - 1]
+            token = token_of("ListAttempts", (run, workstream), [last.scheduled_position, last.scheduled_idx])
+        return pb.ListAttemptsResponse(attempts=page, next_page_token=token)
+
+    async def ListEvents(self, request: pb.ListEventsRequest, context: Any) -> pb.ListEventsResponse:
+        """A page of events."""
+        run = _optional(_NAME, "run", request.run)
+        workstream = _optional(_NAME, "workstream", request.workstream)
+        kinds = _kinds(request.kinds)
+        after = _position("after_position", request.after_position)
+        size = page_size(request.page_size, 100)
+        arguments = (run, workstream, kinds, after, request.newest_first)
+        cursor = cursor_of(request.page_token, "ListEvents", arguments, 2)
+        rows = await _asked(
+            queries.list_events,
+            self._store,
+            run=run,
+            workstream=workstream,
+            kinds=kinds,
+            after_position=after,
+            newest_first=request.newest_first,
+            cursor=(cursor[0], cursor[1]) if cursor else None,
+            limit=size + 1,
+        )
+        page = _fitting((_event(row) for row in rows), size)
+        token = ""
+        if len(page) < len(rows):
+            token = token_of("ListEvents", arguments, [rows[len(page) - 1].position, rows[len(page) - 1].idx])
+        return pb.ListEventsResponse(events=page, next_page_token=token)
+
+    async def WatchEvents(self, request: pb.WatchEventsRequest, context: Any) -> AsyncIterator[pb.WatchEventsResponse]:
+        """Entries after a position, stored and then live; a message without events says how far the watch has come."""
+        run = _optional(_NAME, "run", request.run)
+        delivered = _position("after_position", request.after_position)
+        while delivered < self._absorber.position:
+            page = await _asked(queries.replay, self._store, run=run, after=delivered)
+            for entry in page.entries:
+                yield _entry(entry)
+            delivered = page.position
+        with self._absorber.watch(run) as watch:
+            yield pb.WatchEventsResponse(position=delivered)
+            while True:
+                try:
+                    entries = await watch.take(self._heartbeat_s)
+                except (WatchOverflowError, WatchEndedError) as ended:
+                    raise _resume(ended, delivered) from ended
+                if not entries:
+                    delivered = max(delivered, self._absorber.position)
+                    yield pb.WatchEventsResponse(position=delivered)
+                for entry in entries:
+                    if entry.position > delivered:
+                        yield _entry(entry)
+                        delivered = entry.position
+
+    async def ReadArtifact(
+        self, request: pb.ReadArtifactRequest, context: Any
+    ) -> AsyncIterator[pb.ReadArtifactResponse]:
+        """An object in chunks; ends with DATA_LOSS when its bytes are not those of the digest."""
+        name = _matching(
+            _OBJECT, "name", request.name, f"use the name of an Artifact, 1 to {NAME_CHARACTERS_MAX} characters"
+        )
+        digest = _matching(
+            _DIGEST, "digest", request.digest, "give the SHA-256 of the object as 64 lower-case hex digits"
+        )
+        seen = hashlib.sha256()
+        try:
+            reading = self._objects.read(name, limit_bytes=self._artifact_bytes_max)
+            async with aclosing(reading) as pieces:  # type: ignore[type-var]  # an async generator, typed as an iterator
+                async for piece in pieces:
+                    seen.update(piece)
+                    for start in range(0, len(piece), CHUNK_BYTES):
+                        yield pb.ReadArtifactResponse(chunk=piece[start : start + CHUNK_BYTES])
+        except ObjectMissingError as error:
+            raise RpcError(
+                grpc.StatusCode.NOT_FOUND,
+                "ARTIFACT_NOT_FOUND",
+                f"{error}: artifacts are collected once no live run refers to them",
+                {"name": name},
+            ) from error
+        except BusUnavailableError as error:
+            raise RpcError(
+                grpc.StatusCode.UNAVAILABLE, "BUS_UNAVAILABLE", f"{error}; try again", {"name": name}
+            ) from error
+        except BusError as error:
+            raise RpcError(
+                grpc.StatusCode.FAILED_PRECONDITION, "ARTIFACT_UNREADABLE", str(error), {"name": name}
+            ) from error
+        if seen.hexdigest() != digest:
+            raise RpcError(
+                grpc.StatusCode.DATA_LOSS,
+                "ARTIFACT_DIGEST_MISMATCH",
+                f"the bytes of {name} have the SHA-256 {seen.hexdigest()}, not {digest}: discard what was received",
+                {"name": name, "digest": digest, "found": seen.hexdigest()},
+            )
+
+
+async def _asked(query: Callable[..., T], *arguments: Any, **named: Any) -> T:
+    """The answer of a query, read in a thread."""
+    try:
+        return await asyncio.to_thread(query, *arguments, **named)
+    except QueryTooSlowError as error:
+        raise RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUERY_TOO_SLOW", str(error)) from error
+
+
+# What is asked
+
+
+def _matching(pattern: re.Pattern[str], field: str, value: str, remedy: str) -> str:
+    if not pattern.fullmatch(value):
+        raise invalid(field, f"{value[:80]!r} cannot be used: {remedy}")
+    return value
+
+
+def _name(field: str, value: str) -> str:
+    return _matching(_NAME, field, value, "use 1 to 128 letters, digits, '-' or '_'")
+
+
+def _optional(pattern: re.Pattern[str], field: str, value: str) -> str:
+    return _matching(pattern, field, value, f"use what matches {pattern.pattern}, or leave it empty") if value else ""
+
+
+def _position(field: str, value: int) -> int:
+    if value < 0:
+        raise invalid(field, f"{value} is negative: positions start at 1, and 0 means from the beginning")
+    return value
+
+
+def _kinds(kinds: Sequence[str]) -> tuple[str, ...]:
+    if len(kinds) > KINDS_MAX:
+        raise invalid("kinds", f"{len(kinds)} are too many: give at most {KINDS_MAX}, or none for all")
+    return tuple(_matching(_WORD, "kinds", kind, "use kinds of events such as step_finished") for kind in kinds)
+
+
+# What is answered
+
+
+def _fitting(messages: Iterable[Message], size: int) -> list[Message]:
+    """The first `size` messages or fewer, so that they fit an answer; at least one, if there is one."""
+    fitting: list[Message] = []
+    total_bytes = 0
+    for message in messages:
+        total_bytes += message.ByteSize()
+        if len(fitting) == size or (fitting and total_bytes > ANSWER_BYTES):
+            break
+        fitting.append(message)
+    return fitting
+
+
+def _run(row: RunRow) -> pb.Run:
+    return pb.Run(**{name: getattr(row, name) for name in _RUN_FIELDS})
+
+
+def _workstream(row: WorkstreamRow) -> pb.Workstream:
+    return pb.Workstream(
+        steps_executed=_names.decode(row.steps_executed), **{name: getattr(row, name) for name in _WORKSTREAM_FIELDS}
+    )
+
+
+def _attempt(row: AttemptRow) -> pb.Attempt:
+    artifacts = [
+        pb.Artifact(role=artifact.role, digest=artifact.digest, name=artifact.name, size_bytes=artifact.size_bytes)
+        for artifact in _artifacts.decode(row.artifacts)
+    ]
+    return pb.Attempt(
+        files=_names.decode(row.files), artifacts=artifacts, **{name: getattr(row, name) for name in _ATTEMPT_FIELDS}
+    )
+
+
+def _event(record: EventRecord) -> pb.Event:
+    return pb.Event(
+        position=record.position,
+        index=record.idx,
+        kind=record.kind,
+        run=record.run,
+        workstream=record.workstream,
+        attempt=record.attempt,
+        time_ns=record.time_ns,
+        by=record.by,
+        payload_json=record.payload,
+        entry=record.entry,
+        cause=record.cause,
+    )
+
+
+def _entry(entry: EntryEvents) -> pb.WatchEventsResponse:
+    return pb.WatchEventsResponse(events=[_event(record) for record in entry.events], position=entry.position)
+
+
+def _fields(message: Any, *composed: str) -> tuple[str, ...]:
+    """The fields that a row has under the same name."""
+    return tuple(field.name for field in message.DESCRIPTOR.fields if field.name not in composed)
+
+
+_RUN_FIELDS = _fields(pb.Run)
+_WORKSTREAM_FIELDS = _fields(pb.Workstream, "steps_executed")
+_ATTEMPT_FIELDS = _fields(pb.Attempt, "files", "artifacts")
+
+
+def _no_run(run: str) -> RpcError:
+    return RpcError(
+        grpc.StatusCode.NOT_FOUND,
+        "RUN_NOT_FOUND",
+        f"no run {run} is recorded: check the id with ListRuns; a run just submitted appears within moments",
+        {"run": run},
+    )
+
+
+def _resume(ended: Exception, delivered: int) -> RpcError:
+    code, reason = (
+        (grpc.StatusCode.ABORTED, "WATCH_OVERFLOW")
+        if isinstance(ended, WatchOverflowError)
+        else (grpc.StatusCode.UNAVAILABLE, "WATCH_ENDED")
+    )
+    return RpcError(
+        code, reason, f"{ended}: watch again with after_position {delivered}", {"after_position": str(delivered)}
+    )
+
+
+__all__ = ["SERVICE", "LedgerServer", "Objects"]

@@ -1,0 +1,693 @@
+"""The plan of a run: which workstreams may run together, in which order, and why.
+
+Invariants of `build_execution_plan`:
+
+* Every workstream stands in exactly one wave, and each of its dependencies in an earlier one.
+* No two workstreams of a wave share a conflict group or overlap in scope; `parallel_ok = false` stands alone.
+* The plan depends on the set of bundles only, not on their order. A wave is never cut to the size of a pool.
+
+Levels come first: a workstream's level is the longest chain of dependencies below it. Inside a level, workstreams are
+taken foreground first, then by the weight of the longest chain that waits for them (descending), then by id; each goes
+into the first wave of the level that takes it.
+
+Pure: no clock, no disk. Time is near-linear in workstreams, dependencies and declared paths (times the depth to which
+declared paths nest): a free wave is found by skipping whole runs of taken ones, never by trying wave after wave.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from itertools import chain
+from typing import Any, Final
+
+import msgspec
+
+from services import scope
+from services.bundle import (
+    NAME_CHARS_MAX,
+    BreakerOverride,
+    BundleValidationError,
+    Graph,
+    WorkstreamBundle,
+    require_acyclic,
+    require_unique,
+)
+
+LISTED_MAX: Final = 10
+"""Findings of one kind that a report spells out before it only counts."""
+
+OVERLAP_PAIRS_MAX: Final = 100_000
+"""Pairs of overlapping paths that `validate_plan` looks at; beyond, its count is a lower bound."""
+
+JUMPS_MAX: Final = 100
+"""Runs of taken waves that one workstream is carried over before it gets a new wave: scopes made to interleave cannot
+make planning quadratic, they only cost themselves a later wave."""
+
+WHAT_IF_WORKERS: Final = (1, 2, 4, 8, 16, 32)
+"""Pool sizes for which a report estimates the makespan, besides the one asked for."""
+
+
+class Conflict(msgspec.Struct, frozen=True, kw_only=True):
+    """`workstream` was kept out of a wave of its level because of `other`."""
+
+    workstream: str
+    other: str
+    reason: str
+
+
+class ExecutionPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Waves of workstreams. Also reads as a mapping of its fields: `plan["waves"]`.
+
+    waves: ids, in the order in which they should be started.
+    dependency_graph: id to the ids it depends on, both sorted.
+    critical_path, critical_path_length: the heaviest chain of dependencies, first to last, and its weight.
+    conflicts: why workstreams of one level stand in different waves.
+    why: id to a sentence that explains its wave.
+    max_parallelism: workstreams of the largest wave.
+    estimated_speedup: unit steps one after another, divided by the unit steps of the plan.
+    bottlenecks: ids that stand alone because of `parallel_ok = false`.
+    """
+
+    waves: list[list[str]]
+    total_waves: int
+    total_workstreams: int
+    dependency_graph: dict[str, list[str]]
+    critical_path: list[str]
+    critical_path_length: float
+    conflicts: list[Conflict]
+    why: dict[str, str]
+    max_parallelism: int
+    estimated_speedup: float
+    bottlenecks: list[str]
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self.__struct_fields__:
+            raise KeyError(key)
+        return getattr(self, key)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.__struct_fields__
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.__struct_fields__)
+
+    def __len__(self) -> int:
+        return len(self.__struct_fields__)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return getattr(self, key) if key in self.__struct_fields__ else default
+
+    def keys(self) -> tuple[str, ...]:
+        return self.__struct_fields__
+
+    def values(self) -> tuple[Any, ...]:
+        return tuple(self[key] for key in self)
+
+    def items(self) -> tuple[tuple[str, Any], ...]:
+        return tuple((key, self[key]) for key in self)
+
+
+def build_execution_plan(
+    bundles: Iterable[WorkstreamBundle],
+    max_workers: int | None = None,
+    *,
+    weights: Mapping[str, float] | None = None,
+) -> ExecutionPlan:
+    """Order the workstreams into waves.
+
+    `max_workers` only enters `estimated_speedup` (None: as many as a wave needs). `weights` gives the cost of a workstream
+    for the critical path, 1 where it is silent.
+
+    Raises:
+        BundleDependencyError: a dependency names no workstream.
+        BundleCycleError: dependencies lead back to themselves.
+        BundleValidationError: two bundles have the same id.
+        ValueError: `max_workers` is less than 1.
+    """
+    if max_workers is not None and max_workers < 1:
+        raise ValueError(f"max_workers is {max_workers}; use 1 or more, or None for no limit")
+    ordered = sorted(bundles, key=lambda bundle: bundle.id)
+    require_unique(ordered)
+    by_id = {bundle.id: bundle for bundle in ordered}
+    graph = {bundle.id: sorted(set(bundle.depends_on)) for bundle in ordered}
+    require_acyclic(graph)
+    order = _topological(graph)
+    path, tails = _critical_path(graph, order, weights or {})
+
+    waves: list[list[str]] = []
+    conflicts: list[Conflict] = []
+    why: dict[str, str] = {}
+    wave_of: dict[str, int] = {}
+    for level in _levels(graph, order):
+        level.sort(key=lambda id_: (by_id[id_].priority != "foreground", -tails[id_], id_))
+        first = len(waves)
+        packing = _pack(by_id[id_] for id_ in level)
+        waves.extend(packing.waves)
+        conflicts.extend(packing.conflicts)
+        wave_of.update((id_, first + at) for at, wave in enumerate(packing.waves) for id_ in wave)
+        held: dict[str, list[Conflict]] = defaultdict(list)
+        for conflict in packing.conflicts:
+            held[conflict.workstream].append(conflict)
+        for id_ in level:
+            why[id_] = _explain(wave_of, id_, graph[id_], held[id_])
+
+    total = len(ordered)
+    steps = makespan(waves, max_workers or max(total, 1))
+    return ExecutionPlan(
+        waves=waves,
+        total_waves=len(waves),
+        total_workstreams=total,
+        dependency_graph=graph,
+        critical_path=path,
+        critical_path_length=tails[path[0]] if path else 0.0,
+        conflicts=conflicts,
+        why=dict(sorted(why.items())),
+        max_parallelism=max(map(len, waves), default=0),
+        estimated_speedup=total / steps if steps else 1.0,
+        bottlenecks=sorted(wave[0] for wave in waves if len(wave) == 1 and not by_id[wave[0]].parallel_ok),
+    )
+
+
+def makespan(waves: Iterable[Sequence[str]], workers: int) -> int:
+    """Unit steps until the last wave ends, when each workstream takes one and each wave waits for the one before."""
+    return sum(-(-len(wave) // workers) for wave in waves)
+
+
+def conflict_between(a: WorkstreamBundle, b: WorkstreamBundle) -> str | None:
+    """Why two independent workstreams may not run at the same time, or None. The rule the waves obey, for any pair."""
+    if not (a.parallel_ok and b.parallel_ok):
+        return _ALONE
+    if a.conflict_group is not None and a.conflict_group == b.conflict_group:
+        return f"conflict_group:{a.conflict_group}"
+    pair = scope.overlap(_scope_of(a), _scope_of(b))
+    return _scope_reason(*pair) if pair else None
+
+
+_ALONE: Final = "parallel_ok=false"
+
+
+def _scope_reason(a: str, b: str) -> str:
+    return f"file_scope:{a}" if a == b else f"file_scope:{a} overlaps {b}"
+
+
+def _scope_of(bundle: WorkstreamBundle) -> list[str]:
+    return sorted({*bundle.files_scope, *bundle.files_create})
+
+
+def _topological(graph: Graph) -> list[str]:
+    """All ids, dependencies first."""
+    open_count = {id_: len(needed) for id_, needed in graph.items()}
+    dependents = _reversed(graph)
+    ready = [id_ for id_, count in open_count.items() if count == 0]
+    for id_ in ready:
+        for dependent in dependents[id_]:
+            open_count[dependent] -= 1
+            if open_count[dependent] == 0:
+                ready.append(dependent)
+    return ready
+
+
+def _reversed(graph: Graph) -> dict[str, list[str]]:
+    dependents: dict[str, list[str]] = {id_: [] for id_ in graph}
+    for id_, needed in graph.items():
+        for other in needed:
+            dependents[other].append(id_)
+    return dependents
+
+
+def _levels(graph: Graph, order: Sequence[str]) -> list[list[str]]:
+    depth: dict[str, int] = {}
+    levels: list[list[str]] = []
+    for id_ in order:
+        depth[id_] = max((depth[other] + 1 for other in graph[id_]), default=0)
+        if depth[id_] == len(levels):
+            levels.append([])
+        levels[depth[id_]].append(id_)
+    return levels
+
+
+def _critical_path(
+    graph: Graph, order: Sequence[str], weights: Mapping[str, float]
+) -> tuple[list[str], dict[str, float]]:
+    """The heaviest chain, and for each id the weight of the heaviest chain that starts with it. Ties go to the smaller id."""
+    dependents = _reversed(graph)
+    tails: dict[str, float] = {}
+    following: dict[str, str | None] = {}
+    for id_ in reversed(order):
+        best = min(dependents[id_], key=lambda other: (-tails[other], other), default=None)
+        following[id_] = best
+        tails[id_] = weights.get(id_, 1.0) + (tails[best] if best is not None else 0.0)
+    path: list[str] = []
+    at = min(order, key=lambda id_: (-tails[id_], id_), default=None)
+    while at is not None:
+        path.append(at)
+        at = following[at]
+    return path, tails
+
+
+class _Taken:
+    """The waves in which something is taken, each with who took it; finds the next free one without stepping."""
+
+    __slots__ = ("_next", "by")
+
+    def __init__(self) -> None:
+        self.by: dict[int, tuple[str, str]] = {}
+        self._next: dict[int, int] = {}
+
+    def add(self, wave: int, owner: tuple[str, str]) -> None:
+        if wave not in self.by:
+            self.by[wave] = owner
+            self._next[wave] = wave + 1
+
+    def free_from(self, wave: int) -> int:
+        """The first wave from `wave` on that is not taken. (A disjoint set whose links are halved on the way.)"""
+        links = self._next
+        while wave in links:
+            links[wave] = links.get(links[wave], links[wave])
+            wave = links[wave]
+        return wave
+
+
+class _Blocker(msgspec.Struct, frozen=True):
+    """A set of taken waves, and the reason to give when it takes one that is wanted."""
+
+    taken: _Taken
+    own: str
+    is_scope: bool = False
+
+    def reason(self, theirs: str) -> str:
+        return _scope_reason(self.own, theirs) if self.is_scope else self.own
+
+
+class _Packing:
+    """The waves of one level while it is filled."""
+
+    def __init__(self, level: Sequence[WorkstreamBundle]) -> None:
+        self.waves: list[list[str]] = []
+        self.conflicts: list[Conflict] = []
+        self._scopes = {bundle.id: [(scope.overlap_key(p), p) for p in _scope_of(bundle)] for bundle in level}
+        self._enclosing = scope.nesting(key for keyed in self._scopes.values() for key, _ in keyed)
+        self._closed = _Taken()
+        self._groups: dict[str, _Taken] = defaultdict(_Taken)
+        self._at_key: dict[str, _Taken] = defaultdict(_Taken)
+        self._below_key: dict[str, _Taken] = defaultdict(_Taken)
+        # What a key may not enter only grows, so the first wave it may enter never moves back.
+        self._first_free: dict[str, int] = defaultdict(int)
+
+    def add_alone(self, id_: str) -> None:
+        if self.waves:
+            self.conflicts.append(Conflict(workstream=id_, other=self.waves[0][0], reason=_ALONE))
+        self._closed.add(len(self.waves), (id_, ""))
+        self.waves.append([id_])
+
+    def add(self, id_: str, group: str | None) -> None:
+        blockers = [_Blocker(self._closed, _ALONE)]
+        if group is not None:
+            blockers.append(_Blocker(self._groups[group], f"conflict_group:{group}"))
+        start = 0
+        for key, pattern in self._scopes[id_]:
+            of_key = self._scope_blockers(key, pattern)
+            self._first_free[key] = _settle(of_key, self._first_free[key])
+            start = max(start, self._first_free[key])
+            blockers += of_key
+        self._blame(id_, blockers, 0)
+        wave = start
+        for _ in range(JUMPS_MAX):
+            blocked = _first_blocked(blockers, wave)
+            if blocked is None:
+                break
+            self._blame(id_, [blocked], wave)
+            wave = blocked.taken.free_from(wave)
+        else:
+            wave = len(self.waves)
+        self._enter(wave, id_, group)
+
+    def _scope_blockers(self, key: str, pattern: str) -> list[_Blocker]:
+        """What lies at or below the key, and what encloses it."""
+        blockers = [_Blocker(self._below_key[key], pattern, is_scope=True)] if key in self._below_key else []
+        blockers += [
+            _Blocker(self._at_key[outer], pattern, is_scope=True)
+            for outer in _chain(self._enclosing, self._enclosing[key])
+            if outer in self._at_key
+        ]
+        return blockers
+
+    def _blame(self, id_: str, blockers: Sequence[_Blocker], wave: int) -> None:
+        blocked = _first_blocked(blockers, wave)
+        if blocked is None:
+            return
+        other, theirs = blocked.taken.by[wave]
+        conflict = Conflict(workstream=id_, other=other, reason=blocked.reason(theirs))
+        if not self.conflicts or self.conflicts[-1] != conflict:
+            self.conflicts.append(conflict)
+
+    def _enter(self, wave: int, id_: str, group: str | None) -> None:
+        if wave == len(self.waves):
+            self.waves.append([])
+        self.waves[wave].append(id_)
+        if group is not None:
+            self._groups[group].add(wave, (id_, ""))
+        for key, pattern in self._scopes[id_]:
+            self._at_key[key].add(wave, (id_, pattern))
+            for outer in _chain(self._enclosing, key):
+                self._below_key[outer].add(wave, (id_, pattern))
+
+
+def _first_blocked(blockers: Iterable[_Blocker], wave: int) -> _Blocker | None:
+    return next((blocker for blocker in blockers if wave in blocker.taken.by), None)
+
+
+def _settle(blockers: Sequence[_Blocker], wave: int) -> int:
+    """The first wave from `wave` on that none of them takes."""
+    while (blocked := _first_blocked(blockers, wave)) is not None:
+        wave = blocked.taken.free_from(wave)
+    return wave
+
+
+def _chain(enclosing: Mapping[str, str | None], key: str | None) -> Iterator[str]:
+    while key is not None:
+        yield key
+        key = enclosing[key]
+
+
+def _pack(level: Iterable[WorkstreamBundle]) -> _Packing:
+    """First fit, in the order given, by the rules in their order: alone, conflict group, scope."""
+    level = list(level)
+    packing = _Packing(level)
+    for bundle in level:
+        if bundle.parallel_ok:
+            packing.add(bundle.id, bundle.conflict_group)
+        else:
+            packing.add_alone(bundle.id)
+    return packing
+
+
+def _explain(wave_of: Mapping[str, int], id_: str, needed: Sequence[str], held: Sequence[Conflict]) -> str:
+    last = max(needed, key=lambda other: (wave_of[other], other), default=None)
+    text = (
+        f"wave {wave_of[id_]}: no dependencies"
+        if last is None
+        else f"wave {wave_of[id_]}: depends on {last} in wave {wave_of[last]}"
+    )
+    if held:
+        text += "; not earlier because of " + ", ".join(f"{c.other} ({c.reason})" for c in held[:LISTED_MAX])
+        if len(held) > LISTED_MAX:
+            text += f" and {len(held) - LISTED_MAX} more"
+    return text
+
+
+# --- the report ----------------------------------------------------------------------------------------------------
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One error or warning of a plan; `workstream` is empty when it is about the whole plan, or counts the rest."""
+
+    code: str
+    message: str
+    remedy: str
+    workstream: str = ""
+
+    def __str__(self) -> str:
+        where = f" {self.workstream}" if self.workstream else ""
+        return f"{self.code}{where}: {self.message}; {self.remedy}"
+
+
+class PlanReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a plan would do, and what speaks against it.
+
+    total_cost_limit_usd: the sum of `max_cost_usd` over the workstreams that declare one, as an exact decimal.
+    what_if: number of workers to the unit steps the run would take.
+    plan: None when there is an error in the dependencies.
+    """
+
+    valid: bool
+    errors: list[Finding]
+    warnings: list[Finding]
+    total_cost_limit_usd: str
+    what_if: dict[int, int]
+    plan: ExecutionPlan | None
+    refusing: list[Finding]
+
+    def unenforced(self) -> list[Finding]:
+        """What a run is refused for unless the user accepts that it is not enforced: required gates and cost limits."""
+        return list(self.refusing)
+
+    def to_json(self) -> str:
+        return msgspec.json.encode(self).decode()
+
+    def to_text(self) -> str:
+        """Waves, estimates and findings as plain text with aligned columns."""
+        lines = [f"plan: {'valid' if self.valid else 'NOT VALID'}"]
+        if self.plan is not None:
+            lines += _plan_lines(self.plan)
+            rows = [("workers", "steps"), *((str(w), str(s)) for w, s in self.what_if.items())]
+            lines += ["", *_columns(rows)]
+            lines += ["", f"cost limit: {self.total_cost_limit_usd} USD"]
+        for title, findings in (("errors", self.errors), ("warnings", self.warnings)):
+            if findings:
+                lines += ["", f"{title}:", *(f"  {finding}" for finding in _first_of_each_code(findings))]
+        return "\n".join(lines) + "\n"
+
+
+def validate_plan(
+    bundles: Iterable[WorkstreamBundle],
+    *,
+    known_tools: Collection[str] | None,
+    max_workers: int,
+    checks_present: Callable[[WorkstreamBundle], bool],
+) -> PlanReport:
+    """Check a set of workstreams without side effects.
+
+    `known_tools` are the tool profiles there are (None: not known, not checked). `checks_present` says whether anything
+    at all checks a workstream, with repository, context and bundle taken into account; `gates: none` is handled here.
+
+    Errors: DUPLICATE_ID, UNKNOWN_DEPENDENCY, CYCLE, UNKNOWN_TOOL, NO_CHECKS. Warnings: EMPTY_PLAN, NOT_ENFORCED,
+    SCOPE_OVERLAP, NO_COST_LIMIT, NO_CONTEXT_ESTIMATE, SINGLETON_WAVE.
+    """
+    ordered = sorted(bundles, key=lambda bundle: bundle.id)
+    errors: list[Finding] = []
+    plan = None
+    try:
+        plan = build_execution_plan(ordered, max_workers)
+    except BundleValidationError as error:
+        errors += [
+            Finding(code=p.code, workstream=p.workstream, message=p.message, remedy=p.remedy) for p in error.problems
+        ]
+    errors += _unknown_tools(ordered, known_tools) + _unchecked(ordered, checks_present)
+    refusing = [finding for bundle in ordered for finding in _refusing(bundle)]
+    warnings = refusing + [finding for bundle in ordered for finding in _not_enforced(bundle)]
+    if not ordered:
+        warnings.append(
+            Finding(code="EMPTY_PLAN", message="there is no workstream", remedy="declare at least one in a bundle")
+        )
+    if plan is not None:
+        warnings += _overlaps(ordered, plan) + _singletons(plan)
+    warnings += _unlimited(ordered)
+    limits = (Decimal(str(bundle.max_cost_usd)) for bundle in ordered if bundle.max_cost_usd is not None)
+    pools = sorted({*WHAT_IF_WORKERS, max_workers})
+    return PlanReport(
+        valid=not errors,
+        errors=errors,
+        warnings=warnings,
+        total_cost_limit_usd=f"{sum(limits, Decimal(0)):f}",
+        what_if={workers: makespan(plan.waves, workers) for workers in pools} if plan is not None else {},
+        plan=plan,
+        refusing=refusing,
+    )
+
+
+def _unknown_tools(bundles: Iterable[WorkstreamBundle], known: Collection[str] | None) -> list[Finding]:
+    if known is None:
+        return []
+    listed = ", ".join(sorted(known)[:LISTED_MAX]) or "none"
+    findings = []
+    for bundle in bundles:
+        checks = bundle.checks
+        named = [bundle.tool, *(checks.static_tools or ()), checks.runtime_tool, checks.fix_tool]
+        findings += [
+            Finding(
+                code="UNKNOWN_TOOL",
+                workstream=bundle.id,
+                message=f"there is no tool profile '{tool}'",
+                remedy=f"add it to the tool profiles, or name one of: {listed}",
+            )
+            for tool in dict.fromkeys(named)
+            if tool is not None and tool not in known
+        ]
+    return findings
+
+
+def _unchecked(
+    bundles: Iterable[WorkstreamBundle], checks_present: Callable[[WorkstreamBundle], bool]
+) -> list[Finding]:
+    return [
+        Finding(
+            code="NO_CHECKS",
+            workstream=bundle.id,
+            message="nothing checks this workstream",
+            remedy="name static_tools or runtime_tool in swell.toml, add acceptance_tests, "
+            'or set metadata.swell.gates to "none"',
+        )
+        for bundle in bundles
+        if bundle.checks.gates != "none" and not checks_present(bundle)
+    ]
+
+
+def _refusing(bundle: WorkstreamBundle) -> list[Finding]:
+    findings = []
+    if bundle.max_cost_usd is not None:
+        findings.append(_ignored(bundle, f"max_cost_usd ({bundle.max_cost_usd:g})", refuses=True))
+    if required := [gate.type for gate in bundle.test_gates if gate.required]:
+        findings.append(_ignored(bundle, f"test_gates ({', '.join(required[:LISTED_MAX])}, required)", refuses=True))
+    return findings
+
+
+def _not_enforced(bundle: WorkstreamBundle) -> list[Finding]:
+    findings: list[Finding] = []
+    if bundle.test_gates and not any(gate.required for gate in bundle.test_gates):
+        findings.append(_ignored(bundle, "test_gates (none required)", refuses=False))
+    if bundle.capability is not None:
+        findings.append(_ignored(bundle, f"capability ({bundle.capability}; '{bundle.tool}' is used)", refuses=False))
+    if bundle.compensation_actions:
+        findings.append(_ignored(bundle, "compensation_actions", refuses=False))
+    known = BreakerOverride.__struct_fields__
+    findings += [
+        _ignored(bundle, f"circuit_breaker.{key[:NAME_CHARS_MAX]!a}", refuses=False)
+        for key in sorted(bundle.circuit_breaker or {})[:LISTED_MAX]
+        if key not in known
+    ]
+    return findings
+
+
+def _ignored(bundle: WorkstreamBundle, what: str, *, refuses: bool) -> Finding:
+    return Finding(
+        code="NOT_ENFORCED",
+        workstream=bundle.id,
+        message=f"{what} is not enforced",
+        remedy="remove it, or run with --accept-unenforced" if refuses else "do not rely on it",
+    )
+
+
+def _unlimited(bundles: Sequence[WorkstreamBundle]) -> list[Finding]:
+    unlimited = [b.id for b in bundles if b.max_cost_usd is None]
+    unestimated = [b.id for b in bundles if b.estimated_context_tokens is None]
+    return _listed(
+        "NO_COST_LIMIT", unlimited, "declares no max_cost_usd", "set it to see the sum of all limits"
+    ) + _listed(
+        "NO_CONTEXT_ESTIMATE",
+        unestimated,
+        "declares no estimated_context_tokens",
+        "set it to have it compared with what the tool can hold",
+    )
+
+
+def _singletons(plan: ExecutionPlan) -> list[Finding]:
+    if plan.total_workstreams == 1:
+        return []
+    alone = [wave[0] for wave in plan.waves if len(wave) == 1]
+    return _listed("SINGLETON_WAVE", alone, "runs alone in its wave", "look at `why` in the plan for the reason")
+
+
+def _listed(code: str, ids: Sequence[str], message: str, remedy: str) -> list[Finding]:
+    findings = [Finding(code=code, workstream=id_, message=message, remedy=remedy) for id_ in ids[:LISTED_MAX]]
+    if (more := len(ids) - LISTED_MAX) > 0:
+        findings.append(Finding(code=code, message=f"and {more} more workstreams: {message}", remedy=remedy))
+    return findings
+
+
+def _overlaps(bundles: Sequence[WorkstreamBundle], plan: ExecutionPlan) -> list[Finding]:
+    """Pairs that overlap in scope although neither waits for the other, directly or not."""
+    remedy = "add a dependency if the order matters, or separate their scopes"
+    before = _transitive(plan.dependency_graph)
+    index = {id_: at for at, id_ in enumerate(before)}
+    found: set[tuple[str, str]] = set()
+    findings: list[Finding] = []
+    looked = 0
+    for a, mine, b, theirs in _overlapping(bundles):
+        looked += 1
+        if looked > OVERLAP_PAIRS_MAX:
+            break
+        pair = (min(a, b), max(a, b))
+        if pair in found or before[a] >> index[b] & 1 or before[b] >> index[a] & 1:
+            continue
+        found.add(pair)
+        if len(findings) < LISTED_MAX:
+            findings.append(
+                Finding(
+                    code="SCOPE_OVERLAP",
+                    workstream=pair[0],
+                    message=f"is independent of {pair[1]} but will not run beside it ({_scope_reason(mine, theirs)})",
+                    remedy=remedy,
+                )
+            )
+    if (more := len(found) - LISTED_MAX) > 0:
+        least = "at least " if looked > OVERLAP_PAIRS_MAX else ""
+        findings.append(
+            Finding(
+                code="SCOPE_OVERLAP",
+                message=f"and {least}{more} more independent pairs that will not run at the same time",
+                remedy=remedy,
+            )
+        )
+    return findings
+
+
+def _overlapping(bundles: Iterable[WorkstreamBundle]) -> Iterator[tuple[str, str, str, str]]:
+    """Each (id, pattern, other id, its pattern) that overlaps, by way of the keys that enclose each other."""
+    owners: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for bundle in bundles:
+        for pattern in _scope_of(bundle):
+            owners[scope.overlap_key(pattern)].append((bundle.id, pattern))
+    enclosing = scope.nesting(owners)
+    for key in sorted(owners):
+        for at, (a, mine) in enumerate(owners[key]):
+            outer = (owner for above in _chain(enclosing, enclosing[key]) for owner in owners[above])
+            for b, theirs in chain(owners[key][:at], outer):
+                if a != b:
+                    yield a, mine, b, theirs
+
+
+def _transitive(graph: Graph) -> dict[str, int]:
+    """For each id the set of everything it waits for, as bits in the order of this mapping."""
+    order = _topological(graph)
+    index = {id_: at for at, id_ in enumerate(order)}
+    before: dict[str, int] = {}
+    for id_ in order:
+        bits = 0
+        for other in graph[id_]:
+            bits |= before[other] | 1 << index[other]
+        before[id_] = bits
+    return before
+
+
+def _plan_lines(plan: ExecutionPlan) -> list[str]:
+    rows = [("wave", "size", "workstreams")]
+    for at, wave in enumerate(plan.waves):
+        more = f" and {len(wave) - LISTED_MAX} more" if len(wave) > LISTED_MAX else ""
+        rows.append((str(at), str(len(wave)), " ".join(wave[:LISTED_MAX]) + more))
+    path = " -> ".join(plan.critical_path[:LISTED_MAX]) + (" -> ..." if len(plan.critical_path) > LISTED_MAX else "")
+    return [
+        f"{plan.total_workstreams} workstreams in {plan.total_waves} waves, speedup {plan.estimated_speedup:.2f}",
+        "",
+        *_columns(rows),
+        "",
+        f"critical path ({plan.critical_path_length:g}): {path}",
+    ]
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _first_of_each_code(findings: Sequence[Finding]) -> list[str]:
+    seen: Counter[str] = Counter()
+    lines = []
+    for finding in findings:
+        seen[finding.code] += 1
+        if seen[finding.code] <= LISTED_MAX + 1:
+            lines.append(str(finding))
+    lines += [f"{code}: and {n - LISTED_MAX - 1} more" for code, n in sorted(seen.items()) if n > LISTED_MAX + 1]
+    return lines

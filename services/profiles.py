@@ -1,0 +1,238 @@
+"""Tool profiles: how a command-line program is called, and how its answer is judged.
+
+A profile is data. Reading one executes nothing, and what it says about arguments is substituted argument by argument,
+never through a shell; so a prompt may contain anything, and stays one argument.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+PROFILES_BYTES = 1024 * 1024
+ReportFormat = Literal["ruff-json", "mypy-json", "junit-xml", "none"]
+Context = Mapping[str, object]
+"""What placeholders stand for: strings, numbers and paths; under ``files`` a list of strings."""
+
+
+class ProfileError(ValueError):
+    """A file of tool profiles cannot be used; the text names file, tool, field and remedy."""
+
+
+class PlaceholderError(ValueError):
+    """An argument names something that the context does not have; nothing was started."""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a checker's findings stand, and in which form.
+
+    ``source`` is "stdout" or a path with placeholders, such as ``{scratch}/junit.xml``.
+    """
+
+    format: ReportFormat = "none"
+    source: str = "stdout"
+
+
+class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How one tool is called. Names may be written in snake_case or in kebab-case.
+
+    Attributes:
+        command: the program, a name on the tool's PATH or a path; ``binary`` means the same.
+        type: what it is for: ai, test, static-check, formatter or utility. Information only.
+        args: its arguments, with placeholders (see ``substitute``).
+        fix_args: its arguments when the step is FIX; by default ``args``.
+        env: variables for the tool, with placeholders. The tool sees these and the allow-list, nothing else.
+        env_allow: names of variables that are handed on from the executor's own environment, such as an API key.
+        stdin: a file it reads as its standard input, with placeholders; by default nothing at all.
+        working_dir: where it runs, with placeholders, relative to the step's folder; by default that folder.
+        timeout_sec: its limit in seconds.
+        idle_timeout_sec: its limit on silence in seconds; by default none.
+        grace_sec: seconds between SIGTERM and SIGKILL.
+        output_bytes: what is kept of each of its two outputs.
+        memory_bytes: private writable memory of each of its processes; by default no limit.
+        processes: processes of the user it runs as (the kernel exempts root); by default no limit.
+        success_exit_codes: the exit codes that mean success.
+        report: its findings, for a checker.
+        network: whether it needs the network; a sandbox denies it otherwise. Information for the sandbox.
+        capture_output: accepted for older files; output is always captured.
+        aim_tool_id: the tool's name in the AIM registry.
+        aim_capabilities: what the AIM registry may route to it.
+        headless_mode_supported: accepted for older files.
+        headless_args: put before ``args``.
+    """
+
+    command: str
+    type: Literal["ai", "test", "static-check", "utility", "formatter"] = "utility"
+    args: tuple[str, ...] = ()
+    fix_args: tuple[str, ...] | None = None
+    env: dict[str, str] = {}
+    env_allow: tuple[str, ...] = ()
+    stdin: str | None = None
+    working_dir: str | None = None
+    timeout_sec: float = 60.0
+    idle_timeout_sec: float | None = None
+    grace_sec: float = 5.0
+    output_bytes: int = 10 * 1024 * 1024
+    memory_bytes: int | None = None
+    processes: int | None = None
+    success_exit_codes: tuple[int, ...] = (0,)
+    report: Report = Report()
+    network: bool = False
+    capture_output: bool = True
+    aim_tool_id: str | None = None
+    aim_capabilities: tuple[str, ...] = ()
+    headless_mode_supported: bool = True
+    headless_args: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.command:
+            raise ValueError("command must not be empty")
+        for name in ("timeout_sec", "idle_timeout_sec", "output_bytes", "memory_bytes", "processes"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be above 0")
+        if self.grace_sec < 0:
+            raise ValueError("grace_sec must be at least 0")
+        if not self.success_exit_codes:
+            raise ValueError("success_exit_codes must name at least one code")
+
+
+def shipped_tool_profiles() -> dict[str, ToolProfile]:
+    """The profiles that come with Swell; in a checkout and in an installation alike."""
+    root = Path(__file__).resolve().parent.parent
+    inside = root / "config" / "tool_profiles.json"
+    return load_tool_profiles(inside if inside.is_file() else root / "swell" / "data" / "config" / "tool_profiles.json")
+
+
+def load_tool_profiles(path: str | Path) -> dict[str, ToolProfile]:
+    """The profiles of a file, by tool id.
+
+    Raises:
+        ProfileError: it is missing, too large, not JSON, or says something that is not understood.
+    """
+    file = Path(path)
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(PROFILES_BYTES + 1)
+    except OSError as error:
+        raise ProfileError(
+            f"{file}: cannot be read ({error.strerror}). Check the path to the tool profiles."
+        ) from error
+    return parse_tool_profiles(data, str(file))
+
+
+def parse_tool_profiles(data: bytes, source: str) -> dict[str, ToolProfile]:
+    """The same, from the content of a file that ``source`` names in errors."""
+    if len(data) > PROFILES_BYTES:
+        raise ProfileError(
+            f"{source}: larger than {PROFILES_BYTES} bytes. Split it, or drop what is not a tool profile."
+        )
+    try:
+        document = json.loads(data, object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise ProfileError(f"{source}: not valid JSON ({error}). Correct it at the place named.") from error
+    if not isinstance(document, dict):
+        raise ProfileError(f'{source}: must be an object {{"<tool id>": {{"command": …}}}}.')
+    return {tool: _profile(raw, tool, source) for tool, raw in document.items()}
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{key!r} stands twice in one object")
+        found[key] = value
+    return found
+
+
+def _profile(raw: object, tool: str, source: str) -> ToolProfile:
+    where = f"{source}: tool {tool!r}"
+    if not isinstance(raw, dict):
+        raise ProfileError(f'{where}: must be an object with at least "command".')
+    named: dict[str, object] = {}
+    for key, value in raw.items():
+        name = key.replace("-", "_")
+        name = "command" if name == "binary" else name
+        if name not in ToolProfile.__struct_fields__:
+            raise ProfileError(
+                f"{where}: unknown field {key!r}. Known are: {', '.join(sorted(ToolProfile.__struct_fields__))}."
+            )
+        if name in named:
+            raise ProfileError(f"{where}: field {key!r} is given twice, in two spellings. Keep one of them.")
+        named[name] = value
+    try:
+        return msgspec.convert(named, ToolProfile)
+    except msgspec.ValidationError as error:
+        raise ProfileError(f"{where}: {error}. See the fields of ToolProfile.") from error
+
+
+def overlay(base: Mapping[str, ToolProfile], *layers: Mapping[str, ToolProfile]) -> dict[str, ToolProfile]:
+    """The profiles of ``base``, replaced as wholes by those of the same id in each later layer."""
+    merged = dict(base)
+    for layer in layers:
+        merged |= layer
+    return merged
+
+
+_PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def substitute(arguments: Sequence[str], context: Context) -> list[str]:
+    """The arguments with ``{name}`` replaced by what the context has under that name.
+
+    Each argument stays one argument, whatever the value contains; values are not looked at again. One that is exactly
+    ``{files}`` becomes one argument for each file; inside a longer argument the files are joined by a space. ``{{`` and
+    ``}}`` are literal braces, and braces that enclose no name stand for themselves, so JSON may be written as it is.
+    ``{python}`` is the interpreter that runs Swell, unless the context says otherwise.
+
+    Raises:
+        PlaceholderError: the context has no such name, or something under it that is not text, a number or a path.
+    """
+    substituted: list[str] = []
+    for argument in arguments:
+        if argument == "{files}":
+            substituted += _files(context)
+        else:
+            substituted.append(substitute_one(argument, context))
+    return substituted
+
+
+def substitute_one(text: str, context: Context) -> str:
+    """The same for one text that stays one text, such as the value of a variable."""
+
+    def replacement(match: re.Match[str]) -> str:
+        name = match.group(1)
+        return match.group()[0] if name is None else _value(name, text, context)
+
+    return _PLACEHOLDER.sub(replacement, text)
+
+
+def _files(context: Context) -> list[str]:
+    files = context.get("files")
+    if files is None:
+        raise PlaceholderError("{files} is used, but the context names no files. Give it a list of paths.")
+    if isinstance(files, str) or not isinstance(files, Sequence):
+        raise PlaceholderError("{files} must stand for a list of paths.")
+    return [str(file) for file in files]
+
+
+def _value(name: str, text: str, context: Context) -> str:
+    if name == "files":
+        return " ".join(_files(context))
+    if name == "python" and name not in context:
+        return sys.executable
+    if name not in context:
+        known = ", ".join(sorted({*context, "python"}))
+        raise PlaceholderError(
+            f"unknown placeholder {{{name}}} in {text!r}. The context has: {known}. Write {{{{{name}}}}} for the text itself."
+        )
+    value = context[name]
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Path):
+        raise PlaceholderError(
+            f"{{{name}}} in {text!r} must stand for text, a number or a path, not {type(value).__name__}."
+        )
+    return str(value)

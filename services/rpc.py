@@ -1,0 +1,262 @@
+"""What every gRPC server of Swell shares: who may call, how errors look, health, reflection, and where it may listen.
+
+Errors are google.rpc.Status with exactly one ErrorInfo: an UPPER_SNAKE reason, the domain "swell", and whatever of the
+text is variable as metadata. The same reason always means the same error.
+"""
+
+import asyncio
+import hmac
+import ipaddress
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
+import structlog
+from google.protobuf import any_pb2
+
+# These packages carry no types.
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
+from grpc_status import rpc_status  # type: ignore[import-untyped]
+
+log = structlog.get_logger()
+
+DOMAIN = "swell"
+TOKEN_BYTES_MAX = 4096
+_OPEN_TO_ALL = "/grpc.health.v1.Health/"
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class RpcError(Exception):
+    """An answer that is an error: `message` tells the caller what to do, `metadata` repeats what in it is variable."""
+
+    def __init__(
+        self, code: grpc.StatusCode, reason: str, message: str, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        """`reason` is UPPER_SNAKE, at most 63 characters, and always means the same error."""
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.metadata = dict(metadata or {})
+
+
+class BindError(RuntimeError):
+    """The server cannot listen where it was told to; the text says what to do."""
+
+
+def invalid(field: str, message: str) -> RpcError:
+    """The error for a request whose `field` cannot be used."""
+    return RpcError(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", f"{field}: {message}", {"field": field})
+
+
+def status_of(error: RpcError) -> status_pb2.Status:
+    """The error as google.rpc.Status with its ErrorInfo."""
+    detail = any_pb2.Any()
+    detail.Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata))
+    return status_pb2.Status(code=error.code.value[0], message=error.message, details=[detail])
+
+
+def read_token(file: Path) -> str:
+    """The bearer token in a file; raises BindError when there is none."""
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(TOKEN_BYTES_MAX + 1)
+        token = data.decode("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BindError(
+            f"the token file {file} cannot be read ({error}): write one line of ASCII text into it"
+        ) from error
+    if not token or len(data) > TOKEN_BYTES_MAX:
+        raise BindError(f"the token file {file} must hold one token of 1 to {TOKEN_BYTES_MAX} characters")
+    return token
+
+
+def create_server(*, token: str | None, max_message_bytes: int, concurrent_rpcs: int) -> grpc.aio.Server:
+    """A server that asks every caller but health probes for `authorization: Bearer <token>`; None asks nobody.
+
+    `max_message_bytes` bounds a request, `concurrent_rpcs` the calls under way; more are refused.
+    """
+    return grpc.aio.server(
+        interceptors=[_Boundary(token)],
+        options=[
+            ("grpc.max_receive_message_length", max_message_bytes),
+            # Without this, two servers would share one port and each get some of the calls.
+            ("grpc.so_reuseport", 0),
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+        ],
+        maximum_concurrent_rpcs=concurrent_rpcs,
+    )
+
+
+class Health:
+    """The standard health service for a server and each of its services; NOT_SERVING until said otherwise."""
+
+    def __init__(self, services: Sequence[str]) -> None:
+        """`services` are full names, such as swell.ledger.v1.LedgerService."""
+        self._servicer = health.aio.HealthServicer()
+        self._services = ["", *services]
+        self.serving = False
+
+    async def attach(self, server: grpc.aio.Server) -> None:
+        """Answer on this server."""
+        for service in self._services:
+            await self._servicer.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+
+    async def say(self, serving: bool) -> None:
+        """Whether calls should come here now."""
+        if serving == self.serving:
+            return
+        self.serving = serving
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in self._services:
+            await self._servicer.set(service, status)
+
+    async def leave(self) -> None:
+        """NOT_SERVING from now on."""
+        self.serving = False
+        await self._servicer.enter_graceful_shutdown()
+
+
+async def serve(server: grpc.aio.Server, bind: str, services: Sequence[str], probe: Health) -> int:
+    """Add health and reflection for `services` (full names), listen on `bind` ("host:port", port 0 for any), start.
+
+    Returns the port. Raises BindError for an address that is not loopback (there is no TLS) and for one in use.
+    """
+    check_bind(bind)
+    await probe.attach(server)
+    reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    try:
+        port = server.add_insecure_port(bind)
+    except RuntimeError as error:
+        raise BindError(
+            f"nothing can listen on {bind}: the address is in use or not ours; stop what uses it, or set `bind` to another port"
+        ) from error
+    await server.start()
+    return port
+
+
+def check_bind(bind: str) -> None:
+    """Raise BindError unless `bind` is a loopback address with a port."""
+    host, colon, port = bind.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise BindError(f"bind {bind!r} is not an address: write host:port, such as 127.0.0.1:0")
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError as error:
+        raise BindError(f"bind {bind!r} is not an address: write an IP address or localhost, then :port") from error
+    if not loopback:
+        raise BindError(
+            f"bind {bind!r} can be reached from other machines, and this version has no TLS to protect it: "
+            "bind to 127.0.0.1 and put a proxy that speaks TLS in front"
+        )
+
+
+class _Boundary(grpc.aio.ServerInterceptor):
+    """The message boundary: who calls, and what becomes of exceptions."""
+
+    def __init__(self, token: str | None) -> None:
+        """Ask for `token`, or nobody for anything if it is None."""
+        self._expected = None if token is None else f"Bearer {token}".encode()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """The handler of the call, within the boundary."""
+        method = str(handler_call_details.method)
+        if not method.startswith(_OPEN_TO_ALL) and not self._admitted(handler_call_details.invocation_metadata):
+            return _STRANGER
+        handler = await continuation(handler_call_details)
+        return None if handler is None else _bounded(handler, method)
+
+    def _admitted(self, metadata: Any) -> bool:
+        if self._expected is None:
+            return True
+        given = [value for key, value in metadata or () if key == "authorization"]
+        if len(given) != 1:
+            return False
+        value = given[0]
+        return hmac.compare_digest(value.encode() if isinstance(value, str) else value, self._expected)
+
+
+async def _refuse_stranger(_request: Any, context: _Context) -> NoReturn:
+    error = RpcError(
+        grpc.StatusCode.UNAUTHENTICATED,
+        "UNAUTHENTICATED",
+        "the call carries no valid token: send the metadata `authorization: Bearer <token>`, once",
+    )
+    await context.abort_with_status(rpc_status.to_status(status_of(error)))
+
+
+_STRANGER: Any = grpc.stream_stream_rpc_method_handler(_refuse_stranger)
+
+
+def _bounded(handler: Any, method: str) -> Any:
+    """The same handler; what it raises becomes a status."""
+    coding = {
+        "request_deserializer": handler.request_deserializer,
+        "response_serializer": handler.response_serializer,
+    }
+    if handler.response_streaming:
+        behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
+        make = (
+            grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
+        )
+        return make(_streaming(behaviour, method), **coding)
+    behaviour = handler.stream_unary if handler.request_streaming else handler.unary_unary
+    make = grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
+    return make(_answering(behaviour, method), **coding)
+
+
+def _answering(behaviour: Callable[[Any, _Context], Awaitable[Any]], method: str) -> Callable[[Any, _Context], Any]:
+    async def answer(request: Any, context: _Context) -> Any:
+        try:
+            return await behaviour(request, context)
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise  # swallowing a cancellation leaks memory of the native call
+        except Exception as error:  # noqa: BLE001 - the message boundary
+            return await _abort(context, method, error)
+
+    return answer
+
+
+def _streaming(behaviour: Callable[[Any, _Context], Any], method: str) -> Callable[[Any, _Context], Any]:
+    async def stream(request: Any, context: _Context) -> None:
+        try:
+            outcome = behaviour(request, context)
+            if not hasattr(outcome, "__aiter__"):
+                await outcome
+                return
+            async with aclosing(outcome) as messages:
+                async for message in messages:
+                    await context.write(message)
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise  # swallowing a cancellation leaks memory of the native call
+        except Exception as error:  # noqa: BLE001 - the message boundary
+            await _abort(context, method, error)
+
+    return stream
+
+
+async def _abort(context: _Context, method: str, error: Exception) -> NoReturn:
+    if not isinstance(error, RpcError):
+        name = uuid.uuid4().hex
+        log.error("rpc.failed", method=method, error_id=name, exc_info=error)
+        error = RpcError(
+            grpc.StatusCode.INTERNAL,
+            "INTERNAL",
+            f"the call failed inside the service; its log tells why under {name}",
+            {"error_id": name},
+        )
+    await context.abort_with_status(rpc_status.to_status(status_of(error)))

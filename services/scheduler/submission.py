@@ -1,0 +1,271 @@
+"""From a request to a run's definition: everything that can be wrong with a submission is found here, before anything is written."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from services.bundle import SET_BYTES_MAX, BundleValidationError, WorkstreamBundle, parse_bundles
+from services.checks import Checks, ChecksError, parse_checks, resolve
+from services.config import ConfigError, load_yaml
+from services.plan import Finding, PlanReport, validate_plan
+from services.profiles import (
+    ProfileError,
+    ToolProfile,
+    load_tool_profiles,
+    overlay,
+    parse_tool_profiles,
+    shipped_tool_profiles,
+)
+from services.resources import resource
+from services.scheduler.breaker import BreakerConfigError, parse_breaker_config
+from services.scheduler.config import SchedulerConfig
+from services.spec import Options, Repository, RunSpec
+
+RUN_ID = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
+REQUEST_ID = re.compile(r"\A[A-Za-z0-9_-]{8,64}\Z")
+COMMIT = re.compile(r"\A(?:[0-9a-f]{40}|[0-9a-f]{64})\Z")
+RESERVED_RUNS = frozenset({"fleet"})
+CONTEXT_BYTES_MAX = 64 * 1024
+BREAKER_BYTES_MAX = 64 * 1024
+TIMEOUT_S_MAX = 30 * 86_400.0
+
+
+class SubmissionError(ValueError):
+    """A submission cannot become a run: `field` is what is wrong, the text what to do, `reason` stable for programs."""
+
+    def __init__(self, field: str, message: str, reason: str = "INVALID_SUBMISSION") -> None:
+        """`reason` is UPPER_SNAKE."""
+        super().__init__(message)
+        self.field = field
+        self.reason = reason
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """A submission's header as plain values; see RunHeader in the protocol."""
+
+    request_id: str
+    run: str = ""
+    location: str = ""
+    base_commit: str = ""
+    base_ref: str = ""
+    max_workers: int = 0
+    wave_delay_s: float = 0.0
+    fail_fast: bool = False
+    dry_run: bool = False
+    timeout_s: float = 0.0
+    accept_unenforced: bool = False
+    stepwise: bool = False
+    context_json: str = ""
+    checks_toml: bytes = b""
+    tool_profiles_json: bytes = b""
+    breaker_json: bytes = b""
+    actor: str = ""
+
+
+class Planned(msgspec.Struct, frozen=True):
+    """A submission that was looked through: its report, and its definition if the report has no errors."""
+
+    report: PlanReport
+    spec: RunSpec | None
+
+
+class Submissions:
+    """Turns requests into definitions, by this scheduler's policy."""
+
+    def __init__(self, config: SchedulerConfig) -> None:
+        """Reads the policy files once. Raises ConfigError, ProfileError, BreakerConfigError."""
+        self._config = config
+        own = load_tool_profiles(config.tool_profiles) if config.tool_profiles is not None else {}
+        self._profiles = overlay(shipped_tool_profiles(), own)
+        file = config.breaker_file or resource("config/circuit_breaker_config.yaml")
+        self._breaker = load_yaml(file, BREAKER_BYTES_MAX)
+        parse_breaker_config(self._breaker, str(file))
+
+    def plan(self, header: Header, documents: Sequence[tuple[str, bytes]]) -> Planned:
+        """Look a submission through. Raises SubmissionError for what is not about the plan itself."""
+        run = self._run(header)
+        options = self._options(header)
+        checks = self._checks(header)
+        profiles = self._tool_profiles(header)
+        breaker = self._breaker_of(header)
+        bundles = self._bundles(documents)
+        report = validate_plan(
+            bundles,
+            known_tools=profiles.keys(),
+            max_workers=options.max_workers,
+            checks_present=lambda bundle: _has_checks(checks, options.context, bundle),
+        )
+        errors = [*report.errors, *_unknown_check_tools(bundles, checks, options.context, profiles)]
+        if not bundles:
+            errors.append(Finding(code="EMPTY_PLAN", message="there is no workstream", remedy="declare at least one"))
+        if not header.accept_unenforced:
+            errors += [
+                msgspec.structs.replace(finding, remedy=f"{finding.remedy}, or pass --accept-unenforced")
+                for finding in report.unenforced()
+            ]
+        report = msgspec.structs.replace(report, errors=errors, valid=not errors)
+        if errors or report.plan is None:
+            return Planned(report, None)
+        spec = RunSpec(
+            run=run,
+            repository=Repository(
+                location=header.location, base_commit=header.base_commit, base_ref=header.base_ref[:200]
+            ),
+            bundles=bundles,
+            waves=[list(wave) for wave in report.plan.waves],
+            checks=checks,
+            profiles=_used(profiles, bundles, checks, options.context),
+            breaker=dict(breaker),
+            options=options,
+            actor=header.actor[:200] or "unknown",
+        )
+        return Planned(report, spec)
+
+    def _run(self, header: Header) -> str:
+        if not REQUEST_ID.match(header.request_id):
+            raise SubmissionError("request_id", "give a fresh UUID of 8 to 64 letters, digits, '-' or '_'")
+        run = header.run or f"run-{hashlib.sha256(header.request_id.encode()).hexdigest()[:12]}"
+        if not RUN_ID.match(run) or run in RESERVED_RUNS:
+            raise SubmissionError("run", f"{run[:80]!r} is no run id: use 1 to 64 letters, digits, '-' or '_'")
+        if not header.location or len(header.location) > 4096:
+            raise SubmissionError(
+                "repository.location", "name the repository: a path on the executors' machine, or a URL"
+            )
+        if not COMMIT.match(header.base_commit):
+            raise SubmissionError(
+                "repository.base_commit", "give the full commit id to start from, 40 or 64 hex digits"
+            )
+        return run
+
+    def _options(self, header: Header) -> Options:
+        config = self._config
+        workers = header.max_workers or config.max_workers
+        if not 1 <= workers <= config.max_workers_limit:
+            raise SubmissionError("options.max_workers", f"{workers} is not between 1 and {config.max_workers_limit}")
+        if not 0 <= header.wave_delay_s <= 86_400:
+            raise SubmissionError("options.wave_delay_s", "is not between 0 and 86400 seconds")
+        default_s = config.stepwise_timeout_s if header.stepwise else config.run_timeout_s
+        timeout_s = header.timeout_s or default_s
+        if not 0 < timeout_s <= TIMEOUT_S_MAX:
+            raise SubmissionError("options.timeout_s", f"is not between 0 and {TIMEOUT_S_MAX:g} seconds")
+        return Options(
+            max_workers=workers,
+            wave_delay_s=header.wave_delay_s,
+            fail_fast=header.fail_fast,
+            dry_run=header.dry_run,
+            timeout_s=timeout_s,
+            stepwise=header.stepwise,
+            queue_timeout_s=config.queue_timeout_s,
+            losses_max=config.losses_max,
+            context=_context(header.context_json),
+        )
+
+    def _checks(self, header: Header) -> Checks:
+        if not header.checks_toml:
+            return Checks()
+        try:
+            return parse_checks(header.checks_toml, "swell.toml")
+        except ChecksError as error:
+            raise SubmissionError("checks_toml", str(error), "INVALID_CHECKS") from error
+
+    def _tool_profiles(self, header: Header) -> dict[str, ToolProfile]:
+        if not header.tool_profiles_json:
+            return dict(self._profiles)
+        if not self._config.client_profiles:
+            raise SubmissionError(
+                "tool_profiles_json",
+                "this scheduler takes no tool profiles from submissions: ask its operator to add them",
+            )
+        try:
+            return overlay(self._profiles, parse_tool_profiles(header.tool_profiles_json, "tool profiles"))
+        except ProfileError as error:
+            raise SubmissionError("tool_profiles_json", str(error), "INVALID_TOOL_PROFILES") from error
+
+    def _breaker_of(self, header: Header) -> Mapping[str, Any]:
+        if not header.breaker_json:
+            return self._breaker
+        try:
+            given = json.loads(header.breaker_json) if len(header.breaker_json) <= BREAKER_BYTES_MAX else None
+            parse_breaker_config(given, "the submission's breaker configuration")
+        except (ValueError, RecursionError, BreakerConfigError) as error:
+            raise SubmissionError("breaker_json", str(error), "INVALID_BREAKER_CONFIG") from error
+        return given or {}
+
+    def _bundles(self, documents: Sequence[tuple[str, bytes]]) -> list[WorkstreamBundle]:
+        try:
+            return parse_bundles(documents, file_bytes=SET_BYTES_MAX)
+        except BundleValidationError as error:
+            graph = {"UNKNOWN_DEPENDENCY", "CYCLE"}
+            reason = "INVALID_PLAN" if {p.code for p in error.problems} <= graph else "INVALID_BUNDLES"
+            raise SubmissionError("documents", str(error), reason) from error
+
+
+def _context(text: str) -> dict[str, Any]:
+    if not text:
+        return {}
+    if len(text) > CONTEXT_BYTES_MAX:
+        raise SubmissionError("options.context_json", f"is over {CONTEXT_BYTES_MAX} bytes")
+    try:
+        given = msgspec.json.decode(text, type=dict[str, str | int | float | bool | list[str]])
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+        raise SubmissionError(
+            "options.context_json", f"must be an object of strings, numbers, booleans and lists of strings: {error}"
+        ) from error
+    try:
+        resolve(None, given, None)
+    except ChecksError as error:
+        raise SubmissionError("options.context_json", str(error), "INVALID_CHECKS") from error
+    return dict(given)
+
+
+def _has_checks(checks: Checks, context: Mapping[str, Any], bundle: WorkstreamBundle) -> bool:
+    effective = resolve(checks, context, bundle.checks)
+    return bool(effective.static_tools or effective.runtime_tool or bundle.acceptance_tests)
+
+
+def _named_tools(bundles: Sequence[WorkstreamBundle], checks: Checks, context: Mapping[str, Any]) -> dict[str, str]:
+    """Every tool profile that the checks name, with the first workstream that needs it."""
+    named: dict[str, str] = {}
+    resolved = {}
+    for bundle in bundles:
+        if bundle.checks not in resolved:
+            resolved[bundle.checks] = resolve(checks, context, bundle.checks).tools
+        for tool in resolved[bundle.checks]:
+            named.setdefault(tool, bundle.id)
+    return named
+
+
+def _unknown_check_tools(
+    bundles: Sequence[WorkstreamBundle],
+    checks: Checks,
+    context: Mapping[str, Any],
+    profiles: Mapping[str, ToolProfile],
+) -> list[Finding]:
+    return [
+        Finding(
+            code="UNKNOWN_TOOL",
+            workstream=workstream,
+            message=f"its checks name the tool {tool!r}, which has no profile",
+            remedy="add a tool profile, or correct swell.toml or metadata.swell",
+        )
+        for tool, workstream in _named_tools(bundles, checks, context).items()
+        if tool not in profiles
+    ]
+
+
+def _used(
+    profiles: Mapping[str, ToolProfile],
+    bundles: Sequence[WorkstreamBundle],
+    checks: Checks,
+    context: Mapping[str, Any],
+) -> dict[str, ToolProfile]:
+    """Only what the run can need is pinned into it."""
+    needed = {bundle.tool for bundle in bundles} | _named_tools(bundles, checks, context).keys()
+    return {tool: profiles[tool] for tool in sorted(needed) if tool in profiles}
+
+
+__all__ = ["ConfigError", "Header", "Planned", "SubmissionError", "Submissions"]
