@@ -559,7 +559,7 @@ class Follower:
 
 
 class CommandPuller:
-    """Commands of one pool, pulled one by one: a pull is one free slot, so nothing is fetched that cannot be run."""
+    """Commands of one pool; what is pulled is what there are free slots for, so nothing is fetched that cannot be run."""
 
     ACK_WAIT_S = 30.0
     _PULL_S = 20.0
@@ -569,7 +569,7 @@ class CommandPuller:
         self._bus = bus
         self._pool = pool
         self._queue: asyncio.Queue[Delivery] = asyncio.Queue()
-        self._pulls: list[float] = []
+        self._pulls: list[list[float]] = []
         self._subscription: Subscription | None = None
         self._inbox = ""
         self._revision = -1
@@ -613,14 +613,13 @@ class CommandPuller:
         if self._subscription is None or self._revision != self._bus.revision:
             await self._open_inbox()
         now = time.monotonic()
-        self._pulls = [until for until in self._pulls if until > now]
-        missing = wanted - len(self._pulls) - self._queue.qsize()
+        self._pulls = [pull for pull in self._pulls if pull[1] > now]
+        missing = wanted - int(sum(pull[0] for pull in self._pulls)) - self._queue.qsize()
         if missing <= 0:
             return
-        body = json.dumps({"batch": 1, "expires": int(self._PULL_S * 1e9)}).encode()
-        for _ in range(missing):
-            self._pulls.append(now + self._PULL_S + 1)
-            await client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{COMMANDS}.{self._pool}", body, reply=self._inbox)
+        body = json.dumps({"batch": missing, "expires": int(self._PULL_S * 1e9)}).encode()
+        self._pulls.append([missing, now + self._PULL_S + 1])
+        await client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{COMMANDS}.{self._pool}", body, reply=self._inbox)
 
     async def _open_inbox(self) -> None:
         client = self._bus._nc  # noqa: SLF001
@@ -635,10 +634,14 @@ class CommandPuller:
         self._subscription = await client.subscribe(self._inbox, cb=self._take)
 
     async def _take(self, message: Msg) -> None:
-        if self._pulls:
-            self._pulls.pop(0)
         if message.headers and "Status" in message.headers:
+            if self._pulls:
+                self._pulls.pop(0)
             return
+        if self._pulls:
+            self._pulls[0][0] -= 1
+            if self._pulls[0][0] <= 0:
+                self._pulls.pop(0)
         reply = message.reply
         client = self._bus._nc  # noqa: SLF001
 

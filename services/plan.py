@@ -38,6 +38,9 @@ from services.bundle import (
 LISTED_MAX: Final = 10
 """Findings of one kind that a report spells out before it only counts."""
 
+PATTERN_CHARS_SHOWN: Final = 120
+"""Characters of a pattern that a reason shows."""
+
 OVERLAP_PAIRS_MAX: Final = 100_000
 """Pairs of overlapping paths that `validate_plan` looks at; beyond, its count is a lower bound."""
 
@@ -189,7 +192,12 @@ _ALONE: Final = "parallel_ok=false"
 
 
 def _scope_reason(a: str, b: str) -> str:
-    return f"file_scope:{a}" if a == b else f"file_scope:{a} overlaps {b}"
+    return f"file_scope:{_short(a)}" if a == b else f"file_scope:{_short(a)} overlaps {_short(b)}"
+
+
+def _short(pattern: str) -> str:
+    """A pattern may be long, and stands in a reason for every workstream it held back."""
+    return pattern if len(pattern) <= PATTERN_CHARS_SHOWN else pattern[:PATTERN_CHARS_SHOWN] + "..."
 
 
 def _scope_of(bundle: WorkstreamBundle) -> list[str]:

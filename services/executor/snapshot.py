@@ -182,16 +182,24 @@ async def _left_out(git: Git, settings: Sequence[str], now: Manifest, touched: S
     large = [path for path in touched if len(now[path]) > 1 and now[path][2] > FILE_BYTES_MAX]
     if not (unfit or large):
         return []
-    asked = b"".join(_as_bytes(path) + b"\0" for path in (*unfit, *large))
-    ignored = set((await git(*settings, "check-ignore", "-z", "--stdin", stdin=asked, ok=(0, 1))).split(b"\0"))
+    ignored = await _ignored(git, settings, [*unfit, *large])
     for path in large:
-        if _as_bytes(path) not in ignored:
+        if path not in ignored:
             raise SnapshotError(
                 "FILE_TOO_LARGE",
                 f"{path} has {now[path][2]} bytes, over {FILE_BYTES_MAX}",
                 "Add it to .gitignore or to `droppings` in swell.toml, or let the tool not make it.",
             )
-    return [path for path in unfit if _as_bytes(path) not in ignored]
+    return [path for path in unfit if path not in ignored]
+
+
+async def _ignored(git: Git, settings: Sequence[str], paths: Sequence[str]) -> set[str]:
+    """`./` because this command takes no literal paths: a leading colon would mean something."""
+    asked = {b"./" + _as_bytes(path): path for path in paths}
+    listed = await git(
+        *settings, "--no-literal-pathspecs", "check-ignore", "-z", "--stdin", stdin=b"\0".join(asked) + b"\0", ok=(0, 1)
+    )
+    return {asked[path] for path in listed.split(b"\0") if path}
 
 
 async def commit_tree(git: Git, tree: str, parents: Iterable[str], message: str, time_ns: int) -> str:

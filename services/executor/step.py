@@ -187,10 +187,15 @@ class _Attempt:
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
-    def _environment(self, scratch: Path, setup: Path | None) -> dict[str, str]:
-        cache = self.steps._config.root / "cache"  # noqa: SLF001
+    def _cache(self, workspace: Workspace) -> Path:
+        """A folder that tools may keep caches in: one for each workspace, so never shared by two tools at a time."""
+        cache = self.steps._config.root / "cache" / self.repository.mirror.key[:16] / workspace.path.name  # noqa: SLF001
+        cache.mkdir(parents=True, exist_ok=True)
+        return cache
+
+    def _environment(self, workspace: Workspace, scratch: Path, setup: Path | None) -> dict[str, str]:
         env = child_environment(
-            {"PYTHONDONTWRITEBYTECODE": "1", "SWELL_CACHE_DIR": str(cache)},
+            {"PYTHONDONTWRITEBYTECODE": "1", "SWELL_CACHE_DIR": str(self._cache(workspace))},
             home=scratch / "home",
             temporary=scratch / "tmp",
         )
@@ -209,7 +214,7 @@ class _Attempt:
             "repo_root": str(workspace.path),
             "cwd": str(workspace.path),
             "scratch": str(scratch),
-            "cache": str(self.steps._config.root / "cache"),  # noqa: SLF001
+            "cache": str(self._cache(workspace)),
             "python": sys.executable,
             "workstream": self.workstream,
             "run": self.command.run,
@@ -371,7 +376,7 @@ class _Attempt:
                 profile,
                 context,
                 cwd=workspace.path,
-                env=self._environment(scratch, setup),
+                env=self._environment(workspace, scratch, setup),
                 scratch=scratch,
                 timeout_s=self.step.timeout_s,
                 output_bytes=self.steps._config.output_bytes,  # noqa: SLF001
@@ -464,7 +469,7 @@ class _Attempt:
                     Launch(
                         argv=tuple(argv),
                         cwd=workspace.path,
-                        env=self._environment(scratch, folder),
+                        env=self._environment(workspace, scratch, folder),
                         stdout=stdout,
                         stderr=stderr,
                         timeout_s=self.steps._config.setup_timeout_s,  # noqa: SLF001
@@ -506,7 +511,7 @@ class _Attempt:
                 workspace,
                 profiles=self.spec.profiles,
                 context=self._context(workspace, scratch, ranges),
-                env=self._environment(scratch, setup),
+                env=self._environment(workspace, scratch, setup),
                 scratch=scratch,
                 droppings=checks.droppings,
                 marker=self.marker,

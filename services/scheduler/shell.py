@@ -225,27 +225,29 @@ class Shell:
             return
         self._dirty.add(run)
         if run not in self._driving:
-            task = asyncio.create_task(self._drive(run))
-            self._driving[run] = task
-            task.add_done_callback(lambda _: self._driving.pop(run, None))
+            self._driving[run] = asyncio.create_task(self._drive(run))
 
     async def _drive(self, run: str) -> None:
         """Append what is due and publish what is outstanding, until nothing is left to do before the log moves on."""
-        while run in self._dirty and self.leader:
-            self._dirty.discard(run)
-            state = self.runs.get(run)
-            if state is None or state.last_sequence < self._awaiting.get(run, 0):
-                continue
-            try:
-                decisions = due(state, self.clock.now_ns(), self._sightings)
-                self._publish_soon(state)
-                if decisions:
-                    await self._append(state, decisions)
-            except RefusedError as error:
-                log.info("scheduler.refused", run=run, error=str(error))
-            except BusUnavailableError as error:
-                log.warning("scheduler.append_unanswered", run=run, error=str(error))
-            await asyncio.sleep(0)
+        try:
+            while run in self._dirty and self.leader:
+                self._dirty.discard(run)
+                state = self.runs.get(run)
+                if state is None or state.last_sequence < self._awaiting.get(run, 0):
+                    continue
+                try:
+                    decisions = due(state, self.clock.now_ns(), self._sightings)
+                    self._publish_soon(state)
+                    if decisions:
+                        await self._append(state, decisions)
+                except RefusedError as error:
+                    log.info("scheduler.refused", run=run, error=str(error))
+                except BusUnavailableError as error:
+                    log.warning("scheduler.append_unanswered", run=run, error=str(error))
+                await asyncio.sleep(0)
+        finally:
+            # At once, not by a callback: a wake-up in between would find a driver that has stopped looking.
+            self._driving.pop(run, None)
 
     async def _append(self, state: RunState, decisions: list[Decision]) -> None:
         """Closes on their own subjects; then as many run decisions as one entry holds. What is left is derived again."""
