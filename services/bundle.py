@@ -329,9 +329,6 @@ class BundleCycleError(BundleValidationError):
         self.cycles = tuple(cycles)
 
 
-# --- loading -------------------------------------------------------------------------------------------------------
-
-
 def load_and_validate_bundles(path: str | Path, *, file_bytes: int = FILE_BYTES_MAX) -> list[WorkstreamBundle]:
     """The workstreams of a bundle file, or of all `*.json` files of a folder, sorted by id.
 
@@ -435,9 +432,6 @@ def _too_large(shown: str, size: int, file_bytes: int) -> Problem:
     )
 
 
-# --- one document --------------------------------------------------------------------------------------------------
-
-
 class _Refused(ValueError):  # noqa: N818 - never leaves this module
     def __init__(self, code: str, message: str, remedy: str) -> None:
         super().__init__(message)
@@ -525,9 +519,6 @@ def _unusable(value: Any) -> str | None:
                 pending.extend(items.keys())
                 pending.extend(items.values())
     return None
-
-
-# --- one workstream ------------------------------------------------------------------------------------------------
 
 
 class _Findings:
@@ -682,9 +673,6 @@ def _help(type_: type[msgspec.Struct], name: str) -> str:
     return str(schema.get("description") or schema["anyOf"][0]["description"])
 
 
-# --- the set of workstreams ----------------------------------------------------------------------------------------
-
-
 class _Entry(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of one workstream, valid or not; `id` is None when it has no valid one."""
 
@@ -829,9 +817,6 @@ def _duplicates(declared: Iterable[tuple[str | None, str]]) -> list[Problem]:
         else:
             first[id_] = file
     return problems
-
-
-# --- dependencies --------------------------------------------------------------------------------------------------
 
 
 Graph = Mapping[str, Sequence[str]]
@@ -1015,9 +1000,6 @@ def _cycle_text(cycle: Sequence[str]) -> str:
         return " -> ".join((*cycle, cycle[0]))
     shown = " -> ".join(cycle[: _SHOWN_MAX // 2])
     return f"{shown} -> ... -> {cycle[-1]} -> {cycle[0]} ({len(cycle)} workstreams)"
-
-
-# --- the schema ----------------------------------------------------------------------------------------------------
 
 
 def json_schema() -> dict[str, Any]:

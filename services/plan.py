@@ -406,9 +406,6 @@ def _explain(wave_of: Mapping[str, int], id_: str, needed: Sequence[str], held: 
     return text
 
 
-# --- the report ----------------------------------------------------------------------------------------------------
-
-
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """One error or warning of a plan; `workstream` is empty when it is about the whole plan, or counts the rest."""
 

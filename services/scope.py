@@ -67,7 +67,7 @@ def normalise(path: str) -> str:
         ScopeError: the path is empty, longer than `PATH_BYTES_MAX`, holds NUL or another control character,
             is not Unicode text, leaves the repository by a `..` segment, or lies in a `.git` folder.
     """
-    shown = ascii(path[:80])
+    shown = ascii(path[:40])
     if _CONTROL.search(path):
         raise ScopeError(f"path {shown} contains a control character", "remove it")
     try:
@@ -93,7 +93,7 @@ def declare(pattern: str) -> str:
         ScopeError: as `normalise`, and for absolute and drive paths, negation, surrounding white space,
             more than `PATTERN_SEGMENTS_MAX` segments, and `[[:class:]]`.
     """
-    shown = ascii(pattern[:80])
+    shown = ascii(pattern[:40])
     if pattern != pattern.strip():
         raise ScopeError(f"pattern {shown} begins or ends with white space", "remove it")
     if pattern.startswith("!"):

@@ -140,7 +140,8 @@ class Checking:
         self, check: Check, profile: ToolProfile, invocation: Invocation, scratch: Path, judged: Judged
     ) -> CheckResult:
         output = _bytes(invocation.stdout) + _bytes(invocation.stderr)
-        judged.log.append(b"$ " + " ".join(invocation.argv).encode(errors="replace") + b"\n" + output)
+        if output or not invocation.ok:
+            judged.log.append(b"$ " + " ".join(invocation.argv).encode(errors="replace") + b"\n" + output)
         exit_code = invocation.exit.exit_code if invocation.exit is not None else None
         wall_s = invocation.exit.wall_s if invocation.exit is not None else 0.0
         judged.tool_wall_s += wall_s

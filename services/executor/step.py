@@ -281,18 +281,23 @@ class _Attempt:
             context = self._context(workspace, scratch, self._own())
             prompt, extra = await self._prompt(scratch, fix=fix)
             context |= {"prompt": prompt, "prompt_file": str(scratch / "prompt.md"), **extra}
-            kept = await self._keep("prompt", prompt.encode())
-            async with self._live(scratch):
-                invocation = await self._invoke(profile, context, workspace, scratch, setup, fix=fix)
-            kept += await self._keep("log", _log_of(invocation))
-            taken = await snapshots.take(
-                workspace,
-                parent=self.step.input.commit,
-                message=f"{self.step.step} {self.marker}\n",
-                time_ns=self.command.scheduled_ns,
-                droppings=checks.droppings,
+            keeping = asyncio.create_task(self._keep("prompt", prompt.encode()))
+            try:
+                async with self._live(scratch):
+                    invocation = await self._invoke(profile, context, workspace, scratch, setup, fix=fix)
+            finally:
+                told = await keeping
+            taken, logged = await asyncio.gather(
+                snapshots.take(
+                    workspace,
+                    parent=self.step.input.commit,
+                    message=f"{self.step.step} {self.marker}\n",
+                    time_ns=self.command.scheduled_ns,
+                    droppings=checks.droppings,
+                ),
+                self._keep("log", _log_of(invocation)),
             )
-            return await self._changed(invocation, taken, checks, scratch, kept)
+            return await self._changed(invocation, taken, checks, scratch, [*told, *logged])
 
     async def _changed(
         self, invocation: Invocation, taken: Taken, checks: EffectiveChecks, scratch: Path, kept: list[Artifact]
@@ -538,7 +543,7 @@ class _Attempt:
             kept += await self._keep("diagnostics", msgspec.json.encode(diagnostics))
         return StepFinished(
             ok=outcome == "passed",
-            error_class={"passed": None, "failed": "check_failed", "error": "check_error"}[outcome],  # type: ignore[arg-type]
+            error_class={"passed": None, "failed": "check_failed", "error": "check_error"}[outcome],
             message=judged.message,
             exit_code=next((r.exit_code for r in judged.results if r.outcome == "failed"), None),
             snapshot=Snapshot(commit=self.step.input.commit, tree=tree, bundle=self.step.input.bundle),

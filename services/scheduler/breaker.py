@@ -223,9 +223,6 @@ def _config(cfg: BreakerConfig | Mapping[str, Any]) -> BreakerConfig:
     return cfg if isinstance(cfg, BreakerConfig) else parse_breaker_config(cfg, "the given configuration")
 
 
-# --- configuration -------------------------------------------------------------------------------------------------
-
-
 class _FixIterations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     static: _Count = 3
     runtime: _Count = 2

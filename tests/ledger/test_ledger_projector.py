@@ -1,0 +1,231 @@
+"""The fold: what histories come to, whatever they contain and however they are cut."""
+
+import copy
+import hashlib
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ledger_histories import BASE, LOG, Story, batchings, histories, moved, scheduled, snapshot, steady
+
+from services import events as ev
+from services.bus import Recorded
+from services.ledger.projector import GENESIS, AttemptRow, Batch, KnownRun, Projector, RunRow, Tip, WorkstreamRow
+
+
+class Tables:
+    """The rows stored so far, in memory: the other implementation of Known beside the store."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple] = []
+        self.events: list[tuple] = []
+        self.transitions: list[tuple] = []
+        self.runs: dict[str, RunRow] = {}
+        self.workstreams: dict[tuple[str, str], WorkstreamRow] = {}
+        self.attempts: dict[tuple[str, str, int], AttemptRow] = {}
+
+    def commit(self, batch: Batch) -> None:
+        self.entries += batch.entries
+        self.events += batch.events
+        self.transitions += batch.transitions
+        self.runs |= {row.run: copy.copy(row) for row in batch.runs}
+        self.workstreams |= {(row.run, row.workstream): copy.copy(row) for row in batch.workstreams}
+        self.attempts |= {(row.run, row.workstream, row.attempt): copy.copy(row) for row in batch.attempts}
+
+    def run(self, run: str) -> KnownRun | None:
+        if run not in self.runs:
+            return None
+        return KnownRun(
+            copy.copy(self.runs[run]),
+            sorted((copy.copy(w) for w in self.workstreams.values() if w.run == run), key=lambda w: w.ordinal),
+            [copy.copy(a) for a in self.attempts.values() if a.run == run and a.state in ("scheduled", "started")],
+        )
+
+    def attempt(self, run: str, workstream: str, attempt: int) -> AttemptRow | None:
+        return copy.copy(self.attempts.get((run, workstream, attempt)))
+
+    def rows(self) -> tuple:
+        return (self.entries, self.events, self.transitions, self.runs, self.workstreams, self.attempts)
+
+
+def folded(batches: list[list[Recorded]], *, forgetful: bool = False, live_rows_max: int = 50_000) -> Tables:
+    """The tables after these batches; a forgetful fold starts anew from the tables after each."""
+    tables = Tables()
+    projector = Projector(Tip(), tables, live_rows_max=live_rows_max)
+    for batch in batches:
+        tables.commit(projector.fold(batch))
+        if forgetful:
+            projector = Projector(projector.tip, tables)
+    return tables
+
+
+@pytest.fixture
+def story() -> Story:
+    return Story()
+
+
+def test_a_completed_run_is_summed_up(story):
+    story.accepted("a", "b")
+    story.step("a", 1, "edit", ev.StepFinished(ok=True, snapshot=snapshot("d"), changed=True, artifacts=[LOG]))
+    story.step("a", 2, "static", ev.StepFinished(ok=False, error_class="check_failed", signature="E501"))
+    story.step("a", 3, "fix", ev.StepFinished(ok=True, snapshot=snapshot("e"), changed=True))
+    story.step("a", 4, "static", ev.StepFinished(ok=True))
+    story.decide(ev.StepSkipped(workstream="a", step="runtime", tree="E" * 40, reason="verdict_reused"))
+    story.decide(moved("a", "merging", "completed", "merged"), moved("b", "ready", "failed", "no luck"))
+    story.decide(
+        ev.IntegrationAdvanced(workstream="a", from_commit=BASE.commit, to=snapshot("f")),
+        ev.LineDelivered(ref="refs/heads/swell/r1", commit="f" * 40),
+    )
+    story.decide(ev.RunFinished(state="partial", reason="b failed", completed=1, failed=1, blocked=0, cancelled=0))
+    tables = folded([story.records])
+    run = tables.runs["r1"]
+    assert (run.state, run.reason, run.completed, run.failed, run.attempts, run.fix_attempts) == (
+        "partial", "b failed", 1, 1, 4, 1,
+    )  # fmt: skip
+    assert (run.head_commit, run.delivered_ref, run.waves_started) == ("f" * 40, "refs/heads/swell/r1", 1)
+    assert run.submitted_ns == story.records[0].time_ns
+    assert run.finished_ns == story.records[-1].time_ns
+    assert run.position == len(story.records)
+    a, b = tables.workstreams["r1", "a"], tables.workstreams["r1", "b"]
+    assert a.steps_executed == '["edit","static","runtime"]'
+    assert (a.state, a.fix_iterations, a.attempts, a.commit, a.verdicts_reused) == ("completed", 1, 4, "e" * 40, 1)
+    assert (b.state, b.reason, b.wave, b.ordinal, b.started_ns) == ("failed", "no luck", 0, 1, 0)
+
+
+def test_an_attempt_tells_what_happened(story):
+    story.accepted("a")
+    finish = ev.StepFinished(
+        ok=False, error_class="timeout", message="too slow", exit_code=9, files=[f"f{n}" for n in range(300)],
+        artifacts=[LOG], signature="s", tool_wall_s=1.5,
+    )  # fmt: skip
+    story.step("a", 1, "static", finish)
+    row = folded([story.records]).attempts["r1", "a", 1]
+    assert (row.state, row.ok, row.error_class, row.exit_code) == ("finished", False, "timeout", 9)
+    assert (row.commit, row.tree) == (BASE.commit, BASE.tree), "a check judges its input"
+    assert len(msgspec.json.decode(row.files)) == 200
+    assert msgspec.json.decode(row.artifacts)[0]["name"] == LOG.name
+    assert (row.executor, row.tool_wall_s) == ("e1", 1.5)
+    assert row.scheduled_ns < row.started_ns < row.closed_ns
+
+
+def test_nothing_changes_a_closed_attempt_but_the_count_of_late_facts(story):
+    story.accepted("a")
+    story.decide(scheduled("a", 1, "edit"))
+    story.live("a", 1, ev.StepLost(reason="gone", executor="e1"))
+    story.live("a", 1, ev.StepFinished(ok=True))
+    story.late("a", 1, ev.ProcessesReaped(executor="e1", boot="k", processes=2))
+    for batches in ([story.records], [[record] for record in story.records]):
+        row = folded(batches).attempts["r1", "a", 1]
+        assert (row.state, row.ok, row.late_facts, row.message) == ("lost", False, 2, "gone")
+
+
+def test_the_line_has_attempts_but_is_no_workstream(story):
+    story.accepted("a")
+    story.decide(scheduled(ev.LINE, 1, "merge", on_behalf="a"), moved(ev.LINE, "ready", "merging"))
+    story.live(ev.LINE, 1, ev.StepStarted(executor="e1", boot="k"))
+    tables = folded([[record] for record in story.records])
+    assert set(tables.workstreams) == {("r1", "a")}
+    assert tables.attempts["r1", ev.LINE, 1].on_behalf == "a"
+    assert tables.attempts["r1", ev.LINE, 1].state == "started"
+    assert tables.runs["r1"].attempts == 1
+
+
+def test_blocked_workstreams_have_no_wave_until_they_start(story):
+    story.accepted("a")
+    story.decide(moved("b", "pending", "blocked", "dependency a failed"))
+    assert folded([story.records]).workstreams["r1", "b"].wave == -1
+    assert folded([story.records]).runs["r1"].blocked == 1
+    story.decide(moved("b", "blocked", "ready"), ev.WaveStarted(wave=1, workstreams=["b"]))
+    tables = folded([story.records])
+    assert (tables.workstreams["r1", "b"].wave, tables.workstreams["r1", "b"].ordinal) == (1, 1)
+    assert tables.runs["r1"].blocked == 0
+
+
+def test_a_refused_submission_is_a_failed_run(story):
+    request = ev.RunRequested(
+        request_id="q", actor="ann", spec=LOG, workstreams=1, repository="r", base_commit=BASE.commit
+    )
+    story.entry("swell.event.r1.request", request)
+    story.decide(ev.RequestAnswered(request_id="q", answer="refused", reason="no checks", ok=False))
+    run = folded([story.records]).runs["r1"]
+    assert (run.state, run.reason, run.finished_ns) == ("failed", "no checks", story.records[-1].time_ns)
+
+
+def test_decisions_count_only_where_the_scheduler_writes(story):
+    """An executor's subject cannot end a run, and nobody can claim an attempt that was not scheduled."""
+    story.accepted("a")
+    story.live("a", 7, ev.StepFinished(ok=True))
+    story.live("a", 1, ev.RunFinished(state="failed", reason="", completed=0, failed=1, blocked=0, cancelled=0))
+    story.decide(ev.StepFinished(ok=True))
+    tables = folded([story.records])
+    assert tables.runs["r1"].state == "running"
+    assert tables.attempts == {}
+    assert [row[2] for row in tables.events][-3:] == ["step_finished", "run_finished", "step_finished"]
+
+
+def test_what_cannot_be_read_is_kept_and_changes_nothing(story):
+    story.accepted("a")
+    story.raw("swell.event.r1.run", b"\xff not json")
+    story.raw(
+        "swell.event.r1.run",
+        b'{"id":"x","run":"r1","at_ns":1,"by":"b","events":[{"kind":"of_tomorrow","workstream":"a"},{"kind":"wave_started"}]}',
+    )
+    tables = folded([story.records])
+    kinds = [(row[0], row[1], row[2], row[4]) for row in tables.events if row[0] > 2]
+    assert kinds == [(3, 0, "undecodable", ""), (4, 0, "of_tomorrow", "a"), (4, 1, "wave_started", "")]
+    assert tables.entries[2][9] == b"\xff not json"
+    assert tables.runs["r1"].waves_started == 1
+    assert tables.runs["r1"].position == 4
+
+
+def test_the_chain_is_the_documented_formula(story):
+    story.accepted("a")
+    story.raw("swell.event.r1.run", b"\xff")
+    previous = GENESIS
+    for record, row in zip(story.records, folded([story.records]).entries, strict=True):
+        subject = record.subject.encode()
+        bytes_ = previous + record.sequence.to_bytes(8, "big") + len(subject).to_bytes(2, "big") + subject + record.data
+        previous = hashlib.sha256(bytes_).digest()
+        assert row[8] == previous
+
+
+def test_an_altered_entry_changes_every_hash_after_it(story):
+    story.accepted("a")
+    story.finished()
+    altered = [*story.records]
+    altered[1] = msgspec.structs.replace(altered[1], data=altered[1].data + b" ")
+    before, after = ([row[8] for row in folded([records]).entries] for records in (story.records, altered))
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, False]
+
+
+def test_ended_runs_and_closed_attempts_leave_memory():
+    tables = Tables()
+    projector = Projector(Tip(), tables)
+    tables.commit(projector.fold(steady(3, 4)))
+    assert projector.live_rows > 0
+    projector.fold([])
+    assert projector.live_rows == 0
+
+
+def test_memory_is_bounded_even_when_no_run_ends(story):
+    for number in range(20):
+        story.accepted("a", "b", run=f"r{number}")
+    tables = Tables()
+    projector = Projector(Tip(), tables, live_rows_max=9)
+    for record in story.records:
+        tables.commit(projector.fold([record]))
+    projector.fold([])
+    assert projector.live_rows <= 9
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_batches_restarts_and_limits_do_not_show(data):
+    """However a history is cut, forgotten and fetched again, the tables are the same."""
+    records = data.draw(histories())
+    whole = folded([records]).rows()
+    cut = data.draw(batchings(records))
+    assert folded(cut).rows() == whole
+    assert folded(cut, forgetful=True).rows() == whole
+    assert folded(cut, live_rows_max=1).rows() == whole

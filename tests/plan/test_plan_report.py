@@ -1,0 +1,123 @@
+"""The report on a plan: stable codes, nothing hidden, nothing done."""
+
+import json
+
+import pytest
+
+from services.bundle import BundleGate, WorkstreamBundle
+from services.plan import validate_plan
+
+QUIET = {"max_cost_usd": 0.1, "estimated_context_tokens": 10}
+
+
+def ws(id_, *needs, files=None, **fields):
+    return WorkstreamBundle(
+        id=id_,
+        openspec_change="OS-1",
+        ccpm_issue=1,
+        gate=1,
+        files_scope=tuple(files or [f"src/{id_}.py"]),
+        tasks=("Do it",),
+        tool="tool",
+        depends_on=needs,
+        **fields,
+    )
+
+
+def report(*bundles, known_tools=frozenset({"tool"}), checked=True, max_workers=4):
+    return validate_plan(bundles, known_tools=known_tools, max_workers=max_workers, checks_present=lambda _: checked)
+
+
+def found(findings, code):
+    return [finding.workstream for finding in findings if finding.code == code]
+
+
+def test_a_sound_plan_is_valid():
+    told = report(ws("ws-a", **QUIET), ws("ws-b", **QUIET))
+    assert told.valid
+    assert told.errors == []
+    assert told.plan is not None
+    assert told.what_if == {1: 2, 2: 1, 4: 1, 8: 1, 16: 1, 32: 1}
+    assert told.total_cost_limit_usd == "0.2"
+
+
+def test_errors_in_the_dependencies_leave_no_plan():
+    told = report(ws("ws-a", "ws-b"), ws("ws-b", "ws-a"), ws("ws-c", "ws-x"))
+    assert not told.valid
+    assert told.plan is None
+    assert found(told.errors, "CYCLE") == ["ws-a"]
+    assert found(told.errors, "UNKNOWN_DEPENDENCY") == ["ws-c"]
+    assert told.what_if == {}
+    assert "NOT VALID" in told.to_text()
+
+
+def test_every_unknown_tool_is_an_error():
+    bundle = ws("ws-a", metadata={"swell": {"static_tools": ["ruff", "tool"], "runtime_tool": "x", "fix_tool": "y"}})
+    told = report(bundle)
+    assert [e.message for e in told.errors] == [f"there is no tool profile '{tool}'" for tool in ("ruff", "x", "y")]
+    assert found(report(bundle, known_tools=None).errors, "UNKNOWN_TOOL") == []
+
+
+def test_a_workstream_without_checks_is_an_error_unless_it_says_so():
+    told = report(ws("ws-a"), ws("ws-b", metadata={"swell": {"gates": "none"}}), checked=False)
+    assert found(told.errors, "NO_CHECKS") == ["ws-a"]
+
+
+def test_what_is_not_enforced_is_named_and_some_of_it_refuses_a_run():
+    told = report(
+        ws("ws-a", max_cost_usd=5.0),
+        ws("ws-b", test_gates=(BundleGate(type="GATE_UNIT"),)),
+        ws("ws-c", test_gates=(BundleGate(type="GATE_UNIT", required=False),)),
+        ws("ws-d", capability="testing", compensation_actions=("undo",), circuit_breaker={"max_tries": 3}),
+    )
+    assert told.valid
+    assert found(told.warnings, "NOT_ENFORCED") == ["ws-a", "ws-b", "ws-c", "ws-d", "ws-d", "ws-d"]
+    assert [f.workstream for f in told.unenforced()] == ["ws-a", "ws-b"]
+    assert all("--accept-unenforced" in f.remedy for f in told.unenforced())
+
+
+def test_only_independent_overlaps_are_warned_about():
+    told = report(
+        ws("ws-a", files=["src"]),
+        ws("ws-b", "ws-a"),
+        ws("ws-c", "ws-b", files=["src/x.py"]),
+        ws("ws-d", files=["src/*.py"]),
+        ws("ws-e", files=["docs"]),
+    )
+    assert sorted(found(told.warnings, "SCOPE_OVERLAP")) == ["ws-a", "ws-b", "ws-c"]
+    assert all("ws-d" in w.message for w in told.warnings if w.code == "SCOPE_OVERLAP")
+
+
+def test_many_findings_of_a_kind_are_counted():
+    told = report(*(ws(f"ws-{n:02}", files=["same.py"]) for n in range(15)))
+    for code in ("NO_COST_LIMIT", "NO_CONTEXT_ESTIMATE", "SINGLETON_WAVE", "SCOPE_OVERLAP"):
+        listed = found(told.warnings, code)
+        assert len(listed) == 11
+        assert listed[-1] == ""
+    overlaps = [w.message for w in told.warnings if w.code == "SCOPE_OVERLAP"]
+    assert overlaps[-1].startswith(f"and {15 * 14 // 2 - 10} more")
+
+
+def test_an_empty_plan_is_warned_about():
+    assert [w.code for w in report().warnings] == ["EMPTY_PLAN"]
+    assert "0 workstreams" in report().to_text()
+
+
+def test_the_sum_of_limits_is_exact():
+    assert report(*(ws(f"ws-{n}", max_cost_usd=0.1) for n in range(3))).total_cost_limit_usd == "0.3"
+
+
+@pytest.mark.parametrize(("workers", "steps"), [(1, 11), (3, 5), (5, 3), (100, 2)])
+def test_what_if_counts_unit_steps_wave_by_wave(workers, steps):
+    told = report(*(ws(f"ws-{n}") for n in range(10)), ws("ws-z", "ws-0"), max_workers=workers)
+    assert told.what_if[workers] == steps
+
+
+def test_text_and_json_carry_the_same_findings():
+    told = report(ws("ws-a"), ws("ws-b", "ws-a"))
+    text, data = told.to_text(), json.loads(told.to_json())
+    assert data["plan"]["waves"] == [["ws-a"], ["ws-b"]]
+    assert data["what_if"]["4"] == 2
+    assert {w["code"] for w in data["warnings"]} == {w.code for w in told.warnings}
+    assert all(w["code"] in text for w in data["warnings"])
+    assert text == told.to_text()

@@ -1,0 +1,240 @@
+"""What every gRPC server shares, over real channels."""
+
+import asyncio
+import contextlib
+import socket
+
+import grpc
+import grpc.aio
+import pytest
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_status import rpc_status
+
+from services.rpc import BindError, Health, RpcError, check_bind, create_server, read_token, serve
+
+NAME = "swell.test.v1.TestService"
+
+
+class Calls:
+    """A service with one method of each shape; a request of b"…" decides what happens."""
+
+    def __init__(self) -> None:
+        self.cancelled = asyncio.Event()
+
+    async def one(self, request: bytes, context) -> bytes:
+        await self._behave(request)
+        return request
+
+    async def many(self, request: bytes, context):
+        yield b"first"
+        await self._behave(request)
+        yield request
+
+    async def _behave(self, request: bytes) -> None:
+        match request:
+            case b"refuse":
+                raise RpcError(grpc.StatusCode.FAILED_PRECONDITION, "TOO_LATE", "do it earlier", {"run": "r1"})
+            case b"break":
+                raise ZeroDivisionError("secret detail")
+            case b"wait":
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    self.cancelled.set()
+                    raise
+            case _:
+                pass
+
+
+@contextlib.asynccontextmanager
+async def served(token: str | None = None, *, concurrent_rpcs: int = 10):
+    calls, health = Calls(), Health([NAME])
+    server = create_server(token=token, max_message_bytes=1000, concurrent_rpcs=concurrent_rpcs)
+    handlers = {
+        "One": grpc.unary_unary_rpc_method_handler(calls.one),
+        "Many": grpc.unary_stream_rpc_method_handler(calls.many),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, handlers),))
+    port = await serve(server, "127.0.0.1:0", [NAME], health)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield channel, calls, health, port
+    await server.stop(0)
+
+
+def one(channel, request: bytes, token: str | None = None):
+    return channel.unary_unary(f"/{NAME}/One")(request, metadata=_bearer(token))
+
+
+def many(channel, request: bytes, token: str | None = None):
+    return channel.unary_stream(f"/{NAME}/Many")(request, metadata=_bearer(token))
+
+
+def _bearer(token: str | None):
+    return () if token is None else (("authorization", f"Bearer {token}"),)
+
+
+async def failure(call) -> tuple[grpc.StatusCode, str, error_details_pb2.ErrorInfo | None]:
+    """How a call failed: code, text and ErrorInfo."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    status = rpc_status.from_call(caught.value)
+    info = error_details_pb2.ErrorInfo()
+    if status is None:
+        return caught.value.code(), caught.value.details(), None
+    assert len(status.details) == 1
+    assert status.details[0].Unpack(info)
+    return caught.value.code(), caught.value.details(), info
+
+
+async def drained(call) -> list[bytes]:
+    return [message async for message in call]
+
+
+async def test_answers_and_streams_pass():
+    async with served() as (channel, *_):
+        assert await one(channel, b"hello") == b"hello"
+        assert await drained(many(channel, b"hello")) == [b"first", b"hello"]
+
+
+async def test_an_error_carries_reason_domain_and_metadata():
+    async with served() as (channel, *_):
+        for call in (one(channel, b"refuse"), drained(many(channel, b"refuse"))):
+            code, text, info = await failure(call)
+            assert (code, text) == (grpc.StatusCode.FAILED_PRECONDITION, "do it earlier")
+            assert (info.reason, info.domain, dict(info.metadata)) == ("TOO_LATE", "swell", {"run": "r1"})
+
+
+async def test_an_unexpected_exception_shows_an_id_and_no_detail(capfd):
+    async with served() as (channel, *_):
+        for call in (one(channel, b"break"), drained(many(channel, b"break"))):
+            code, text, info = await failure(call)
+            assert (code, info.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+            assert "secret detail" not in text
+            out, err = capfd.readouterr()
+            assert info.metadata["error_id"] in out + err
+            assert "secret detail" in out + err
+
+
+async def test_a_cancelled_call_is_cancelled_inside():
+    for shape in (one, many):
+        async with served() as (channel, calls, *_):
+            call = shape(channel, b"wait")
+            if shape is many:
+                assert await call.read() == b"first"
+            else:
+                await call.wait_for_connection()
+            call.cancel()
+            async with asyncio.timeout(5):
+                await calls.cancelled.wait() if shape is many else None
+
+
+@pytest.mark.parametrize("wrong", [None, "", "other", "right ", "rightright"])
+async def test_a_call_without_the_token_is_refused(wrong):
+    async with served("right") as (channel, *_):
+        for call in (one(channel, b"x", wrong), drained(many(channel, b"x", wrong))):
+            code, _, info = await failure(call)
+            assert (code, info.reason) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
+        assert await one(channel, b"x", "right") == b"x"
+
+
+async def test_two_tokens_are_none():
+    async with served("right") as (channel, *_):
+        call = channel.unary_unary(f"/{NAME}/One")(b"x", metadata=(*_bearer("right"), *_bearer("wrong")))
+        assert (await failure(call))[0] == grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_health_needs_no_token_and_follows_what_is_said():
+    async with served("right") as (channel, _, health, _):
+        stub = health_pb2_grpc.HealthStub(channel)
+        for service in ("", NAME):
+            request = health_pb2.HealthCheckRequest(service=service)
+            assert (await stub.Check(request)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            await health.say(True)
+            assert (await stub.Check(request)).status == health_pb2.HealthCheckResponse.SERVING
+            await health.say(False)
+        watch = stub.Watch(health_pb2.HealthCheckRequest(service=NAME))
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        await health.say(True)
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        await health.leave()
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        watch.cancel()
+
+
+async def test_reflection_needs_the_token_and_lists_the_services():
+    async def asked(channel, token: str | None) -> list[str]:
+        requests = [reflection_pb2.ServerReflectionRequest(list_services="")]
+        call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
+            iter(requests), metadata=_bearer(token)
+        )
+        return [service.name async for answer in call for service in answer.list_services_response.service]
+
+    async with served("right") as (channel, *_):
+        assert (await failure(asked(channel, None)))[0] == grpc.StatusCode.UNAUTHENTICATED
+        assert {NAME, "grpc.health.v1.Health"} <= set(await asked(channel, "right"))
+
+
+async def test_an_unknown_method_is_unimplemented_only_for_those_admitted():
+    async with served("right") as (channel, *_):
+        call = channel.unary_unary(f"/{NAME}/None")
+        assert (await failure(call(b"")))[0] == grpc.StatusCode.UNAUTHENTICATED
+        assert (await failure(call(b"", metadata=_bearer("right"))))[0] == grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_requests_over_the_limit_are_refused():
+    async with served() as (channel, *_):
+        assert (await failure(one(channel, b"x" * 2000)))[0] == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_calls_over_the_limit_are_refused():
+    async with served(concurrent_rpcs=1) as (channel, *_):
+        held = many(channel, b"wait")
+        assert await held.read() == b"first"
+        assert (await failure(one(channel, b"x")))[0] == grpc.StatusCode.RESOURCE_EXHAUSTED
+        held.cancel()
+
+
+@pytest.mark.parametrize("bind", ["0.0.0.0:0", "192.0.2.1:50051", "[::]:0"])
+def test_an_address_that_others_can_reach_is_refused(bind):
+    with pytest.raises(BindError, match="no TLS"):
+        check_bind(bind)
+
+
+@pytest.mark.parametrize("bind", ["", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:70000", "host:1", ":5"])
+def test_what_is_no_address_is_refused(bind):
+    with pytest.raises(BindError, match="is not an address"):
+        check_bind(bind)
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:0", "localhost:0", "[::1]:0", "127.8.8.8:65535"])
+def test_loopback_is_accepted(bind):
+    check_bind(bind)
+
+
+@pytest.mark.parametrize("by", ["socket", "server"])
+async def test_a_taken_port_is_a_clear_error(by):
+    with contextlib.ExitStack() as stack:
+        async with contextlib.AsyncExitStack() as servers:
+            if by == "socket":
+                holder = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+                port = holder.getsockname()[1]
+            else:
+                *_, port = await servers.enter_async_context(served())
+            server = create_server(token=None, max_message_bytes=1000, concurrent_rpcs=1)
+            with pytest.raises(BindError, match="in use"):
+                await serve(server, f"127.0.0.1:{port}", [NAME], Health([NAME]))
+            await server.stop(0)
+
+
+def test_a_token_file_must_hold_a_token(tmp_path):
+    file = tmp_path / "token"
+    with pytest.raises(BindError, match="write one line"):
+        read_token(file)
+    for content in (b"", b"\n", b"x" * 5000):
+        file.write_bytes(content)
+        with pytest.raises(BindError, match="must hold one token"):
+            read_token(file)
+    file.write_bytes(b"secret\n")
+    assert read_token(file) == "secret"

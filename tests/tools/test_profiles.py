@@ -1,0 +1,151 @@
+"""Tool profiles: what a file may say, and what becomes of placeholders."""
+
+import json
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.profiles import (
+    PROFILES_BYTES,
+    PlaceholderError,
+    ProfileError,
+    Report,
+    ToolProfile,
+    load_tool_profiles,
+    overlay,
+    parse_tool_profiles,
+    shipped_tool_profiles,
+    substitute,
+    substitute_one,
+)
+
+
+def parse(document) -> dict[str, ToolProfile]:
+    return parse_tool_profiles(json.dumps(document).encode(), "profiles.json")
+
+
+def test_both_spellings_mean_the_same():
+    kebab = parse({"t": {"binary": "x", "timeout-sec": 5, "working-dir": "d", "success-exit-codes": [0, 5]}})
+    snake = parse({"t": {"command": "x", "timeout_sec": 5, "working_dir": "d", "success_exit_codes": [0, 5]}})
+    assert kebab == snake
+    assert kebab["t"].success_exit_codes == (0, 5)
+
+
+def test_the_form_of_the_readme_is_understood():
+    found = parse(
+        {
+            "aider": {
+                "binary": "aider",
+                "args": ["--yes", "--message", "{prompt}"],
+                "env": {"AIDER_NO_GIT": "1"},
+                "timeout_sec": 300,
+            }
+        }
+    )
+    assert found["aider"].command == "aider"
+    assert found["aider"].timeout_sec == 300
+    assert found["aider"].success_exit_codes == (0,)
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ({"t": {"command": "x", "tmeout": 1}}, "unknown field 'tmeout'"),
+        ({"t": {"command": "x", "report": {"format": "sarif9"}}}, "report"),
+        ({"t": {"command": "x", "report": {"fmt": "none"}}}, "fmt"),
+        ({"t": {"args": []}}, "command"),
+        ({"t": {"command": ""}}, "must not be empty"),
+        ({"t": {"command": "x", "binary": "y"}}, "given twice"),
+        ({"t": {"command": "x", "timeout_sec": 0}}, "timeout_sec must be above 0"),
+        ({"t": {"command": "x", "args": "no list"}}, "args"),
+        ({"t": {"command": "x", "env": {"A": 1}}}, "env"),
+        ({"t": []}, "must be an object"),
+        ([], "must be an object"),
+    ],
+)
+def test_what_is_not_understood_is_refused_by_name(document, said):
+    with pytest.raises(ProfileError, match=r"profiles\.json") as raised:
+        parse(document)
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize("data", [b"{", b"\xff", b'{"a": {}, "a": {}}', b"[" * 100_000, b" " * (PROFILES_BYTES + 1)])
+def test_hostile_bytes_are_refused(data):
+    with pytest.raises(ProfileError):
+        parse_tool_profiles(data, "profiles.json")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ProfileError, match=r"absent\.json"):
+        load_tool_profiles(tmp_path / "absent.json")
+
+
+def test_the_shipped_profiles_load():
+    found = shipped_tool_profiles()
+    assert {"echo", "ruff", "mypy", "pytest", "black", "yamllint", "codespell", "gitleaks"} <= set(found)
+    assert {"aider", "claude", "codex"} <= set(found)
+    assert found["pytest"].success_exit_codes == (0,)
+    assert found["pytest"].report == Report(format="junit-xml", source="{scratch}/junit.xml")
+
+
+def test_the_shipped_profiles_name_no_placeholder_that_a_step_does_not_have():
+    context = {"prompt": "", "prompt_file": "", "files": [], "cwd": "", "scratch": ""}
+    for profile in shipped_tool_profiles().values():
+        substitute((*profile.args, *(profile.fix_args or ()), *profile.env.values(), profile.stdin or ""), context)
+
+
+def test_an_overlay_replaces_whole_profiles():
+    base = parse({"a": {"command": "a", "timeout_sec": 9}, "b": {"command": "b"}})
+    merged = overlay(base, parse({"a": {"command": "other"}}))
+    assert merged["a"] == ToolProfile(command="other")
+    assert merged["b"] == base["b"]
+
+
+def test_files_alone_become_one_argument_each():
+    assert substitute(["x", "{files}", "y"], {"files": ["a b.py", "c.py"]}) == ["x", "a b.py", "c.py", "y"]
+    assert substitute(["{files}"], {"files": []}) == []
+    assert substitute(["--files={files}"], {"files": ["a", "b"]}) == ["--files=a b"]
+
+
+@given(st.text())
+def test_a_value_is_never_looked_at_again(prompt):
+    """A prompt with placeholders, quotes or shell text stays one argument, letter by letter."""
+    assert substitute(["--message", "{prompt}"], {"prompt": prompt, "files": ["no"]}) == ["--message", prompt]
+
+
+def test_prompt_with_placeholders_and_shell_text_stays_literal():
+    prompt = "{files} {nope} {{x}} $(rm -rf /) `id` ; & | \" ' \n"
+    assert substitute(["{prompt}"], {"prompt": prompt, "files": ["a"]}) == [prompt]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{{prompt}}", "{prompt}"),
+        ("{{{prompt}}}", "{P}"),
+        ('{"key": 1}', '{"key": 1}'),
+        ("a{prompt}b{count}", "aPb3"),
+        ("{}", "{}"),
+        ("{python}", sys.executable),
+    ],
+)
+def test_braces(text, expected):
+    assert substitute_one(text, {"prompt": "P", "count": 3}) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "context", "said"),
+    [
+        (["{nope}"], {"prompt": ""}, r"unknown placeholder \{nope\}.*prompt"),
+        (["{files}"], {}, "names no files"),
+        (["{files}"], {"files": "a b"}, "list of paths"),
+        (["{flag}"], {"flag": True}, "bool"),
+        (["{deep}"], {"deep": {}}, "dict"),
+        (["{prompt.x} {prompt_}"], {"prompt": ""}, "prompt_"),
+    ],
+)
+def test_what_the_context_does_not_have_is_refused(arguments, context, said):
+    with pytest.raises(PlaceholderError, match=said):
+        substitute(arguments, context)
