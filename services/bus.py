@@ -34,6 +34,8 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.errors import NotFoundError, ObjectDeletedError, ObjectNotFoundError
 from nats.js.object_store import ObjectStore
 
+from services.wire import Recorded
+
 log = structlog.get_logger()
 
 SERVER_VERSION_MIN = (2, 12)
@@ -67,7 +69,7 @@ class StreamMismatchError(BusError):
 class RefusedError(BusError):
     """The subject does not end where the writer expected. `last` is what stands there, None for nothing."""
 
-    def __init__(self, subject: str, expected: int, last: "Recorded | None") -> None:
+    def __init__(self, subject: str, expected: int, last: Recorded | None) -> None:
         """`expected` is the sequence that the writer thought the last."""
         found = "nothing" if last is None else f"sequence {last.sequence}"
         super().__init__(f"{subject} was expected to end at {expected}, but {found} stands there")
@@ -78,15 +80,6 @@ class RefusedError(BusError):
 
 class ObjectMissingError(BusError):
     """No object of this name is stored."""
-
-
-class Recorded(msgspec.Struct, frozen=True):
-    """One stored message. `time_ns` is when the stream took it."""
-
-    sequence: int
-    subject: str
-    time_ns: int
-    data: bytes
 
 
 class StreamIdentity(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     """Common to all kinds: the tag field `kind`."""
 
 
-class RunStep(Command, tag="run_step"):
+class RunStep(Command, frozen=True, kw_only=True, tag="run_step"):
     """Claim attempt `<run>/<workstream>/<attempt>` and run it.
 
     `scheduled_ns` is the time of the decision in the log: the author date of any commit the attempt makes.

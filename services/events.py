@@ -90,7 +90,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
 # What users ask: subject `swell.event.<run>.request`
 
 
-class RunRequested(Event, tag="run_requested"):
+class RunRequested(Event, frozen=True, kw_only=True, omit_defaults=True, tag="run_requested"):
     """Somebody submitted a run. `spec` is the run's whole definition (services/spec.py) by digest."""
 
     request_id: str
@@ -102,13 +102,13 @@ class RunRequested(Event, tag="run_requested"):
     timeout_s: float = 0.0
 
 
-class CancelRequested(Event, tag="cancel_requested"):
+class CancelRequested(Event, frozen=True, kw_only=True, omit_defaults=True, tag="cancel_requested"):
     request_id: str
     actor: str
     reason: Message = ""
 
 
-class StepRequested(Event, tag="step_requested"):
+class StepRequested(Event, frozen=True, kw_only=True, omit_defaults=True, tag="step_requested"):
     """One step of one workstream of a stepwise run is asked for; `with_fix` drives its FIX loop to an end as well."""
 
     request_id: str
@@ -121,7 +121,7 @@ class StepRequested(Event, tag="step_requested"):
 # What the scheduler decides: subject `swell.event.<run>.run`
 
 
-class RequestAnswered(Event, tag="request_answered"):
+class RequestAnswered(Event, frozen=True, kw_only=True, omit_defaults=True, tag="request_answered"):
     """The answer to a request; `refused` carries the reason and what to do instead."""
 
     request_id: str
@@ -130,7 +130,7 @@ class RequestAnswered(Event, tag="request_answered"):
     ok: bool = True
 
 
-class RunAccepted(Event, tag="run_accepted"):
+class RunAccepted(Event, frozen=True, kw_only=True, omit_defaults=True, tag="run_accepted"):
     """The run exists. `deadline_ns` is when the run as a whole times out."""
 
     request_id: str
@@ -142,14 +142,14 @@ class RunAccepted(Event, tag="run_accepted"):
     deadline_ns: int = 0
 
 
-class RunTransitioned(Event, tag="run_transitioned"):
+class RunTransitioned(Event, frozen=True, kw_only=True, omit_defaults=True, tag="run_transitioned"):
     from_state: RunStatus
     to_state: RunStatus
     reason: Message = ""
     actor: str = "scheduler"
 
 
-class RunStopping(Event, tag="run_stopping"):
+class RunStopping(Event, frozen=True, kw_only=True, omit_defaults=True, tag="run_stopping"):
     """Nothing new is started; open attempts are closed, then the run ends as `outcome`."""
 
     outcome: RunStatus
@@ -157,7 +157,7 @@ class RunStopping(Event, tag="run_stopping"):
     actor: str = "scheduler"
 
 
-class WaveStarted(Event, tag="wave_started"):
+class WaveStarted(Event, frozen=True, kw_only=True, omit_defaults=True, tag="wave_started"):
     """These workstreams are the wave's; `more` follow in another event of the same wave when the list is long."""
 
     wave: int
@@ -165,14 +165,14 @@ class WaveStarted(Event, tag="wave_started"):
     more: bool = False
 
 
-class WaveFinished(Event, tag="wave_finished"):
+class WaveFinished(Event, frozen=True, kw_only=True, omit_defaults=True, tag="wave_finished"):
     """Every workstream of the wave is settled and merged or failed. The next wave starts no earlier than `next_not_before_ns`."""
 
     wave: int
     next_not_before_ns: int = 0
 
 
-class WorkstreamTransitioned(Event, tag="workstream_transitioned"):
+class WorkstreamTransitioned(Event, frozen=True, kw_only=True, omit_defaults=True, tag="workstream_transitioned"):
     workstream: str
     from_state: WorkstreamState
     to_state: WorkstreamState
@@ -180,7 +180,7 @@ class WorkstreamTransitioned(Event, tag="workstream_transitioned"):
     actor: str = "scheduler"
 
 
-class StepScheduled(Event, tag="step_scheduled"):
+class StepScheduled(Event, frozen=True, kw_only=True, omit_defaults=True, tag="step_scheduled"):
     """An attempt exists. Everything its command needs, so that the command can be derived again.
 
     `workstream` is `_line` for merge, gate and delivery; `on_behalf` then names the workstream being merged.
@@ -204,7 +204,7 @@ class StepScheduled(Event, tag="step_scheduled"):
     dry_run: bool = False
 
 
-class StepSkipped(Event, tag="step_skipped"):
+class StepSkipped(Event, frozen=True, kw_only=True, omit_defaults=True, tag="step_skipped"):
     """A step needed no attempt: nothing is configured (`noop`), or its verdict on this tree is known (`verdict_reused`)."""
 
     workstream: str
@@ -214,7 +214,7 @@ class StepSkipped(Event, tag="step_skipped"):
     checks: list[Check] = []
 
 
-class FixLoopEnded(Event, tag="fix_loop_ended"):
+class FixLoopEnded(Event, frozen=True, kw_only=True, omit_defaults=True, tag="fix_loop_ended"):
     """The FIX loop of a step was stopped; `limit` names what tripped."""
 
     workstream: str
@@ -223,7 +223,7 @@ class FixLoopEnded(Event, tag="fix_loop_ended"):
     reason: Message
 
 
-class IntegrationAdvanced(Event, tag="integration_advanced"):
+class IntegrationAdvanced(Event, frozen=True, kw_only=True, omit_defaults=True, tag="integration_advanced"):
     """The head of the run's line moved: `workstream` is merged, and the new tree passed every required check."""
 
     workstream: str
@@ -231,7 +231,7 @@ class IntegrationAdvanced(Event, tag="integration_advanced"):
     to: Snapshot
 
 
-class MergeRefused(Event, tag="merge_refused"):
+class MergeRefused(Event, frozen=True, kw_only=True, omit_defaults=True, tag="merge_refused"):
     """A merge did not become the head: it conflicts (`files`, `others`), or the merged tree is red."""
 
     workstream: str
@@ -241,14 +241,14 @@ class MergeRefused(Event, tag="merge_refused"):
     others: list[str] = []
 
 
-class LineDelivered(Event, tag="line_delivered"):
+class LineDelivered(Event, frozen=True, kw_only=True, omit_defaults=True, tag="line_delivered"):
     """The verified head is the branch `ref` of the repository."""
 
     ref: str
     commit: str
 
 
-class DeliveryRefused(Event, tag="delivery_refused"):
+class DeliveryRefused(Event, frozen=True, kw_only=True, omit_defaults=True, tag="delivery_refused"):
     """The repository did not take the verified head: the branch is not where the last delivery left it, or is in use."""
 
     ref: str
@@ -256,7 +256,7 @@ class DeliveryRefused(Event, tag="delivery_refused"):
     reason: Message
 
 
-class RunFinished(Event, tag="run_finished"):
+class RunFinished(Event, frozen=True, kw_only=True, omit_defaults=True, tag="run_finished"):
     state: RunStatus
     reason: Message
     completed: int
@@ -268,14 +268,14 @@ class RunFinished(Event, tag="run_finished"):
 # The life of one attempt: subject `swell.event.<run>.<workstream>.<attempt>`
 
 
-class StepStarted(Event, tag="step_started"):
+class StepStarted(Event, frozen=True, kw_only=True, omit_defaults=True, tag="step_started"):
     """An executor claimed the attempt: the first entry on its subject."""
 
     executor: str
     boot: str
 
 
-class StepFinished(Event, tag="step_finished"):
+class StepFinished(Event, frozen=True, kw_only=True, omit_defaults=True, tag="step_finished"):
     """The attempt's close by its executor: what happened, on which tree, and where the evidence is.
 
     `ok` is the step's own success (for checks: all passed). `snapshot` is what the step produced (edit, fix, merge).
@@ -303,14 +303,14 @@ class StepFinished(Event, tag="step_finished"):
     dry_run: bool = False
 
 
-class StepCancelled(Event, tag="step_cancelled"):
+class StepCancelled(Event, frozen=True, kw_only=True, omit_defaults=True, tag="step_cancelled"):
     """The attempt's close by the scheduler: nobody wants it any more, or nobody claimed it in time."""
 
     reason: Message
     actor: str = "scheduler"
 
 
-class StepLost(Event, tag="step_lost"):
+class StepLost(Event, frozen=True, kw_only=True, omit_defaults=True, tag="step_lost"):
     """The attempt's close by the scheduler: its executor is gone."""
 
     reason: Message
@@ -320,7 +320,7 @@ class StepLost(Event, tag="step_lost"):
 # Facts of an attempt that is closed already: subject `swell.event.<run>.<workstream>.<attempt>.late`
 
 
-class ProcessesReaped(Event, tag="processes_reaped"):
+class ProcessesReaped(Event, frozen=True, kw_only=True, omit_defaults=True, tag="processes_reaped"):
     """No process of the attempt lives any more on this executor."""
 
     executor: str
@@ -328,7 +328,7 @@ class ProcessesReaped(Event, tag="processes_reaped"):
     processes: int
 
 
-class ResultRefused(Event, tag="result_refused"):
+class ResultRefused(Event, frozen=True, kw_only=True, omit_defaults=True, tag="result_refused"):
     """An executor came too late with its result; what it had learnt is kept here."""
 
     executor: str

@@ -42,6 +42,15 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cause: str = ""
 
 
+class Recorded(msgspec.Struct, frozen=True):
+    """One stored message. `time_ns` is when the stream took it."""
+
+    sequence: int
+    subject: str
+    time_ns: int
+    data: bytes
+
+
 class _RawEntry(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     run: str

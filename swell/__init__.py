@@ -1,0 +1,104 @@
+"""Swell runs fleets of AI coding tools over a dependency graph of workstreams, and merges only what is green.
+
+The public names are made when they are first used, so that `import swell` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from services.bundle import (
+        BundleCycleError,
+        BundleDependencyError,
+        BundleValidationError,
+        WorkstreamBundle,
+        load_and_validate_bundles,
+    )
+    from services.executor.tools import ToolResult, run_tool
+    from services.plan import ExecutionPlan, build_execution_plan
+    from services.profiles import ToolProfile, load_tool_profiles
+    from services.scheduler.breaker import CircuitBreakerError, FixLoopState, allow_fix_attempt, detect_oscillation
+    from swell.api import (
+        StepResult,
+        execute_workstreams_parallel,
+        run_edit_step,
+        run_fix_step,
+        run_runtime_step,
+        run_runtime_with_fix,
+        run_static_step,
+        run_static_with_fix,
+        run_workstream,
+    )
+    from swell.errors import SwellError
+
+_HOMES = {
+    "services.bundle": (
+        "BundleCycleError",
+        "BundleDependencyError",
+        "BundleValidationError",
+        "WorkstreamBundle",
+        "load_and_validate_bundles",
+    ),
+    "services.executor.tools": ("ToolResult", "run_tool"),
+    "services.plan": ("ExecutionPlan", "build_execution_plan"),
+    "services.profiles": ("ToolProfile", "load_tool_profiles"),
+    "services.scheduler.breaker": (
+        "CircuitBreakerError",
+        "FixLoopState",
+        "allow_fix_attempt",
+        "detect_oscillation",
+    ),
+    "swell.api": (
+        "StepResult",
+        "execute_workstreams_parallel",
+        "run_edit_step",
+        "run_fix_step",
+        "run_runtime_step",
+        "run_runtime_with_fix",
+        "run_static_step",
+        "run_static_with_fix",
+        "run_workstream",
+    ),
+    "swell.errors": ("SwellError",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "BundleCycleError",
+    "BundleDependencyError",
+    "BundleValidationError",
+    "CircuitBreakerError",
+    "ExecutionPlan",
+    "FixLoopState",
+    "StepResult",
+    "SwellError",
+    "ToolProfile",
+    "ToolResult",
+    "WorkstreamBundle",
+    "allow_fix_attempt",
+    "build_execution_plan",
+    "detect_oscillation",
+    "execute_workstreams_parallel",
+    "load_and_validate_bundles",
+    "load_tool_profiles",
+    "run_edit_step",
+    "run_fix_step",
+    "run_runtime_step",
+    "run_runtime_with_fix",
+    "run_static_step",
+    "run_static_with_fix",
+    "run_tool",
+    "run_workstream",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'swell' has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -20,16 +20,13 @@ size of the subject in UTF-8 as 2 bytes big-endian, `subject` those bytes, and `
 
 import hashlib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import msgspec
 
 from services import events
 from services.events import LINE, TERMINAL_RUN, TERMINAL_WORKSTREAM, AnyEvent
-from services.wire import Place, parse_subject
-
-if TYPE_CHECKING:
-    from services.bus import Recorded
+from services.wire import Place, Recorded, parse_subject
 
 VERSION = 1
 """The version of this projection: a store of any other version is rebuilt. Raise it whenever a row could differ."""

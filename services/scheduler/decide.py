@@ -684,9 +684,14 @@ class _Deciding:
     def _merge(self, line: Line, workstream: Workstream) -> Decision:
         base, latest = workstream.base, workstream.latest
         if self.options.dry_run or latest is None or base is None or latest.commit == base.commit:
-            reason = "dry_run" if self.options.dry_run else "nothing_to_merge"
-            skipped = StepSkipped(workstream=workstream.id, step="merge", tree=line.head.tree, reason=reason)
-            return Decision([skipped, _move(workstream, "completed", reason.replace("_", " "))])
+            dry = self.options.dry_run
+            skipped = StepSkipped(
+                workstream=workstream.id,
+                step="merge",
+                tree=line.head.tree,
+                reason="dry_run" if dry else "nothing_to_merge",
+            )
+            return Decision([skipped, _move(workstream, "completed", "dry run" if dry else "nothing to merge")])
         return self._schedule_line("merge", line.head, workstream=workstream)
 
     def _after_line_close(self, line: Line, closed: Closed) -> Decision:

@@ -12,7 +12,7 @@ import structlog
 
 from services.artifacts import Artifacts
 from services.bus import Bus, BusError, BusUnavailableError, RefusedError
-from services.events import AnyEvent, CancelRequested, RunRequested, StepRequested
+from services.events import AnyEvent, CancelRequested, RunRequested, Step, StepRequested
 from services.plan import Finding, PlanReport
 from services.rpc import RpcError, invalid
 from services.scheduler.config import SchedulerConfig
@@ -30,10 +30,10 @@ FINDINGS_MAX = 200
 FOLD_TIMEOUT_S = 10.0
 
 _Context = grpc.aio.ServicerContext[Any, Any]
-_STEPS = ("edit", "static", "runtime", "fix")
+_STEPS: dict[str, Step] = {"edit": "edit", "static": "static", "runtime": "runtime", "fix": "fix"}
 
 
-class SchedulerServer(SchedulerServiceServicer):  # type: ignore[misc]  # generated code has no types
+class SchedulerServer(SchedulerServiceServicer):
     """Answers calls of one scheduler, leading or not: requests only need the log."""
 
     def __init__(
@@ -99,7 +99,7 @@ class SchedulerServer(SchedulerServiceServicer):  # type: ignore[misc]  # genera
             request_id=request.request_id,
             actor=request.actor[:200] or "unknown",
             workstream=request.workstream[:128],
-            step=request.step,
+            step=_STEPS[request.step],
             with_fix=request.with_fix,
         )
         return pb.RequestStepResponse(position=await self._request(request.run, event))

@@ -9,15 +9,17 @@ import hashlib
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
 import time
 import tomllib
-import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
+
+from services.executor.diagnostics import judge, read
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 FIX_LIMIT = {"static": 3, "runtime": 2}
@@ -138,43 +140,30 @@ class Flow:
 
     def _check(self, tree: Path, names: list[str], step: str) -> list[dict]:
         """The first check of a step that fails, or nothing."""
-        tools = self.checks["static_tools"] if step == "static" else [self.checks["runtime_tool"]]
-        commands = [(tool, self._argv(tree, tool, names), self.profiles[tool].get("env", {})) for tool in tools]
+        tools = self.checks["static_tools"]
         if step == "runtime":
-            for text in [text for name in names for text in self.workstreams[name].get("acceptance_tests", [])]:
-                argv = [self._fill(word, tree, names) for word in shlex.split(text)]
-                commands.append(("acceptance", argv, {}))
-        for tool, argv, env in commands:
-            done = self._spawn(tree, tool, argv, env)
+            own = [self.workstreams[name].get("metadata", {}).get("swell", {}) for name in names]
+            tools = list(dict.fromkeys(each.get("runtime_tool", self.checks["runtime_tool"]) for each in own))
+        for tool in tools:
+            argv = self._argv(tree, tool, names)
+            done = self._spawn(tree, tool, argv)
             if done.returncode != 0:
                 tail = (done.stdout + done.stderr)[-4000:]
-                found = self._diagnostics(tool, done)
+                found = self._diagnostics(tree, tool, done)
                 failure = {"check": tool, "command": argv, "exit_code": done.returncode, "output_tail": tail}
                 return [{**failure, "found": found}]
         return []
 
-    def _diagnostics(self, tool: str, done: "subprocess.CompletedProcess[str]") -> list[dict]:
-        rows: list[tuple] = []
-        if tool == "ruff":
-            rows = [
-                (each["filename"], each["location"]["row"], each["code"], each["message"])
-                for each in json.loads(done.stdout)
-            ]
-        elif tool == "mypy":
-            for text in done.stdout.splitlines():
-                each = json.loads(text)
-                if each["severity"] == "error":
-                    rows.append((each["file"], each["line"], each["code"], each["message"]))
-        elif tool == "pytest":
-            for case in ET.parse(self.scratch / "pytest.xml").iter("testcase"):  # noqa: S314 - written by pytest here
-                for failure in [*case.findall("failure"), *case.findall("error")]:
-                    row = int(case.get("line") or 0) + 1
-                    rows.append((case.get("file") or "", row, case.get("name"), failure.get("message") or ""))
-        keys = ("path", "line", "code", "message")
-        return [{"tool": tool, "severity": "error", **dict(zip(keys, row, strict=True))} for row in rows]
+    def _diagnostics(self, tree: Path, tool: str, done: "subprocess.CompletedProcess[str]") -> list[dict]:
+        """What the check reports, read by the engine's own parsers."""
+        report = self.profiles[tool].get("report", {"format": "none", "source": "stdout"})
+        source = report["source"]
+        data = done.stdout.encode() if source == "stdout" else read(Path(self._fill(source, tree, [])))
+        found = judge(report["format"], data, worktree=tree, exit_code=done.returncode, success=done.returncode == 0)
+        return [msgspec.to_builtins(each) for each in found]
 
     def _tool(self, tree: Path, tool: str, names: list[str], **context: str) -> "subprocess.CompletedProcess[str]":
-        return self._spawn(tree, tool, self._argv(tree, tool, names, **context), self.profiles[tool].get("env", {}))
+        return self._spawn(tree, tool, self._argv(tree, tool, names, **context))
 
     def _argv(self, tree: Path, tool: str, names: list[str], **context: str) -> list[str]:
         profile = self.profiles[tool]
@@ -206,8 +195,9 @@ class Flow:
         }
         return sorted(path for path in declared if (tree / path).is_file())
 
-    def _spawn(self, tree: Path, tool: str, argv: list[str], env: dict[str, str]) -> "subprocess.CompletedProcess[str]":
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.scratch), "PYTHONDONTWRITEBYTECODE": "1", **env}
+    def _spawn(self, tree: Path, tool: str, argv: list[str]) -> "subprocess.CompletedProcess[str]":
+        own = self.profiles[tool].get("env", {})
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.scratch), "PYTHONDONTWRITEBYTECODE": "1", **own}
         start = time.monotonic()
         done = subprocess.run(
             argv, cwd=tree, env=environment, capture_output=True, text=True, timeout=TOOL_TIMEOUT_S, check=False

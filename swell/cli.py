@@ -1,0 +1,500 @@
+"""The command line. Commands parse, call, print; what they print is made in `view`, `follow` and `listing`.
+
+Exit codes: 0 all completed; 1 something failed, was blocked or cancelled, or the cluster is in trouble; 2 the input
+cannot be used. Everything heavy is imported by the command that needs it, so that `swell --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, ParamSpec
+
+import typer
+
+from swell.errors import SwellError, invalid
+from swell.options import (
+    AllowDirty,
+    Base,
+    Breaker,
+    Context,
+    DryRun,
+    FailFast,
+    JsonOption,
+    MaxWorkers,
+    PathArgument,
+    Profiles,
+    RepoOption,
+    RunArgument,
+    RunId,
+    Timeout,
+    Unenforced,
+    WaveDelay,
+    WorkstreamArgument,
+)
+
+if TYPE_CHECKING:
+    from swell.client import Client
+    from swell.settings import RunSettings
+    from swell.submission import Submission
+    from swell.view import Style
+
+app = typer.Typer(
+    name="swell",
+    help="Runs fleets of AI coding tools over a dependency graph of workstreams, and merges only what is green.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+P = ParamSpec("P")
+
+
+@app.callback()
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show where in Swell an error arose.")] = False,
+) -> None:
+    """Options of every command."""
+    if debug:
+        os.environ["SWELL_DEBUG"] = "1"
+
+
+def _command(function: Callable[P, int | None]) -> Callable[P, None]:
+    """A command whose result is the exit code and whose errors are told, not shown as a traceback."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            code = function(*args, **kwargs)
+        except SwellError as error:
+            _fail(error)
+        except BrokenPipeError:
+            # The reader has left: what is still buffered must not complain at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 0
+        except KeyboardInterrupt:
+            code = 130
+        raise typer.Exit(code or 0)
+
+    return run
+
+
+def _fail(error: SwellError) -> NoReturn:
+    from swell.text import visible  # noqa: PLC0415 - only errors need it
+
+    if os.environ.get("SWELL_DEBUG") == "1":
+        raise error
+    said = [f"error: {visible(error.message)}"]
+    if error.where:
+        said.append(f"  where: {visible(error.where)}")
+    if error.remedy:
+        said.append(f"  next: {visible(error.remedy)}")
+    sys.stdout.flush()
+    sys.stderr.write("\n".join(said) + "\n")
+    raise typer.Exit(2 if error.is_input else 1)
+
+
+@contextmanager
+def _client() -> Iterator[Client]:
+    """A client of the configured cluster, or of the embedded one, which is started if need be."""
+    from swell.client import Client  # noqa: PLC0415 - gRPC
+    from swell.cluster import connected  # noqa: PLC0415 - as above
+
+    said = False
+
+    def report(text: str) -> None:
+        nonlocal said
+        if sys.stderr.isatty():
+            said = True
+            sys.stderr.write(f"\r\x1b[K{text} …")
+            sys.stderr.flush()
+
+    with connected(report=report) as endpoints, Client(endpoints) as client:
+        if said:
+            sys.stderr.write("\r\x1b[K")
+        yield client
+
+
+def _print(lines: list[str] | str) -> None:
+    sys.stdout.write(("\n".join(lines) if isinstance(lines, list) else lines) + "\n")
+
+
+# Before a run
+
+
+@app.command(rich_help_panel="Before a run")
+@_command
+def init(
+    repo: RepoOption = Path(),
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing swell.toml.")] = False,
+) -> int:
+    """Write a swell.toml that names what checks this repository."""
+    from swell.listing import detected_checks  # noqa: PLC0415 - as the module says
+
+    file, text = detected_checks(repo)
+    if file.exists() and not force:
+        raise invalid("EXISTS", "there is a swell.toml already", "Edit it, or replace it with --force.", str(file))
+    try:
+        file.write_text(text)
+    except OSError as error:
+        raise invalid("NOT_WRITABLE", f"cannot be written: {error.strerror}", "Make it writable.", str(file)) from error
+    _print([text.rstrip(), "", f"wrote {file}: look it over, then commit it"])
+    return 0
+
+
+@app.command(rich_help_panel="Before a run")
+@_command
+def validate(path: PathArgument = None, repo: RepoOption = Path()) -> int:
+    """Tell everything that is wrong with bundles."""
+    from swell.listing import local_plan, warning_lines  # noqa: PLC0415 - as the module says
+
+    report = local_plan(_bundle_path(path, repo), repo)
+    if not report.valid:
+        _print(report.to_text().rstrip())
+        return 2
+    assert report.plan is not None  # noqa: S101 - a valid report has a plan
+    _print(f"valid: {report.plan.total_workstreams} workstreams in {report.plan.total_waves} waves")
+    for line in warning_lines(report.warnings):
+        _print(line)
+    return 0
+
+
+@app.command(rich_help_panel="Before a run")
+@_command
+def plan(path: PathArgument = None, repo: RepoOption = Path(), as_json: JsonOption = False) -> int:
+    """Show the waves of a set of bundles, and why each workstream stands where it does."""
+    from swell.listing import local_plan, plan_lines  # noqa: PLC0415 - as the module says
+
+    report = local_plan(_bundle_path(path, repo), repo)
+    _print(report.to_json() if as_json else plan_lines(report))
+    return 0 if report.valid else 2
+
+
+def _bundle_path(path: Path | None, repo: Path) -> Path:
+    from swell.settings import workstream_dir  # noqa: PLC0415 - as the module says
+
+    return path if path is not None else workstream_dir(repo)
+
+
+# Runs
+
+
+def _submission(
+    path: Path | None,
+    repo: Path,
+    flags: RunSettings,
+    *,
+    allow_dirty: bool,
+    base: str | None,
+    run: str,
+    context: list[str] | None,
+) -> Submission:
+    from swell.settings import in_force  # noqa: PLC0415 - as the module says
+    from swell.submission import assemble, load_bundles, parse_context  # noqa: PLC0415 - as above
+
+    settings = in_force(flags)
+    bundles_at = _bundle_path(path, repo)
+    bundles = load_bundles(bundles_at)
+    return assemble(
+        bundles,
+        repo=repo,
+        settings=settings,
+        base=base,
+        allow_dirty=allow_dirty,
+        exempt=[bundles_at],
+        run=run,
+        context=parse_context(context or []),
+    )
+
+
+@app.command(rich_help_panel="Runs")
+@_command
+def run(
+    path: PathArgument = None,
+    repo: RepoOption = Path(),
+    *,
+    max_workers: MaxWorkers = None,
+    wave_delay: WaveDelay = None,
+    fail_fast: FailFast = None,
+    dry_run: DryRun = None,
+    timeout: Timeout = None,
+    allow_dirty: AllowDirty = False,
+    base: Base = None,
+    tool_profiles: Profiles = None,
+    breaker: Breaker = None,
+    accept_unenforced: Unenforced = None,
+    run_id: RunId = "",
+    context: Context = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print events as NDJSON, then a summary.")] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the run to its end.")] = True,
+) -> int:
+    """Run bundles on a repository. Ctrl-C cancels the run and waits for its end; twice leaves at once."""
+    from swell.settings import RunSettings  # noqa: PLC0415 - as the module says
+
+    flags = RunSettings(
+        max_workers=max_workers,
+        wave_delay_s=wave_delay,
+        fail_fast=fail_fast,
+        dry_run=dry_run,
+        timeout_s=timeout,
+        tool_profiles=tool_profiles,
+        breaker=breaker,
+        accept_unenforced=accept_unenforced,
+    )
+    submission = _submission(path, repo, flags, allow_dirty=allow_dirty, base=base, run=run_id, context=context)
+    return _submit(submission, wait=wait, style=_style(as_json=as_json))
+
+
+@app.command(rich_help_panel="Runs")
+@_command
+def submit(
+    path: PathArgument = None,
+    repo: RepoOption = Path(),
+    *,
+    max_workers: MaxWorkers = None,
+    wave_delay: WaveDelay = None,
+    fail_fast: FailFast = None,
+    dry_run: DryRun = None,
+    timeout: Timeout = None,
+    allow_dirty: AllowDirty = False,
+    base: Base = None,
+    tool_profiles: Profiles = None,
+    breaker: Breaker = None,
+    accept_unenforced: Unenforced = None,
+    run_id: RunId = "",
+    context: Context = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Submit a run and leave: `run --no-wait`."""
+    from swell.settings import RunSettings  # noqa: PLC0415 - as the module says
+
+    flags = RunSettings(
+        max_workers=max_workers,
+        wave_delay_s=wave_delay,
+        fail_fast=fail_fast,
+        dry_run=dry_run,
+        timeout_s=timeout,
+        tool_profiles=tool_profiles,
+        breaker=breaker,
+        accept_unenforced=accept_unenforced,
+    )
+    submission = _submission(path, repo, flags, allow_dirty=allow_dirty, base=base, run=run_id, context=context)
+    return _submit(submission, wait=False, style=_style(as_json=as_json))
+
+
+def _style(*, as_json: bool) -> Style:
+    if as_json:
+        return "json"
+    return "live" if sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb" else "lines"
+
+
+def _submit(submission: Submission, *, wait: bool, style: Style) -> int:
+    from swell.listing import warning_lines  # noqa: PLC0415 - as the module says
+    from swell.view import submitted_json  # noqa: PLC0415 - as above
+
+    with _client() as client:
+        done = client.submit_run(submission.header, submission.documents)
+        for line in warning_lines(done.warnings, advice=False):
+            sys.stderr.write(f"{line}\n")
+        if not wait:
+            _print(
+                submitted_json(done)
+                if style == "json"
+                else f"submitted run {done.run}; follow it: swell watch {done.run}"
+            )
+            return 0
+        return _follow(client, done.run, style, after=max(done.position - 1, 0), cancel_on_interrupt=True)
+
+
+def _follow(
+    client: Client, run: str, style: Style, *, after: int, cancel_on_interrupt: bool, until_reaped: bool = False
+) -> int:
+    """Show a run to its end and say how it ended; the exit code."""
+    from swell.follow import LeftError, follow, summarise  # noqa: PLC0415 - as the module says
+    from swell.submission import actor  # noqa: PLC0415 - as above
+    from swell.view import choose, summary_json  # noqa: PLC0415 - as above
+
+    try:
+        progress = follow(
+            client,
+            run,
+            choose(style),
+            after=after,
+            actor=actor(),
+            cancel_on_interrupt=cancel_on_interrupt,
+            until_reaped=until_reaped,
+        )
+    except LeftError:
+        sys.stderr.write(f"left run {run}, which goes on by itself; see it with: swell watch {run}\n")
+        return 1 if cancel_on_interrupt else 0
+    summary = summarise(client, run, progress.failures)
+    _print(summary_json(summary.as_dict()) if style == "json" else summary.lines())
+    if until_reaped and style != "json":
+        ended = sum(progress.reaped.values())
+        _print(f"  processes: {ended} ended in {len(progress.reaped)} running attempts")
+        if progress.unreaped:
+            names = ", ".join(f"{workstream}/{number}" for workstream, number in sorted(progress.unreaped))
+            _print(f"  not confirmed yet: the end of the processes of {names}; see: swell events {run}")
+    return summary.exit_code
+
+
+@app.command(rich_help_panel="Runs")
+@_command
+def watch(run: RunArgument, as_json: JsonOption = False) -> int:
+    """Follow a run to its end. Ctrl-C leaves; the run goes on."""
+    with _client() as client:
+        name = _resolve(client, run)
+        return _follow(client, name, _style(as_json=as_json), after=0, cancel_on_interrupt=False)
+
+
+@app.command(rich_help_panel="Runs")
+@_command
+def cancel(
+    run: RunArgument,
+    reason: Annotated[str, typer.Option("--reason", help="Why, for the record.")] = "",
+    as_json: JsonOption = False,
+) -> int:
+    """Cancel a run, and wait until it and the processes of its tools have ended."""
+    from swell.submission import actor  # noqa: PLC0415 - as the module says
+
+    with _client() as client:
+        name = _resolve(client, run)
+        client.cancel_run(name, reason=reason, actor=actor())
+        style: Literal["json", "lines"] = "json" if as_json else "lines"
+        _follow(client, name, style, after=0, cancel_on_interrupt=False, until_reaped=True)
+        return 0
+
+
+# Afterwards
+
+
+def _resolve(client: Client, run: str) -> str:
+    from swell.listing import resolve_run  # noqa: PLC0415 - as the module says
+
+    return resolve_run(client, run)
+
+
+def _told(make: Callable[[Client], Any], *, as_json: bool) -> int:
+    """Print what `make` finds: its JSON, or its lines."""
+    with _client() as client:
+        found = make(client)
+        _print(found.json() if as_json else found.lines())
+    return 0
+
+
+@app.command("list", rich_help_panel="Afterwards")
+@_command
+def list_(
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most this many.")] = 20,
+    as_json: JsonOption = False,
+) -> int:
+    """List runs, newest first."""
+    from swell.listing import RunList  # noqa: PLC0415 - as the module says
+
+    return _told(lambda client: RunList(client.list_runs(limit=limit)), as_json=as_json)
+
+
+@app.command(rich_help_panel="Afterwards")
+@_command
+def status(run: RunArgument, as_json: JsonOption = False) -> int:
+    """Show the state of a run and of its workstreams."""
+    from swell.listing import RunStatus  # noqa: PLC0415 - as the module says
+
+    return _told(lambda client: RunStatus.of(client, _resolve(client, run)), as_json=as_json)
+
+
+@app.command(rich_help_panel="Afterwards")
+@_command
+def show(run: RunArgument, workstream: WorkstreamArgument = "", as_json: JsonOption = False) -> int:
+    """Show workstreams, attempts, reasons and artifacts."""
+    from swell.listing import RunDetail  # noqa: PLC0415 - as the module says
+
+    return _told(lambda client: RunDetail.of(client, _resolve(client, run), workstream), as_json=as_json)
+
+
+@app.command(rich_help_panel="Afterwards")
+@_command
+def events(
+    run: RunArgument,
+    kind: Annotated[list[str] | None, typer.Option("--kind", help="Only this kind; may be repeated.")] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Print the recorded events of a run."""
+    from swell.listing import event_line  # noqa: PLC0415 - as the module says
+    from swell.view import event_json  # noqa: PLC0415 - as above
+
+    with _client() as client:
+        for event in client.list_events(_resolve(client, run), kinds=kind or []):
+            _print(event_json(event) if as_json else event_line(event))
+    return 0
+
+
+@app.command(rich_help_panel="Afterwards")
+@_command
+def logs(
+    run: RunArgument,
+    workstream: WorkstreamArgument = "",
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with the attempts to come.")] = False,
+) -> int:
+    """Print what the tools of a run said."""
+    from swell.listing import follow_logs, write_logs  # noqa: PLC0415 - as the module says
+
+    with _client() as client:
+        name = _resolve(client, run)
+        (follow_logs if follow else write_logs)(client, name, workstream, sys.stdout)
+    return 0
+
+
+@app.command(rich_help_panel="Afterwards")
+@_command
+def diff(run: RunArgument, workstream: WorkstreamArgument = "") -> int:
+    """Print the change of a workstream, or of all that completed."""
+    from swell.listing import write_diff  # noqa: PLC0415 - as the module says
+
+    with _client() as client:
+        write_diff(client, _resolve(client, run), workstream, sys.stdout)
+    return 0
+
+
+# The cluster
+
+
+@app.command(rich_help_panel="Cluster")
+@_command
+def dev(
+    stop: Annotated[bool, typer.Option("--stop", help="End the cluster of the state folder.")] = False,
+    scheduler_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any.")] = 0,
+    ledger_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any.")] = 0,
+    nats_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any.")] = 0,
+) -> int:
+    """Run the embedded cluster until Ctrl-C."""
+    from swell.serving import dev as run_dev  # noqa: PLC0415 - as the module says
+    from swell.serving import stop_dev  # noqa: PLC0415 - as above
+
+    return stop_dev() if stop else run_dev(scheduler_port=scheduler_port, ledger_port=ledger_port, nats_port=nats_port)
+
+
+@app.command(rich_help_panel="Cluster")
+@_command
+def serve(
+    service: Annotated[Literal["scheduler", "executor", "ledger"], typer.Argument(metavar="scheduler|executor|ledger")],
+    config: Annotated[Path, typer.Option("--config", help="The service's settings, a TOML file.")],
+) -> int:
+    """Run one service in the foreground: what a container does."""
+    from swell.serving import become  # noqa: PLC0415 - as the module says
+
+    return become(service, config)
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

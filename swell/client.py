@@ -1,0 +1,351 @@
+"""The gRPC client of both services: plain values in, plain values out. The only part of the front door that sees stubs.
+
+Every call has a deadline. A call that may be repeated is repeated while the service does not answer: reads always,
+writes because their `request_id` makes a repetition harmless.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+import msgspec
+
+from swell.errors import SwellError
+from swell.values import (
+    Artifact,
+    Attempt,
+    Document,
+    Endpoints,
+    Event,
+    Finding,
+    Header,
+    Plan,
+    Run,
+    Submitted,
+    Watched,
+    Workstream,
+)
+
+if TYPE_CHECKING:
+    import grpc
+
+CALL_TIMEOUT_S: Final = 30.0
+SUBMIT_TIMEOUT_S: Final = 120.0
+WATCH_TIMEOUT_S: Final = 60.0
+"""A watch is asked for anew this often: it bounds the time a dead connection goes unnoticed."""
+OUTAGE_S: Final = 15.0
+"""A service that restarts is waited for this long."""
+MESSAGE_BYTES_MAX: Final = 64 * 1024 * 1024
+PAGE: Final = 1000
+TOKEN_BYTES_MAX: Final = 4096
+
+_T = TypeVar("_T")
+_S = TypeVar("_S", bound=msgspec.Struct)
+
+
+def _plain(value: Any, type_: type[_S], **known: Any) -> _S:
+    """A message as the struct with the same field names; `known` are fields made by the caller."""
+    read = {name: getattr(value, name) for name in type_.__struct_fields__ if name not in known}
+    return type_(**{name: list(item) if _repeated(item) else item for name, item in read.items()}, **known)
+
+
+def _repeated(item: Any) -> bool:
+    return not isinstance(item, str | bytes | int | float | bool)
+
+
+def _attempt(value: Any) -> Attempt:
+    return _plain(
+        value,
+        Attempt,
+        exit_code=value.exit_code if value.HasField("exit_code") else None,
+        artifacts=[_plain(artifact, Artifact) for artifact in value.artifacts],
+    )
+
+
+def _event(value: Any) -> Event:
+    try:
+        payload = msgspec.json.decode(value.payload_json, type=dict[str, Any])
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        payload = {}
+    return _plain(value, Event, payload=payload)
+
+
+def _findings(values: Iterable[Any]) -> list[Finding]:
+    return [_plain(value, Finding) for value in values]
+
+
+class Client:
+    """One connection to each service. Close it, or use it as a context. Safe to use from several threads."""
+
+    def __init__(self, endpoints: Endpoints) -> None:
+        import grpc  # noqa: PLC0415 - costs 0.15 s, and most commands that print help need none of it
+
+        from services.ledger.v1 import ledger_pb2, ledger_pb2_grpc  # noqa: PLC0415 - as above
+        from services.scheduler.v1 import scheduler_pb2, scheduler_pb2_grpc  # noqa: PLC0415 - as above
+
+        self.endpoints = endpoints
+        self._grpc = grpc
+        self._scheduler_pb2 = scheduler_pb2
+        self._ledger_pb2 = ledger_pb2
+        options = [
+            ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+            ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+            ("grpc.initial_reconnect_backoff_ms", 50),
+            ("grpc.min_reconnect_backoff_ms", 50),
+            ("grpc.max_reconnect_backoff_ms", 1000),
+            ("grpc.enable_http_proxy", 0),
+        ]
+        self._channels = [grpc.insecure_channel(at, options) for at in (endpoints.scheduler, endpoints.ledger)]
+        self._scheduler = scheduler_pb2_grpc.SchedulerServiceStub(self._channels[0])  # type: ignore[no-untyped-call]
+        self._ledger = ledger_pb2_grpc.LedgerServiceStub(self._channels[1])  # type: ignore[no-untyped-call]
+        self._metadata = (("authorization", f"Bearer {endpoints.token}"),) if endpoints.token else ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connections and every watch."""
+        for channel in self._channels:
+            channel.close()
+
+    # The scheduler
+
+    def plan_run(self, header: Header, documents: Sequence[Document]) -> Plan:
+        """What a run would do, and what speaks against it. Changes nothing."""
+        request = self._scheduler_pb2.PlanRunRequest(
+            header=self._header(header), documents=[self._document(document) for document in documents]
+        )
+        answer = self._call(self._scheduler.PlanRun, request, timeout_s=SUBMIT_TIMEOUT_S)
+        return Plan(
+            valid=answer.valid,
+            errors=_findings(answer.errors),
+            warnings=_findings(answer.warnings),
+            waves=[list(wave.workstreams) for wave in answer.waves],
+            report=msgspec.json.decode(answer.report_json or "{}"),
+        )
+
+    def submit_run(self, header: Header, documents: Sequence[Document]) -> Submitted:
+        """Submit a run. Without a `request_id` a fresh one is taken, so that repeating after a failure is harmless."""
+        if not header.request_id:
+            header = msgspec.structs.replace(header, request_id=str(uuid.uuid4()))
+        message = self._scheduler_pb2.SubmitRunRequest
+
+        def parts() -> Iterator[Any]:
+            yield message(header=self._header(header))
+            for document in documents:
+                yield message(document=self._document(document))
+
+        answer = self._repeat(lambda: self._submit(parts()))
+        return Submitted(run=answer.run, position=answer.position, warnings=_findings(answer.warnings))
+
+    def _submit(self, parts: Iterator[Any]) -> Any:
+        return self._scheduler.SubmitRun(parts, timeout=SUBMIT_TIMEOUT_S, metadata=self._metadata)
+
+    def cancel_run(self, run: str, *, reason: str, actor: str) -> int:
+        """Ask for the end of a run; the position of the request."""
+        request = self._scheduler_pb2.CancelRunRequest(
+            run=run, request_id=str(uuid.uuid4()), reason=reason, actor=actor
+        )
+        return int(self._call(self._scheduler.CancelRun, request).position)
+
+    def request_step(
+        self, run: str, workstream: str, step: str, *, with_fix: bool, actor: str, request_id: str = ""
+    ) -> int:
+        """Ask for one step of a stepwise run; the position of the request. Its answer is an event."""
+        request = self._scheduler_pb2.RequestStepRequest(
+            run=run,
+            workstream=workstream,
+            step=step,
+            with_fix=with_fix,
+            request_id=request_id or str(uuid.uuid4()),
+            actor=actor,
+        )
+        return int(self._call(self._scheduler.RequestStep, request).position)
+
+    # The ledger
+
+    def get_run(self, run: str) -> Run:
+        """One run; NOT_FOUND when there is none."""
+        answer = self._call(self._ledger.GetRun, self._ledger_pb2.GetRunRequest(run=run))
+        return _plain(answer.run, Run)
+
+    def list_runs(self, *, state: str = "", limit: int = 50) -> list[Run]:
+        """The newest runs, newest first, at most `limit`."""
+
+        def page(token: str, count: int) -> Any:
+            request = self._ledger_pb2.ListRunsRequest(page_size=count, page_token=token, state=state)
+            return self._call(self._ledger.ListRuns, request)
+
+        return [_plain(run, Run) for run in _paged(page, "runs", limit)]
+
+    def list_workstreams(self, run: str, *, state: str = "") -> list[Workstream]:
+        """The workstreams of a run in plan order."""
+
+        def page(token: str, count: int) -> Any:
+            request = self._ledger_pb2.ListWorkstreamsRequest(run=run, page_size=count, page_token=token, state=state)
+            return self._call(self._ledger.ListWorkstreams, request)
+
+        return [_plain(workstream, Workstream) for workstream in _paged(page, "workstreams")]
+
+    def list_attempts(self, run: str, workstream: str = "") -> list[Attempt]:
+        """The attempts of a run, or of one of its workstreams, in the order they were scheduled."""
+
+        def page(token: str, count: int) -> Any:
+            request = self._ledger_pb2.ListAttemptsRequest(
+                run=run, workstream=workstream, page_size=count, page_token=token
+            )
+            return self._call(self._ledger.ListAttempts, request)
+
+        return [_attempt(attempt) for attempt in _paged(page, "attempts")]
+
+    def list_events(
+        self,
+        run: str = "",
+        *,
+        workstream: str = "",
+        kinds: Sequence[str] = (),
+        after: int = 0,
+        limit: int | None = None,
+    ) -> Iterator[Event]:
+        """Events, oldest first."""
+
+        def page(token: str, count: int) -> Any:
+            request = self._ledger_pb2.ListEventsRequest(
+                run=run, workstream=workstream, kinds=kinds, after_position=after, page_size=count, page_token=token
+            )
+            return self._call(self._ledger.ListEvents, request)
+
+        return (_event(event) for event in _paged(page, "events", limit))
+
+    def watch(self, run: str, after: int = 0) -> Iterator[Watched]:
+        """Events of a run as they are recorded, from the first one after position `after`, for ever.
+
+        A broken connection is mended and resumed without gap or repetition; a ledger that does not answer for
+        OUTAGE_S raises UNAVAILABLE. Empty answers come while nothing happens.
+        """
+        grpc = self._grpc
+        mending = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.ABORTED)
+        heard = time.monotonic()
+        pause_s = 0.05
+        while True:
+            request = self._ledger_pb2.WatchEventsRequest(run=run, after_position=after)
+            call = self._ledger.WatchEvents(request, timeout=WATCH_TIMEOUT_S, metadata=self._metadata)
+            try:
+                for answer in call:
+                    heard = time.monotonic()
+                    pause_s = 0.05
+                    after = max(after, answer.position)
+                    yield Watched(events=[_event(event) for event in answer.events], position=answer.position)
+            except grpc.RpcError as error:
+                if error.code() not in mending or time.monotonic() - heard > OUTAGE_S:
+                    raise self._error(error) from error
+            finally:
+                call.cancel()
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, 1.0)
+
+    def wait(self, run: str, after: int = 0) -> Run:
+        """The run when it has ended."""
+        for watched in self.watch(run, after):
+            if any(event.kind == "run_finished" for event in watched.events):
+                break
+        return self.get_run(run)
+
+    def read_artifact(self, artifact: Artifact) -> Iterator[bytes]:
+        """The bytes of a stored object in pieces; the ledger checks their digest."""
+        request = self._ledger_pb2.ReadArtifactRequest(name=artifact.name, digest=artifact.digest)
+        call = self._ledger.ReadArtifact(request, timeout=SUBMIT_TIMEOUT_S, metadata=self._metadata)
+        try:
+            for answer in call:
+                yield answer.chunk
+        except self._grpc.RpcError as error:
+            raise self._error(error) from error
+        finally:
+            call.cancel()
+
+    # Messages
+
+    def _header(self, header: Header) -> Any:
+        pb2 = self._scheduler_pb2
+        return pb2.RunHeader(
+            request_id=header.request_id,
+            run=header.run,
+            repository=pb2.Repository(
+                location=header.location, base_commit=header.base_commit, base_ref=header.base_ref
+            ),
+            options=pb2.RunOptions(**msgspec.structs.asdict(header.options)),
+            checks_toml=header.checks_toml,
+            tool_profiles_json=header.tool_profiles_json,
+            breaker_json=header.breaker_json,
+            actor=header.actor,
+        )
+
+    def _document(self, document: Document) -> Any:
+        return self._scheduler_pb2.BundleDocument(name=document.name, content=document.content)
+
+    # Calls
+
+    def _call(self, method: Callable[..., Any], request: Any, *, timeout_s: float = CALL_TIMEOUT_S) -> Any:
+        return self._repeat(lambda: method(request, timeout=timeout_s, metadata=self._metadata))
+
+    def _repeat(self, call: Callable[[], _T]) -> _T:
+        """The answer; while the service cannot be reached, the call is repeated for OUTAGE_S."""
+        started = time.monotonic()
+        pause_s = 0.05
+        while True:
+            try:
+                return call()
+            except self._grpc.RpcError as error:
+                away = error.code() is self._grpc.StatusCode.UNAVAILABLE
+                if not away or time.monotonic() - started > OUTAGE_S:
+                    raise self._error(error) from error
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, 1.0)
+
+    def _error(self, error: grpc.RpcError) -> SwellError:
+        """The status of a call as our error: its ErrorInfo gives reason and remedy."""
+        from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # noqa: PLC0415 - only on errors
+        from grpc_status import rpc_status  # type: ignore[import-untyped]  # noqa: PLC0415 - as above
+
+        code = error.code().name
+        where = f"scheduler {self.endpoints.scheduler}, ledger {self.endpoints.ledger}"
+        if code == "UNAVAILABLE":
+            return SwellError(
+                code,
+                code,
+                "a service does not answer",
+                "Look into the logs of the cluster, or start it anew with `swell dev --stop`; "
+                "for a remote cluster check SWELL_SCHEDULER and SWELL_LEDGER.",
+                where,
+            )
+        if code == "DEADLINE_EXCEEDED":
+            return SwellError(code, code, "a service did not answer in time", "Try again; its log says more.", where)
+        try:
+            status = rpc_status.from_call(error)
+        except ValueError:
+            status = None
+        for detail in status.details if status is not None else ():
+            info = error_details_pb2.ErrorInfo()
+            if detail.Is(info.DESCRIPTOR) and detail.Unpack(info):
+                remedy = dict(info.metadata).get("remedy", "")
+                return SwellError(code, info.reason, (status.message or code).strip(), remedy)
+        remedy = "Check SWELL_TOKEN_FILE." if code == "UNAUTHENTICATED" else ""
+        return SwellError(code, code, error.details() or code, remedy, where)
+
+
+def _paged(page: Callable[[str, int], Any], field: str, limit: int | None = None) -> Iterator[Any]:
+    token, left = "", limit
+    while left is None or left > 0:
+        answer = page(token, PAGE if left is None else min(PAGE, left))
+        values = getattr(answer, field)
+        yield from values
+        left = None if left is None else left - len(values)
+        token = answer.next_page_token
+        if not token:
+            return

@@ -1,0 +1,364 @@
+"""What the commands that look at runs find, and how it is printed. Rendering, and the reads it needs."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self, TextIO
+
+import msgspec
+
+from swell.errors import SwellError, invalid
+from swell.follow import elapsed_s
+from swell.text import columns, duration, one_line, size, visible
+
+if TYPE_CHECKING:
+    from services.plan import ExecutionPlan, PlanReport
+    from services.plan import Finding as PlanFinding
+    from swell.client import Client
+    from swell.values import Attempt, Event, Finding, Run, Workstream
+
+FILES_MAX: Final = 200_000
+READ_BYTES_MAX: Final = 1024 * 1024
+PREFIX_RUNS_MAX: Final = 10_000
+NAMES_MAX: Final = 5
+ADVICE: Final = frozenset({"NO_COST_LIMIT", "NO_CONTEXT_ESTIMATE", "SINGLETON_WAVE"})
+"""Warnings about how a plan might be better, which somebody who starts a run has not asked for."""
+
+
+# Before a run
+
+
+def detected_checks(repo: Path) -> tuple[Path, str]:
+    """Where the repository's swell.toml belongs, and what it should say."""
+    from services.checks import CHECKS_FILE, detect  # noqa: PLC0415 - help must not wait for this
+    from services.repository import (  # noqa: PLC0415 - as above
+        RepositoryError,
+        inspect,
+        list_files,
+        read_file,
+    )
+
+    try:
+        state = inspect(repo, allow_dirty=True)
+        files = list_files(state.root, state.base_commit, FILES_MAX)
+
+        def read(path: str) -> str | None:
+            data = read_file(state.root, state.base_commit, path, READ_BYTES_MAX)
+            return None if data is None else data.decode("utf-8", "replace")
+
+        return state.root / CHECKS_FILE, detect(files, read)
+    except RepositoryError as error:
+        raise invalid(error.code, str(error.args[0]), error.remedy, str(repo)) from error
+
+
+def local_plan(path: Path, repo: Path) -> PlanReport:
+    """The plan of the bundles at `path`, by what the repository says of checks and tools, if it is one."""
+    from services.bundle import WorkstreamBundle  # noqa: PLC0415 - as above
+    from services.checks import CHECKS_BYTES, CHECKS_FILE, ChecksError, parse_checks, resolve  # noqa: PLC0415 - as above
+    from services.plan import validate_plan  # noqa: PLC0415 - as above
+    from services.repository import RepositoryError, inspect, read_file  # noqa: PLC0415 - as above
+    from swell.settings import MAX_WORKERS, RunSettings, in_force  # noqa: PLC0415 - as above
+    from swell.submission import load_bundles  # noqa: PLC0415 - as above
+
+    bundles = load_bundles(path)
+    settings = in_force(RunSettings())
+    checks = None
+    known_repository = True
+    try:
+        state = inspect(repo, allow_dirty=True)
+        data = read_file(state.root, state.base_commit, CHECKS_FILE, CHECKS_BYTES)
+        checks = None if data is None else parse_checks(data, CHECKS_FILE)
+    except RepositoryError:
+        known_repository = False
+    except ChecksError as error:
+        raise invalid("BAD_CHECKS", str(error), "Mend it, then commit it.", str(repo)) from error
+
+    def checked(bundle: WorkstreamBundle) -> bool:
+        found = resolve(checks, None, bundle.checks)
+        return bool(not known_repository or found.static_tools or found.runtime_tool or bundle.acceptance_tests)
+
+    return validate_plan(
+        bundles, known_tools=None, max_workers=settings.max_workers or MAX_WORKERS, checks_present=checked
+    )
+
+
+def plan_lines(report: PlanReport) -> list[str]:
+    """The plan as a table: wave, workstream, what it waits for, why it stands there."""
+    lines: list[str] = []
+    if report.plan is not None:
+        found = report.plan
+        rows = [["wave", "workstream", "after", "why"]]
+        wave_of = {name: number for number, wave in enumerate(found.waves, 1) for name in wave}
+        rows += [
+            [str(number), name, ", ".join(found.dependency_graph[name]) or "-", _why(found, name, wave_of)]
+            for name, number in wave_of.items()
+        ]
+        lines += columns(rows)
+        lines += ["", f"{found.total_workstreams} workstreams in {found.total_waves} waves"]
+        lines.append(f"critical path: {' -> '.join(map(one_line, found.critical_path))}")
+    lines += [f"error: {one_line(str(finding))}" for finding in report.errors]
+    return lines + warning_lines(report.warnings)
+
+
+def _why(plan: ExecutionPlan, name: str, wave_of: dict[str, int]) -> str:
+    """Why a workstream stands in its wave, counting waves from 1 as everything that is shown does."""
+    needed = plan.dependency_graph[name]
+    last = max(needed, key=lambda other: (wave_of[other], other), default="")
+    reasons = [f"depends on {last} in wave {wave_of[last]}" if last else "no dependencies"]
+    reasons += [f"not beside {held.other} ({held.reason})" for held in plan.conflicts if held.workstream == name][:3]
+    return "; ".join(reasons)
+
+
+def warning_lines(warnings: Sequence[Finding | PlanFinding], *, advice: bool = True) -> list[str]:
+    """The warnings, one line for all workstreams with the same one; without `advice`, only what a run does not honour."""
+    alike: dict[tuple[str, str, str], list[str]] = {}
+    for warning in warnings:
+        if advice or warning.code not in ADVICE:
+            alike.setdefault((warning.code, warning.message, warning.remedy), []).append(warning.workstream)
+    lines = []
+    for (code, message, remedy), names in alike.items():
+        about = ", ".join(name for name in names[:NAMES_MAX] if name) + (", …" if len(names) > NAMES_MAX else "")
+        lines.append(one_line(f"warning: {code}{' ' if about else ''}{about}: {message}; {remedy}", 500))
+    return lines
+
+
+# Runs
+
+
+def resolve_run(client: Client, run: str) -> str:
+    """The id of the run that is meant: 'last', an id, or the unique beginning of one."""
+    if run == "last":
+        newest = client.list_runs(limit=1)
+        if not newest:
+            raise invalid("NO_RUNS", "there is no run yet", "Start one with `swell run`.")
+        return newest[0].run
+    try:
+        return client.get_run(run).run
+    except SwellError as error:
+        if error.code not in {"NOT_FOUND", "INVALID_ARGUMENT"}:
+            raise
+    matches = [found.run for found in client.list_runs(limit=PREFIX_RUNS_MAX) if found.run.startswith(run)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        listed = ", ".join(matches[:5])
+        raise invalid("AMBIGUOUS_RUN", f"{len(matches)} runs begin with {run!r}: {listed}", "Give more of the id.")
+    raise SwellError("NOT_FOUND", "RUN_NOT_FOUND", f"there is no run {run!r}", "See them with `swell list`.")
+
+
+def _when(time_ns: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_ns / 1e9)) if time_ns else "-"
+
+
+class RunList(msgspec.Struct, frozen=True):
+    """Runs, newest first."""
+
+    runs: list[Run]
+
+    def json(self) -> str:
+        """The runs as a JSON array."""
+        return msgspec.json.encode(self.runs).decode()
+
+    def lines(self) -> list[str]:
+        """One line for each run."""
+        if not self.runs:
+            return ["no runs yet"]
+        rows = [["run", "state", "completed", "submitted", "took", "repository"]]
+        for run in self.runs:
+            took = duration(elapsed_s(run.submitted_ns, run.finished_ns)) if run.finished_ns else "-"
+            done = f"{run.completed}/{run.workstreams}"
+            rows.append([run.run, run.state, done, _when(run.submitted_ns), took, run.repository])
+        return columns(rows)
+
+
+class RunStatus(msgspec.Struct, frozen=True):
+    """A run and its workstreams."""
+
+    run: Run
+    workstreams: list[Workstream]
+
+    @classmethod
+    def of(cls, client: Client, run: str) -> Self:
+        """Read it."""
+        return cls(client.get_run(run), client.list_workstreams(run))
+
+    def json(self) -> str:
+        """The values as one JSON object."""
+        return msgspec.json.encode(self).decode()
+
+    def lines(self) -> list[str]:
+        """The run, then a table of its workstreams."""
+        run = self.run
+        lines = [f"run {run.run}: {run.state}" + (f" ({one_line(run.reason)})" if run.reason else "")]
+        lines.append(
+            f"  repository {one_line(run.repository)} at {run.base_commit[:12]}, asked for by {one_line(run.actor)}"
+        )
+        if run.delivered_ref:
+            lines.append(
+                f"  branch {one_line(run.delivered_ref.removeprefix('refs/heads/'))} at {run.delivered_commit[:12]}"
+            )
+        counts = f"{run.completed} completed, {run.failed} failed, {run.blocked} blocked, {run.cancelled} cancelled"
+        lines.append(f"  {run.workstreams} workstreams: {counts}; {run.attempts} attempts, {run.fix_attempts} FIX")
+        rows = [["wave", "workstream", "state", "steps", "fix", "reason"]]
+        for item in self.workstreams:
+            wave = str(item.wave + 1) if item.wave >= 0 else "-"
+            steps = ",".join(item.steps_executed) or "-"
+            rows.append([wave, item.workstream, item.state, steps, str(item.fix_iterations), item.reason or "-"])
+        return [*lines, "", *columns(rows)]
+
+
+class RunDetail(msgspec.Struct, frozen=True):
+    """A run, its workstreams or one of them, and their attempts."""
+
+    run: Run
+    workstreams: list[Workstream]
+    attempts: list[Attempt]
+
+    @classmethod
+    def of(cls, client: Client, run: str, workstream: str) -> Self:
+        """Read it. Raises SwellError WORKSTREAM_NOT_FOUND."""
+        found = client.list_workstreams(run)
+        if workstream:
+            require_workstream(found, run, workstream)
+            found = [item for item in found if item.workstream == workstream]
+        return cls(client.get_run(run), found, client.list_attempts(run, workstream))
+
+    def json(self) -> str:
+        """The values as one JSON object."""
+        return msgspec.json.encode(self).decode()
+
+    def lines(self) -> list[str]:
+        """Every attempt with its outcome and what it left behind."""
+        lines = RunStatus(self.run, self.workstreams).lines()
+        for attempt in self.attempts:
+            lines += ["", *_attempt_lines(attempt)]
+        return lines
+
+
+def _attempt_lines(attempt: Attempt) -> list[str]:
+    outcome = "ok" if attempt.ok else attempt.state if attempt.state != "finished" else "failed"
+    about = f" for {attempt.on_behalf}" if attempt.on_behalf else ""
+    took = (
+        f", {duration(elapsed_s(attempt.started_ns, attempt.closed_ns))}"
+        if attempt.closed_ns and attempt.started_ns
+        else ""
+    )
+    where = f", on {attempt.executor}" if attempt.executor else ""
+    lines = [f"{attempt.workstream}/{attempt.attempt} {attempt.step}{about}: {outcome}{took}{where}"]
+    if attempt.error_class:
+        lines.append(f"  {attempt.error_class}: {attempt.message}")
+    if attempt.exit_code is not None:
+        lines.append(f"  exit code {attempt.exit_code}")
+    if attempt.files:
+        lines.append(f"  files: {', '.join(attempt.files[:10])}" + (" …" if len(attempt.files) > 10 else ""))
+    lines += [f"  check {check.get('name', '')}: {check.get('outcome', '')}" for check in _checks(attempt)]
+    lines += [f"  {item.role}: {size(item.size_bytes)}, sha256 {item.digest[:16]}" for item in attempt.artifacts]
+    return [one_line(lines[0], 500), *(f"  {one_line(line, 500)}" for line in lines[1:])]
+
+
+def _checks(attempt: Attempt) -> list[dict[str, Any]]:
+    try:
+        return msgspec.json.decode(attempt.checks_json or "[]", type=list[dict[str, Any]])
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        return []
+
+
+def require_workstream(known: list[Workstream], run: str, workstream: str) -> None:
+    """Raise SwellError WORKSTREAM_NOT_FOUND unless the run has it."""
+    if all(item.workstream != workstream for item in known):
+        raise SwellError(
+            "NOT_FOUND",
+            "WORKSTREAM_NOT_FOUND",
+            f"run {run} has no workstream {workstream!r}",
+            "It has: " + ", ".join(item.workstream for item in known[:20]) + ".",
+        )
+
+
+def event_line(event: Event) -> str:
+    """An event on one line: position, time, kind, what it is about, what it says."""
+    about = (
+        f" {event.workstream}/{event.attempt}" if event.attempt else f" {event.workstream}" if event.workstream else ""
+    )
+    said = {key: value for key, value in event.payload.items() if key not in {"kind", "workstream", "attempt"}}
+    return one_line(
+        f"{event.position:>8} {_when(event.time_ns)} {event.kind}{about} {msgspec.json.encode(said).decode()}", 2000
+    )
+
+
+# What tools left behind
+
+
+def write_logs(client: Client, run: str, workstream: str, out: TextIO) -> None:
+    """The logs of all attempts, in the order they were scheduled."""
+    if workstream:
+        require_workstream(client.list_workstreams(run), run, workstream)
+    shown: set[tuple[str, int]] = set()
+    _write_new_logs(client, run, workstream, out, shown)
+    if not shown:
+        out.write("no logs yet\n")
+
+
+def follow_logs(client: Client, run: str, workstream: str, out: TextIO) -> None:
+    """The logs so far, then those of each attempt as it is closed, until the run has ended."""
+    if workstream:
+        require_workstream(client.list_workstreams(run), run, workstream)
+    shown: set[tuple[str, int]] = set()
+    for watched in client.watch(run):
+        kinds = {event.kind for event in watched.events}
+        if kinds & {"step_finished", "step_cancelled", "step_lost", "result_refused", "run_finished"}:
+            _write_new_logs(client, run, workstream, out, shown)
+        if "run_finished" in kinds:
+            return
+
+
+def _write_new_logs(client: Client, run: str, workstream: str, out: TextIO, shown: set[tuple[str, int]]) -> None:
+    for attempt in client.list_attempts(run, workstream):
+        key = (attempt.workstream, attempt.attempt)
+        found = [artifact for artifact in attempt.artifacts if artifact.role == "log"]
+        if key in shown or not found:
+            continue
+        shown.add(key)
+        out.write(one_line(f"=== {attempt.workstream}/{attempt.attempt} {attempt.step}") + "\n")
+        for artifact in found:
+            _copy(client.read_artifact(artifact), out)
+        out.flush()
+
+
+def write_diff(client: Client, run: str, workstream: str, out: TextIO) -> None:
+    """The patch of the newest EDIT or FIX of a workstream, or of every workstream that completed."""
+    workstreams = client.list_workstreams(run)
+    if workstream:
+        require_workstream(workstreams, run, workstream)
+        wanted = [workstream]
+    else:
+        wanted = [item.workstream for item in workstreams if item.state == "completed"]
+    newest: dict[str, Attempt] = {}
+    for attempt in client.list_attempts(run, workstream):
+        if attempt.step in {"edit", "fix"} and any(artifact.role == "patch" for artifact in attempt.artifacts):
+            newest[attempt.workstream] = attempt
+    for name in wanted:
+        if name in newest:
+            patch = next(artifact for artifact in newest[name].artifacts if artifact.role == "patch")
+            _copy(client.read_artifact(patch), out)
+    if not any(name in newest for name in wanted) and out.isatty():
+        out.write("no changes\n")
+
+
+def _copy(chunks: Any, out: TextIO) -> None:
+    """Bytes as they are into a file or pipe; made visible for a terminal."""
+    if not out.isatty() and hasattr(out, "buffer"):
+        out.flush()
+        for chunk in chunks:
+            out.buffer.write(chunk)
+        out.buffer.flush()
+        return
+    last = ""
+    for chunk in chunks:
+        # A character cut in two at a chunk's border shows as two replacement characters; nothing is lost in the store.
+        last = visible(chunk.decode("utf-8", "replace"))
+        out.write(last)
+    if last and not last.endswith("\n"):
+        out.write(os.linesep)

@@ -1,0 +1,34 @@
+"""Arguments and options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RepoOption = Annotated[Path, typer.Option("--repo", help="The git repository to work on.", show_default="here")]
+RunArgument = Annotated[str, typer.Argument(help="A run's id, the beginning of one, or 'last'.", metavar="RUN")]
+WorkstreamArgument = Annotated[str, typer.Argument(help="Only this workstream.", metavar="WS", show_default=False)]
+PathArgument = Annotated[
+    Path | None,
+    typer.Argument(help="A bundle file or a folder of them. Default: `workstreams` in the repository.", metavar="PATH"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+MaxWorkers = Annotated[int | None, typer.Option("--max-workers", min=1, max=10_000, help="Tools at a time.")]
+WaveDelay = Annotated[float | None, typer.Option("--wave-delay", min=0, help="Seconds between waves.")]
+FailFast = Annotated[
+    bool | None, typer.Option("--fail-fast/--no-fail-fast", help="Start nothing more after the first failure.")
+]
+DryRun = Annotated[bool | None, typer.Option("--dry-run/--no-dry-run", help="Start no tool; record the whole trail.")]
+Timeout = Annotated[float | None, typer.Option("--timeout", min=0.001, help="Seconds for the whole run.")]
+AllowDirty = Annotated[bool, typer.Option("--allow-dirty", help="Run the commit, whatever else is in the checkout.")]
+Base = Annotated[str | None, typer.Option("--base", help="The commit to start from. Default: what is checked out.")]
+Profiles = Annotated[str | None, typer.Option("--tool-profiles", help="A file laid over the tool profiles.")]
+Breaker = Annotated[str | None, typer.Option("--breaker", help="A file with the limits of FIX loops.")]
+Unenforced = Annotated[
+    bool | None, typer.Option("--accept-unenforced", help="Accept limits that this version does not enforce.")
+]
+RunId = Annotated[str, typer.Option("--run", help="The run's id. Default: a fresh one.", show_default=False)]
+Context = Annotated[
+    list[str] | None, typer.Option("--context", help="KEY=VALUE for tool arguments.", metavar="KEY=VALUE")
+]

@@ -1,0 +1,245 @@
+"""What a run looks like while it runs: a fold over its events. Pure; the clock is the log's.
+
+`Progress.take` folds one event and answers with the lines that say what it changed, in stable wording: other programs
+may read them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from services.events import LINE, TERMINAL_WORKSTREAM
+from swell.text import duration, one_line
+from swell.values import Event
+
+STEPS: Final = ("edit", "static", "runtime")
+Mark = Literal["", "running", "ok", "failed", "skipped"]
+
+
+class WorkstreamView:
+    """One workstream as it is shown."""
+
+    def __init__(self, workstream: str) -> None:
+        self.workstream = workstream
+        self.wave = -1
+        self.state = "pending"
+        self.reason = ""
+        self.fixes = 0
+        self.marks: dict[str, Mark] = dict.fromkeys(STEPS, "")
+        self.merged = False
+        self.started_ns = 0
+        self.ended_ns = 0
+
+
+class Progress:
+    """A run as far as its events have been folded."""
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+        self.state = "pending"
+        self.reason = ""
+        self.workstreams: dict[str, WorkstreamView] = {}
+        self.waves: list[list[str]] = []
+        self.started_ns = 0
+        self.now_ns = 0
+        self.delivered = ""
+        self.delivered_commit = ""
+        self.delivery_refused = ""
+        self.head = ""
+        self.base = ""
+        self.finished = False
+        self.failures: dict[str, str] = {}
+        self._steps: dict[tuple[str, int], tuple[str, str, int]] = {}
+        self.open_attempts: set[tuple[str, int]] = set()
+        self.unreaped: set[tuple[str, int]] = set()
+        self.reaped: dict[tuple[str, int], int] = {}
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds from the first event to the last one folded."""
+        return max(self.now_ns - self.started_ns, 0) / 1e9
+
+    def workstream(self, name: str) -> WorkstreamView:
+        """The view of a workstream, made when it is first heard of."""
+        return self.workstreams.setdefault(name, WorkstreamView(name))
+
+    def take(self, event: Event) -> list[str]:
+        """Fold one event; the lines that tell of it."""
+        self.started_ns = self.started_ns or event.time_ns
+        self.now_ns = max(self.now_ns, event.time_ns)
+        said = getattr(self, f"_on_{event.kind}", _nothing)(event, event.payload)
+        return [f"[{self.elapsed_s:7.1f}s] {one_line(line)}" for line in said]
+
+    # Runs
+
+    def _on_run_accepted(self, event: Event, fact: dict[str, Any]) -> list[str]:
+        self.base = fact.get("base_commit", "")
+        return [
+            (
+                f"run {event.run} accepted: {fact.get('workstreams', 0)} workstreams from {self.base[:12]}, "
+                f"asked for by {fact.get('actor', '')}"
+            )
+        ]
+
+    def _on_request_answered(self, _event: Event, fact: dict[str, Any]) -> list[str]:
+        if fact.get("answer") == "refused":
+            return [f"request refused: {fact.get('reason', '')}"]
+        return []
+
+    def _on_run_transitioned(self, event: Event, fact: dict[str, Any]) -> list[str]:
+        self.state, self.reason = fact.get("to_state", ""), fact.get("reason", "")
+        return [] if self.state == "running" else [f"run {event.run} {self.state}{_because(self.reason)}"]
+
+    def _on_cancel_requested(self, event: Event, fact: dict[str, Any]) -> list[str]:
+        return [f"run {event.run}: {fact.get('actor', '')} asks to cancel{_because(fact.get('reason', ''))}"]
+
+    def _on_run_stopping(self, event: Event, fact: dict[str, Any]) -> list[str]:
+        return [f"run {event.run} stopping: {fact.get('reason', '')}"]
+
+    def _on_run_finished(self, event: Event, fact: dict[str, Any]) -> list[str]:
+        self.state, self.reason, self.finished = fact.get("state", ""), fact.get("reason", ""), True
+        counts = ", ".join(f"{fact.get(name, 0)} {name}" for name in ("completed", "failed", "blocked", "cancelled"))
+        return [f"run {event.run} finished: {self.state} ({counts}){_because(self.reason)}"]
+
+    # Waves and workstreams
+
+    def _on_wave_started(self, _event: Event, fact: dict[str, Any]) -> list[str]:
+        wave, names = int(fact.get("wave", 0)), list(fact.get("workstreams", []))
+        while len(self.waves) <= wave:
+            self.waves.append([])
+        self.waves[wave] += names
+        for name in names:
+            self.workstream(name).wave = wave
+        return [f"wave {wave + 1} started: {', '.join(names)}"]
+
+    def _on_wave_finished(self, _event: Event, fact: dict[str, Any]) -> list[str]:
+        return [f"wave {int(fact.get('wave', 0)) + 1} finished"]
+
+    def _on_workstream_transitioned(self, event: Event, fact: dict[str, Any]) -> list[str]:
+        view = self.workstream(fact.get("workstream", ""))
+        view.state, view.reason = fact.get("to_state", ""), fact.get("reason", "")
+        if view.state in TERMINAL_WORKSTREAM:
+            view.ended_ns = event.time_ns
+            return [f"{view.workstream} {view.state}{_because(view.reason)}"]
+        if view.state in {"awaiting_review", "invalidated"}:
+            return [f"{view.workstream} {view.state}{_because(view.reason)}"]
+        return []
+
+    def _on_fix_loop_ended(self, _event: Event, fact: dict[str, Any]) -> list[str]:
+        return [
+            (
+                f"{fact.get('workstream', '')} fix loop of {fact.get('step', '')} ended: "
+                f"{fact.get('limit', '')}{_because(fact.get('reason', ''))}"
+            )
+        ]
+
+    # Steps
+
+    def _on_step_scheduled(self, event: Event, fact: dict[str, Any]) -> list[str]:
+        workstream, step, number = fact.get("workstream", ""), fact.get("step", ""), int(fact.get("attempt", 0))
+        self._steps[workstream, number] = (step, fact.get("on_behalf", ""), event.time_ns)
+        self.open_attempts.add((workstream, number))
+        if workstream == LINE:
+            return []
+        view = self.workstream(workstream)
+        view.started_ns = view.started_ns or event.time_ns
+        if step == "fix":
+            view.fixes += 1
+        elif step in view.marks:
+            view.marks[step] = "running"
+        return []
+
+    def _on_step_started(self, event: Event, _fact: dict[str, Any]) -> list[str]:
+        self.unreaped.add((event.workstream, event.attempt))
+        return [f"{self._named(event)} started"]
+
+    def _on_step_skipped(self, _event: Event, fact: dict[str, Any]) -> list[str]:
+        workstream, step = fact.get("workstream", ""), fact.get("step", "")
+        if workstream != LINE and step in STEPS:
+            self.workstream(workstream).marks[step] = "skipped" if fact.get("reason") == "noop" else "ok"
+        return [f"{self._shown(workstream)} {step} skipped: {fact.get('reason', '')}"]
+
+    def _on_step_finished(self, event: Event, fact: dict[str, Any]) -> list[str]:
+        self._close(event)
+        self.unreaped.discard((event.workstream, event.attempt))
+        ok = bool(fact.get("ok"))
+        self._mark(event, ok=ok)
+        wall = duration(float(fact.get("wall_s", 0.0)))
+        if ok:
+            return [f"{self._named(event)} ok ({wall})"]
+        why = _failure(fact)
+        self.failures[event.workstream] = why
+        return [f"{self._named(event)} failed ({wall}): {why}"]
+
+    def _on_step_cancelled(self, event: Event, fact: dict[str, Any]) -> list[str]:
+        self._close(event)
+        self._mark(event, ok=False)
+        return [f"{self._named(event)} cancelled{_because(fact.get('reason', ''))}"]
+
+    def _on_step_lost(self, event: Event, fact: dict[str, Any]) -> list[str]:
+        self._close(event)
+        self._mark(event, ok=False)
+        return [f"{self._named(event)} lost{_because(fact.get('reason', ''))}"]
+
+    def _on_processes_reaped(self, event: Event, fact: dict[str, Any]) -> list[str]:
+        count = int(fact.get("processes", 0))
+        self.unreaped.discard((event.workstream, event.attempt))
+        self.reaped[event.workstream, event.attempt] = count
+        return [f"{self._named(event)}: {count} processes ended"]
+
+    # The line
+
+    def _on_integration_advanced(self, _event: Event, fact: dict[str, Any]) -> list[str]:
+        view = self.workstream(fact.get("workstream", ""))
+        view.merged = True
+        self.head = fact.get("to", {}).get("commit", "")
+        return [f"{view.workstream} merged: {self.head[:12]}"]
+
+    def _on_merge_refused(self, _event: Event, fact: dict[str, Any]) -> list[str]:
+        files = ", ".join(fact.get("files", [])[:5])
+        return [
+            f"{fact.get('workstream', '')} merge refused: {fact.get('reason', '')}: {fact.get('message', '')}"
+            + (f" ({files})" if files else "")
+        ]
+
+    def _on_line_delivered(self, _event: Event, fact: dict[str, Any]) -> list[str]:
+        self.delivered = fact.get("ref", "").removeprefix("refs/heads/")
+        self.delivered_commit = fact.get("commit", "")
+        return [f"delivered: branch {self.delivered} at {self.delivered_commit[:12]}"]
+
+    def _on_delivery_refused(self, _event: Event, fact: dict[str, Any]) -> list[str]:
+        self.delivery_refused = fact.get("reason", "")
+        return [f"delivery refused: {fact.get('ref', '')}{_because(self.delivery_refused)}"]
+
+    def _close(self, event: Event) -> None:
+        self.open_attempts.discard((event.workstream, event.attempt))
+
+    def _mark(self, event: Event, *, ok: bool) -> None:
+        step = self._steps.get((event.workstream, event.attempt), ("", "", 0))[0]
+        if event.workstream != LINE and step in STEPS:
+            self.workstream(event.workstream).marks[step] = "ok" if ok else "failed"
+
+    def _named(self, event: Event) -> str:
+        step, on_behalf, _ = self._steps.get((event.workstream, event.attempt), ("step", "", 0))
+        if event.workstream == LINE:
+            return f"{on_behalf or 'line'} {step}"
+        return f"{event.workstream} {step} (attempt {event.attempt})"
+
+    def _shown(self, workstream: str) -> str:
+        return "line" if workstream == LINE else workstream
+
+
+def _nothing(_event: Event, _fact: dict[str, Any]) -> list[str]:
+    return []
+
+
+def _because(reason: str) -> str:
+    return f": {reason}" if reason else ""
+
+
+def _failure(fact: dict[str, Any]) -> str:
+    failing = ", ".join(
+        check.get("name", "") for check in fact.get("checks", []) if check.get("outcome") in {"failed", "error"}
+    )
+    parts = [fact.get("error_class") or "unknown", failing, fact.get("message", "")]
+    return ": ".join(part for part in parts if part)

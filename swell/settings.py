@@ -1,0 +1,107 @@
+"""How a run is configured: flag, else environment, else file, else default.
+
+environment  PIPELINE_DRY_RUN PIPELINE_MAX_WORKERS PIPELINE_TIMEOUT_SEC PIPELINE_WORKSTREAM_DIR
+file         the table [run] of `swell/config.toml` under $XDG_CONFIG_HOME or ~/.config
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from swell.errors import invalid
+
+MAX_WORKERS: Final = 4
+MAX_WORKERS_MAX: Final = 10_000
+TIMEOUT_S: Final = 3600.0
+FILE_BYTES_MAX: Final = 256 * 1024
+
+_Workers = Annotated[int, Meta(ge=1, le=MAX_WORKERS_MAX)]
+_Seconds = Annotated[float, Meta(gt=0)]
+_Delay = Annotated[float, Meta(ge=0)]
+
+
+class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The settings of one layer; None where it says nothing. Files are paths relative to the current folder."""
+
+    max_workers: _Workers | None = None
+    timeout_s: _Seconds | None = None
+    wave_delay_s: _Delay | None = None
+    fail_fast: bool | None = None
+    dry_run: bool | None = None
+    accept_unenforced: bool | None = None
+    tool_profiles: str | None = None
+    breaker: str | None = None
+
+
+class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    run: RunSettings = RunSettings()
+
+
+def from_environment(environ: Mapping[str, str] = os.environ) -> RunSettings:
+    """What the environment says. Raises SwellError BAD_VARIABLE."""
+    return RunSettings(
+        max_workers=_positive(environ, "PIPELINE_MAX_WORKERS", MAX_WORKERS_MAX),
+        timeout_s=_positive(environ, "PIPELINE_TIMEOUT_SEC", None),
+        dry_run=environ["PIPELINE_DRY_RUN"] == "1" if "PIPELINE_DRY_RUN" in environ else None,
+    )
+
+
+def _positive(environ: Mapping[str, str], name: str, limit: int | None) -> int | None:
+    text = environ.get(name)
+    if text is None or not text.strip():
+        return None
+    value = int(text) if text.strip().isascii() and text.strip().isdigit() and len(text) < 12 else 0
+    if value < 1 or (limit is not None and value > limit):
+        wanted = "a whole number of 1 or more" if limit is None else f"a whole number from 1 to {limit}"
+        raise invalid("BAD_VARIABLE", f"{text!r} is not {wanted}", "Mend or unset the variable.", name)
+    return value
+
+
+def config_file(environ: Mapping[str, str] = os.environ) -> Path:
+    """The user's configuration file, which need not exist."""
+    base = environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "swell" / "config.toml"
+
+
+def from_file(file: Path) -> RunSettings:
+    """What the user's file says; nothing when there is none. Raises SwellError BAD_CONFIG."""
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(FILE_BYTES_MAX + 1)
+        if len(data) > FILE_BYTES_MAX:
+            raise invalid("BAD_CONFIG", f"is larger than {FILE_BYTES_MAX} bytes", "Make it smaller.", str(file))
+        return msgspec.convert(tomllib.loads(data.decode()), _File).run
+    except (FileNotFoundError, NotADirectoryError):
+        return RunSettings()
+    except OSError as error:
+        raise invalid("BAD_CONFIG", f"cannot be read: {error.strerror}", "Make it readable.", str(file)) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, msgspec.ValidationError) as error:
+        keys = ", ".join(RunSettings.__struct_fields__)
+        raise invalid("BAD_CONFIG", f"{error}", f"Mend it; [run] may have: {keys}.", str(file)) from error
+
+
+def layered(*layers: RunSettings) -> RunSettings:
+    """The settings in force; earlier layers win."""
+    found = {}
+    for name in RunSettings.__struct_fields__:
+        found[name] = next((value for layer in layers if (value := getattr(layer, name)) is not None), None)
+    return RunSettings(**found)
+
+
+def in_force(flags: RunSettings, environ: Mapping[str, str] = os.environ) -> RunSettings:
+    """Flags over the environment over the user's file over the defaults."""
+    defaults = RunSettings(max_workers=MAX_WORKERS, timeout_s=TIMEOUT_S, wave_delay_s=0.0)
+    return layered(flags, from_environment(environ), from_file(config_file(environ)), defaults)
+
+
+def workstream_dir(repo: Path, environ: Mapping[str, str] = os.environ) -> Path:
+    """Where bundles are when no path is given: PIPELINE_WORKSTREAM_DIR, else `workstreams` in the repository."""
+    chosen = environ.get("PIPELINE_WORKSTREAM_DIR")
+    return Path(chosen) if chosen else repo / "workstreams"

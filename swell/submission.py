@@ -1,0 +1,217 @@
+"""What is submitted: bundles, the repository's commit and its checks, tool profiles, breaker limits, options.
+
+Everything is read once, here, and pinned by content: what a run does never depends on files that change later.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from swell.errors import invalid
+from swell.settings import RunSettings
+from swell.values import Document, Header, Options
+
+if TYPE_CHECKING:
+    from services.bundle import WorkstreamBundle
+    from services.profiles import ToolProfile
+
+DOCUMENT_BYTES_MAX: Final = 1024 * 1024
+CONTEXT_BYTES_MAX: Final = 64 * 1024
+BREAKER_BYTES_MAX: Final = 64 * 1024
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
+    """A run ready to be planned or submitted."""
+
+    header: Header
+    documents: list[Document]
+
+
+def actor() -> str:
+    """Who asks: user:<login>."""
+    try:
+        return f"user:{getpass.getuser()}"
+    except (KeyError, OSError):  # no entry for this user id, as in many containers
+        return f"user:{os.geteuid()}"
+
+
+def assemble(
+    bundles: Sequence[WorkstreamBundle],
+    *,
+    repo: Path,
+    settings: RunSettings,
+    base: str | None = None,
+    allow_dirty: bool = False,
+    exempt: Sequence[Path] = (),
+    run: str = "",
+    context: Mapping[str, Any] | None = None,
+    stepwise: bool = False,
+    profiles: Mapping[str, ToolProfile] | None = None,
+) -> Submission:
+    """Read and pin everything a run of these bundles consists of.
+
+    `exempt` are files that do not make the checkout dirty (the bundles themselves). `profiles` overlay the repository's,
+    after `settings.tool_profiles`. Raises SwellError.
+    """
+    from services.checks import CHECKS_BYTES, CHECKS_FILE  # noqa: PLC0415 - help must not wait for this
+    from services.repository import RepositoryError, inspect, read_file  # noqa: PLC0415 - as above
+
+    try:
+        state = inspect(repo, base_ref=base, allow_dirty=allow_dirty, exempt=exempt)
+        checks = read_file(state.root, state.base_commit, CHECKS_FILE, CHECKS_BYTES) or b""
+        overlay = _profiles(state.root, state.base_commit, checks, settings.tool_profiles, profiles or {})
+    except RepositoryError as error:
+        raise invalid(error.code, str(error.args[0]), error.remedy, str(repo)) from error
+    options = Options(
+        max_workers=settings.max_workers or 0,
+        wave_delay_s=settings.wave_delay_s or 0.0,
+        fail_fast=bool(settings.fail_fast),
+        dry_run=bool(settings.dry_run),
+        timeout_s=settings.timeout_s or 0.0,
+        accept_unenforced=bool(settings.accept_unenforced),
+        stepwise=stepwise,
+        context_json=encode_context(context or {}),
+    )
+    header = Header(
+        location=str(state.root),
+        base_commit=state.base_commit,
+        base_ref=state.base_ref,
+        options=options,
+        run=run,
+        checks_toml=checks,
+        tool_profiles_json=overlay,
+        breaker_json=_breaker(settings.breaker),
+        actor=actor(),
+    )
+    return Submission(header=header, documents=documents_of(bundles))
+
+
+def load_bundles(path: Path) -> list[WorkstreamBundle]:
+    """The bundles of a file or folder. Raises SwellError BAD_BUNDLES with every problem."""
+    from services.bundle import BundleValidationError, load_and_validate_bundles  # noqa: PLC0415 - as above
+
+    try:
+        bundles = load_and_validate_bundles(path)
+    except BundleValidationError as error:
+        count = len(error.problems)
+        many = f"{count} problems" if count != 1 else "1 problem"
+        raise invalid(
+            "BAD_BUNDLES",
+            f"{many}:\n" + "\n".join(f"    {line}" for line in str(error).splitlines()),
+            "Mend these, then look again with `swell validate`.",
+            str(path),
+        ) from error
+    if not bundles:
+        raise invalid(
+            "NO_BUNDLES", "there is no bundle here", "Name a JSON file, or a folder with *.json files.", str(path)
+        )
+    return bundles
+
+
+def documents_of(bundles: Iterable[WorkstreamBundle]) -> list[Document]:
+    """The bundles as documents of at most DOCUMENT_BYTES_MAX."""
+    from services.bundle import encode_bundles  # noqa: PLC0415 - as above
+
+    documents: list[Document] = []
+    pending: list[WorkstreamBundle] = []
+    size = 2
+    for bundle in bundles:
+        weight = len(encode_bundles([bundle]))
+        if pending and size + weight > DOCUMENT_BYTES_MAX:
+            documents.append(Document(name=f"bundles-{len(documents)}.json", content=encode_bundles(pending)))
+            pending, size = [], 2
+        pending.append(bundle)
+        size += weight
+    if pending:
+        documents.append(Document(name=f"bundles-{len(documents)}.json", content=encode_bundles(pending)))
+    return documents
+
+
+def encode_context(context: Mapping[str, Any]) -> str:
+    """Values for tool arguments as JSON: strings, numbers, booleans and lists of strings. Raises SwellError BAD_CONTEXT."""
+    for key, value in context.items():
+        plain = isinstance(value, str | int | float | Path)
+        listed = isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+        if not plain and not listed:
+            raise invalid(
+                "BAD_CONTEXT",
+                f"the value is a {type(value).__name__}",
+                "Use a text, a number, true or false, or a list of texts.",
+                f"context {key}",
+            )
+    text = msgspec.json.encode(context, enc_hook=str).decode() if context else ""
+    if len(text) > CONTEXT_BYTES_MAX:
+        raise invalid("BAD_CONTEXT", f"the context is {len(text)} bytes long", f"Use at most {CONTEXT_BYTES_MAX}.")
+    return text
+
+
+def _profiles(root: Path, commit: str, checks_toml: bytes, file: str | None, given: Mapping[str, ToolProfile]) -> bytes:
+    """The repository's own tool profiles, then those of `file`, then `given`, as one JSON object; empty for none."""
+    from services.checks import CHECKS_FILE, ChecksError, parse_checks  # noqa: PLC0415 - as above
+    from services.profiles import (  # noqa: PLC0415 - as above
+        PROFILES_BYTES,
+        ProfileError,
+        load_tool_profiles,
+        overlay,
+        parse_tool_profiles,
+    )
+    from services.repository import read_file  # noqa: PLC0415 - as above
+
+    layers: list[Mapping[str, ToolProfile]] = []
+    try:
+        named = parse_checks(checks_toml, f"{CHECKS_FILE} at {commit[:12]}").tool_profiles if checks_toml else None
+        if named is not None:
+            data = read_file(root, commit, named, PROFILES_BYTES)
+            if data is None:
+                raise invalid(
+                    "BAD_PROFILES",
+                    f"{CHECKS_FILE} names the tool profiles {named}, which the base commit does not have",
+                    "Commit that file, or mend `tool_profiles`.",
+                    str(root),
+                )
+            layers.append(parse_tool_profiles(data, f"{named} at {commit[:12]}"))
+        if file is not None:
+            layers.append(load_tool_profiles(Path(file).expanduser()))
+    except ChecksError as error:
+        raise invalid("BAD_CHECKS", str(error), "Commit the mended file, or name another base.", str(root)) from error
+    except ProfileError as error:
+        raise invalid("BAD_PROFILES", str(error), "Mend the tool profiles.") from error
+    merged = overlay({}, *layers, given)
+    return msgspec.json.encode({tool: _given_fields(profile) for tool, profile in merged.items()}) if merged else b""
+
+
+def _given_fields(profile: ToolProfile) -> dict[str, Any]:
+    """The fields that say something: absence, not null, is how the file form leaves one out."""
+    plain: dict[str, Any] = msgspec.to_builtins(profile)
+    return {name: value for name, value in plain.items() if value is not None}
+
+
+def _breaker(file: str | None) -> bytes:
+    if file is None:
+        return b""
+    from services.config import ConfigError, load_yaml  # noqa: PLC0415 - as above
+    from services.scheduler.breaker import BreakerConfigError, parse_breaker_config  # noqa: PLC0415 - as above
+
+    try:
+        found = load_yaml(Path(file).expanduser(), BREAKER_BYTES_MAX)
+        parse_breaker_config(found, file)
+    except (ConfigError, BreakerConfigError) as error:
+        raise invalid("BAD_BREAKER", str(error), "Mend the breaker configuration.", file) from error
+    return msgspec.json.encode(found)
+
+
+def parse_context(pairs: Iterable[str]) -> dict[str, str]:
+    """KEY=VALUE arguments as a mapping. Raises SwellError BAD_CONTEXT."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise invalid("BAD_CONTEXT", f"{pair!r} is not KEY=VALUE", "Write it as --context model=small.")
+        found[key] = value
+    return found

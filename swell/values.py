@@ -1,0 +1,185 @@
+"""What the services are asked and what they answer, as plain frozen values; the protocol's comments say more.
+
+Times are nanoseconds since 1970-01-01 UTC, 0 for not yet.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+
+class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the services are: host:port each, the bearer token (empty: none), and the embedded cluster's folder, if any."""
+
+    scheduler: str
+    ledger: str
+    token: str = ""
+    state_dir: Path | None = None
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How to run; 0 for `max_workers` and `timeout_s` leaves the service's default."""
+
+    max_workers: int = 0
+    wave_delay_s: float = 0.0
+    fail_fast: bool = False
+    dry_run: bool = False
+    timeout_s: float = 0.0
+    accept_unenforced: bool = False
+    stepwise: bool = False
+    context_json: str = ""
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run is made of, beside its bundles. `location` is the repository's path or URL."""
+
+    location: str
+    base_commit: str
+    base_ref: str = ""
+    options: Options = Options()
+    run: str = ""
+    checks_toml: bytes = b""
+    tool_profiles_json: bytes = b""
+    breaker_json: bytes = b""
+    actor: str = ""
+    request_id: str = ""
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True):
+    """A bundle file: its name for messages, and its bytes."""
+
+    name: str
+    content: bytes
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing to be said of a plan."""
+
+    code: str
+    workstream: str
+    message: str
+    remedy: str
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """A plan as the scheduler sees it; `report` is the whole of it."""
+
+    valid: bool
+    errors: list[Finding]
+    warnings: list[Finding]
+    waves: list[list[str]]
+    report: dict[str, Any]
+
+
+class Submitted(msgspec.Struct, frozen=True, kw_only=True):
+    """The run as it was recorded; `position` is where its request stands in the log."""
+
+    run: str
+    position: int
+    warnings: list[Finding]
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """A run as the ledger knows it. Times are nanoseconds since 1970-01-01 UTC, 0 for not yet."""
+
+    run: str
+    state: str
+    reason: str
+    actor: str
+    repository: str
+    base_commit: str
+    head_commit: str
+    delivered_ref: str
+    delivered_commit: str
+    workstreams: int
+    completed: int
+    failed: int
+    blocked: int
+    cancelled: int
+    attempts: int
+    fix_attempts: int
+    waves_started: int
+    submitted_ns: int
+    finished_ns: int
+    position: int
+    spec_digest: str
+
+
+class Workstream(msgspec.Struct, frozen=True, kw_only=True):
+    """A workstream as the ledger knows it. `wave` is -1 before it started."""
+
+    run: str
+    workstream: str
+    state: str
+    reason: str
+    wave: int
+    steps_executed: list[str]
+    fix_iterations: int
+    attempts: int
+    commit: str
+    tree: str
+    started_ns: int
+    changed_ns: int
+    finished_ns: int
+    fix_limit: str
+    verdicts_reused: int
+
+
+class Artifact(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored object; `role` is log, patch, names, diagnostics, bundle, prompt or spec."""
+
+    role: str
+    digest: str
+    name: str
+    size_bytes: int
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One tool invocation. `state` is scheduled, started, finished, cancelled or lost."""
+
+    run: str
+    workstream: str
+    attempt: int
+    step: str
+    state: str
+    ok: bool
+    error_class: str
+    message: str
+    executor: str
+    exit_code: int | None
+    scheduled_ns: int
+    started_ns: int
+    closed_ns: int
+    commit: str
+    tree: str
+    on_behalf: str
+    files: list[str]
+    artifacts: list[Artifact]
+    checks_json: str
+    signature: str
+    tool_wall_s: float
+    late_facts: int
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One recorded fact; `payload` is the whole event."""
+
+    position: int
+    index: int
+    kind: str
+    run: str
+    workstream: str
+    attempt: int
+    time_ns: int
+    by: str
+    payload: dict[str, Any]
+    entry: str
+    cause: str
+
+
+class Watched(msgspec.Struct, frozen=True, kw_only=True):
+    """Events as they came, possibly none; everything up to `position` has been delivered."""
+
+    events: list[Event]
+    position: int
