@@ -7,6 +7,7 @@ text is variable as metadata. The same reason always means the same error.
 import asyncio
 import hmac
 import ipaddress
+import logging
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -83,6 +84,7 @@ def create_server(*, token: str | None, max_message_bytes: int, concurrent_rpcs:
 
     `max_message_bytes` bounds a request, `concurrent_rpcs` the calls under way; more are refused.
     """
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_cancellation)
     return grpc.aio.server(
         interceptors=[_Boundary(token)],
         options=[
@@ -94,6 +96,11 @@ def create_server(*, token: str | None, max_message_bytes: int, concurrent_rpcs:
         ],
         maximum_concurrent_rpcs=concurrent_rpcs,
     )
+
+
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    """Whether a line of grpc's own log is worth reading: it calls every call that its client gave up an error."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
 
 
 class Health:

@@ -56,7 +56,7 @@ def test_the_environment_alone_is_enough(tmp_path):
     ("text", "env", "said"),
     [
         ('file = "f"\nslotz = 3\n', {}, "settings.toml: unknown key 'slotz'; did you mean 'slots'?"),
-        ('file = "f"\n[section]\nlru = 1\n', {}, "unknown key 'section.lru'; did you mean 'url'?"),
+        ('file = "f"\n[section]\nurll = 1\n', {}, "unknown key 'section.urll'; did you mean 'url'?"),
         ('file = "f"\nzzz = 3\n', {}, "unknown key 'zzz'; known are file, "),
         ('file = "f"\nsection = 3\n', {}, "'section' is a section: write it as [section]"),
         (
@@ -73,8 +73,8 @@ def test_the_environment_alone_is_enough(tmp_path):
         ),
         (
             'file = "f"',
-            {"SWELL_SECTION_LRU": "1"},
-            "unknown variable SWELL_SECTION_LRU; did you mean 'SWELL_SECTION_URL'?",
+            {"SWELL_SECTION_URLL": "1"},
+            "unknown variable SWELL_SECTION_URLL; did you mean 'SWELL_SECTION_URL'?",
         ),
         ('file = "f"', {"SWELL_TEST_SECTION": "1"}, "unknown variable SWELL_TEST_SECTION"),
         ('file = "f"', {"SWELL_TEST_SLOTS": "many"}, "SWELL_TEST_SLOTS cannot be used: Expected `int`"),

@@ -21,6 +21,7 @@ class Calls:
     """A service with one method of each shape; a request of b"…" decides what happens."""
 
     def __init__(self) -> None:
+        self.entered = asyncio.Event()
         self.cancelled = asyncio.Event()
 
     async def one(self, request: bytes, context) -> bytes:
@@ -39,6 +40,7 @@ class Calls:
             case b"break":
                 raise ZeroDivisionError("secret detail")
             case b"wait":
+                self.entered.set()
                 try:
                     await asyncio.Event().wait()
                 except asyncio.CancelledError:
@@ -117,17 +119,16 @@ async def test_an_unexpected_exception_shows_an_id_and_no_detail(capfd):
             assert "secret detail" in out + err
 
 
-async def test_a_cancelled_call_is_cancelled_inside():
-    for shape in (one, many):
-        async with served() as (channel, calls, *_):
-            call = shape(channel, b"wait")
-            if shape is many:
-                assert await call.read() == b"first"
-            else:
-                await call.wait_for_connection()
-            call.cancel()
-            async with asyncio.timeout(5):
-                await calls.cancelled.wait() if shape is many else None
+@pytest.mark.parametrize("shape", [one, many])
+async def test_a_cancelled_call_is_cancelled_inside(shape):
+    async with served() as (channel, calls, *_), asyncio.timeout(5):
+        call = shape(channel, b"wait")
+        reading = asyncio.ensure_future(drained(call) if shape is many else call)
+        await calls.entered.wait()
+        call.cancel()
+        await calls.cancelled.wait()
+        await asyncio.wait([reading])
+        assert reading.cancelled()
 
 
 @pytest.mark.parametrize("wrong", [None, "", "other", "right ", "rightright"])

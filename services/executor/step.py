@@ -84,6 +84,8 @@ class Steps:
         self._repositories: dict[str, _Repository] = {}
         self._setup_locks: dict[str, asyncio.Lock] = {}
         self._ended: dict[tuple[str, str, int], int] = {}
+        self._caches: set[Path] = set()
+        self._removing: set[asyncio.Task[None]] = set()
         self._opening = asyncio.Lock()
 
     async def prepare(self) -> None:
@@ -92,6 +94,12 @@ class Steps:
             await asyncio.to_thread(shutil.rmtree, self._config.root / name, ignore_errors=True)
         for name in ("scratch", "worktrees", "mirrors", "setup", "cache"):
             (self._config.root / name).mkdir(parents=True, exist_ok=True)
+
+    def remove_soon(self, folder: Path) -> None:
+        """Remove a folder that nobody needs any more, without keeping anybody waiting."""
+        task = asyncio.create_task(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
+        self._removing.add(task)
+        task.add_done_callback(self._removing.discard)
 
     def processes_ended(self, key: tuple[str, str, int]) -> int:
         """How many tools of an attempt were ended before it closed; none of their processes lives."""
@@ -185,12 +193,15 @@ class _Attempt:
         try:
             yield folder
         finally:
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            # Behind the attempt's back: a tool's home may hold thousands of files.
+            self.steps.remove_soon(folder)
 
     def _cache(self, workspace: Workspace) -> Path:
         """A folder that tools may keep caches in: one for each workspace, so never shared by two tools at a time."""
         cache = self.steps._config.root / "cache" / self.repository.mirror.key[:16] / workspace.path.name  # noqa: SLF001
-        cache.mkdir(parents=True, exist_ok=True)
+        if cache not in self.steps._caches:  # noqa: SLF001
+            cache.mkdir(parents=True, exist_ok=True)
+            self.steps._caches.add(cache)  # noqa: SLF001
         return cache
 
     def _environment(self, workspace: Workspace, scratch: Path, setup: Path | None) -> dict[str, str]:

@@ -21,7 +21,7 @@ from services.scheduler.submission import REQUEST_ID, RUN_ID, Header, Planned, S
 from services.scheduler.v1 import scheduler_pb2 as pb
 from services.scheduler.v1.scheduler_pb2_grpc import SchedulerServiceServicer
 from services.spec import encode_spec
-from services.wire import Entry, encode_entry, request_subject
+from services.wire import Entry, all_of_run, encode_entry, request_subject
 
 log = structlog.get_logger()
 
@@ -84,7 +84,7 @@ class SchedulerServer(SchedulerServiceServicer):
 
     async def CancelRun(self, request: pb.CancelRunRequest, _context: _Context) -> pb.CancelRunResponse:  # noqa: N802
         """See the protocol."""
-        self._live(request.run, request.request_id)
+        await self._live(request.run, request.request_id)
         event = CancelRequested(
             request_id=request.request_id, actor=request.actor[:200] or "unknown", reason=request.reason[:500]
         )
@@ -92,7 +92,7 @@ class SchedulerServer(SchedulerServiceServicer):
 
     async def RequestStep(self, request: pb.RequestStepRequest, _context: _Context) -> pb.RequestStepResponse:  # noqa: N802
         """See the protocol."""
-        self._live(request.run, request.request_id)
+        await self._live(request.run, request.request_id)
         if request.step not in _STEPS:
             raise invalid("step", f"{request.step[:40]!r} cannot be asked for: use {', '.join(_STEPS)}")
         event = StepRequested(
@@ -188,11 +188,19 @@ class SchedulerServer(SchedulerServiceServicer):
         except BusUnavailableError as error:
             raise _unavailable(error) from error
 
-    def _live(self, run: str, request_id: str) -> None:
+    async def _live(self, run: str, request_id: str) -> None:
+        """Raise RpcError unless the run exists and goes on, as far as the log tells by now."""
         if not RUN_ID.match(run):
             raise invalid("run", f"{run[:80]!r} is no run id")
         if not REQUEST_ID.match(request_id):
             raise invalid("request_id", "give a fresh UUID of 8 to 64 letters, digits, '-' or '_'")
+        if run not in self._shell.runs and run not in self._shell.over:
+            try:
+                last = await self._bus.last(all_of_run(run))
+            except BusUnavailableError as error:
+                raise _unavailable(error) from error
+            if last is not None:
+                await self._shell.folded(last.sequence, FOLD_TIMEOUT_S)
         if run in self._shell.over:
             raise RpcError(
                 grpc.StatusCode.FAILED_PRECONDITION,

@@ -3,12 +3,14 @@
 import hashlib
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from services.executor.mirror import Mirror
 from services.executor.workspace import WorkspacePool
+from services.git import _inherited
 
 ENVIRONMENT = {
     "PATH": os.environ["PATH"],
@@ -58,7 +60,9 @@ class Checkout:
             "head": (git_dir / "HEAD").read_text(),
             "config": (git_dir / "config").read_text(),
             "stash": self.git("stash", "list"),
-            "hooks": ",".join(sorted(os.listdir(git_dir / "hooks"))) if (git_dir / "hooks").exists() else "",
+            "hooks": ",".join(sorted(path.name for path in (git_dir / "hooks").iterdir()))
+            if (git_dir / "hooks").exists()
+            else "",
             "worktrees": self.git("worktree", "list"),
             "files": hashlib.sha256(b"".join(os.fsencode(p) + p.read_bytes() for p in files)).hexdigest(),
             "status": self.git("--no-optional-locks", "status", "--porcelain", "--ignored"),
@@ -76,6 +80,14 @@ FILES: dict[str, bytes | str] = {
     'odd/sp ace "quoted" \u00e9.txt': "odd\n",
     "odd/new\nline.txt": "line\n",
 }
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Our own environment, to be changed: what git inherits of it is read once a process otherwise."""
+    _inherited.cache_clear()
+    yield monkeypatch
+    _inherited.cache_clear()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Merging three trees, and whose work a conflict met."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -83,7 +82,7 @@ async def test_modes_and_links_are_merged(line: Line, pool: WorkspacePool, base:
     async with pool.at(base) as workspace:
         (workspace.path / "run.sh").chmod(0o644)
         (workspace.path / "link").unlink()
-        os.symlink("README.md", workspace.path / "link")
+        (workspace.path / "link").symlink_to("README.md")
         modes = (await take(workspace, parent=base, message="x", time_ns=TIME_NS)).commit
     await line.advance("ws-one", await line.work({"run.sh": "#!/bin/sh\ntrue\n"}))
     await line.advance("ws-two", modes)

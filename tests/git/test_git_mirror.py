@@ -108,8 +108,27 @@ async def test_a_commit_that_is_not_there_is_named(mirror: Mirror):
     assert not await mirror.has("1" * 40)
 
 
+async def test_a_server_that_refuses_object_ids_is_asked_for_its_branches(
+    tmp_path: Path, user: Checkout, base: str, environment: pytest.MonkeyPatch
+):
+    """The oldest protocol, over what stands in for ssh, gives out the tips of branches only."""
+    ssh = tmp_path / "ssh"
+    ssh.write_text('#!/bin/sh\n[ "$1" = -G ] && exit 1\nunset GIT_PROTOCOL\nfor last; do :; done\nexec sh -c "$last"\n')
+    ssh.chmod(0o755)
+    environment.setenv("GIT_SSH_COMMAND", str(ssh))
+    tip = user.commit({"x": "1"})
+    made = Mirror(tmp_path / "m", f"git@host:{user.path}")
+    await made.ensure(base, run="r1")
+    assert await refs_of(made) == {"refs/swell/base/r1": base, "refs/swell/source/main": tip}
+    with pytest.raises(MirrorError) as caught:
+        await made.ensure("1" * 40, run="r2")
+    assert caught.value.code == "COMMIT_MISSING"
+    await made.deliver(tip, ref=REF, expected_old=None)
+    assert user.git("rev-parse", REF) == tip
+
+
 async def test_a_place_without_repository_is_a_failed_fetch(tmp_path: Path):
-    with pytest.raises(MirrorError, match="FETCH|cannot fetch") as caught:
+    with pytest.raises(MirrorError, match="cannot fetch") as caught:
         await Mirror(tmp_path / "m", str(tmp_path / "nothing")).ensure("1" * 40, run="r1")
     assert caught.value.code == "FETCH_FAILED"
 

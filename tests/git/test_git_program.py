@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from services.git import Git, GitError, GitMissingError, _inherited, redacted, version_of
+from services.git import Git, GitError, GitMissingError, redacted, version_of
 from tests.git.conftest import Checkout
 
 
@@ -27,18 +27,16 @@ def test_sync_and_async_agree(user: Checkout):
 
 
 async def test_nothing_of_our_environment_or_configuration_reaches_git(
-    user: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    user: Checkout, tmp_path: Path, environment: pytest.MonkeyPatch
 ):
     (tmp_path / ".gitconfig").write_text("[user]\n\tname = Leak\n")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("GIT_DIR", "/nowhere")
-    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
-    monkeypatch.setenv("GIT_CONFIG_KEY_0", "user.name")
-    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "Leak")
-    _inherited.cache_clear()
+    environment.setenv("HOME", str(tmp_path))
+    environment.setenv("GIT_DIR", "/nowhere")
+    environment.setenv("GIT_CONFIG_COUNT", "1")
+    environment.setenv("GIT_CONFIG_KEY_0", "user.name")
+    environment.setenv("GIT_CONFIG_VALUE_0", "Leak")
     assert (await Git(user.path).run("config", "user.name", ok=(1,))).stdout == b""
     assert (await Git(user.path, user_config=True)("config", "user.name")).strip() == b"Leak"
-    _inherited.cache_clear()
 
 
 async def test_limits_end_a_call(user: Checkout):
@@ -49,13 +47,10 @@ async def test_limits_end_a_call(user: Checkout):
         await Git(user.path, timeout_s=0.05)("-c", "alias.wait=!sleep 5", "wait")
 
 
-async def test_missing_git_says_what_to_install(user: Checkout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    _inherited.cache_clear()
+async def test_missing_git_says_what_to_install(user: Checkout, environment: pytest.MonkeyPatch, tmp_path: Path):
+    environment.setenv("PATH", str(tmp_path))
     with pytest.raises(GitMissingError, match=r"Install git 2\.38"):
         await Git(user.path)("version")
-    monkeypatch.undo()
-    _inherited.cache_clear()
 
 
 def test_old_versions_are_refused():

@@ -43,7 +43,7 @@ def test_a_dirty_checkout_is_refused_by_name(user: Checkout, base: str):
 
 def test_the_list_of_dirt_is_capped(user: Checkout):
     user.write({f"new{n:03}": "x" for n in range(50)})
-    with pytest.raises(RepositoryError, match="50 uncommitted.*new019 and 30 more"):
+    with pytest.raises(RepositoryError, match=r"50 uncommitted.*new019 and 30 more"):
         inspect(user.path)
 
 

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,8 @@ from services.executor import snapshot
 from services.executor.mirror import Mirror
 from services.executor.snapshot import SnapshotError, Taken, changes, hazards, leaves_tree, parse_raw, patch, take
 from services.executor.workspace import Workspace, WorkspacePool
-from tests.git.conftest import ENVIRONMENT, Checkout
-from tests.git.test_git_workspace import DEEDS, branches, commits, deletes_git, makes_own_repository
+from tests.git.conftest import Checkout
+from tests.git.test_git_workspace import DEEDS, branches, commits, deletes_git, makes_own_repository, tool
 
 DROPPINGS = [".aider*", "__pycache__/", "*.pyc"]
 TIME_NS = 1_700_000_000_123_456_789
@@ -55,7 +54,7 @@ async def test_everything_that_lies_there_is_taken(mirror: Mirror, pool: Workspa
     assert result.left_out == ()
     assert await names(mirror, base, result.commit) == {
         "README.md": "M", "src/b.py": "D", "run.sh": "M", "link": "M", "empty": "T", "bin/blob": "M",
-        "docs/crlf.txt": "M", "new\n \u00fc\t\"name": "A", "sub/folder/x": "A",
+        "docs/crlf.txt": "M", 'new\n \u00fc\t"name': "A", "sub/folder/x": "A",
     }  # fmt: skip
     assert await mirror.git("cat-file", "blob", f"{result.commit}:docs/crlf.txt") == b"one\r\nthree\r\n"
     by_path = {change.path: change for change in await changes(mirror.git, base, result.tree)}
@@ -105,7 +104,7 @@ async def test_an_untouched_workspace_needs_no_git(pool: WorkspacePool, base: st
 
 
 async def test_the_same_input_gives_the_same_commit(
-    mirror: Mirror, pool: WorkspacePool, user: Checkout, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pool: WorkspacePool, user: Checkout, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     async def once(pool: WorkspacePool) -> str:
         async with pool.at(base) as workspace:
@@ -118,7 +117,7 @@ async def test_the_same_input_gives_the_same_commit(
     other = Mirror(tmp_path / "other", f"file://{user.path}")
     await other.ensure(base, run="r1")
     assert await once(WorkspacePool(other, tmp_path / "elsewhere", 1)) == first
-    shown = await mirror.git("show", "--no-patch", "--format=%an <%ae> %ai|%cn <%ce> %ci|%P|%B", first)
+    shown = await other.git("show", "--no-patch", "--format=%an <%ae> %ai|%cn <%ce> %ci|%P|%B", first)
     who = "Swell <swell@invalid> 2023-11-14 22:13:20 +0000"
     assert shown.decode().strip() == f"{who}|{who}|{base}|work"
 
@@ -150,10 +149,8 @@ async def test_a_snapshot_survives_every_deed_or_says_why(mirror: Mirror, pool: 
 
 async def test_staged_and_broken_indexes_do_not_matter(mirror: Mirror, pool: WorkspacePool, base: str):
     async with pool.at(base) as workspace:
-        subprocess.run(("git", "rm", "-q", "--cached", "README.md"), cwd=workspace.path, env=ENVIRONMENT, check=True)
-        subprocess.run(
-            ("git", "update-index", "--assume-unchanged", "src/a.py"), cwd=workspace.path, env=ENVIRONMENT, check=True
-        )
+        tool(workspace, "rm", "-q", "--cached", "README.md")
+        tool(workspace, "update-index", "--assume-unchanged", "src/a.py")
         (workspace.path / "src/a.py").write_text("changed")
         result = await taken(workspace)
     assert await names(mirror, base, result.commit) == {"src/a.py": "M"}
@@ -165,14 +162,9 @@ async def test_nested_repositories_stay_out_and_are_reported(mirror: Mirror, poo
         for name in ("empty repo*", "full", "src/in src", "build/ignored"):
             folder = workspace.path / name
             folder.mkdir(parents=True)
-            subprocess.run(("git", "init", "-q"), cwd=folder, env=ENVIRONMENT, check=True)
+            tool(workspace, "init", "-q", name)
             (folder / "x").write_text("x")
-        subprocess.run(
-            ("git", "commit", "-q", "--allow-empty", "-m", "x"),
-            cwd=workspace.path / "full",
-            env=ENVIRONMENT,
-            check=True,
-        )
+        tool(workspace, "-C", "full", "commit", "-q", "--allow-empty", "-m", "x")
         (workspace.path / "real").write_text("x")
         result = await taken(workspace)
     assert result.left_out == ("empty repo*", "full", "src/in src")
@@ -183,7 +175,7 @@ async def test_a_repository_made_around_tracked_files_loses_none_of_them(
     mirror: Mirror, pool: WorkspacePool, base: str
 ):
     async with pool.at(base) as workspace:
-        subprocess.run(("git", "init", "-q"), cwd=workspace.path / "src", env=ENVIRONMENT, check=True)
+        tool(workspace, "init", "-q", "src")
         (workspace.path / "src/a.py").write_text("changed")
         result = await taken(workspace)
     assert result.left_out == ("src",)
@@ -203,7 +195,7 @@ async def test_special_files_and_names_git_refuses_stay_out(mirror: Mirror, pool
 
 async def test_names_that_are_not_text_are_kept_and_flagged(mirror: Mirror, pool: WorkspacePool, base: str):
     async with pool.at(base) as workspace:
-        Path(os.fsdecode(os.fsencode(workspace.path) + b"/caf\xe9")).write_text("x")
+        (workspace.path / os.fsdecode(b"caf\xe9")).write_text("x")
         result = await taken(workspace)
     found = await changes(mirror.git, base, result.tree)
     assert [(change.path, change.is_utf8) for change in found] == [("caf\\xe9", False)]
@@ -225,12 +217,7 @@ async def test_huge_files_are_refused_by_name(pool: WorkspacePool, base: str):
 async def test_filters_that_a_tool_configures_do_not_run(pool: WorkspacePool, base: str, tmp_path: Path):
     async with pool.at(base) as workspace:
         for setting in ("clean", "smudge"):
-            subprocess.run(
-                ("git", "config", f"filter.evil.{setting}", f"touch {tmp_path}/ran; cat"),
-                cwd=workspace.path,
-                env=ENVIRONMENT,
-                check=True,
-            )
+            tool(workspace, "config", f"filter.evil.{setting}", f"touch {tmp_path}/ran; cat")
         (workspace.path / ".gitattributes").write_text("* filter=evil\n")
         (workspace.path / "README.md").write_text("changed")
         result = await taken(workspace)
@@ -294,7 +281,7 @@ async def test_hazards_are_named(mirror: Mirror, pool: WorkspacePool, user: Chec
         "SRC/new.py: differs from src only in case or Unicode form",
         "src/far: differs from SRC only in case or Unicode form",
         "src/fine: differs from SRC only in case or Unicode form",
-        "odd/sp ace \"quoted\" e\u0301.txt: differs from odd/sp ace \"quoted\" \u00e9.txt only in case or Unicode form",
+        'odd/sp ace "quoted" e\u0301.txt: differs from odd/sp ace "quoted" \u00e9.txt only in case or Unicode form',
     ])  # fmt: skip
 
 

@@ -24,7 +24,7 @@ def content(top: Path) -> dict[str, tuple[str, bytes]]:
             continue
         mode = path.lstat().st_mode
         if stat.S_ISLNK(mode):
-            found[name] = ("link", os.fsencode(os.readlink(path)))
+            found[name] = ("link", os.fsencode(path.readlink()))
         elif stat.S_ISDIR(mode):
             found[name] = ("folder", b"")
         else:
@@ -144,7 +144,7 @@ def goes_very_deep(workspace: Workspace) -> None:
     os.chdir(workspace.path)
     try:
         for _ in range(30):
-            os.mkdir("d" * 200)
+            Path("d" * 200).mkdir()
             os.chdir("d" * 200)
     finally:
         os.fchdir(before)
@@ -161,8 +161,9 @@ DEEDS = [
 @pytest.mark.parametrize("deed", DEEDS, ids=lambda deed: deed.__name__)
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["same commit", "other commit"])
 async def test_nothing_a_tool_did_is_left(
-    mirror: Mirror, pool: WorkspacePool, user: Checkout, base: str, deed: Callable[[Workspace], None], elsewhere: bool
+    pool: WorkspacePool, user: Checkout, base: str, deed: Callable[[Workspace], None], *, elsewhere: bool
 ):
+    mirror = pool._mirror
     second = user.commit({"src/a.py": "other\n", "src/new.py": "new\n", "README.md": "two\n"})
     await mirror.ensure(second, run="r2")
     wanted = second if elsewhere else base
@@ -295,7 +296,7 @@ async def test_submodules_of_the_base_stay_empty_folders(
     await mirror.ensure(commit, run="r2")
     for _ in range(2):
         async with pool.at(commit) as workspace:
-            assert os.listdir(workspace.path / "vendor/lib") == []
+            assert list((workspace.path / "vendor/lib").iterdir()) == []
             (workspace.path / "vendor/lib").rmdir()
 
 
@@ -307,7 +308,7 @@ def test_restoring_follows_no_link(tmp_path: Path):
     (top / "link").symlink_to(tmp_path / "precious")
     restore(top, {}, scan(top))
     assert (tmp_path / "precious/file").exists()
-    assert os.listdir(top) == []
+    assert list(top.iterdir()) == []
     top.rmdir()
     top.symlink_to(tmp_path / "precious")
     with pytest.raises(NotADirectoryError):

@@ -1,0 +1,315 @@
+"""LedgerService over a real channel: lists, watches, artifacts, refusals."""
+
+import asyncio
+import contextlib
+import itertools
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from ledger_histories import LOG, MemoryLog, MemoryObjects, Story, moved, scheduled, sha256, snapshot, steady
+
+from services import events as ev
+from services.ledger.absorb import Absorber
+from services.ledger.server import SERVICE, LedgerServer
+from services.ledger.store import Store
+from services.ledger.v1 import ledger_pb2 as pb
+from services.ledger.v1 import ledger_pb2_grpc
+from services.rpc import Health, create_server, serve
+
+
+class Served:
+    """A ledger over a log in memory."""
+
+    def __init__(self, log: MemoryLog, absorber: Absorber, stub: ledger_pb2_grpc.LedgerServiceStub) -> None:
+        self.log = log
+        self.absorber = absorber
+        self.stub = stub
+
+    async def level(self) -> None:
+        """Wait until everything in the log is absorbed."""
+        async with asyncio.timeout(10):
+            while self.absorber.position < len(self.log.records):  # noqa: ASYNC110 - the gauge is what is public
+                await asyncio.sleep(0.002)
+
+
+@contextlib.asynccontextmanager
+async def serving(folder: Path, records=(), *, objects: MemoryObjects | None = None, backlog=10_000, heartbeat_s=15.0):
+    store = Store.open(folder / "l")
+    log = MemoryLog(list(records))
+    absorber = Absorber(store, log, linger_s=0, batch_max=50, watch_backlog=backlog)
+    await absorber.verify()
+    absorbing = asyncio.create_task(absorber.run())
+    server = create_server(token=None, max_message_bytes=65536, concurrent_rpcs=50)
+    answers = LedgerServer(
+        store, absorber, objects or MemoryObjects(), heartbeat_s=heartbeat_s, artifact_bytes_max=10**9
+    )
+    ledger_pb2_grpc.add_LedgerServiceServicer_to_server(answers, server)
+    port = await serve(server, "127.0.0.1:0", [SERVICE], Health([SERVICE]))
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        served = Served(log, absorber, ledger_pb2_grpc.LedgerServiceStub(channel))
+        await served.level()
+        try:
+            yield served
+        finally:
+            absorbing.cancel()
+            await asyncio.wait([absorbing])
+            absorber.close()
+            await server.stop(0)
+            store.close()
+
+
+async def reason(call) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    info = error_details_pb2.ErrorInfo()
+    assert rpc_status.from_call(caught.value).details[0].Unpack(info)
+    return caught.value.code(), info.reason
+
+
+async def pages(call, request, field: str) -> list:
+    """Everything that a list gives, page after page."""
+    found = []
+    while True:
+        answer = await call(request)
+        found += getattr(answer, field)
+        if not answer.next_page_token:
+            return found
+        request.page_token = answer.next_page_token
+
+
+def rich() -> list:
+    story = Story()
+    story.accepted("a", "b")
+    finish = ev.StepFinished(ok=True, snapshot=snapshot("d"), files=["x.py"], artifacts=[LOG], exit_code=0)
+    story.step("a", 1, "edit", finish)
+    story.step("b", 1, "edit", ev.StepFinished(ok=False, error_class="no_change"))
+    story.decide(moved("a", "editing", "completed"), moved("b", "editing", "failed", "it changed nothing"))
+    story.decide(scheduled(ev.LINE, 1, "merge", on_behalf="a"))
+    story.accepted("c", run="r2")
+    return story.records
+
+
+async def test_a_run_and_what_belongs_to_it(tmp_path):
+    records = rich()
+    async with serving(tmp_path, records) as ledger:
+        answer = await ledger.stub.GetRun(pb.GetRunRequest(run="r1"))
+        assert answer.position == len(records)
+        assert (answer.run.state, answer.run.completed, answer.run.failed, answer.run.attempts) == ("running", 1, 1, 3)
+        workstreams = await ledger.stub.ListWorkstreams(pb.ListWorkstreamsRequest(run="r1"))
+        assert [(w.workstream, w.state, list(w.steps_executed)) for w in workstreams.workstreams] == [
+            ("a", "completed", ["edit"]),
+            ("b", "failed", ["edit"]),
+        ]
+        assert workstreams.position == len(records)
+        attempts = (await ledger.stub.ListAttempts(pb.ListAttemptsRequest(run="r1"))).attempts
+        assert [(a.workstream, a.attempt, a.state) for a in attempts] == [
+            ("a", 1, "finished"),
+            ("b", 1, "finished"),
+            (ev.LINE, 1, "scheduled"),
+        ]
+        assert (list(attempts[0].files), attempts[0].artifacts[0].digest) == (["x.py"], LOG.digest)
+        assert [attempt.HasField("exit_code") for attempt in attempts] == [True, False, False]
+
+
+async def test_lists_page_without_gap_or_repetition(tmp_path):
+    records = steady(3, 4)
+    async with serving(tmp_path, records) as ledger:
+        stub = ledger.stub
+        runs = await pages(stub.ListRuns, pb.ListRunsRequest(page_size=1), "runs")
+        assert [run.run for run in runs] == ["run2", "run1", "run0"]
+        some = await pages(stub.ListWorkstreams, pb.ListWorkstreamsRequest(run="run1", page_size=3), "workstreams")
+        assert [w.workstream for w in some] == ["w0", "w1", "w2", "w3"]
+        attempts = await pages(stub.ListAttempts, pb.ListAttemptsRequest(run="run1", page_size=5), "attempts")
+        assert [(a.workstream, a.attempt) for a in attempts] == list(
+            itertools.product(["w0", "w1", "w2", "w3"], [1, 2, 3])
+        )
+        one = await pages(
+            stub.ListAttempts, pb.ListAttemptsRequest(run="run1", workstream="w2", page_size=2), "attempts"
+        )
+        assert len(one) == 3
+        events = await pages(stub.ListEvents, pb.ListEventsRequest(page_size=7), "events")
+        places = [(e.position, e.index) for e in events]
+        assert places == sorted(set(places))
+        assert {e.position for e in events} == {record.sequence for record in records}
+        back = await pages(stub.ListEvents, pb.ListEventsRequest(page_size=7, newest_first=True), "events")
+        assert [(e.position, e.index) for e in back] == places[::-1]
+
+
+async def test_events_are_filtered_and_tell_their_entry(tmp_path):
+    async with serving(tmp_path, rich()) as ledger:
+        request = pb.ListEventsRequest(run="r1", workstream="a", kinds=["step_started", "step_finished"])
+        events = (await ledger.stub.ListEvents(request)).events
+        assert [(e.kind, e.attempt, e.by) for e in events] == [
+            ("step_started", 1, "writer:1"),
+            ("step_finished", 1, "writer:1"),
+        ]
+        assert events[0].entry == f"id-{events[0].position}"
+        assert '"kind":"step_finished"' in events[1].payload_json
+        after = await ledger.stub.ListEvents(pb.ListEventsRequest(run="r1", after_position=events[1].position))
+        assert min(e.position for e in after.events) > events[1].position
+
+
+async def test_filters_by_state(tmp_path):
+    async with serving(tmp_path, rich()) as ledger:
+        failed = await ledger.stub.ListWorkstreams(pb.ListWorkstreamsRequest(run="r1", state="failed"))
+        assert [w.workstream for w in failed.workstreams] == ["b"]
+        none = await ledger.stub.ListWorkstreams(pb.ListWorkstreamsRequest(run="r1", state="merging"))
+        assert (list(none.workstreams), none.position) == ([], len(ledger.log.records))
+        assert len((await ledger.stub.ListRuns(pb.ListRunsRequest(state="running"))).runs) == 2
+
+
+async def test_large_answers_are_cut_to_what_a_client_takes(tmp_path):
+    story = Story()
+    story.accepted("a")
+    for _ in range(60):
+        story.raw(
+            "swell.event.r1.run",
+            b'{"id":"x","run":"r1","at_ns":1,"by":"b","events":[{"kind":"k","x":"%s"}]}' % (b"x" * 200_000),
+        )
+    async with serving(tmp_path, story.records) as ledger:
+        assert (
+            len(await pages(ledger.stub.ListEvents, pb.ListEventsRequest(kinds=["k"], page_size=1000), "events")) == 60
+        )
+
+
+async def test_what_cannot_be_answered_says_why(tmp_path):
+    invalid = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    missing = (grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND")
+    async with serving(tmp_path, rich()) as ledger:
+        stub = ledger.stub
+        token = (await stub.ListEvents(pb.ListEventsRequest(page_size=1))).next_page_token
+        foreign = pb.ListEventsRequest(page_size=1, page_token=token, run="r1")
+        assert await reason(stub.ListEvents(foreign)) == (grpc.StatusCode.INVALID_ARGUMENT, "BAD_PAGE_TOKEN")
+        assert await reason(stub.GetRun(pb.GetRunRequest(run="nope"))) == missing
+        assert await reason(stub.ListWorkstreams(pb.ListWorkstreamsRequest(run="nope"))) == missing
+        assert await reason(stub.ListAttempts(pb.ListAttemptsRequest(run="nope"))) == missing
+        for call in (
+            stub.GetRun(pb.GetRunRequest()),
+            stub.GetRun(pb.GetRunRequest(run="a.b")),
+            stub.GetRun(pb.GetRunRequest(run="a" * 129)),
+            stub.ListRuns(pb.ListRunsRequest(page_size=-1)),
+            stub.ListRuns(pb.ListRunsRequest(state="' OR 1=1")),
+            stub.ListAttempts(pb.ListAttemptsRequest(run="r1", workstream="a b")),
+            stub.ListEvents(pb.ListEventsRequest(after_position=-1)),
+            stub.ListEvents(pb.ListEventsRequest(kinds=["k"] * 65)),
+            stub.WatchEvents(pb.WatchEventsRequest(run="*")).read(),
+            stub.ReadArtifact(pb.ReadArtifactRequest(name="n", digest="short")).read(),
+            stub.ReadArtifact(pb.ReadArtifactRequest(name="", digest="a" * 64)).read(),
+        ):
+            assert await reason(call) == invalid
+
+
+async def watched(call, until: int) -> list[tuple[int, int]]:
+    """The places of the events of a watch up to a position."""
+    places = []
+    async with asyncio.timeout(20):
+        while (answer := await call.read()).position < until:
+            places += [(event.position, event.index) for event in answer.events]
+    call.cancel()
+    return places + [(event.position, event.index) for event in answer.events]
+
+
+async def test_a_watch_replays_and_goes_on_live_without_gap_or_repetition(tmp_path):
+    """Watchers join at any moment while the log grows; each gets every event once, in order."""
+    records = steady(2, 30)
+    async with serving(tmp_path, records[:50]) as ledger:
+        watching = []
+        for start in range(50, len(records), 25):
+            ledger.log.extend(records[start : start + 25])
+            call = ledger.stub.WatchEvents(pb.WatchEventsRequest(after_position=start // 3))
+            watching.append((start // 3, asyncio.create_task(watched(call, len(records)))))
+            await call.wait_for_connection()
+        await ledger.level()
+        everything = await pages(ledger.stub.ListEvents, pb.ListEventsRequest(page_size=1000), "events")
+        for after, task in watching:
+            assert await task == [(e.position, e.index) for e in everything if e.position > after]
+
+
+async def test_a_watch_resumes_where_it_was_cut(tmp_path):
+    records = steady(1, 20)
+    async with serving(tmp_path, records) as ledger:
+        places, after = [], 0
+        while after < len(records):
+            call = ledger.stub.WatchEvents(pb.WatchEventsRequest(after_position=after))
+            for _ in range(17):
+                answer = await call.read()
+                places += [(event.position, event.index) for event in answer.events]
+                after = answer.position
+                if after >= len(records):
+                    break
+            call.cancel()
+        everything = await pages(ledger.stub.ListEvents, pb.ListEventsRequest(page_size=1000), "events")
+        assert places == [(e.position, e.index) for e in everything]
+
+
+async def test_a_watch_of_one_run_hears_only_of_it_but_moves_on(tmp_path):
+    records = steady(2, 3)
+    async with serving(tmp_path, records, heartbeat_s=0.05) as ledger:
+        call = ledger.stub.WatchEvents(pb.WatchEventsRequest(run="run0"))
+        runs, positions = set(), [0]
+        while positions[-1] < len(records):
+            answer = await call.read()
+            runs |= {event.run for event in answer.events}
+            positions.append(answer.position)
+        assert runs == {"run0"}
+        assert positions == sorted(positions)
+        story = Story()
+        story.records = list(records)
+        story.accepted("x", run="run7")
+        ledger.log.extend(story.records[len(records) :])
+        while (answer := await call.read()).position < len(story.records):
+            assert not answer.events
+        call.cancel()
+
+
+async def test_a_silent_watch_hears_its_position(tmp_path):
+    async with serving(tmp_path, heartbeat_s=0.02) as ledger:
+        call = ledger.stub.WatchEvents(pb.WatchEventsRequest())
+        for _ in range(3):
+            answer = await call.read()
+            assert (len(answer.events), answer.position) == (0, 0)
+        call.cancel()
+
+
+async def test_a_watch_that_falls_behind_ends_and_can_resume(tmp_path):
+    records = steady(1, 20)
+    async with serving(tmp_path, records[:2], backlog=5) as ledger:
+        call = ledger.stub.WatchEvents(pb.WatchEventsRequest(after_position=2))
+        assert (await call.read()).position == 2
+        ledger.log.extend(records[2:])
+        assert await reason(watched(call, len(records))) == (grpc.StatusCode.ABORTED, "WATCH_OVERFLOW")
+        await ledger.level()
+        again = ledger.stub.WatchEvents(pb.WatchEventsRequest(after_position=2))
+        assert len({position for position, _ in await watched(again, len(records))}) == len(records) - 2
+
+
+async def test_watches_end_when_the_ledger_stops(tmp_path):
+    async with serving(tmp_path) as ledger:
+        call = ledger.stub.WatchEvents(pb.WatchEventsRequest())
+        await call.read()
+        ledger.absorber.close()
+        assert await reason(call.read()) == (grpc.StatusCode.UNAVAILABLE, "WATCH_ENDED")
+
+
+async def test_artifacts_come_in_chunks_and_are_checked(tmp_path):
+    data = bytes(range(256)) * 20_000
+    async with serving(tmp_path, objects=MemoryObjects(big=data, empty=b"")) as ledger:
+
+        def read(name: str, digest: str):
+            return ledger.stub.ReadArtifact(pb.ReadArtifactRequest(name=name, digest=digest))
+
+        chunks = [answer.chunk async for answer in read("big", sha256(data))]
+        assert b"".join(chunks) == data
+        assert max(map(len, chunks)) <= 1024 * 1024
+        assert b"".join([answer.chunk async for answer in read("empty", sha256(b""))]) == b""
+
+        async def whole(name: str) -> None:
+            async for _ in read(name, "0" * 64):
+                pass
+
+        assert await reason(whole("big")) == (grpc.StatusCode.DATA_LOSS, "ARTIFACT_DIGEST_MISMATCH")
+        assert await reason(whole("none")) == (grpc.StatusCode.NOT_FOUND, "ARTIFACT_NOT_FOUND")

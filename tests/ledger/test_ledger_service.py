@@ -1,0 +1,151 @@
+"""The ledger as a process of its own, on a real NATS server."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from ledger_histories import sha256, steady
+
+from services.bus import Bus, BusConfig
+from services.ledger.v1 import ledger_pb2 as pb
+from services.ledger.v1 import ledger_pb2_grpc
+
+NATS = Path(sys.executable).with_name("nats-server")
+
+
+@pytest.fixture
+def nats(tmp_path):
+    """The url of a NATS server with JetStream."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [NATS, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", tmp_path / "js"], stderr=subprocess.DEVNULL
+    )
+    yield f"nats://127.0.0.1:{port}"
+    server.terminate()
+    server.wait()
+
+
+@contextlib.asynccontextmanager
+async def running(folder: Path, url: str, **settings: str):
+    """A ledger; its process, and a channel to it."""
+    ready = folder / "ready"
+    env = {
+        **os.environ,
+        "SWELL_BUS_URL": url,
+        "SWELL_LEDGER_FILE": str(folder / "l"),
+        "SWELL_LEDGER_READY_FILE": str(ready),
+        **settings,
+    }
+    with (folder / "stderr").open("ab") as stderr:
+        process = subprocess.Popen(  # noqa: ASYNC220 - starting it blocks for a moment only
+            [sys.executable, "-m", "services.ledger"], env=env, stderr=stderr
+        )
+    try:
+        async with asyncio.timeout(20):
+            while not ready.exists():
+                assert process.poll() is None, (folder / "stderr").read_text()
+                await asyncio.sleep(0.01)
+        told = json.loads(ready.read_text())
+        assert told["pid"] == process.pid
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{told['port']}") as channel:
+            yield process, channel
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def reached(stub: ledger_pb2_grpc.LedgerServiceStub, position: int, **call) -> None:
+    """Wait until the ledger has absorbed a position."""
+    watch = stub.WatchEvents(pb.WatchEventsRequest(after_position=position - 1), **call)
+    async with asyncio.timeout(20):
+        while (await watch.read()).position < position:
+            pass
+    watch.cancel()
+
+
+async def test_it_absorbs_survives_a_kill_and_stops_cleanly(tmp_path, nats):
+    records = steady(2, 5)
+    bus = await Bus.connect(BusConfig(url=nats), name="test")
+    await bus.ensure_streams()
+    await bus.objects.write("thing", b"payload")
+    half = len(records) // 2
+    for record in records[:half]:
+        await bus.add(record.subject, record.data)
+    (tmp_path / "token").write_text("secret\n")
+    admitted = {"metadata": (("authorization", "Bearer secret"),)}
+    token = {"SWELL_LEDGER_TOKEN_FILE": str(tmp_path / "token")}
+    async with running(tmp_path, nats, **token) as (process, channel):
+        await reached(ledger_pb2_grpc.LedgerServiceStub(channel), half, **admitted)
+        process.kill()
+    for record in records[half:]:
+        await bus.add(record.subject, record.data)
+    async with running(tmp_path, nats, **token) as (process, channel):
+        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError, match="no valid token"):
+            await stub.ListRuns(pb.ListRunsRequest())
+        await reached(stub, len(records), **admitted)
+        runs = (await stub.ListRuns(pb.ListRunsRequest(), **admitted)).runs
+        assert [(run.run, run.state, run.completed) for run in runs] == [
+            ("run1", "completed", 5),
+            ("run0", "completed", 5),
+        ]
+        call = stub.ReadArtifact(pb.ReadArtifactRequest(name="thing", digest=sha256(b"payload")), **admitted)
+        assert b"".join([answer.chunk async for answer in call]) == b"payload"
+        health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        async with asyncio.timeout(10):
+            while (await health.read()).status != health_pb2.HealthCheckResponse.SERVING:
+                pass
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(process.wait, 10) == 0
+        assert not (tmp_path / "ready").exists()
+    await bus.close()
+
+
+async def test_another_log_stops_it_with_a_remedy(tmp_path, nats):
+    records = steady(1, 1)
+    bus = await Bus.connect(BusConfig(url=nats), name="test")
+    await bus.ensure_streams()
+    for record in records:
+        await bus.add(record.subject, record.data)
+    async with running(tmp_path, nats) as (_, channel):
+        await reached(ledger_pb2_grpc.LedgerServiceStub(channel), len(records))
+    await bus._api("STREAM.DELETE.SWELL_EVENTS")
+    await bus.ensure_streams()
+    await bus.close()
+    env = {**os.environ, "SWELL_BUS_URL": nats, "SWELL_LEDGER_FILE": str(tmp_path / "l")}
+    ended = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-m", "services.ledger"], env=env, capture_output=True, timeout=20, text=True
+    )
+    assert ended.returncode == 1
+    assert "it is rebuilt from the log" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({}, "missing required field `file`"),
+        ({"SWELL_LEDGER_FILE": "l", "SWELL_LEDGER_BINT": "x"}, "did you mean 'SWELL_LEDGER_BIND'"),
+        ({"SWELL_LEDGER_FILE": "l", "SWELL_LOG_LEVEL": "loud"}, "is no level"),
+    ],
+)
+def test_settings_that_cannot_be_used_end_it_at_once(tmp_path, env, said):
+    ended = subprocess.run(
+        [sys.executable, "-m", "services.ledger"],
+        env={**os.environ, **env},
+        capture_output=True,
+        check=False,
+        timeout=20,
+        text=True,
+    )
+    assert ended.returncode == 2
+    assert said in ended.stderr

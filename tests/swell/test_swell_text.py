@@ -1,0 +1,34 @@
+"""Nothing that a tool printed steers a terminal."""
+
+import unicodedata
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swell.text import columns, duration, one_line, size, visible
+
+
+@given(st.text())
+def test_no_control_character_but_line_feed_and_tab_survives(text: str) -> None:
+    left = {c for c in visible(text) if unicodedata.category(c) in {"Cc", "Zl", "Zp"}}
+    assert left <= {"\n", "\t"}
+
+
+@given(st.text(), st.integers(1, 50))
+def test_one_line_is_one_line_of_limited_length(text: str, limit: int) -> None:
+    line = one_line(text, limit)
+    assert len(line) <= limit
+    assert "\n" not in line
+
+
+def test_escapes_and_reordering_are_spelt_out() -> None:
+    assert visible("a\x1b[31mb\u202ec\r\nd\x9be") == "a\\x1b[31mb\\u202ec\nd\\x9be"
+
+
+def test_lengths_of_time_and_sizes_read_well() -> None:
+    assert [duration(s) for s in (0.44, 59.9, 61, 3720)] == ["0.4 s", "59.9 s", "1 min 01 s", "1 h 02 min"]
+    assert [size(n) for n in (5, 2048, 3 * 1024**2, 5 * 1024**3)] == ["5 B", "2.0 KiB", "3.0 MiB", "5.0 GiB"]
+
+
+def test_columns_are_aligned_and_visible() -> None:
+    assert columns([["a", "b"], ["long", "\x1b"]]) == ["a     b", "long  \\x1b"]
