@@ -185,7 +185,8 @@ class StepScheduled(Event, frozen=True, kw_only=True, omit_defaults=True, tag="s
 
     `workstream` is `_line` for merge, gate and delivery; `on_behalf` then names the workstream being merged.
     `base` is where the workstream started; for a delivery, what was delivered last.
-    `merged` are half-open ranges over the plan's order: the workstreams on the line that a gate answers for.
+    `checks` are what has to be judged; when they are too many to name, `every_check` stands for all that the definition
+    asks of this step. `merged` are half-open ranges over the plan's order: the workstreams on the line that a gate answers for.
     """
 
     workstream: str
@@ -199,6 +200,7 @@ class StepScheduled(Event, frozen=True, kw_only=True, omit_defaults=True, tag="s
     on_behalf: str = ""
     theirs: Snapshot | None = None
     checks: list[Check] = []
+    every_check: bool = False
     merged: list[tuple[int, int]] = []
     fix: FixInput | None = None
     dry_run: bool = False

@@ -97,7 +97,7 @@ class GitError(Exception):
 
     def __str__(self) -> str:
         ended = "did not end" if self.exit_code is None else f"ended with exit code {self.exit_code}"
-        return f"`{self.command}` {ended}: {self.stderr_tail}. {self.remedy}"
+        return f"`{self.command}` {ended}: {self.stderr_tail.rstrip('.')}. {self.remedy}"
 
 
 class GitMissingError(GitError):

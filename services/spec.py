@@ -15,7 +15,11 @@ from services.checks import Checks, EffectiveChecks, resolve
 from services.events import Check, CheckKind, Step
 from services.profiles import ToolProfile
 
-SPEC_BYTES_MAX = 64 * 1024 * 1024
+CHECKS_NAMED_MAX = 100
+"""Checks that one event names; more are meant together, and derived again from the definition."""
+
+CHECK_NAME_CHARS = 200
+"""Characters of a check's name in events; the whole text of an acceptance test stands in the definition."""
 
 Ranges = tuple[tuple[int, int], ...]
 """Half-open ranges over the plan's order, ascending and apart."""
@@ -90,6 +94,7 @@ class Definitions:
         self.bundles = {bundle.id: bundle for bundle in spec.bundles}
         self._checks: dict[str, EffectiveChecks] = {}
         self._resolved: dict[WorkstreamChecks, EffectiveChecks] = {}
+        self._texts: dict[str, str] = {}
         self._identities: dict[tuple[str, str, str, Ranges | None], Check] = {}
 
     def checks(self, workstream: str) -> EffectiveChecks:
@@ -111,6 +116,24 @@ class Definitions:
     def runtime(self, workstream: str) -> list[Check]:
         """The RUNTIME checks of a workstream: its runtime tool, then its acceptance tests."""
         return self._runtime([workstream], self._own(workstream))
+
+    def required(self, step: Step, ranges: Sequence[tuple[int, int]]) -> list[Check]:
+        """Every check that a step asks of the workstreams in these ranges."""
+        indices = [index for start, end in ranges for index in range(start, end)]
+        everything = self.line(indices)
+        match step:
+            case "static":
+                return [check for check in everything if check.kind == "static"]
+            case "runtime":
+                return [check for check in everything if check.kind != "static"]
+            case "gate":
+                return everything
+            case _:
+                return []
+
+    def text(self, check: Check) -> str:
+        """The whole text of an acceptance test; for any other check, its name."""
+        return self._texts.get(check.check, check.name)
 
     def line(self, merged: Iterable[int]) -> list[Check]:
         """What a tree must pass that carries these workstreams (indices over the order): the union of their checks."""
@@ -155,7 +178,10 @@ class Definitions:
         if known is None:
             definition = msgspec.json.encode([kind, name, profile, setup, ranges if takes_files else None])
             digest = hashlib.sha256(definition).hexdigest()[:16]
-            known = Check(check=digest, kind=kind, name=name)
+            short = name if len(name) <= CHECK_NAME_CHARS else f"{name[: CHECK_NAME_CHARS - 1]}…"
+            known = Check(check=digest, kind=kind, name=short)
+            if kind == "acceptance":
+                self._texts[digest] = name
             self._identities[key] = known
         return known
 

@@ -5,7 +5,7 @@ A check that crashed, could not be started, ran out of time, or left no report h
 neither a failure to be fixed nor "no findings".
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,11 @@ class Judged(msgspec.Struct):
         return "failed" if "failed" in outcomes else "passed"
 
     @property
+    def worst_first(self) -> list[CheckResult]:
+        """The results; those that did not pass come first, else in order."""
+        return sorted(self.results, key=lambda result: result.outcome in {"passed", "not_executable"})
+
+    @property
     def signature(self) -> str:
         """Equal for the same failure, whatever its line numbers, timings and paths."""
         return error_signature(
@@ -83,8 +88,9 @@ class Checking:
         droppings: Sequence[str],
         marker: str,
         output_bytes: int,
+        text: Callable[[Check], str],
     ) -> None:
-        """`context` are the placeholders' values; `scratch` is the attempt's own folder."""
+        """`context` are the placeholders' values; `scratch` is the attempt's own folder; `text` gives a check's whole text."""
         self._supervisor = supervisor
         self._workspace = workspace
         self._profiles = profiles
@@ -94,6 +100,7 @@ class Checking:
         self._droppings = Droppings(droppings)
         self._marker = marker
         self._output_bytes = output_bytes
+        self._text = text
 
     async def all(self, checks: Sequence[Check], *, timeout_s: float) -> Judged:
         """In order. The first STATIC check that does not pass ends it; the others all have their say."""
@@ -108,7 +115,7 @@ class Checking:
 
     async def _one(self, check: Check, judged: Judged, number: int, timeout_s: float) -> CheckResult:
         if check.kind == "acceptance":
-            argv = acceptance_command(check.name, self._has)
+            argv = acceptance_command(self._text(check), self._has)
             if argv is None:
                 return _result(check, "not_executable", message="not a command; start it with '$ ' to run it")
             profile = ToolProfile(

@@ -38,11 +38,12 @@ from services.git import GitError
 from services.process import Launch, ProcessError, Supervisor, child_environment
 from services.profiles import ToolProfile
 from services.scope import Droppings, Scope, ScopePattern
-from services.spec import Definitions, Ranges, decode_spec
+from services.spec import CHECKS_NAMED_MAX, Definitions, Ranges, decode_spec
 
 log = structlog.get_logger()
 
 FILES_NAMED_MAX = 200
+FILES_NAMED_CHARS = 12_000
 FILES_EXPANDED_MAX = 2_000
 PATCH_BYTES_MAX = 20 * 1024 * 1024
 EARLIER_PATCH_CHARS = 50_000
@@ -343,7 +344,7 @@ class _Attempt:
             result = msgspec.structs.replace(
                 result,
                 snapshot=Snapshot(commit=taken.commit, tree=taken.tree, bundle=bundled),
-                files=files[:FILES_NAMED_MAX],
+                files=named(files),
                 files_total=len(files),
                 artifacts=kept,
             )
@@ -354,7 +355,7 @@ class _Attempt:
             ok=error_class is None,
             error_class=error_class,
             message=message[:1500],
-            violations=violations[:FILES_NAMED_MAX],
+            violations=named(violations),
         )
 
     def _verdict(
@@ -532,9 +533,13 @@ class _Attempt:
                 droppings=checks.droppings,
                 marker=self.marker,
                 output_bytes=self.steps._config.output_bytes,  # noqa: SLF001
+                text=self.definitions.text,
             )
+            wanted = self.step.checks
+            if self.step.every_check:
+                wanted = self.definitions.required(self.step.step, ranges)
             try:
-                judged = await checking.all(self.step.checks, timeout_s=self.step.timeout_s)
+                judged = await checking.all(wanted, timeout_s=self.step.timeout_s)
             except asyncio.CancelledError:
                 self._count_ended()
                 raise
@@ -558,8 +563,8 @@ class _Attempt:
             message=judged.message,
             exit_code=next((r.exit_code for r in judged.results if r.outcome == "failed"), None),
             snapshot=Snapshot(commit=self.step.input.commit, tree=tree, bundle=self.step.input.bundle),
-            checks=judged.results[:FILES_NAMED_MAX],
-            discarded=judged.discarded,
+            checks=judged.worst_first[:CHECKS_NAMED_MAX],
+            discarded=named(judged.discarded),
             signature=judged.signature if outcome == "failed" else "",
             findings=len(judged.diagnostics),
             artifacts=kept,
@@ -583,7 +588,7 @@ class _Attempt:
                 ok=False,
                 error_class="merge_conflict",
                 message=f"{self.workstream} conflicts with {', '.join(others) or 'the line'}",
-                conflicts=list(outcome.files[:FILES_NAMED_MAX]),
+                conflicts=named(outcome.files),
                 others=others[:50],
             )
         bundle = self.definitions.bundles[self.workstream]
@@ -619,6 +624,18 @@ class _Attempt:
         except DeliveryRefusedError as error:
             raise _Failed("delivery_refused", str(error)) from error
         return StepFinished(ok=True, snapshot=self.step.input)
+
+
+def named(paths: Sequence[str]) -> list[str]:
+    """As many of these as an event has room for."""
+    kept: list[str] = []
+    room = FILES_NAMED_CHARS
+    for path in paths[:FILES_NAMED_MAX]:
+        room -= len(path) + 4
+        if room < 0:
+            break
+        kept.append(path)
+    return kept
 
 
 def _setup_key(workspace: Workspace, checks: EffectiveChecks) -> str:

@@ -172,11 +172,19 @@ class Executor:
                 raise
             await self._tell_reaped(work)
             return None
+        except Exception as error:
+            log.error("executor.step_crashed", attempt=work.key, exc_info=error)
+            message = f"the executor could not carry it out: {type(error).__name__}: {error}"
+            return StepFinished(ok=False, error_class="unknown", message=message[:1500])
 
     async def _close(self, work: Work, result: StepFinished) -> None:
         """Append the result after our claim; when somebody closed the attempt first, keep it as a late fact."""
         run = work.key[0]
-        data = encode_entry(self._entry(run, [result]))
+        try:
+            data = encode_entry(self._entry(run, [result]))
+        except WireError as error:
+            log.error("executor.result_too_large", attempt=work.key, error=str(error))
+            data = encode_entry(self._entry(run, [_minimal(result)]))
         while True:
             try:
                 await self._bus.append(attempt_subject(*work.key), data, expect=work.sequence)
@@ -239,3 +247,21 @@ class Executor:
             log.info("executor.attempt_closed_elsewhere", attempt=work.key)
             work.wanted = False
             work.task.cancel()
+
+
+def _minimal(result: StepFinished) -> StepFinished:
+    """The form of a result that always fits: its verdict, its snapshot, and where the evidence is."""
+    return StepFinished(
+        ok=result.ok,
+        error_class=result.error_class,
+        message=result.message[:500],
+        exit_code=result.exit_code,
+        snapshot=result.snapshot,
+        changed=result.changed,
+        files_total=result.files_total,
+        signature=result.signature,
+        findings=result.findings,
+        artifacts=result.artifacts[:20],
+        tool_wall_s=result.tool_wall_s,
+        wall_s=result.wall_s,
+    )

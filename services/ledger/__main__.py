@@ -34,6 +34,8 @@ async def run(config: LedgerConfig) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    if config.ready_file is not None:
+        config.ready_file.unlink(missing_ok=True)  # a killed predecessor left it
     check_bind(config.bind)
     token = None if config.token_file is None else read_token(config.token_file)
     store = await asyncio.to_thread(

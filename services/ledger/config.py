@@ -21,7 +21,8 @@ class LedgerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     `bus`: how to reach the bus (services.bus.BusConfig). Default: a server on this machine.
     `bind`: where to listen, host:port, port 0 for any; loopback only. Default "127.0.0.1:0".
     `token_file`: holds the bearer token that callers must send. Default none: every local process may call.
-    `ready_file`: where {"port": …, "pid": …} is written once calls are answered. Default none.
+    `ready_file`: where {"port": …, "pid": …} is written once calls are answered, and removed at the
+    end; after a kill it is stale until the next start, so compare `pid`. Default none.
     `linger_s`: how long a batch is let fill before it is committed, seconds. Default 0.03.
     `batch_max`: entries of one commit at most. Default 2,000.
     `memory_limit_mb`: DuckDB's memory, megabytes. Default 256.

@@ -47,7 +47,7 @@ from services.events import (
 )
 from services.scheduler.breaker import BreakerConfig, decide
 from services.scheduler.state import ALLOWED, Attempt, Closed, Line, RunState, Workstream, is_over, unknown_checks
-from services.spec import STEP_TIMEOUT_S, Definitions, Options, ranges_of
+from services.spec import CHECKS_NAMED_MAX, STEP_TIMEOUT_S, Definitions, Options, ranges_of
 
 GROUP_MAX = 400
 """Workstreams named by one decision: keeps an entry under its size limit whatever the ids."""
@@ -56,6 +56,8 @@ DECISIONS_MAX = 2000
 """Decisions of one call: what is left is derived again."""
 
 REASON_MAX = 1500
+GROUP_REASON_MAX = 200
+"""Characters of a reason, and of a reason that a whole group of events repeats."""
 
 _SECOND_NS = 1_000_000_000
 
@@ -242,9 +244,8 @@ def _stop(run: RunState, stopping: RunStopping) -> Iterator[Decision]:
         return
     left = [w for w in run.workstreams.values() if w.state not in TERMINAL_WORKSTREAM]
     for start in range(0, len(left), GROUP_MAX):
-        yield Decision(
-            [_move(w, "cancelled", stopping.reason, stopping.actor) for w in left[start : start + GROUP_MAX]]
-        )
+        reason = stopping.reason[:GROUP_REASON_MAX]
+        yield Decision([_move(w, "cancelled", reason, stopping.actor) for w in left[start : start + GROUP_MAX]])
     if not left:
         yield _finish(run, stopping.outcome, stopping.reason)
 
@@ -310,7 +311,7 @@ class _Deciding:
     def decisions(self) -> Iterator[Decision]:
         yield from self._block()
         for workstream in sorted(self.run.agenda, key=lambda name: self.definitions.index[name]):
-            if self.slots > 0 or self.run.workstreams[workstream].goal is not None:
+            if self.slots > 0:
                 yield self._after_close(self.run.workstreams[workstream])
         if self.options.stepwise:
             yield from self._goals()
@@ -432,7 +433,8 @@ class _Deciding:
                 base=workstream.base or snapshot,
                 timeout_s=self._timeout_s(step),
                 queue_deadline_ns=self._queue_deadline_ns(),
-                checks=checks or [],
+                checks=_named(checks),
+                every_check=_too_many(checks),
                 merged=[(index, index + 1)] if checks else [],
                 fix=fix,
                 dry_run=self.options.dry_run,
@@ -472,7 +474,10 @@ class _Deciding:
             self._fail(draft, f"{scheduled.step}: lost {workstream.losses} times, the last time: {closed.event.reason}")  # type: ignore[union-attr]
             return
         snapshot = scheduled.input if scheduled.step != "edit" else workstream.latest or scheduled.input
-        self._schedule(draft, scheduled.step, snapshot, checks=scheduled.checks, fix=scheduled.fix)
+        checks = scheduled.checks
+        if scheduled.every_check:
+            checks = self.definitions.required(scheduled.step, scheduled.merged)
+        self._schedule(draft, scheduled.step, snapshot, checks=checks, fix=scheduled.fix)
 
     def _after_finish(self, draft: _Draft, scheduled: StepScheduled, event: StepFinished) -> None:
         step = scheduled.step
@@ -675,7 +680,8 @@ class _Deciding:
                     on_behalf=workstream.id if workstream is not None else "",
                     timeout_s=self._timeout_s(step),
                     queue_deadline_ns=self._queue_deadline_ns(),
-                    checks=checks or [],
+                    checks=_named(checks),
+                    every_check=_too_many(checks),
                     merged=list(merged),
                 )
             ]
@@ -765,8 +771,21 @@ class _Deciding:
         return Decision([DeliveryRefused(ref=ref, commit=commit, reason=reason[:REASON_MAX])])
 
 
+def _too_many(checks: list[Check] | None) -> bool:
+    return checks is not None and len(checks) > CHECKS_NAMED_MAX
+
+
+def _named(checks: list[Check] | None) -> list[Check]:
+    """The checks, if an event can name them all."""
+    return [] if checks is None or _too_many(checks) else checks
+
+
 def _skipped(workstream: str, step: Step, tree: str, checks: list[Check]) -> StepSkipped:
     """A step without an attempt: nothing is configured, or everything is known to pass on this tree."""
     return StepSkipped(
-        workstream=workstream, step=step, tree=tree, reason="verdict_reused" if checks else "noop", checks=checks[:200]
+        workstream=workstream,
+        step=step,
+        tree=tree,
+        reason="verdict_reused" if checks else "noop",
+        checks=checks[:CHECKS_NAMED_MAX],
     )

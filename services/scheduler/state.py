@@ -382,6 +382,8 @@ def _close(run: RunState, attempt: Attempt, event: Close) -> None:
         owner.losses = 0
         known = run.verdicts.setdefault(scheduled.input.tree, set())
         known.update(result.check for result in event.checks if result.outcome in {"passed", "not_executable"})
+        if event.ok and run.definitions is not None and scheduled.every_check:
+            known.update(check.check for check in run.definitions.required(scheduled.step, scheduled.merged))
     if isinstance(owner, Line):
         if isinstance(event, StepFinished) and event.ok and scheduled.step == "merge":
             owner.candidate = event.snapshot

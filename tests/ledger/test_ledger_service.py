@@ -36,6 +36,17 @@ def nats(tmp_path):
 
 
 @contextlib.asynccontextmanager
+async def connected(url: str):
+    """The bus, with its streams."""
+    bus = await Bus.connect(BusConfig(url=url), name="test")
+    try:
+        await bus.ensure_streams()
+        yield bus
+    finally:
+        await bus.close()
+
+
+@contextlib.asynccontextmanager
 async def running(folder: Path, url: str, **settings: str):
     """A ledger; its process, and a channel to it."""
     ready = folder / "ready"
@@ -52,11 +63,10 @@ async def running(folder: Path, url: str, **settings: str):
         )
     try:
         async with asyncio.timeout(20):
-            while not ready.exists():
+            while not ready.exists() or json.loads(ready.read_text())["pid"] != process.pid:
                 assert process.poll() is None, (folder / "stderr").read_text()
                 await asyncio.sleep(0.01)
         told = json.loads(ready.read_text())
-        assert told["pid"] == process.pid
         async with grpc.aio.insecure_channel(f"127.0.0.1:{told['port']}") as channel:
             yield process, channel
     finally:
@@ -75,20 +85,20 @@ async def reached(stub: ledger_pb2_grpc.LedgerServiceStub, position: int, **call
 
 async def test_it_absorbs_survives_a_kill_and_stops_cleanly(tmp_path, nats):
     records = steady(2, 5)
-    bus = await Bus.connect(BusConfig(url=nats), name="test")
-    await bus.ensure_streams()
-    await bus.objects.write("thing", b"payload")
     half = len(records) // 2
-    for record in records[:half]:
-        await bus.add(record.subject, record.data)
+    async with connected(nats) as bus:
+        await bus.objects.write("thing", b"payload")
+        for record in records[:half]:
+            await bus.add(record.subject, record.data)
     (tmp_path / "token").write_text("secret\n")
     admitted = {"metadata": (("authorization", "Bearer secret"),)}
     token = {"SWELL_LEDGER_TOKEN_FILE": str(tmp_path / "token")}
     async with running(tmp_path, nats, **token) as (process, channel):
         await reached(ledger_pb2_grpc.LedgerServiceStub(channel), half, **admitted)
         process.kill()
-    for record in records[half:]:
-        await bus.add(record.subject, record.data)
+    async with connected(nats) as bus:
+        for record in records[half:]:
+            await bus.add(record.subject, record.data)
     async with running(tmp_path, nats, **token) as (process, channel):
         stub = ledger_pb2_grpc.LedgerServiceStub(channel)
         with pytest.raises(grpc.aio.AioRpcError, match="no valid token"):
@@ -108,20 +118,18 @@ async def test_it_absorbs_survives_a_kill_and_stops_cleanly(tmp_path, nats):
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait, 10) == 0
         assert not (tmp_path / "ready").exists()
-    await bus.close()
 
 
 async def test_another_log_stops_it_with_a_remedy(tmp_path, nats):
     records = steady(1, 1)
-    bus = await Bus.connect(BusConfig(url=nats), name="test")
-    await bus.ensure_streams()
-    for record in records:
-        await bus.add(record.subject, record.data)
+    async with connected(nats) as bus:
+        for record in records:
+            await bus.add(record.subject, record.data)
     async with running(tmp_path, nats) as (_, channel):
         await reached(ledger_pb2_grpc.LedgerServiceStub(channel), len(records))
-    await bus._api("STREAM.DELETE.SWELL_EVENTS")
-    await bus.ensure_streams()
-    await bus.close()
+    async with connected(nats) as bus:
+        await bus._api("STREAM.DELETE.SWELL_EVENTS")
+        await bus.ensure_streams()
     env = {**os.environ, "SWELL_BUS_URL": nats, "SWELL_LEDGER_FILE": str(tmp_path / "l")}
     ended = await asyncio.to_thread(
         subprocess.run, [sys.executable, "-m", "services.ledger"], env=env, capture_output=True, timeout=20, text=True

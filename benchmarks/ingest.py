@@ -1,0 +1,132 @@
+"""How fast the ledger folds and stores entries, beside DuckDB's appender taking the same event rows and nothing else."""
+
+import tempfile
+import time
+from pathlib import Path
+
+from services import events as ev
+from services.bus import Recorded
+from services.ledger.projector import Batch, Projector
+from services.ledger.store import Store
+from services.wire import Entry, attempt_subject, encode_entry, request_subject, run_subject
+
+RUNS = 2
+WORKSTREAMS = 500
+BATCH = 2000
+ROUNDS = 3
+
+
+def measure() -> list[dict[str, object]]:
+    """Rows {"name", "value", "unit", "baseline", "ratio"}: the best of ROUNDS, ours and the baseline in turn."""
+    records = history()
+    ours: list[float] = []
+    bare: list[float] = []
+    for _ in range(ROUNDS):
+        with tempfile.TemporaryDirectory() as folder:
+            rate, folded = _ingested(Path(folder) / "ledger", records)
+            ours.append(rate)
+            bare.append(_appended(Path(folder) / "bare", folded))
+    return [
+        {
+            "name": "ledger ingest (fold, seven tables, one transaction per batch; baseline: event rows only)",
+            "value": round(max(ours)),
+            "unit": "events/s",
+            "baseline": round(max(bare)),
+            "ratio": round(max(ours) / max(bare), 3),
+        }
+    ]
+
+
+def _ingested(file: Path, records: list[Recorded]) -> tuple[float, list[Batch]]:
+    """Events per second through fold and store, and what was stored."""
+    store = Store.open(file)
+    fold = Projector(store.tip, store)
+    folded: list[Batch] = []
+    started = time.perf_counter()
+    for first in range(0, len(records), BATCH):
+        folded.append(fold.fold(records[first : first + BATCH]))
+        store.commit(folded[-1])
+    seconds = time.perf_counter() - started
+    store.close()
+    return sum(len(batch.events) for batch in folded) / seconds, folded
+
+
+def _appended(file: Path, folded: list[Batch]) -> float:
+    """Events per second when their finished rows are appended and nothing else is done."""
+    bare = [
+        Batch(tip=batch.tip, entries=[], events=batch.events, transitions=[], runs=[], workstreams=[], attempts=[])
+        for batch in folded
+    ]
+    store = Store.open(file)
+    started = time.perf_counter()
+    for batch in bare:
+        store.commit(batch)
+    seconds = time.perf_counter() - started
+    store.close()
+    return sum(len(batch.events) for batch in bare) / seconds
+
+
+def history() -> list[Recorded]:
+    """RUNS runs of WORKSTREAMS workstreams, each edited, checked twice and merged."""
+    records: list[Recorded] = []
+    for number in range(RUNS):
+        run = f"run{number}"
+        for subject, told in _run(run):
+            position = len(records) + 1
+            entry = Entry(id=f"{position:032x}", run=run, at_ns=position, by="scheduler:1", events=told)
+            records.append(Recorded(position, subject, position * 1000, encode_entry(entry)))
+    return records
+
+
+def _run(run: str) -> list[tuple[str, list[ev.AnyEvent]]]:
+    log = ev.Artifact(role="log", digest="a" * 64, name="log", size_bytes=1000)
+    base = ev.Snapshot(commit="b" * 40, tree="c" * 40)
+    names = [f"workstream-{index}" for index in range(WORKSTREAMS)]
+    accepted = ev.RunAccepted(
+        request_id=run, actor="ann", spec=log, workstreams=WORKSTREAMS, repository="repo", base_commit=base.commit
+    )
+    asked = ev.RunRequested(
+        request_id=run, actor="ann", spec=log, workstreams=WORKSTREAMS, repository="repo", base_commit=base.commit
+    )
+    told: list[tuple[str, list[ev.AnyEvent]]] = [
+        (request_subject(run), [asked]),
+        (run_subject(run), [accepted, ev.RunTransitioned(from_state="pending", to_state="running")]),
+        (run_subject(run), [ev.WaveStarted(wave=0, workstreams=names)]),
+    ]
+    for name in names:
+        for attempt, step in enumerate(_STEPS, 1):
+            told += _attempt(run, name, attempt, step, base, log)
+        told.append(
+            (run_subject(run), [ev.WorkstreamTransitioned(workstream=name, from_state="merging", to_state="completed")])
+        )
+    finished = ev.RunFinished(
+        state="completed", reason="all merged", completed=WORKSTREAMS, failed=0, blocked=0, cancelled=0
+    )
+    told.append((run_subject(run), [finished]))
+    return told
+
+
+_STEPS: tuple[ev.Step, ...] = ("edit", "static", "runtime")
+_STATES: dict[ev.Step, ev.WorkstreamState] = {
+    "edit": "editing",
+    "static": "static_check",
+    "runtime": "runtime_check",
+}
+
+
+def _attempt(
+    run: str, name: str, attempt: int, step: ev.Step, base: ev.Snapshot, log: ev.Artifact
+) -> list[tuple[str, list[ev.AnyEvent]]]:
+    subject = attempt_subject(run, name, attempt)
+    decision: list[ev.AnyEvent] = [
+        ev.WorkstreamTransitioned(workstream=name, from_state="ready", to_state=_STATES[step]),
+        ev.StepScheduled(
+            workstream=name, attempt=attempt, step=step, pool="p", input=base, timeout_s=60, queue_deadline_ns=1
+        ),
+    ]
+    finish = ev.StepFinished(ok=True, snapshot=base, files=["a.py", "b.py"], files_total=2, artifacts=[log, log])
+    return [
+        (run_subject(run), decision),
+        (subject, [ev.StepStarted(executor="executor-1", boot="boot-1")]),
+        (subject, [finish]),
+    ]

@@ -1,0 +1,91 @@
+"""Shared by all tests: a real nats-server on a free port of the loopback."""
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from services.bus import BusConfig
+
+NATS_SERVER = Path(sys.executable).parent / "nats-server"
+START_S = 10.0
+
+
+class NatsServer:
+    """A nats-server process with JetStream on disk, credentials, and a port that it keeps across restarts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.user = "swell"
+        self.password_file = folder / "password"
+        self.password_file.write_text(secrets.token_hex(16) + "\n")
+        self.process: subprocess.Popen[bytes] | None = None
+        self.port = -1
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    def config(self, **changes) -> BusConfig:
+        """How to reach it."""
+        settings = {"url": self.url, "user": self.user, "password_file": self.password_file, **changes}
+        return BusConfig(**settings)
+
+    def start(self) -> None:
+        """Start it and wait until it says where it listens."""
+        ports = self.folder / "ports"
+        ports.mkdir(exist_ok=True)
+        for old in ports.iterdir():
+            old.unlink()
+        file = self.folder / "nats.conf"
+        file.write_text(
+            f"""
+            listen: "127.0.0.1:{self.port}"
+            ports_file_dir: "{ports}"
+            jetstream {{ store_dir: "{self.folder / "store"}", sync_interval: always }}
+            authorization {{ user: {self.user}, password: "{self.password_file.read_text().strip()}" }}
+            """
+        )
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen([NATS_SERVER, "-c", file], stdout=log, stderr=log)
+        deadline = time.monotonic() + START_S
+        while True:
+            for written in ports.glob("*.ports"):
+                text = written.read_text()
+                if text.endswith("}"):
+                    self.port = int(json.loads(text)["nats"][0].rpartition(":")[2])
+                    return
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"nats-server did not start: {(self.folder / 'log').read_text()[-2000:]}")
+            time.sleep(0.005)
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        if self.process is not None:
+            os.kill(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture(scope="session")
+def nats_server(tmp_path_factory):
+    """One server for all tests; take fresh names."""
+    server = NatsServer(tmp_path_factory.mktemp("nats"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def own_nats_server(tmp_path):
+    """A server of one's own, to stop, to start again, to misconfigure."""
+    server = NatsServer(tmp_path)
+    server.start()
+    yield server
+    server.kill()
