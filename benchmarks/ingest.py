@@ -95,7 +95,7 @@ def _run(run: str) -> list[tuple[str, list[ev.AnyEvent]]]:
     ]
     for name in names:
         for attempt, step in enumerate(_STEPS, 1):
-            told += _attempt(run, name, attempt, step, base, log)
+            told += _attempt(run, name, attempt, step, base=base, log=log)
         told.append(
             (run_subject(run), [ev.WorkstreamTransitioned(workstream=name, from_state="merging", to_state="completed")])
         )
@@ -115,7 +115,7 @@ _STATES: dict[ev.Step, ev.WorkstreamState] = {
 
 
 def _attempt(
-    run: str, name: str, attempt: int, step: ev.Step, base: ev.Snapshot, log: ev.Artifact
+    run: str, name: str, attempt: int, step: ev.Step, *, base: ev.Snapshot, log: ev.Artifact
 ) -> list[tuple[str, list[ev.AnyEvent]]]:
     subject = attempt_subject(run, name, attempt)
     decision: list[ev.AnyEvent] = [

@@ -45,6 +45,9 @@ ARTIFACTS = "SWELL_ARTIFACTS"
 EXECUTORS = "SWELL_EXECUTORS"
 LEASES = "SWELL_LEASES"
 
+FOLLOW_BACKLOG = 20_000
+"""Messages a follower holds before it asks the server to wait."""
+
 CHUNK_BYTES = 128 * 1024
 CHUNKS_AT_ONCE = 16
 
@@ -52,6 +55,7 @@ _WRONG_SEQUENCE = (10071, 10164)
 _HEARTBEAT_S = 2.0
 _SILENCE_S = 6.0
 _REQUEST_S = 5.0
+_OBJECT_SILENCE_S = 20.0
 
 
 class BusError(RuntimeError):
@@ -441,6 +445,7 @@ class Follower:
         self._name = ""
         self._subscription: Subscription | None = None
         self._revision = -1
+        self._flow: list[str] = []
 
     async def batches(self, *, linger_s: float = 0.0, batch_max: int = 2000) -> AsyncIterator[list[Recorded]]:
         """Batches of at most `batch_max`; after the first message of a batch, wait `linger_s` for more."""
@@ -456,12 +461,13 @@ class Follower:
                 if linger_s and len(self._buffer) < batch_max:
                     await asyncio.sleep(linger_s)
                 batch, self._buffer = self._buffer[:batch_max], self._buffer[batch_max:]
+                await self._let_flow()
                 yield batch
         finally:
             await self._drop()
 
     async def _mend(self) -> None:
-        silent = time.monotonic() - self._heard > _SILENCE_S
+        silent = time.monotonic() - self._heard > _SILENCE_S and not self._flow
         if not (self._broken or silent or self._revision != self._bus.revision):
             return
         pause = 0.05
@@ -523,7 +529,9 @@ class Follower:
         headers = message.headers
         if headers and "Status" in headers:
             if message.reply:
-                await message.respond(b"")
+                # The server sends no more before this is answered: it waits until what was sent has been taken.
+                self._flow.append(message.reply)
+                await self._let_flow()
             elif int(headers.get("Nats-Last-Consumer") or self._consumer_seen) != self._consumer_seen:
                 self._broken = True
                 self._wake.set()
@@ -545,7 +553,15 @@ class Follower:
             self._buffer.append(Recorded(sequence, message.subject, stamp, message.data))
             self._wake.set()
 
+    async def _let_flow(self) -> None:
+        if self._flow and len(self._buffer) < FOLLOW_BACKLOG:
+            replies, self._flow = self._flow, []
+            for reply in replies:
+                with contextlib.suppress(NatsError):
+                    await self._bus._nc.publish(reply, b"")  # noqa: SLF001
+
     async def _drop(self) -> None:
+        self._flow = []
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             with contextlib.suppress(NatsError):
@@ -717,15 +733,13 @@ class Objects:
         batches = follower.batches()
         left = chunks
         try:
-            async with asyncio.timeout(60):
-                async for batch in batches:
-                    for message in batch:
-                        yield message.data
-                    left -= len(batch)
-                    if left <= 0:
-                        return
+            while left > 0:
+                batch = await asyncio.wait_for(anext(batches), _OBJECT_SILENCE_S)
+                left -= len(batch)
+                for message in batch:
+                    yield message.data
         except TimeoutError as error:
-            raise BusUnavailableError(f"object {name} could not be read within 60 s") from error
+            raise BusUnavailableError(f"object {name}: no chunk came for {_OBJECT_SILENCE_S:g} s") from error
         finally:
             await batches.aclose()  # type: ignore[attr-defined]
 

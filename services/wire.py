@@ -14,6 +14,7 @@ from services.events import AnyEvent
 
 ENTRY_BYTES_MAX = 256 * 1024
 COMMAND_BYTES_MAX = 256 * 1024
+ATTEMPT_DIGITS_MAX = 9
 
 _TOKEN = re.compile(r"^[A-Za-z0-9_-]{1,128}$")
 
@@ -51,7 +52,9 @@ class Recorded(msgspec.Struct, frozen=True):
     data: bytes
 
 
-class _RawEntry(msgspec.Struct, frozen=True, kw_only=True):
+class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    """An Entry with its events undecoded, byte for byte as they were written."""
+
     id: str
     run: str
     at_ns: int
@@ -61,9 +64,12 @@ class _RawEntry(msgspec.Struct, frozen=True, kw_only=True):
     cause: str = ""
 
 
+# Bad UTF-8 is a plain ValueError, and so are msgspec's own errors; deep nesting is a RecursionError.
+_UNREADABLE = (ValueError, RecursionError)
+
 _encoder = msgspec.json.Encoder()
 _entry_decoder = msgspec.json.Decoder(Entry)
-_raw_decoder = msgspec.json.Decoder(_RawEntry)
+_envelope_decoder = msgspec.json.Decoder(Envelope)
 _command_decoder: msgspec.json.Decoder[AnyCommand] = msgspec.json.Decoder(AnyCommand)
 _kind_decoder = msgspec.json.Decoder(dict[str, Any])
 
@@ -90,15 +96,15 @@ def decode_entry(data: bytes) -> Entry:
                     f"event kind {kind!r} is not known to this version: upgrade this service"
                 ) from error
         raise WireError(f"not an entry: {error}") from error
-    except (msgspec.DecodeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise WireError(f"not an entry: {error}") from error
 
 
-def decode_raw_events(data: bytes) -> list[dict[str, Any]]:
-    """The events of an entry as plain mappings, whatever their kind; raises WireError when even that is impossible."""
+def decode_envelope(data: bytes) -> Envelope:
+    """An entry without a look at its events, whatever their kind. Raises WireError."""
     try:
-        return [_kind_decoder.decode(raw) for raw in _raw_decoder.decode(data).events]
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+        return _envelope_decoder.decode(data)
+    except _UNREADABLE as error:
         raise WireError(f"not an entry: {error}") from error
 
 
@@ -114,14 +120,14 @@ def decode_command(data: bytes) -> AnyCommand:
     """Raises WireError."""
     try:
         return _command_decoder.decode(data)
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise WireError(f"not a command of this version: {error}") from error
 
 
 def _kinds(data: bytes) -> list[str]:
     try:
-        return [str(event.get("kind")) for event in decode_raw_events(data)]
-    except WireError:
+        return [str(_kind_decoder.decode(raw).get("kind")) for raw in decode_envelope(data).events]
+    except _UNREADABLE:
         return []
 
 
@@ -168,6 +174,11 @@ def command_subject(pool: str, run: str, workstream: str, attempt: int) -> str:
     return f"swell.command.{token(pool)}.{token(run)}.{token(workstream)}.{attempt}"
 
 
+def live_subject(run: str, workstream: str) -> str:
+    """Where an executor says what a tool prints; `*` for any workstream. Nothing keeps it."""
+    return f"swell.live.{token(run)}.{workstream if workstream == '*' else token(workstream)}"
+
+
 class Place(msgspec.Struct, frozen=True):
     """What an event subject says: `kind` is run, request, attempt or late."""
 
@@ -182,9 +193,13 @@ def parse_subject(subject: str) -> Place:
     match subject.split("."):
         case ["swell", "event", run, ("run" | "request") as kind]:
             return Place(kind, run)
-        case ["swell", "event", run, workstream, attempt] if attempt.isdigit():
+        case ["swell", "event", run, workstream, attempt] if _is_number(attempt):
             return Place("attempt", run, workstream, int(attempt))
-        case ["swell", "event", run, workstream, attempt, "late"] if attempt.isdigit():
+        case ["swell", "event", run, workstream, attempt, "late"] if _is_number(attempt):
             return Place("late", run, workstream, int(attempt))
         case _:
             raise WireError(f"{subject!r} is not a subject of SWELL_EVENTS")
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= ATTEMPT_DIGITS_MAX

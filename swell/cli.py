@@ -54,6 +54,9 @@ app = typer.Typer(
 
 P = ParamSpec("P")
 
+RECORDED_S = 5.0
+"""How long `submit` waits until the ledger has recorded the run; it is in the log in any case."""
+
 
 @app.callback()
 def root(
@@ -302,6 +305,7 @@ def _submit(submission: Submission, *, wait: bool, style: Style) -> int:
         for line in warning_lines(done.warnings, advice=False):
             sys.stderr.write(f"{line}\n")
         if not wait:
+            client.await_run(done.run, RECORDED_S)  # so that whoever asks for it next finds it
             _print(
                 submitted_json(done)
                 if style == "json"

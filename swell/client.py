@@ -175,6 +175,23 @@ class Client:
         answer = self._call(self._ledger.GetRun, self._ledger_pb2.GetRunRequest(run=run))
         return _plain(answer.run, Run)
 
+    def await_run(self, run: str, timeout_s: float) -> bool:
+        """Whether the ledger knows the run, waiting for it to catch up with the log."""
+        deadline = time.monotonic() + timeout_s
+        pause_s = 0.01
+        while True:
+            try:
+                self.get_run(run)
+            except SwellError as error:
+                if error.code != "NOT_FOUND":
+                    raise
+            else:
+                return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, 0.5)
+
     def list_runs(self, *, state: str = "", limit: int = 50) -> list[Run]:
         """The newest runs, newest first, at most `limit`."""
 

@@ -33,6 +33,8 @@ from swell.values import Endpoints
 POLL_S: Final = 0.02
 START_TIMEOUT_S: Final = 20.0
 STOP_TIMEOUT_S: Final = 20.0
+VANISHED_S: Final = 3.0
+"""A launched owner has taken the lock by then, or is gone."""
 LAUNCH_TIMEOUT_S: Final = 15.0
 LAUNCH_OUTPUT_BYTES: Final = 64 * 1024
 STATUS_BYTES_MAX: Final = 64 * 1024
@@ -298,6 +300,7 @@ def _signal(pid: int, number: signal.Signals) -> None:
 def _await_ready(state_dir: Path, timeout_s: float, report: Callable[[str], None], *, start: bool) -> Status:
     deadline = time.monotonic() + timeout_s
     launched_ns = 0
+    vanished = deadline
     reported = ""
     while True:
         owned = is_owned(state_dir)
@@ -318,6 +321,9 @@ def _await_ready(state_dir: Path, timeout_s: float, report: Callable[[str], None
             if not launched_ns:
                 launched_ns = time.time_ns()
                 _launch(state_dir)
+                vanished = time.monotonic() + VANISHED_S
+            elif time.monotonic() > vanished:
+                raise _vanished(state_dir)
         if time.monotonic() > deadline:
             raise _too_slow(state_dir, status, timeout_s)
         waiting = ", ".join(status.waiting_for) if owned and status is not None else "the cluster"
@@ -355,8 +361,23 @@ _PRIVATE = frozenset({"SWELL_SCHEDULER", "SWELL_LEDGER", "SWELL_TOKEN_FILE"})
 
 def failed(failure: Failure) -> SwellError:
     """The failure as an error; what a person can mend counts as input."""
-    code = "FAILED_PRECONDITION" if failure.reason in {"PORT_TAKEN", "NATS_TOO_OLD", "NATS_MISSING"} else "UNAVAILABLE"
+    code = (
+        "FAILED_PRECONDITION"
+        if failure.reason in {"PORT_TAKEN", "NATS_TOO_OLD", "NATS_MISSING", "STATE_NOT_WRITABLE"}
+        else "UNAVAILABLE"
+    )
     return SwellError(code, failure.reason, failure.message, failure.remedy, failure.where)
+
+
+def _vanished(state_dir: Path) -> SwellError:
+    log = state_dir / "logs" / "cluster.log"
+    return SwellError(
+        "UNAVAILABLE",
+        "CLUSTER_START",
+        f"the cluster ended while it started, and did not say why\n{tail_of(log)}".rstrip(),
+        "Look into the log, then try again.",
+        str(log),
+    )
 
 
 def _too_slow(state_dir: Path, status: Status | None, timeout_s: float) -> SwellError:

@@ -115,6 +115,13 @@ class Daemon:
             await self._until_unused()
         except StartError as error:
             self._failure = error.failure
+        except OSError as error:
+            self._failure = Failure(
+                reason="STATE_NOT_WRITABLE",
+                message=f"the state folder cannot be used: {error}",
+                remedy="Mend it, or set SWELL_STATE_DIR to another folder.",
+                where=str(self.state_dir),
+            )
         finally:
             for watch in watches:
                 watch.cancel()

@@ -39,6 +39,7 @@ from services.process import Launch, ProcessError, Supervisor, child_environment
 from services.profiles import ToolProfile
 from services.scope import Droppings, Scope, ScopePattern
 from services.spec import CHECKS_NAMED_MAX, Definitions, Ranges, decode_spec
+from services.wire import live_subject
 
 log = structlog.get_logger()
 
@@ -454,7 +455,7 @@ class _Attempt:
                 await tail
 
     async def _tail(self, file: Path) -> None:
-        subject = f"swell.live.{self.command.run}.{self.step.workstream}"
+        subject = live_subject(self.command.run, self.step.workstream)
         position = 0
         while True:
             await asyncio.sleep(LIVE_POLL_S)

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import grpc.aio
-import msgspec
 import structlog
 import uvloop
 
@@ -24,6 +23,7 @@ from services.ledger.config import PREFIX, LedgerConfig
 from services.ledger.server import SERVICE, LedgerServer
 from services.ledger.store import Store, StoreError
 from services.ledger.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
+from services.ready import announce
 from services.rpc import BindError, Health, check_bind, create_server, read_token, serve
 
 log = structlog.get_logger()
@@ -62,6 +62,7 @@ async def run(config: LedgerConfig) -> None:
             store,
             absorber,
             bus.objects,
+            bus,
             heartbeat_s=config.heartbeat_s,
             artifact_bytes_max=config.artifact_bytes_max,
         )
@@ -78,7 +79,7 @@ async def _serve(config: LedgerConfig, server: grpc.aio.Server, absorber: Absorb
     stopping = asyncio.create_task(stop.wait())
     try:
         if config.ready_file is not None:
-            _announce(config.ready_file, port)
+            announce(config.ready_file, port)
         log.info("ledger.serving", port=port, position=absorber.position, lag=absorber.lag)
         await asyncio.wait({absorbing, measuring, stopping}, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -102,18 +103,6 @@ async def _measure(config: LedgerConfig, absorber: Absorber, health: Health) -> 
         await health.say(absorber.connected and absorber.lag <= config.live_lag_max)
         await asyncio.sleep(config.lag_interval_s)
         await absorber.look()
-
-
-def _announce(file: Path, port: int) -> None:
-    """Write the ready file whole or not at all."""
-    scratch = file.with_name(f"{file.name}.{os.getpid()}")
-    try:
-        scratch.write_bytes(msgspec.json.encode({"port": port, "pid": os.getpid()}))
-        scratch.replace(file)
-    except OSError as error:
-        raise ConfigError(
-            f"ready_file {file} cannot be written ({error.strerror}): make its folder, or set another"
-        ) from error
 
 
 def main(arguments: Sequence[str], env: Mapping[str, str]) -> int:

@@ -23,10 +23,10 @@ class LedgerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     `token_file`: holds the bearer token that callers must send. Default none: every local process may call.
     `ready_file`: where {"port": …, "pid": …} is written once calls are answered, and removed at the
     end; after a kill it is stale until the next start, so compare `pid`. Default none.
-    `linger_s`: how long a batch is let fill before it is committed, seconds. Default 0.03.
+    `linger_s`: how long a batch is let fill before it is committed, seconds. Default 0.05.
     `batch_max`: entries of one commit at most. Default 2,000.
     `memory_limit_mb`: DuckDB's memory, megabytes. Default 256.
-    `threads`: threads DuckDB may use for one query. Default 2.
+    `threads`: threads DuckDB may use for one query or commit. Default 1.
     `readers`: queries under way at a time. Default 4.
     `query_timeout_s`: a query is stopped after that, seconds. Default 30.
     `live_lag_max`: the service is healthy while at most that many entries are not absorbed. Default 1,000.
@@ -44,10 +44,10 @@ class LedgerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     bind: str = "127.0.0.1:0"
     token_file: Path | None = None
     ready_file: Path | None = None
-    linger_s: Annotated[float, Meta(ge=0, le=5)] = 0.03
+    linger_s: Annotated[float, Meta(ge=0, le=5)] = 0.05
     batch_max: Annotated[int, Meta(ge=1, le=100_000)] = 2000
     memory_limit_mb: Annotated[int, Meta(ge=32)] = 256
-    threads: Count = 2
+    threads: Count = 1
     readers: Annotated[int, Meta(ge=1, le=64)] = 4
     query_timeout_s: Seconds = 30.0
     live_lag_max: Count = 1000

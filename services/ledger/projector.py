@@ -26,7 +26,7 @@ import msgspec
 
 from services import events
 from services.events import LINE, TERMINAL_RUN, TERMINAL_WORKSTREAM, AnyEvent
-from services.wire import Place, Recorded, parse_subject
+from services.wire import Place, Recorded, decode_envelope, parse_subject
 
 VERSION = 1
 """The version of this projection: a store of any other version is rebuilt. Raise it whenever a row could differ."""
@@ -174,18 +174,6 @@ class Batch(msgspec.Struct, frozen=True):
     attempts: list[AttemptRow]
 
 
-class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
-    """services.wire.Entry with its events undecoded, so that their bytes are kept as they were written."""
-
-    id: str
-    run: str
-    at_ns: int
-    by: str
-    events: list[msgspec.Raw]
-    seen: int = 0
-    cause: str = ""
-
-
 class _Outline(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     workstream: str = ""
@@ -211,7 +199,6 @@ class _At(msgspec.Struct, frozen=True):
     run: str
 
 
-_envelope_decoder = msgspec.json.Decoder(_Envelope)
 _event_decoder: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
 _outline_decoder = msgspec.json.Decoder(_Outline)
 _kind_decoder = msgspec.json.Decoder(_Kind)
@@ -300,7 +287,7 @@ class Projector:
         chain = chained(self.tip.hash, record.sequence, record.subject, record.data)
         place = place_of(record.subject)
         try:
-            envelope = _envelope_decoder.decode(record.data)
+            envelope = decode_envelope(record.data)
         except (ValueError, RecursionError) as error:  # msgspec raises ValueErrors of several classes
             self._undecodable(record, place, chain, error)
             return

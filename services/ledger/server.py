@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any, Protocol, TypeVar
 
 import grpc
@@ -26,6 +26,7 @@ from services.ledger.store import QueryTooSlowError, Store
 from services.ledger.v1 import ledger_pb2 as pb
 from services.ledger.v1 import ledger_pb2_grpc
 from services.rpc import RpcError, invalid
+from services.wire import live_subject
 
 SERVICE = str(pb.DESCRIPTOR.services_by_name["LedgerService"].full_name)
 
@@ -33,6 +34,7 @@ CHUNK_BYTES = 1024 * 1024
 # An answer stays well below the 4 MiB that clients take by default; one row may be large, so pages are cut by size as well.
 ANSWER_BYTES = 3 * 1024 * 1024
 KINDS_MAX = 64
+LIVE_BYTES_MAX = 64 * 1024
 NAME_CHARACTERS_MAX = 512
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -54,6 +56,13 @@ class Objects(Protocol):
         """An object in chunks; raises services.bus.ObjectMissingError, BusError, BusUnavailableError."""
 
 
+class LiveOutput(Protocol):
+    """What is said on the bus and not kept; services.bus.Bus is one."""
+
+    def hear(self, subject: str) -> AbstractAsyncContextManager["asyncio.Queue[tuple[str, bytes]]"]:
+        """A queue of what is said on a subject."""
+
+
 class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
     """The service. `heartbeat_s`: a silent watch hears its position that often; `artifact_bytes_max`: larger ones are refused."""
 
@@ -62,6 +71,7 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         store: Store,
         absorber: Absorber,
         objects: Objects,
+        live: LiveOutput,
         *,
         heartbeat_s: float = 15.0,
         artifact_bytes_max: int = 1024**3,
@@ -70,6 +80,7 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         self._store = store
         self._absorber = absorber
         self._objects = objects
+        self._live = live
         self._heartbeat_s = heartbeat_s
         self._artifact_bytes_max = artifact_bytes_max
 
@@ -189,6 +200,19 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
                     if entry.position > delivered:
                         yield _entry(entry)
                         delivered = entry.position
+
+    async def WatchOutput(self, request: pb.WatchOutputRequest, context: Any) -> AsyncIterator[pb.WatchOutputResponse]:
+        """Pieces as they are printed, until the caller leaves; an empty one when there was none for a while."""
+        run = _matching(_NAME, "run", request.run, "give the run's id")
+        workstream = _optional(_NAME, "workstream", request.workstream)
+        async with self._live.hear(live_subject(run, workstream or "*")) as heard:
+            while True:
+                try:
+                    subject, data = await asyncio.wait_for(heard.get(), self._heartbeat_s)
+                except TimeoutError:
+                    yield pb.WatchOutputResponse()
+                else:
+                    yield pb.WatchOutputResponse(workstream=subject.rpartition(".")[2], chunk=data[:LIVE_BYTES_MAX])
 
     async def ReadArtifact(
         self, request: pb.ReadArtifactRequest, context: Any

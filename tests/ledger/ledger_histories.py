@@ -1,6 +1,8 @@
 """Histories for the ledger's tests: entries as the bus would record them, and an event log in memory that behaves as it."""
 
 import asyncio
+import contextlib
+import fnmatch
 import hashlib
 import itertools
 from collections.abc import AsyncIterator
@@ -152,6 +154,27 @@ class MemoryObjects:
         half = len(self.held[name]) // 2
         yield self.held[name][:half]
         yield self.held[name][half:]
+
+
+class MemoryLive:
+    """What is said and not kept: each listener gets what was said of its subject from then on."""
+
+    def __init__(self) -> None:
+        self.listeners: list[tuple[str, asyncio.Queue[tuple[str, bytes]]]] = []
+
+    def say(self, subject: str, data: bytes) -> None:
+        for pattern, queue in self.listeners:
+            if fnmatch.fnmatchcase(subject, pattern):
+                queue.put_nowait((subject, data))
+
+    @contextlib.asynccontextmanager
+    async def hear(self, subject: str) -> AsyncIterator[asyncio.Queue[tuple[str, bytes]]]:
+        listener = (subject, asyncio.Queue())
+        self.listeners.append(listener)
+        try:
+            yield listener[1]
+        finally:
+            self.listeners.remove(listener)
 
 
 def sha256(data: bytes) -> str:

@@ -10,7 +10,18 @@ import grpc.aio
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from ledger_histories import LOG, MemoryLog, MemoryObjects, Story, moved, scheduled, sha256, snapshot, steady
+from ledger_histories import (
+    LOG,
+    MemoryLive,
+    MemoryLog,
+    MemoryObjects,
+    Story,
+    moved,
+    scheduled,
+    sha256,
+    snapshot,
+    steady,
+)
 
 from services import events as ev
 from services.ledger.absorb import Absorber
@@ -24,8 +35,11 @@ from services.rpc import Health, create_server, serve
 class Served:
     """A ledger over a log in memory."""
 
-    def __init__(self, log: MemoryLog, absorber: Absorber, stub: ledger_pb2_grpc.LedgerServiceStub) -> None:
+    def __init__(
+        self, log: MemoryLog, absorber: Absorber, stub: ledger_pb2_grpc.LedgerServiceStub, live: MemoryLive
+    ) -> None:
         self.log = log
+        self.live = live
         self.absorber = absorber
         self.stub = stub
 
@@ -44,13 +58,14 @@ async def serving(folder: Path, records=(), *, objects: MemoryObjects | None = N
     await absorber.verify()
     absorbing = asyncio.create_task(absorber.run())
     server = create_server(token=None, max_message_bytes=65536, concurrent_rpcs=50)
+    live = MemoryLive()
     answers = LedgerServer(
-        store, absorber, objects or MemoryObjects(), heartbeat_s=heartbeat_s, artifact_bytes_max=10**9
+        store, absorber, objects or MemoryObjects(), live, heartbeat_s=heartbeat_s, artifact_bytes_max=10**9
     )
     ledger_pb2_grpc.add_LedgerServiceServicer_to_server(answers, server)
     port = await serve(server, "127.0.0.1:0", [SERVICE], Health([SERVICE]))
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        served = Served(log, absorber, ledger_pb2_grpc.LedgerServiceStub(channel))
+        served = Served(log, absorber, ledger_pb2_grpc.LedgerServiceStub(channel), live)
         await served.level()
         try:
             yield served
@@ -313,3 +328,22 @@ async def test_artifacts_come_in_chunks_and_are_checked(tmp_path):
 
         assert await reason(whole("big")) == (grpc.StatusCode.DATA_LOSS, "ARTIFACT_DIGEST_MISMATCH")
         assert await reason(whole("none")) == (grpc.StatusCode.NOT_FOUND, "ARTIFACT_NOT_FOUND")
+
+
+async def test_live_output_comes_as_it_is_printed_and_only_of_what_was_asked_for(tmp_path):
+    async with serving(tmp_path, heartbeat_s=0.05) as served:
+        call = served.stub.WatchOutput(pb.WatchOutputRequest(run="r1", workstream="ws-a"))
+        assert (await call.read()).chunk == b""  # a sign of life: the watch is listening
+        served.live.say("swell.live.r1.ws-b", b"not this")
+        served.live.say("swell.live.r1.ws-a", b"this")
+        answer = await call.read()
+        while not answer.chunk:
+            answer = await call.read()
+        assert (answer.workstream, answer.chunk) == ("ws-a", b"this")
+        call.cancel()
+
+
+async def test_live_output_of_a_run_that_cannot_be_named_is_refused(tmp_path):
+    async with serving(tmp_path) as served:
+        call = served.stub.WatchOutput(pb.WatchOutputRequest(run="r1.>"))
+        assert (await reason(call.read()))[0] == grpc.StatusCode.INVALID_ARGUMENT

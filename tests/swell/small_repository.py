@@ -28,6 +28,10 @@ PROFILES = {
             "{files}",
         ],
     },
+    "pause": {
+        "command": "{python}",
+        "args": ["-c", "import sys, time; time.sleep(1); open(sys.argv[1], 'a').write('X = 4\\n')", "{files}"],
+    },
     "sleep": {"command": "{python}", "args": ["-c", "import time; time.sleep(120)"], "timeout_sec": 120},
     "environment": {
         "command": "{python}",

@@ -72,12 +72,13 @@ def test_every_workstream_has_a_result_also_when_blocked(repo: Path, bundles: Ca
 
 
 def test_fail_fast_cancels_what_was_not_started(repo: Path, bundles: Callable[..., Path]) -> None:
-    several = loaded(bundles, bundle("ws-a", "break"), bundle("ws-b", scope="src/b.py"))
+    scopes = ("src/b.py", "src/c.py")
+    several = loaded(bundles, bundle("ws-a", "break"), *(bundle(f"ws-{s[4]}", scope=s) for s in scopes))
     results = swell.execute_workstreams_parallel(
         fresh(), several, {"repo_root": repo, "max_workers": 1, "fail_fast": True}
     )
-    assert results["ws-b"]["final_status"] == "cancelled"
-    assert results["ws-b"]["error"]
+    assert results["ws-c"]["final_status"] == "cancelled"
+    assert results["ws-c"]["error"]
 
 
 def test_a_dry_run_says_so(repo: Path, bundles: Callable[..., Path]) -> None:

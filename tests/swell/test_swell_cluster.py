@@ -64,7 +64,7 @@ def test_nothing_listens_beyond_loopback(cluster: Path) -> None:
     inodes = set()
     for pid in children(cluster).values():
         for link in Path(f"/proc/{pid}/fd").iterdir():
-            target = os.readlink(link)
+            target = str(link.readlink())
             if target.startswith("socket:["):
                 inodes.add(target[8:-1])
     for table in ("tcp", "tcp6"):
@@ -89,9 +89,13 @@ def test_callers_without_the_token_are_refused(cluster: Path) -> None:
 def test_a_killed_child_is_restarted_and_work_goes_on(
     cluster: Path, name: str, repo: Path, bundles: Callable[..., Path], swell: Callable[..., Result]
 ) -> None:
-    """Killed while a run is under way; the run completes."""
-    submitted = swell("submit", bundles(bundle("ws-a"), bundle("ws-b", scope="src/b.py")), "--repo", repo, "--json")
-    run = json.loads(submitted.stdout)["run"]
+    """Killed while a tool runs; the run completes."""
+    folder = bundles(bundle("ws-a", "pause"), bundle("ws-b", scope="src/b.py"))
+    run = json.loads(swell("submit", folder, "--repo", repo, "--json").stdout)["run"]
+    with Cluster.join_or_start(cluster) as endpoints, Client(endpoints) as client:
+        for watched in client.watch(run):
+            if any(event.kind == "step_started" and event.workstream == "ws-a" for event in watched.events):
+                break
     before = children(cluster)[name]
     os.kill(before, signal.SIGKILL)
     eventually(lambda: children(cluster).get(name) not in {None, before})
@@ -195,12 +199,21 @@ def test_a_bus_that_will_not_do_is_explained(tmp_path: Path, version: str | None
 
 
 def test_a_child_that_cannot_start_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
-    """The ledger's file is a folder."""
-    (tmp_path / "state" / "ledger" / "ledger.duckdb").mkdir(parents=True)
-    with pytest.raises(SwellError, match="ledger died") as caught:
+    """Where the executor wants a folder, there is a file."""
+    (tmp_path / "state" / "executor").mkdir(parents=True)
+    (tmp_path / "state" / "executor" / "mirrors").write_text("")
+    with pytest.raises(SwellError, match="executor died") as caught:
         Cluster.join_or_start(tmp_path / "state")
-    assert "ledger.failed" in caught.value.message
-    assert str(tmp_path / "state" / "logs" / "ledger.log") in caught.value.remedy
+    assert "executor.failed" in caught.value.message
+    assert str(tmp_path / "state" / "logs" / "executor.log") in caught.value.remedy
+
+
+def test_a_state_folder_that_is_not_in_order_is_named(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "nats").write_text("")
+    with pytest.raises(SwellError, match="SWELL_STATE_DIR") as caught:
+        Cluster.join_or_start(tmp_path / "state")
+    assert caught.value.is_input
 
 
 def test_the_state_folder_is_where_the_environment_says() -> None:

@@ -301,3 +301,19 @@ class ReadArtifactResponse(_message.Message):
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     chunk: bytes
     def __init__(self, chunk: _Optional[bytes] = ...) -> None: ...
+
+class WatchOutputRequest(_message.Message):
+    __slots__ = ("run", "workstream")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    workstream: str
+    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ...) -> None: ...
+
+class WatchOutputResponse(_message.Message):
+    __slots__ = ("workstream", "chunk")
+    WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    workstream: str
+    chunk: bytes
+    def __init__(self, workstream: _Optional[str] = ..., chunk: _Optional[bytes] = ...) -> None: ...

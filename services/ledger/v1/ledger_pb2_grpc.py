@@ -65,6 +65,11 @@ class LedgerServiceStub:
                 request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.WatchEventsRequest.SerializeToString,
                 response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.WatchEventsResponse.FromString,
                 _registered_method=True)
+        self.WatchOutput = channel.unary_stream(
+                '/swell.ledger.v1.LedgerService/WatchOutput',
+                request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.WatchOutputRequest.SerializeToString,
+                response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.WatchOutputResponse.FromString,
+                _registered_method=True)
         self.ReadArtifact = channel.unary_stream(
                 '/swell.ledger.v1.LedgerService/ReadArtifact',
                 request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ReadArtifactRequest.SerializeToString,
@@ -118,6 +123,13 @@ class LedgerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchOutput(self, request, context):
+        """What the tools of a run print, as they print it. Not kept: what is printed before the call is in the attempts' logs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReadArtifact(self, request, context):
         """A stored object in chunks of at most 1 MiB.
         """
@@ -157,6 +169,11 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.WatchEvents,
                     request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.WatchEventsRequest.FromString,
                     response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.WatchEventsResponse.SerializeToString,
+            ),
+            'WatchOutput': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchOutput,
+                    request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.WatchOutputRequest.FromString,
+                    response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.WatchOutputResponse.SerializeToString,
             ),
             'ReadArtifact': grpc.unary_stream_rpc_method_handler(
                     servicer.ReadArtifact,
@@ -327,6 +344,33 @@ class LedgerService:
             '/swell.ledger.v1.LedgerService/WatchEvents',
             services_dot_ledger_dot_v1_dot_ledger__pb2.WatchEventsRequest.SerializeToString,
             services_dot_ledger_dot_v1_dot_ledger__pb2.WatchEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchOutput(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/swell.ledger.v1.LedgerService/WatchOutput',
+            services_dot_ledger_dot_v1_dot_ledger__pb2.WatchOutputRequest.SerializeToString,
+            services_dot_ledger_dot_v1_dot_ledger__pb2.WatchOutputResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,148 @@
+"""The integration line: what is green alone and red together, conflicts, order, nothing to merge; and how a run is paced."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from lab import Lab, Outcome, bundle, commit_files, git, sh, witness
+
+TOOLS = {
+    "edit": sh('for f in "$@"; do echo new >> "$f"; done'),
+    "edit-slowly": sh('sleep 0.6; for f in "$@"; do echo new >> "$f"; done'),
+    "not-both": sh("! { grep -q new a.txt && grep -q new b.txt; } || { echo 'a and b disagree'; exit 1; }", "-"),
+    "nothing": sh("true"),
+    "move": sh("mkdir -p moved && mv pkg/one.txt pkg/two.txt moved/", "-"),
+    "add-beside": sh("echo three > pkg/three.txt", "-"),
+    "fail": sh("echo 'no way' >&2; exit 7"),
+}
+FILES = {
+    "a.txt": "a\n", "b.txt": "b\n", "c.txt": "c\n", "d.txt": "d\n", "z.txt": "z\n",
+    "pkg/one.txt": "one\nuno\nun\neins\n", "pkg/two.txt": "two\ndos\ndeux\nzwei\n",
+    "swell.toml": 'static_tools = ["not-both"]\n',
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def line(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """One wave of everything, and one workstream after it."""
+    repo = tmp_path_factory.mktemp("line") / "repo"
+    commit_files(repo, FILES)
+    before = witness(repo)
+    outcome = lab.run(
+        repo,
+        [
+            bundle("ws-a", "edit-slowly", "a.txt"),
+            bundle("ws-b", "edit", "b.txt"),
+            bundle("ws-c", "edit", "c.txt"),
+            bundle("ws-move", "move", ["pkg/one.txt", "pkg/two.txt"], files_create=["moved/one.txt", "moved/two.txt"]),
+            bundle("ws-nothing", "nothing", "d.txt", swell={"allow_no_change": True}),
+            bundle("ws-stay", "add-beside", "pkg/three.txt", files_create=["pkg/three.txt"]),
+            bundle("ws-z", "edit", "z.txt", depends_on=["ws-c", "ws-nothing"]),
+            bundle("ws-zz", "edit", "zz.txt", depends_on=["ws-b"]),
+        ],
+        TOOLS,
+        max_workers=6,
+    )
+    assert witness(repo) == before
+    return outcome
+
+
+def test_what_is_red_together_is_refused(line: Outcome) -> None:
+    """Each is green on its own tree; the second merge is refused, its workstream fails, the first one stays."""
+    for name in ("ws-a", "ws-b"):
+        (static,) = line.of(name, "static")
+        assert line.checks(static) == {"not-both": "passed"}
+    assert line.state("ws-a") == "completed"
+    assert line.state("ws-b") == "failed"
+    (refused,) = line.payloads("merge_refused", reason="red")
+    assert refused["workstream"] == "ws-b"
+    assert "not-both" in line.reason("ws-b")
+    assert "a and b disagree" in line.reason("ws-b")
+    assert line.delivered("a.txt") == "a\nnew\n"
+    assert line.delivered("b.txt") == "b\n"
+
+
+def test_a_conflict_fails_one_workstream_and_nothing_else(line: Outcome) -> None:
+    """Scopes that do not overlap can still collide: one moves a folder that the other adds a file to."""
+    (refused,) = line.payloads("merge_refused", reason="conflict")
+    assert refused["workstream"] == "ws-stay"
+    assert line.state("ws-move") == "completed"
+    assert line.state("ws-stay") == "failed"
+    assert "three.txt" in " ".join(refused["files"])
+    assert {"moved/one.txt", "moved/two.txt"} <= line.delivered_files()
+    assert "pkg/three.txt" not in line.delivered_files()
+
+
+def test_a_conflict_names_both_sides(line: Outcome) -> None:
+    (refused,) = line.payloads("merge_refused", reason="conflict")
+    assert refused["others"] == ["ws-move"]
+    assert "ws-move" in line.reason("ws-stay")
+
+
+def test_merges_follow_the_plan_and_not_the_clock(line: Outcome) -> None:
+    """The slowest stands first in the plan, so it is merged first."""
+    finished = [e.workstream for e in line.events if e.kind == "step_finished" and e.workstream.startswith("ws-")]
+    assert finished.index("ws-c") < finished.index("ws-a")
+    assert line.merged() == ["ws-a", "ws-c", "ws-move", "ws-z"]
+
+
+def test_allowed_to_change_nothing_is_completed_without_a_merge(line: Outcome) -> None:
+    assert line.state("ws-nothing") == "completed"
+    assert line.payloads("step_skipped", workstream="ws-nothing", step="merge")[0]["reason"] == "nothing_to_merge"
+    assert line.state("ws-z") == "completed"
+
+
+def test_a_refused_merge_blocks_its_dependents(line: Outcome) -> None:
+    assert line.state("ws-zz") == "blocked"
+    assert line.reason("ws-zz") == "dependency ws-b failed"
+    assert line.run.state == "partial"
+
+
+def test_fail_fast_starts_nothing_more(lab: Lab, repo: Path) -> None:
+    """What is running is brought to its end and merged; what has not begun is cancelled."""
+    commit_files(repo, FILES)
+    run = lab.run(
+        repo,
+        [
+            bundle("ws-a", "fail", "a.txt"),
+            bundle("ws-b", "edit-slowly", "b.txt"),
+            bundle("ws-c", "edit", "c.txt"),
+            bundle("ws-d", "edit", "d.txt", depends_on=["ws-b"]),
+        ],
+        TOOLS,
+        fail_fast=True,
+        max_workers=2,
+    )
+    assert run.states() == {"ws-a": "failed", "ws-b": "completed", "ws-c": "cancelled", "ws-d": "cancelled"}
+    assert "exit code 7: no way" in run.reason("ws-a")
+    assert "fail_fast" in run.reason("ws-c")
+    assert run.of("ws-c") == run.of("ws-d") == []
+    assert run.delivered("b.txt") == "b\nnew\n"
+
+
+def test_waves_keep_their_distance_and_workers_their_number(lab: Lab, repo: Path) -> None:
+    """`wave_delay` lies between the end of a wave and the start of the next; `max_workers` 1 runs one at a time."""
+    commit_files(repo, FILES)
+    run = lab.run(
+        repo,
+        [bundle("ws-a", "edit", "a.txt"), bundle("ws-c", "edit", "c.txt"), bundle("ws-d", "edit", "d.txt", depends_on=["ws-a"])],
+        TOOLS,
+        wave_delay_s=0.7,
+        max_workers=1,
+    )
+    assert run.run.state == "completed"
+    times = {kind: [e.time_ns for e in run.events if e.kind == kind] for kind in ("wave_started", "wave_finished")}
+    assert times["wave_started"][1] - times["wave_finished"][0] >= 0.7e9
+    tools = [e for e in run.events if e.kind in {"step_started", "step_finished"}]
+    assert [e.kind for e in tools] == ["step_started", "step_finished"] * (len(tools) // 2)
+
+
+def test_a_branch_that_somebody_moved_is_not_overwritten(lab: Lab, repo: Path) -> None:
+    """The delivery is refused, the run says so, and the branch stays as it was put."""
+    mine = commit_files(repo, FILES)
+    git(repo, "branch", "swell/run-e2e-taken")
+    run = lab.run(repo, [bundle("ws-a", "edit", "a.txt")], TOOLS, run="run-e2e-taken")
+    assert run.run.state == "partial"
+    assert "swell/run-e2e-taken" in run.run.reason
+    assert git(repo, "rev-parse", "swell/run-e2e-taken") == mine
