@@ -1,4 +1,4 @@
-"""The command line. Commands parse, call, print; what they print is made in `view`, `follow` and `listing`.
+"""The command line. Commands parse, call, print; `view`, `follow` and `listing` make what they print.
 
 Exit codes: 0 all completed; 1 something failed, was blocked or cancelled, or the cluster is in trouble; 2 the input
 cannot be used. Everything heavy is imported by the command that needs it, so that `swell --help` answers at once.
@@ -254,7 +254,6 @@ def run(
 
 
 @app.command(rich_help_panel="Runs")
-@_command
 def submit(
     path: PathArgument = None,
     repo: RepoOption = Path(),
@@ -272,22 +271,26 @@ def submit(
     run_id: RunId = "",
     context: Context = None,
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """Submit a run and leave: `run --no-wait`."""
-    from swell.settings import RunSettings  # noqa: PLC0415 - as the module says
-
-    flags = RunSettings(
+    run(
+        path,
+        repo,
         max_workers=max_workers,
-        wave_delay_s=wave_delay,
+        wave_delay=wave_delay,
         fail_fast=fail_fast,
         dry_run=dry_run,
-        timeout_s=timeout,
+        timeout=timeout,
+        allow_dirty=allow_dirty,
+        base=base,
         tool_profiles=tool_profiles,
         breaker=breaker,
         accept_unenforced=accept_unenforced,
+        run_id=run_id,
+        context=context,
+        as_json=as_json,
+        wait=False,
     )
-    submission = _submission(path, repo, flags, allow_dirty=allow_dirty, base=base, run=run_id, context=context)
-    return _submit(submission, wait=False, style=_style(as_json=as_json))
 
 
 def _style(*, as_json: bool) -> Style:

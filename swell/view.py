@@ -28,6 +28,7 @@ _MARKS: Final = {
     "failed": "[red]✗[/]",
     "skipped": "[dim]-[/]",
 }
+_TROUBLE: Final = TERMINAL_WORKSTREAM - {"completed"}
 _COLOURS: Final = {"completed": "green", "failed": "red", "blocked": "magenta", "cancelled": "magenta"}
 
 
@@ -150,7 +151,7 @@ def table(progress: Progress, now_ns: int, height: int) -> Group:
     shown = _fitting(rows, max(min(ROWS_MAX, height - 6), 3))
     for view in shown:
         state = "merged" if view.merged and view.state == "completed" else view.state
-        text = state + (f": {one_line(view.reason, 60)}" if view.reason and view.state in TERMINAL_WORKSTREAM else "")
+        text = state + (f": {one_line(view.reason, 60)}" if view.reason and view.state in _TROUBLE else "")
         grid.add_row(
             str(view.wave + 1) if view.wave >= 0 else "",
             Text(view.workstream),

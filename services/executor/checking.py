@@ -196,7 +196,11 @@ class Checking:
     async def _put_back(self, judged: Judged) -> None:
         if not self._workspace.changed():
             return
-        touched = [path for path in self._workspace.differences() if not self._droppings.matches(path)]
+        touched = [
+            path
+            for path in self._workspace.differences()
+            if not self._droppings.matches(path) and not (self._workspace.path / path).is_dir()
+        ]
         judged.discarded = sorted({*judged.discarded, *touched})[:DISCARDED_MAX]
         await self._workspace.materialise(self._workspace.commit)
 

@@ -103,10 +103,7 @@ class Submissions:
         if not bundles:
             errors.append(Finding(code="EMPTY_PLAN", message="there is no workstream", remedy="declare at least one"))
         if not header.accept_unenforced:
-            errors += [
-                msgspec.structs.replace(finding, remedy=f"{finding.remedy}, or pass --accept-unenforced")
-                for finding in report.unenforced()
-            ]
+            errors += report.unenforced()
         report = msgspec.structs.replace(report, errors=errors, valid=not errors)
         if errors or report.plan is None:
             return Planned(report, None)

@@ -169,7 +169,7 @@ def test_branches_tags_and_commits_of_a_tool_stay_with_it(hostile: Outcome) -> N
     heads = set(git(hostile.repo, "for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/tags").splitlines())
     assert heads == {"main", f"swell/{hostile.run.run}"}
     assert git(hostile.repo, "rev-list", "--count", f"main..swell/{hostile.run.run}") == str(len(hostile.merged()))
-    assert hostile.delivered("f/branches.txt") == "branches\nnew\n"
+    assert hostile.delivered("f/branches.txt") == "branches\nnew\nnew\n"
 
 
 def test_home_and_temporary_folder_are_the_attempts_own(hostile: Outcome) -> None:

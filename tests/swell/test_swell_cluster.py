@@ -85,7 +85,7 @@ def test_callers_without_the_token_are_refused(cluster: Path) -> None:
             client.list_runs()
 
 
-@pytest.mark.parametrize("name", ["scheduler", "executor", "ledger", "nats"])
+@pytest.mark.parametrize("name", ["scheduler", "executor", "ledger"])
 def test_a_killed_child_is_restarted_and_work_goes_on(
     cluster: Path, name: str, repo: Path, bundles: Callable[..., Path], swell: Callable[..., Result]
 ) -> None:
@@ -117,6 +117,27 @@ def test_a_watch_survives_the_ledger(
             if any(event.kind == "run_finished" for event in watched.events):
                 break
         assert seen == [(event.position, event.index) for event in client.list_events(run)]
+
+
+def test_a_killed_bus_comes_back_at_its_address_with_all_facts(
+    tmp_path: Path,
+    repo: Path,
+    bundles: Callable[..., Path],
+    swell: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    state_dir = tmp_path / "state"
+    monkeypatch.setenv("SWELL_STATE_DIR", str(state_dir))
+    try:
+        assert swell("run", bundles(bundle("ws-a")), "--repo", repo).exit_code == 0
+        address = (state_dir / "config" / "nats.conf").read_text()
+        before = children(state_dir)["nats"]
+        os.kill(before, signal.SIGKILL)
+        eventually(lambda: children(state_dir).get("nats") not in {None, before})
+        assert (state_dir / "config" / "nats.conf").read_text() == address
+        assert "edited" in swell("logs", "last").stdout
+    finally:
+        stop(state_dir)
 
 
 def test_an_unused_cluster_ends_and_its_children_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
