@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import wraps
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from swell.errors import SwellError, invalid
+from swell.command import cluster_client, command, say
+from swell.errors import invalid
 from swell.options import (
     AllowDirty,
     Base,
@@ -52,8 +51,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-P = ParamSpec("P")
-
 RECORDED_S = 5.0
 """How long `submit` waits until the ledger has recorded the run; it is in the log in any case."""
 
@@ -67,71 +64,11 @@ def root(
         os.environ["SWELL_DEBUG"] = "1"
 
 
-def _command(function: Callable[P, int | None]) -> Callable[P, None]:
-    """A command whose result is the exit code and whose errors are told, not shown as a traceback."""
-
-    @wraps(function)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            code = function(*args, **kwargs)
-        except SwellError as error:
-            _fail(error)
-        except BrokenPipeError:
-            # The reader has left: what is still buffered must not complain at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = 0
-        except KeyboardInterrupt:
-            code = 130
-        raise typer.Exit(code or 0)
-
-    return run
-
-
-def _fail(error: SwellError) -> NoReturn:
-    from swell.text import visible  # noqa: PLC0415 - only errors need it
-
-    if os.environ.get("SWELL_DEBUG") == "1":
-        raise error
-    said = [f"error: {visible(error.message)}"]
-    if error.where:
-        said.append(f"  where: {visible(error.where)}")
-    if error.remedy:
-        said.append(f"  next: {visible(error.remedy)}")
-    sys.stdout.flush()
-    sys.stderr.write("\n".join(said) + "\n")
-    raise typer.Exit(2 if error.is_input else 1)
-
-
-@contextmanager
-def _client() -> Iterator[Client]:
-    """A client of the configured cluster, or of the embedded one, which is started if need be."""
-    from swell.client import Client  # noqa: PLC0415 - gRPC
-    from swell.cluster import connected  # noqa: PLC0415 - as above
-
-    said = False
-
-    def report(text: str) -> None:
-        nonlocal said
-        if sys.stderr.isatty():
-            said = True
-            sys.stderr.write(f"\r\x1b[K{text} …")
-            sys.stderr.flush()
-
-    with connected(report=report) as endpoints, Client(endpoints) as client:
-        if said:
-            sys.stderr.write("\r\x1b[K")
-        yield client
-
-
-def _print(lines: list[str] | str) -> None:
-    sys.stdout.write(("\n".join(lines) if isinstance(lines, list) else lines) + "\n")
-
-
 # Before a run
 
 
 @app.command(rich_help_panel="Before a run")
-@_command
+@command
 def init(
     repo: RepoOption = Path(),
     force: Annotated[bool, typer.Option("--force", help="Replace an existing swell.toml.")] = False,
@@ -146,35 +83,35 @@ def init(
         file.write_text(text)
     except OSError as error:
         raise invalid("NOT_WRITABLE", f"cannot be written: {error.strerror}", "Make it writable.", str(file)) from error
-    _print([text.rstrip(), "", f"wrote {file}: look it over, then commit it"])
+    say([text.rstrip(), "", f"wrote {file}: look it over, then commit it"])
     return 0
 
 
 @app.command(rich_help_panel="Before a run")
-@_command
+@command
 def validate(path: PathArgument = None, repo: RepoOption = Path()) -> int:
     """Tell everything that is wrong with bundles."""
     from swell.listing import local_plan, warning_lines  # noqa: PLC0415 - as the module says
 
     report = local_plan(_bundle_path(path, repo), repo)
     if not report.valid:
-        _print(report.to_text().rstrip())
+        say(report.to_text().rstrip())
         return 2
     assert report.plan is not None  # noqa: S101 - a valid report has a plan
-    _print(f"valid: {report.plan.total_workstreams} workstreams in {report.plan.total_waves} waves")
+    say(f"valid: {report.plan.total_workstreams} workstreams in {report.plan.total_waves} waves")
     for line in warning_lines(report.warnings):
-        _print(line)
+        say(line)
     return 0
 
 
 @app.command(rich_help_panel="Before a run")
-@_command
+@command
 def plan(path: PathArgument = None, repo: RepoOption = Path(), as_json: JsonOption = False) -> int:
     """Show the waves of a set of bundles, and why each workstream stands where it does."""
     from swell.listing import local_plan, plan_lines  # noqa: PLC0415 - as the module says
 
     report = local_plan(_bundle_path(path, repo), repo)
-    _print(report.to_json() if as_json else plan_lines(report))
+    say(report.to_json() if as_json else plan_lines(report))
     return 0 if report.valid else 2
 
 
@@ -216,7 +153,7 @@ def _submission(
 
 
 @app.command(rich_help_panel="Runs")
-@_command
+@command
 def run(
     path: PathArgument = None,
     repo: RepoOption = Path(),
@@ -303,13 +240,13 @@ def _submit(submission: Submission, *, wait: bool, style: Style) -> int:
     from swell.listing import warning_lines  # noqa: PLC0415 - as the module says
     from swell.view import submitted_json  # noqa: PLC0415 - as above
 
-    with _client() as client:
+    with cluster_client() as client:
         done = client.submit_run(submission.header, submission.documents)
         for line in warning_lines(done.warnings, advice=False):
             sys.stderr.write(f"{line}\n")
         if not wait:
             client.await_run(done.run, RECORDED_S)  # so that whoever asks for it next finds it
-            _print(
+            say(
                 submitted_json(done)
                 if style == "json"
                 else f"submitted run {done.run}; follow it: swell watch {done.run}"
@@ -340,27 +277,27 @@ def _follow(
         sys.stderr.write(f"left run {run}, which goes on by itself; see it with: swell watch {run}\n")
         return 1 if cancel_on_interrupt else 0
     summary = summarise(client, run, progress.failures)
-    _print(summary_json(summary.as_dict()) if style == "json" else summary.lines())
+    say(summary_json(summary.as_dict()) if style == "json" else summary.lines())
     if until_reaped and style != "json":
         ended = sum(progress.reaped.values())
-        _print(f"  processes: {ended} ended in {len(progress.reaped)} running attempts")
+        say(f"  processes: {ended} ended in {len(progress.reaped)} running attempts")
         if progress.unreaped:
             names = ", ".join(f"{workstream}/{number}" for workstream, number in sorted(progress.unreaped))
-            _print(f"  not confirmed yet: the end of the processes of {names}; see: swell events {run}")
+            say(f"  not confirmed yet: the end of the processes of {names}; see: swell events {run}")
     return summary.exit_code
 
 
 @app.command(rich_help_panel="Runs")
-@_command
+@command
 def watch(run: RunArgument, as_json: JsonOption = False) -> int:
     """Follow a run to its end. Ctrl-C leaves; the run goes on."""
-    with _client() as client:
+    with cluster_client() as client:
         name = _resolve(client, run)
         return _follow(client, name, _style(as_json=as_json), after=0, cancel_on_interrupt=False)
 
 
 @app.command(rich_help_panel="Runs")
-@_command
+@command
 def cancel(
     run: RunArgument,
     reason: Annotated[str, typer.Option("--reason", help="Why, for the record.")] = "",
@@ -369,7 +306,7 @@ def cancel(
     """Cancel a run, and wait until it and the processes of its tools have ended."""
     from swell.submission import actor  # noqa: PLC0415 - as the module says
 
-    with _client() as client:
+    with cluster_client() as client:
         name = _resolve(client, run)
         client.cancel_run(name, reason=reason, actor=actor())
         style: Literal["json", "lines"] = "json" if as_json else "lines"
@@ -388,14 +325,14 @@ def _resolve(client: Client, run: str) -> str:
 
 def _told(make: Callable[[Client], Any], *, as_json: bool) -> int:
     """Print what `make` finds: its JSON, or its lines."""
-    with _client() as client:
+    with cluster_client() as client:
         found = make(client)
-        _print(found.json() if as_json else found.lines())
+        say(found.json() if as_json else found.lines())
     return 0
 
 
 @app.command("list", rich_help_panel="Afterwards")
-@_command
+@command
 def list_(
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most this many.")] = 20,
     as_json: JsonOption = False,
@@ -407,7 +344,7 @@ def list_(
 
 
 @app.command(rich_help_panel="Afterwards")
-@_command
+@command
 def status(run: RunArgument, as_json: JsonOption = False) -> int:
     """Show the state of a run and of its workstreams."""
     from swell.listing import RunStatus  # noqa: PLC0415 - as the module says
@@ -416,7 +353,7 @@ def status(run: RunArgument, as_json: JsonOption = False) -> int:
 
 
 @app.command(rich_help_panel="Afterwards")
-@_command
+@command
 def show(run: RunArgument, workstream: WorkstreamArgument = "", as_json: JsonOption = False) -> int:
     """Show workstreams, attempts, reasons and artifacts."""
     from swell.listing import RunDetail  # noqa: PLC0415 - as the module says
@@ -425,7 +362,7 @@ def show(run: RunArgument, workstream: WorkstreamArgument = "", as_json: JsonOpt
 
 
 @app.command(rich_help_panel="Afterwards")
-@_command
+@command
 def events(
     run: RunArgument,
     kind: Annotated[list[str] | None, typer.Option("--kind", help="Only this kind; may be repeated.")] = None,
@@ -435,14 +372,14 @@ def events(
     from swell.listing import event_line  # noqa: PLC0415 - as the module says
     from swell.view import event_json  # noqa: PLC0415 - as above
 
-    with _client() as client:
+    with cluster_client() as client:
         for event in client.list_events(_resolve(client, run), kinds=kind or []):
-            _print(event_json(event) if as_json else event_line(event))
+            say(event_json(event) if as_json else event_line(event))
     return 0
 
 
 @app.command(rich_help_panel="Afterwards")
-@_command
+@command
 def logs(
     run: RunArgument,
     workstream: WorkstreamArgument = "",
@@ -451,19 +388,19 @@ def logs(
     """Print what the tools of a run said."""
     from swell.listing import follow_logs, write_logs  # noqa: PLC0415 - as the module says
 
-    with _client() as client:
+    with cluster_client() as client:
         name = _resolve(client, run)
         (follow_logs if follow else write_logs)(client, name, workstream, sys.stdout)
     return 0
 
 
 @app.command(rich_help_panel="Afterwards")
-@_command
+@command
 def diff(run: RunArgument, workstream: WorkstreamArgument = "") -> int:
     """Print the change of a workstream, or of all that completed."""
     from swell.listing import write_diff  # noqa: PLC0415 - as the module says
 
-    with _client() as client:
+    with cluster_client() as client:
         write_diff(client, _resolve(client, run), workstream, sys.stdout)
     return 0
 
@@ -472,7 +409,7 @@ def diff(run: RunArgument, workstream: WorkstreamArgument = "") -> int:
 
 
 @app.command(rich_help_panel="Cluster")
-@_command
+@command
 def dev(
     stop: Annotated[bool, typer.Option("--stop", help="End the cluster of the state folder.")] = False,
     scheduler_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any.")] = 0,
@@ -487,7 +424,7 @@ def dev(
 
 
 @app.command(rich_help_panel="Cluster")
-@_command
+@command
 def serve(
     service: Annotated[Literal["scheduler", "executor", "ledger"], typer.Argument(metavar="scheduler|executor|ledger")],
     config: Annotated[Path, typer.Option("--config", help="The service's settings, a TOML file.")],

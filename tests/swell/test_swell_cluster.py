@@ -163,12 +163,12 @@ def test_children_die_with_a_killed_owner_and_runs_survive(
 ) -> None:
     state_dir = tmp_path / "state"
     monkeypatch.setenv("SWELL_STATE_DIR", str(state_dir))
-    run = json.loads(swell("submit", bundles(bundle("ws-a")), "--repo", repo, "--json").stdout)["run"]
-    status = read_status(state_dir)
-    assert status is not None
-    os.kill(status.pid, signal.SIGKILL)
-    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in status.children.values()))
     try:
+        run = json.loads(swell("submit", bundles(bundle("ws-a")), "--repo", repo, "--json").stdout)["run"]
+        status = read_status(state_dir)
+        assert status is not None
+        os.kill(status.pid, signal.SIGKILL)
+        eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in status.children.values()))
         assert swell("watch", run).exit_code == 0
         assert swell("dev", "--stop").stdout.strip().endswith("ended")
         assert swell("dev", "--stop").stdout.strip().endswith("was not running")

@@ -1,0 +1,384 @@
+"""The pure scheduler with everything around it played: the log is a list, executors are tables of what happens.
+
+A `Play` folds every decision back as the shell would, checks what must hold at every step, and lets attempts be claimed,
+finished or lost in any order. Nothing here waits, and nothing is random but what a test passes in.
+"""
+
+from collections.abc import Callable, Iterable
+
+from services.bundle import WorkstreamBundle
+from services.checks import Checks
+from services.events import (
+    LINE,
+    AnyEvent,
+    Artifact,
+    CancelRequested,
+    CheckResult,
+    RunFinished,
+    RunRequested,
+    RunStopping,
+    Snapshot,
+    StepCancelled,
+    StepFinished,
+    StepLost,
+    StepRequested,
+    StepScheduled,
+    StepSkipped,
+    StepStarted,
+    WorkstreamTransitioned,
+)
+from services.scheduler.decide import Decision, Sightings, due, outstanding
+from services.scheduler.state import ALLOWED, Fact, RunState, evolve
+from services.spec import Options, Repository, RunSpec
+from services.wire import Entry, Place, encode_entry
+
+START_NS = 1_790_000_000_000_000_000
+SECOND_NS = 1_000_000_000
+RUN = "r1"
+BASE = "b" * 40
+SPEC = Artifact(role="spec", digest="5" * 64, name="spec-1", size_bytes=1)
+DECIDING_MAX = 3000
+
+
+def bundle(name: str, *depends_on: str, **rest) -> WorkstreamBundle:
+    given = {
+        "openspec_change": "OS-1", "ccpm_issue": 1, "gate": 1, "files_scope": (f"{name}.py",), "tasks": ("do it",),
+        "tool": "editor",
+    }  # fmt: skip
+    return WorkstreamBundle(id=name, depends_on=depends_on, **{**given, **rest})
+
+
+def spec(
+    bundles: Iterable[WorkstreamBundle],
+    *,
+    waves: list[list[str]] | None = None,
+    static: tuple[str, ...] = ("ruff",),
+    runtime: str | None = "pytest",
+    breaker: dict | None = None,
+    **options,
+) -> RunSpec:
+    """A run; without `waves`, each level of dependencies is one."""
+    known = list(bundles)
+    return RunSpec(
+        run=RUN,
+        repository=Repository(location="repo", base_commit=BASE),
+        bundles=known,
+        waves=waves if waves is not None else levels(known),
+        checks=Checks(static_tools=static, runtime_tool=runtime),
+        profiles={},
+        breaker=breaker or {},
+        options=Options(**{"max_workers": 4, **options}),
+    )
+
+
+def levels(bundles: list[WorkstreamBundle]) -> list[list[str]]:
+    waves: list[list[str]] = []
+    placed: set[str] = set()
+    while len(placed) < len(bundles):
+        wave = [b.id for b in bundles if b.id not in placed and set(b.depends_on) <= placed]
+        assert wave, "the bundles depend on each other in a circle"
+        waves.append(wave)
+        placed.update(wave)
+    return waves
+
+
+# What an attempt comes to
+
+
+class Lost:
+    """The executor dies with it."""
+
+
+class Unclaimed:
+    """Nobody takes the command until its deadline is over."""
+
+
+Outcome = StepFinished | type[Lost] | type[Unclaimed]
+
+
+def failed(signature: str = "e1") -> StepFinished:
+    """A check says no."""
+    return StepFinished(ok=False, error_class="check_failed", message=f"{signature}!", signature=signature)
+
+
+def broken(error_class: str, **rest) -> StepFinished:
+    return StepFinished(ok=False, error_class=error_class, message=f"{error_class} happened", **rest)
+
+
+def made(tree: str) -> StepFinished:
+    """EDIT or FIX that leads to a tree."""
+    return StepFinished(ok=True, changed=True, snapshot=Snapshot(commit=f"commit-of-{tree}", tree=tree))
+
+
+Key = tuple[str, str]
+"""Of whom and which step: ("ws-a", "static"); of the line ("ws-a", "merge"), ("", "deliver")."""
+
+
+class Play:
+    """A run in the making."""
+
+    def __init__(
+        self,
+        definition: RunSpec,
+        script: dict[Key, list[Outcome]] | None = None,
+        *,
+        decisions_at_once: Callable[[], int] | None = None,
+    ) -> None:
+        """`script`: what happens to each step in turn; what it does not name succeeds. `decisions_at_once`: the
+        decisions of one call that are appended before the next call; all of them by default."""
+        self.spec = definition
+        self.script = {key: list(outcomes) for key, outcomes in (script or {}).items()}
+        self.decisions_at_once = decisions_at_once
+        self.readable = True
+        self.now_ns = START_NS
+        self.sequence = 0
+        self.facts: list[Fact] = []
+        self.state: RunState | None = None
+        self.steps: list[tuple[str, str]] = []
+        self.attempts = 0
+        self.most_open = 0
+        self.trees = 0
+        self.request(
+            RunRequested(
+                request_id="q-run", actor="ann", spec=SPEC, workstreams=len(definition.bundles), repository="repo",
+                base_commit=BASE, timeout_s=definition.options.timeout_s,
+            )
+        )  # fmt: skip
+
+    # The log
+
+    def write(self, place: Place, *events: AnyEvent) -> Fact:
+        self.sequence += 1
+        self.now_ns += 1_000_000
+        entry = Entry(id=f"id-{self.sequence}", run=RUN, at_ns=0, by="x", events=list(events))
+        encode_entry(entry)
+        spec_given = self.spec if place.kind == "run" and self.readable else None
+        fact = Fact(self.sequence, self.now_ns, place, entry, spec_given)
+        self.facts.append(fact)
+        self.state = evolve(self.state, fact)
+        return fact
+
+    def request(self, event: RunRequested | CancelRequested | StepRequested) -> None:
+        self.write(Place("request", RUN), event)
+
+    def cancel(self, request_id: str = "q-cancel", reason: str = "enough") -> None:
+        self.request(CancelRequested(request_id=request_id, actor="ann", reason=reason))
+
+    def ask(self, workstream: str, step: str, request_id: str, *, with_fix: bool = False) -> None:
+        self.request(
+            StepRequested(request_id=request_id, actor="ann", workstream=workstream, step=step, with_fix=with_fix)
+        )
+
+    # Deciding, as the shell does
+
+    def due(self, sightings: Sightings | None = None) -> list[Decision]:
+        return due(self.state, self.now_ns, sightings)
+
+    def settle(self, sightings: Sightings | None = None) -> None:
+        """Decide until nothing more is due."""
+        for _ in range(DECIDING_MAX):
+            decisions = self.due(sightings)
+            if not decisions:
+                return
+            self.apply(decisions)
+        raise AssertionError(f"still deciding after {DECIDING_MAX} rounds: {decisions[:3]}")
+
+    def apply(self, decisions: list[Decision]) -> None:
+        """Append some of these: closes on their own subjects, a final one only by itself, the others in order."""
+        some = len(decisions) if self.decisions_at_once is None else max(1, self.decisions_at_once())
+        closes = [d for d in decisions if d.attempt is not None][:some]
+        if closes:
+            for decision in closes:
+                scheduled = decision.attempt.scheduled
+                self.write(Place("attempt", RUN, scheduled.workstream, scheduled.attempt), *decision.events)
+            return
+        events: list[AnyEvent] = []
+        for number, decision in enumerate(decisions[:some]):
+            if decision.final and number:
+                break
+            events += decision.events
+            if decision.final:
+                break
+        self.check(events)
+        self.write(Place("run", RUN), *events)
+        self.check_state()
+
+    def check(self, events: list[AnyEvent]) -> None:
+        """What must hold of decisions before they are folded."""
+        states = {name: w.state for name, w in self.state.workstreams.items()}
+        stopping = self.state.stopping is not None
+        for event in events:
+            match event:
+                case WorkstreamTransitioned():
+                    assert event.from_state == states[event.workstream], event
+                    assert event.to_state in ALLOWED[event.from_state], event
+                    states[event.workstream] = event.to_state
+                case StepScheduled():
+                    assert not stopping, "nothing new is started once the run stops"
+                    self.attempts += 1
+                    self.steps.append((event.on_behalf if event.workstream == LINE else event.workstream, event.step))
+                    self._check_attempt(event)
+                case RunStopping():
+                    assert not stopping, "a run stops once"
+                    stopping = True
+                case RunFinished():
+                    assert self.state.finished is None
+                    assert not self.state.open
+
+    def _check_attempt(self, event: StepScheduled) -> None:
+        owner = self.state.line if event.workstream == LINE else self.state.workstreams[event.workstream]
+        assert owner.open is None, f"{event.workstream} has an open attempt already"
+        assert event.attempt == owner.attempts + 1
+        assert event.queue_deadline_ns > self.now_ns
+        assert event.timeout_s > 0
+
+    def check_state(self) -> None:
+        """I5, and that what is counted is what is there."""
+        run = self.state
+        self.most_open = max(self.most_open, len(run.open))
+        assert len(run.open) <= self.spec.options.max_workers, sorted(run.open)
+        owners = [*run.workstreams.values(), *([run.line] if run.line is not None else [])]
+        assert {id(o.open) for o in owners if o.open is not None} == {id(a) for a in run.open.values()}
+        assert set(run.unclaimed) <= set(run.open)
+        assert run.startable == sorted(w.index for w in run.workstreams.values() if w.state == "ready") or (
+            self.spec.options.stepwise
+        )
+        assert run.mergeable == sorted(w.index for w in run.workstreams.values() if w.state == "merging")
+
+    # Executors
+
+    def outcome(self, scheduled: StepScheduled) -> Outcome:
+        """What the script says of this attempt, else success."""
+        who = scheduled.on_behalf if scheduled.workstream == LINE else scheduled.workstream
+        left = self.script.get((who, scheduled.step))
+        if left:
+            return left.pop(0)
+        return self.success(scheduled)
+
+    def success(self, scheduled: StepScheduled) -> StepFinished:
+        match scheduled.step:
+            case "edit" | "fix":
+                if scheduled.dry_run:
+                    return StepFinished(ok=True, dry_run=True)
+                self.trees += 1
+                tree = f"{scheduled.workstream}-{scheduled.step}-{scheduled.attempt}"
+                return made(tree)
+            case "merge":
+                fast = scheduled.input.commit == scheduled.base.commit
+                tree = scheduled.theirs.tree if fast else f"{scheduled.input.tree}+{scheduled.theirs.tree}"
+                return made(tree)
+            case _:
+                return passed(scheduled)
+
+    def claim(self, workstream: str, attempt: int, executor: str = "e1", boot: str = "k1") -> None:
+        self.write(Place("attempt", RUN, workstream, attempt), StepStarted(executor=executor, boot=boot))
+
+    def act(self, workstream: str, attempt: int) -> None:
+        """One open attempt comes to its end."""
+        scheduled = self.state.open[workstream, attempt].scheduled
+        place = Place("attempt", RUN, workstream, attempt)
+        outcome = self.outcome(scheduled)
+        if outcome is Unclaimed:
+            self.now_ns = max(self.now_ns, scheduled.queue_deadline_ns)
+            return
+        if (workstream, attempt) in self.state.unclaimed:
+            self.claim(workstream, attempt)
+        if outcome is Lost:
+            self.write(place, StepLost(reason="executor e1 has started anew", executor="e1"))
+        else:
+            self.write(place, outcome)
+
+    def play(self, pick: Callable[[list[tuple[str, int]]], tuple[str, int]] | None = None) -> "Play":
+        """To the end of the run: `pick` chooses which open attempt ends next, by default the oldest."""
+        for _ in range(2000):
+            self.settle()
+            if self.state.finished is not None:
+                self.check_end()
+                return self
+            if not self.state.open:
+                waits_ns = self.state.next_not_before_ns
+                assert waits_ns > self.now_ns, "the run waits for nothing"
+                self.now_ns = waits_ns
+                continue
+            self.act(*(pick or _oldest)(sorted(self.state.open)))
+        raise AssertionError("the run does not end")
+
+    def check_end(self) -> None:
+        """What must hold of a run that has ended."""
+        run = self.state
+        assert run.finished is not None
+        assert not run.open
+        assert outstanding(run) == []
+        assert not run.requests
+        counts = [w.state for w in run.workstreams.values()]
+        finished = run.finished
+        assert (finished.completed, finished.failed, finished.blocked, finished.cancelled) == tuple(
+            counts.count(state) for state in ("completed", "failed", "blocked", "cancelled")
+        )
+        assert finished.completed + finished.failed + finished.blocked + finished.cancelled == len(counts)
+        closes = [
+            (fact.place.workstream, fact.place.attempt)
+            for fact in self.facts
+            for event in fact.entry.events
+            if isinstance(event, StepFinished | StepCancelled | StepLost)
+        ]
+        assert len(closes) == len(set(closes)) == self.attempts
+        assert same(replay(self.facts), run)
+
+    # What came of it
+
+    @property
+    def events(self) -> list[AnyEvent]:
+        return [event for fact in self.facts for event in fact.entry.events]
+
+    def of(self, kind: type) -> list:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    @property
+    def states(self) -> dict[str, str]:
+        return {name: w.state for name, w in self.state.workstreams.items()}
+
+    def reason(self, workstream: str) -> str:
+        return self.state.workstreams[workstream].reason
+
+    def steps_of(self, workstream: str) -> list[str]:
+        """Attempts on behalf of a workstream, and what needed none."""
+        told = []
+        for event in self.events:
+            match event:
+                case StepScheduled() if workstream in (event.workstream, event.on_behalf):
+                    told.append(event.step)
+                case StepSkipped() if event.workstream == workstream:
+                    told.append(f"{event.step}: {event.reason}")
+        return told
+
+    @property
+    def moves(self) -> list[str]:
+        return [f"{e.workstream} {e.from_state} → {e.to_state}" for e in self.of(WorkstreamTransitioned)]
+
+
+def passed(scheduled: StepScheduled) -> StepFinished:
+    results = [CheckResult(check=c.check, kind=c.kind, name=c.name, outcome="passed") for c in scheduled.checks]
+    return StepFinished(ok=True, checks=results, dry_run=scheduled.dry_run)
+
+
+def replay(facts: list[Fact]) -> RunState | None:
+    """The state that a log folds into."""
+    state = None
+    for fact in facts:
+        state = evolve(state, fact)
+    return state
+
+
+def same(one: RunState, two: RunState) -> bool:
+    """Equality of states; their definitions are derived from the same facts."""
+    left, right = one.definitions, two.definitions
+    one.definitions = two.definitions = None
+    try:
+        return one == two
+    finally:
+        one.definitions, two.definitions = left, right
+
+
+def _oldest(open_attempts: list[tuple[str, int]]) -> tuple[str, int]:
+    return open_attempts[0]
