@@ -17,7 +17,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: $(STAMP) ## Run the example: seven workstreams in three waves over an embedded cluster
+demo: $(STAMP) ## Run the example: seven workstreams of a real library, in waves, over a local cluster
 	$(BIN)/python -m examples.demo
 
 test: $(STAMP) ## Run the test suite

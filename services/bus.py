@@ -147,7 +147,7 @@ class Bus:
         self.config = config
         self.objects = Objects(self)
         self._revision = 0
-        self._lost: asyncio.Event = asyncio.Event()
+        self._restoring: asyncio.Task[None] | None = None
 
     @classmethod
     async def connect(cls, config: BusConfig, *, name: str) -> "Bus":
@@ -163,6 +163,7 @@ class Bus:
             if bus is not None:
                 bus._revision += 1
                 log.info("bus.reconnected", url=config.url)
+                bus._restoring = asyncio.create_task(bus._restore())
 
         async def quiet(_error: Exception) -> None:
             return
@@ -220,6 +221,8 @@ class Bus:
 
     async def close(self) -> None:
         """Flush and close the connection."""
+        if self._restoring is not None:
+            self._restoring.cancel()
         with contextlib.suppress(NatsError, TimeoutError):
             await self._nc.flush(timeout=1)
         await self._nc.close()
@@ -247,6 +250,20 @@ class Bus:
         """Create the streams and buckets, or check those that exist. Raises StreamMismatchError."""
         for settings in stream_settings(self.config):
             await self._ensure(settings)
+
+    async def _restore(self) -> None:
+        """What lives in the server's memory is gone after its restart: make it again. What is on disk is only checked."""
+        while self.connected:
+            try:
+                await self.ensure_streams()
+            except BusUnavailableError as error:
+                log.warning("bus.restore_retry", error=str(error))
+                await asyncio.sleep(0.2)
+            except BusError as error:
+                log.error("bus.restore_failed", error=str(error))
+                return
+            else:
+                return
 
     async def _ensure(self, wanted: Mapping[str, Any]) -> None:
         name = wanted["name"]
@@ -574,7 +591,7 @@ class Follower:
 class CommandPuller:
     """Commands of one pool; what is pulled is what there are free slots for, so nothing is fetched that cannot be run."""
 
-    ACK_WAIT_S = 30.0
+    ACK_WAIT_S = 5.0  # a claim takes milliseconds; one that died in between is offered to another after this
     _PULL_S = 20.0
 
     def __init__(self, bus: Bus, pool: str) -> None:

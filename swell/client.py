@@ -286,6 +286,19 @@ class Client:
         finally:
             call.cancel()
 
+    def watch_output(self, run: str, workstream: str = "") -> Iterator[tuple[str, bytes]]:
+        """(workstream, piece) of what the run's tools print from now on, until the iterator is closed."""
+        request = self._ledger_pb2.WatchOutputRequest(run=run, workstream=workstream)
+        call = self._ledger.WatchOutput(request, metadata=self._metadata)
+        try:
+            for answer in call:
+                if answer.chunk:
+                    yield answer.workstream, answer.chunk
+        except self._grpc.RpcError as error:
+            raise self._error(error) from error
+        finally:
+            call.cancel()
+
     # Messages
 
     def _header(self, header: Header) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +26,7 @@ FILES_MAX: Final = 200_000
 READ_BYTES_MAX: Final = 1024 * 1024
 PREFIX_RUNS_MAX: Final = 10_000
 NAMES_MAX: Final = 5
+LIVE_LINE_BYTES: Final = 64 * 1024
 ADVICE: Final = frozenset({"NO_COST_LIMIT", "NO_CONTEXT_ESTIMATE", "SINGLETON_WAVE"})
 """Warnings about how a plan might be better, which somebody who starts a run has not asked for."""
 
@@ -302,16 +305,32 @@ def write_logs(client: Client, run: str, workstream: str, out: TextIO) -> None:
 
 
 def follow_logs(client: Client, run: str, workstream: str, out: TextIO) -> None:
-    """The logs so far, then those of each attempt as it is closed, until the run has ended."""
+    """The logs so far, then those of each attempt as it is closed, until the run has ended.
+
+    In between, what a running tool prints, as it appears: lines that begin with `>` and the workstream's id.
+    """
     if workstream:
         require_workstream(client.list_workstreams(run), run, workstream)
     shown: set[tuple[str, int]] = set()
+    threading.Thread(target=_write_live, args=(client, run, workstream, out), daemon=True, name="swell-live").start()
     for watched in client.watch(run):
         kinds = {event.kind for event in watched.events}
         if kinds & {"step_finished", "step_cancelled", "step_lost", "result_refused", "run_finished"}:
             _write_new_logs(client, run, workstream, out, shown)
         if "run_finished" in kinds:
             return
+
+
+def _write_live(client: Client, run: str, workstream: str, out: TextIO) -> None:
+    """Whole lines as they come, until the client is closed."""
+    partial: dict[str, bytes] = {}
+    with contextlib.suppress(SwellError, ValueError):
+        for name, piece in client.watch_output(run, workstream):
+            *lines, partial[name] = (partial.get(name, b"") + piece).split(b"\n")
+            if len(partial[name]) > LIVE_LINE_BYTES:
+                lines.append(partial.pop(name))
+            out.writelines(one_line(f"> {name} {line.decode(errors='replace')}") + "\n" for line in lines)
+            out.flush()
 
 
 def _write_new_logs(client: Client, run: str, workstream: str, out: TextIO, shown: set[tuple[str, int]]) -> None:
@@ -324,6 +343,7 @@ def _write_new_logs(client: Client, run: str, workstream: str, out: TextIO, show
         out.write(one_line(f"=== {attempt.workstream}/{attempt.attempt} {attempt.step}") + "\n")
         for artifact in found:
             _copy(client.read_artifact(artifact), out)
+        out.write("\n")
         out.flush()
 
 

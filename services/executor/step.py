@@ -49,6 +49,7 @@ FILES_EXPANDED_MAX = 2_000
 PATCH_BYTES_MAX = 20 * 1024 * 1024
 EARLIER_PATCH_CHARS = 50_000
 LIVE_POLL_S = 0.25
+LIVE_BYTES = 32 * 1024
 
 
 class StepConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -445,27 +446,36 @@ class _Attempt:
 
     @contextlib.asynccontextmanager
     async def _live(self, scratch: Path) -> AsyncIterator[None]:
-        """While the block runs, say what the tool prints as it appears."""
-        tail = asyncio.create_task(self._tail(scratch / "stdout"))
+        """While the block runs, say what the tool prints as it appears; at its end, what is left."""
+        subject = live_subject(self.command.run, self.step.workstream)
+        file = scratch / "stdout"
+        said = 0
+
+        async def tail() -> None:
+            nonlocal said
+            while True:
+                await asyncio.sleep(LIVE_POLL_S)
+                said += await self._say(subject, file, said)
+
+        tailing = asyncio.create_task(tail())
         try:
             yield
         finally:
-            tail.cancel()
+            tailing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await tail
+                await tailing
+            if said:
+                await self._say(subject, file, said)
 
-    async def _tail(self, file: Path) -> None:
-        subject = live_subject(self.command.run, self.step.workstream)
-        position = 0
-        while True:
-            await asyncio.sleep(LIVE_POLL_S)
-            with contextlib.suppress(FileNotFoundError):
-                with file.open("rb") as opened:
-                    opened.seek(position)
-                    data = opened.read(32 * 1024)
-                if data:
-                    position += len(data)
-                    await self.steps._bus.say(subject, data)  # noqa: SLF001
+    async def _say(self, subject: str, file: Path, position: int) -> int:
+        with contextlib.suppress(FileNotFoundError):
+            with file.open("rb") as opened:
+                opened.seek(position)
+                data = opened.read(LIVE_BYTES)
+            if data:
+                await self.steps._bus.say(subject, data)  # noqa: SLF001
+            return len(data)
+        return 0
 
     # Setup
 

@@ -35,6 +35,8 @@ log = structlog.get_logger()
 
 BEAT_S = 1.0
 RETRY_S = 0.2
+PULL_S = 1.0
+"""How long one look for commands waits: after a reconnection the next look asks anew."""
 
 Key = tuple[str, str, int]
 
@@ -97,7 +99,7 @@ class Executor:
                 await self._freed.wait()
                 continue
             try:
-                deliveries = await self._puller.next(wanted=free, timeout_s=5.0)
+                deliveries = await self._puller.next(wanted=free, timeout_s=PULL_S)
             except BusError as error:
                 log.warning("executor.pull_retry", error=str(error))
                 await asyncio.sleep(RETRY_S)

@@ -307,6 +307,7 @@ class _Deciding:
         self.options: Options = definitions.spec.options
         self.now_ns = now_ns
         self.slots = self.options.max_workers - len(run.open)
+        self.failing = run.failures > 0
 
     def decisions(self) -> Iterator[Decision]:
         yield from self._block()
@@ -388,7 +389,7 @@ class _Deciding:
         if self.run.wave_open and not self.run.wave_complete:
             yield from self._wave_start(self.run.wave)
             return
-        if self.options.fail_fast and self.run.failures:
+        if self.options.fail_fast and self.failing:
             return
         line = self.run.line
         for index in self.run.startable:
@@ -589,6 +590,7 @@ class _Deciding:
         if draft.workstream.goal is not None:
             self._answer(draft, ok=False, reason=reason)
         else:
+            self.failing = True
             draft.move("failed", reason)
 
     def _latest(self, workstream: Workstream) -> Snapshot:

@@ -325,8 +325,13 @@ class Shell:
     # Keeping at it
 
     async def _reconcile(self) -> None:
+        revision = self._bus.revision
         while True:
             await asyncio.sleep(self._reconcile_s)
+            if revision != self._bus.revision:
+                # Commands live in the server's memory: whatever was published may be gone with it.
+                revision = self._bus.revision
+                self._published.clear()
             if not self._bus.connected:
                 self._sightings.since_ns = 0
             elif self._sightings.since_ns == 0:

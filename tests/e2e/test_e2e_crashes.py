@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from collections import Counter
 from pathlib import Path
@@ -150,10 +149,13 @@ def test_ctrl_c_cancels_the_run_it_follows(
     before = witness(repo)
     workstreams = profiles.parent / "workstreams"
     run = f"run-e2e-{number.name.lower()}"
-    following = lab.start("run", workstreams, "--repo", repo, "--tool-profiles", profiles, "--run", run)
-    until(lambda: len(processes(SLEEP, "sleep")) >= 4, "the tools")
-    os.kill(following.pid, number)
-    stdout, stderr = following.communicate(timeout=30)
+    with lab.start("run", workstreams, "--repo", repo, "--tool-profiles", profiles, "--run", run) as following:
+        try:
+            until(lambda: len(processes(SLEEP, "sleep")) >= 4, "the tools")
+            following.send_signal(number)
+            stdout, stderr = following.communicate(timeout=30)
+        finally:
+            following.kill()
     assert following.returncode == 1, stderr
     assert f"run {run} cancelled" in stdout
     assert "Traceback" not in stderr

@@ -85,7 +85,7 @@ def test_callers_without_the_token_are_refused(cluster: Path) -> None:
             client.list_runs()
 
 
-@pytest.mark.parametrize("name", ["scheduler", "executor", "ledger"])
+@pytest.mark.parametrize("name", ["scheduler", "executor", "ledger", "nats"])
 def test_a_killed_child_is_restarted_and_work_goes_on(
     cluster: Path, name: str, repo: Path, bundles: Callable[..., Path], swell: Callable[..., Result]
 ) -> None:
