@@ -165,40 +165,47 @@ class Bus:
                 log.info("bus.reconnected", url=config.url)
                 bus._restoring = asyncio.create_task(bus._restore())
 
-        async def quiet(_error: Exception) -> None:
-            return
+        refused: asyncio.Event = asyncio.Event()
 
-        try:
-            async with asyncio.timeout(config.connect_timeout_s):
-                while True:
-                    try:
-                        await client.connect(
-                            config.url,
-                            name=name,
-                            user=config.user or None,
-                            password=password,
-                            allow_reconnect=True,
-                            max_reconnect_attempts=-1,
-                            reconnect_time_wait=0.1,  # type: ignore[arg-type]  # seconds; fractions work
-                            connect_timeout=2,
-                            ping_interval=5,
-                            max_outstanding_pings=2,
-                            pending_size=64 * 1024 * 1024,
-                            reconnected_cb=reconnected,
-                            error_cb=quiet,
-                        )
-                        break
-                    except (OSError, NatsError) as error:
-                        if "authorization" in str(error).lower():
-                            raise BusError(
-                                f"the bus at {config.url} refused user {config.user!r}: check password_file"
-                            ) from error
-                        await asyncio.sleep(0.05)
-        except TimeoutError as error:
+        async def failed(error: Exception) -> None:
+            if "authorization" in str(error).lower():
+                refused.set()
+
+        async def connect() -> None:
+            while True:
+                with contextlib.suppress(OSError, NatsError):
+                    await client.connect(
+                        config.url,
+                        name=name,
+                        user=config.user or None,
+                        password=password,
+                        allow_reconnect=True,
+                        max_reconnect_attempts=-1,
+                        reconnect_time_wait=0.1,  # type: ignore[arg-type]  # seconds; fractions work
+                        connect_timeout=2,
+                        ping_interval=5,
+                        max_outstanding_pings=2,
+                        pending_size=64 * 1024 * 1024,
+                        reconnected_cb=reconnected,
+                        error_cb=failed,
+                    )
+                    return
+                await asyncio.sleep(0.05)
+
+        tasks = {asyncio.create_task(connect()), asyncio.create_task(refused.wait())}
+        done, pending = await asyncio.wait(tasks, timeout=config.connect_timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        if refused.is_set():
+            await client.close()
+            raise BusError(f"the bus at {config.url} refused user {config.user!r}: check user and password_file")
+        if not done:
+            await client.close()
             raise BusUnavailableError(
                 f"no NATS server answered at {config.url} within {config.connect_timeout_s:g} s: "
                 "start one, or set the bus url"
-            ) from error
+            )
         version = client.connected_server_version
         if (version.major, version.minor) < SERVER_VERSION_MIN:
             await client.close()
@@ -275,7 +282,12 @@ class Bus:
             if created["error"].get("err_code") != 10058:  # somebody else created it differently meanwhile
                 raise BusError(f"stream {name} could not be created: {created['error'].get('description')}")
             found = await self._api(f"STREAM.INFO.{name}")
+        unset = UNSET.get(name, ())
         differences = [
+            f"{key} is {value!r}, must not be set"
+            for key in unset
+            if (value := found["config"].get(key)) not in (None, 0, -1, "", "default")
+        ] + [
             f"{key} is {found['config'].get(key)!r}, must be {value!r}"
             for key, value in wanted.items()
             if _setting(found["config"].get(key)) != _setting(value)
@@ -528,7 +540,9 @@ class Follower:
             "inactive_threshold": int(30e9),
             "filter_subject": self._filter,
         }
-        if self._last_per_subject and not self._seen:
+        if self._last_per_subject:
+            # From the start again: the stream may live in memory, and count anew after a restart of its server.
+            self._seen = 0
             config["deliver_policy"] = "last_per_subject"
         else:
             config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": self._seen + 1}
@@ -746,7 +760,10 @@ class Objects:
             raise BusError(f"object {name} is {size} bytes, over the limit of {limit_bytes}")
         if not chunks:
             return
-        follower = Follower(self._bus, f"OBJ_{ARTIFACTS}", f"$O.{ARTIFACTS}.C.{info.nuid}")
+        subject = f"$O.{ARTIFACTS}.C.{info.nuid}"
+        if await self._bus.last(subject, stream=f"OBJ_{ARTIFACTS}") is None:
+            raise ObjectMissingError(f"object {name} is described, but its bytes are not stored")
+        follower = Follower(self._bus, f"OBJ_{ARTIFACTS}", subject)
         batches = follower.batches()
         left = chunks
         try:
@@ -806,6 +823,13 @@ def stream_settings(config: BusConfig) -> list[dict[str, Any]]:
         },
         keys | {"name": f"KV_{LEASES}", "subjects": [f"$KV.{LEASES}.>"], "max_age": int(config.lease_ttl_s * 1e9)},
     ]
+
+
+UNSET: dict[str, tuple[str, ...]] = {
+    name: ("max_msgs", "max_bytes", "max_msgs_per_subject", "persist_mode", "sources", "mirror", "subject_transform")
+    for name in (EVENTS, f"OBJ_{ARTIFACTS}")
+}
+"""What must not be set on a stream whose acknowledged messages have to be there for ever."""
 
 
 def _setting(value: Any) -> Any:

@@ -16,7 +16,7 @@ ENTRY_BYTES_MAX = 256 * 1024
 COMMAND_BYTES_MAX = 256 * 1024
 ATTEMPT_DIGITS_MAX = 9
 
-_TOKEN = re.compile(r"^[A-Za-z0-9_-]{1,128}$")
+_TOKEN = re.compile(r"\A[A-Za-z0-9_-]{1,128}\Z")
 
 
 class WireError(ValueError):
@@ -75,8 +75,12 @@ _kind_decoder = msgspec.json.Decoder(dict[str, Any])
 
 
 def encode_entry(entry: Entry) -> bytes:
-    """Raises WireError when the entry is larger than ENTRY_BYTES_MAX."""
-    data = _encoder.encode(entry)
+    """Raises WireError when the entry is larger than ENTRY_BYTES_MAX, or holds what could not be read back."""
+    try:
+        data = _encoder.encode(entry)
+        _entry_decoder.decode(data)
+    except _UNREADABLE as error:
+        raise WireError(f"entry of run {entry.run} could not be read back: {error}") from error
     if len(data) > ENTRY_BYTES_MAX:
         kinds = ", ".join(sorted({type(event).__name__ for event in entry.events}))
         raise WireError(
@@ -125,10 +129,12 @@ def decode_command(data: bytes) -> AnyCommand:
 
 
 def _kinds(data: bytes) -> list[str]:
+    """The kinds that an entry's events name; one without a name was written by no version."""
     try:
-        return [str(_kind_decoder.decode(raw).get("kind")) for raw in decode_envelope(data).events]
+        named = [_kind_decoder.decode(raw).get("kind") for raw in decode_envelope(data).events]
     except _UNREADABLE:
         return []
+    return [kind for kind in named if isinstance(kind, str)]
 
 
 _KNOWN = {

@@ -10,7 +10,7 @@ It passes the same suite as JetStream (tests/bus/test_conformance.py). What may 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 
@@ -54,10 +54,6 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
     delivery_turns: tuple[int, ...] = (0,)
     single_deliveries: bool = False
     everybody_leads: bool = False
-
-
-class _Lost(Exception):  # noqa: N818 - an outcome inside this module
-    """The answer did not arrive."""
 
 
 class _Stream:
@@ -232,36 +228,38 @@ class MemoryBus:
     async def append(self, subject: str, data: bytes, *, expect: int, over: str = "") -> int:
         self._appends += 1
         number = self._appends
-        deadline = asyncio.get_running_loop().time() + self.config.append_timeout_s
-        lost = {number} & self.faults.lose_answers
+        now = asyncio.get_running_loop().time
+        deadline = now() + self.config.append_timeout_s
+        deaf = number in self.faults.lose_answers
         pause = 0.001
         while True:
             try:
-                await self._turn()
-                if number in self.faults.unanswered_appends:
-                    raise BusUnavailableError(f"append to {subject} was not answered")
-                sequence = self.server.publish(EVENTS, subject, data, expect=expect, over=over)
-                if number in self.faults.unknown_appends:
-                    raise BusUnavailableError(f"append to {subject} was not answered")
-                if lost:
-                    lost.clear()
-                    raise _Lost
-                if sequence is not None:
+                sequence = await self._publish(number, subject, data, expect, over)
+                if sequence is not None and not deaf:
                     return sequence
-            except _Lost:
-                pass
+                deaf = False
+                mine = await self.last(subject)
+                if mine is not None and mine.data == data:
+                    return mine.sequence
+                last = mine if not over else await self.last(over)
+                if (last.sequence if last is not None else 0) != expect:
+                    raise RefusedError(over or subject, expect, last)
             except BusUnavailableError:
-                if self.connected or asyncio.get_running_loop().time() >= deadline:
+                if self.connected or now() >= deadline:
                     raise
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, 1.0)
-                continue
-            mine = await self.last(subject)
-            if mine is not None and mine.data == data:
-                return mine.sequence
-            last = mine if not over else await self.last(over)
-            if (last.sequence if last is not None else 0) != expect:
-                raise RefusedError(over or subject, expect, last)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 1.0)
+
+    async def _publish(self, number: int, subject: str, data: bytes, expect: int, over: str) -> int | None:
+        """The sequence, or None when the expectation is wrong. Raises BusUnavailableError when nothing can be learnt."""
+        await self._turn()
+        unanswered = BusUnavailableError(f"append to {subject} was not answered")
+        if number in self.faults.unanswered_appends:
+            raise unanswered
+        sequence = self.server.publish(EVENTS, subject, data, expect=expect, over=over)
+        if number in self.faults.unknown_appends:
+            raise unanswered
+        return sequence
 
     async def add(self, subject: str, data: bytes) -> int:
         self._appends += 1
@@ -425,7 +423,7 @@ class MemoryPuller:
                 self._again.append(delivery)
         return got
 
-    def _acknowledge(self, stream: _Stream, sequence: int):
+    def _acknowledge(self, stream: _Stream, sequence: int) -> Callable[[], Awaitable[None]]:
         async def ack() -> None:
             await asyncio.sleep(0)
             stream.remove(sequence)

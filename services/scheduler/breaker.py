@@ -1,7 +1,7 @@
 """The FIX-loop breaker: how often a workstream may try to repair itself, and when it is going round in circles.
 
     step fails ── record_failure ──▶ decide ── allowed ──▶ FIX ── record_fix ──▶ step runs again
-                                        └── a limit trips ──▶ the workstream waits for review
+                                        └── a limit trips ──▶ the workstream fails
 
 Invariants:
 

@@ -56,8 +56,7 @@ DECISIONS_MAX = 2000
 """Decisions of one call: what is left is derived again."""
 
 REASON_MAX = 1500
-GROUP_REASON_MAX = 200
-"""Characters of a reason, and of a reason that a whole group of events repeats."""
+"""Characters of a reason."""
 
 _SECOND_NS = 1_000_000_000
 
@@ -132,6 +131,8 @@ def _due(run: RunState, now_ns: int, sightings: Sightings | None) -> Iterator[De
     if run.unreadable:
         yield _finish(run, "failed", run.unreadable)
         return
+    if any(isinstance(request, CancelRequested) for request in run.requests.values()):
+        return
     definitions = run.definitions
     if definitions is None:
         return
@@ -202,21 +203,24 @@ def _loss(run: str, attempt: Attempt, now_ns: int, sightings: Sightings) -> str:
 
 
 def _answers(run: RunState) -> Iterator[Decision]:
-    """Answers to what was asked of a live run."""
+    """Answers to what was asked of a live run, in the order of asking."""
+    stopping = run.stopping is not None
+    taken = {workstream.id for workstream in run.workstreams.values() if workstream.goal is not None}
     for request in run.requests.values():
         match request:
             case CancelRequested():
-                answer = RequestAnswered(request_id=request.request_id, answer="accepted")
-                if run.stopping is not None:
-                    yield Decision([answer])
-                    continue
-                reason = request.reason or f"cancelled by {request.actor}"
-                yield Decision([answer, RunStopping(outcome="cancelled", reason=reason, actor=request.actor)])
+                events: list[AnyEvent] = [RequestAnswered(request_id=request.request_id, answer="accepted")]
+                if not stopping:
+                    reason = request.reason or f"cancelled by {request.actor}"
+                    events.append(RunStopping(outcome="cancelled", reason=reason, actor=request.actor))
+                stopping = True
+                yield Decision(events)
             case StepRequested():
-                refusal = _step_refusal(run, request)
+                refusal = "the run is stopping" if stopping else _step_refusal(run, request)
                 if refusal:
                     yield Decision([_refuse(request.request_id, refusal)])
-                elif not run.workstreams[request.workstream].goal:
+                elif request.workstream not in taken:
+                    taken.add(request.workstream)
                     yield Decision([RequestAnswered(request_id=request.request_id, answer="accepted")])
             case _:
                 assert_never(request)
@@ -229,8 +233,6 @@ def _step_refusal(run: RunState, request: StepRequested) -> str:
     workstream = run.workstreams.get(request.workstream)
     if workstream is None:
         return f"run {run.run} has no workstream {request.workstream}"
-    if run.stopping is not None:
-        return "the run is stopping"
     if request.step not in _STATE_OF:
         return f"step {request.step!r} cannot be asked for: ask for edit, static, runtime or fix"
     if request.step == "fix" and workstream.failure is None:
@@ -243,9 +245,8 @@ def _stop(run: RunState, stopping: RunStopping) -> Iterator[Decision]:
     if run.open:
         return
     left = [w for w in run.workstreams.values() if w.state not in TERMINAL_WORKSTREAM]
-    for start in range(0, len(left), GROUP_MAX):
-        reason = stopping.reason[:GROUP_REASON_MAX]
-        yield Decision([_move(w, "cancelled", reason, stopping.actor) for w in left[start : start + GROUP_MAX]])
+    for workstream in left:
+        yield Decision([_move(workstream, "cancelled", stopping.reason, stopping.actor)])
     if not left:
         yield _finish(run, stopping.outcome, stopping.reason)
 
@@ -310,7 +311,9 @@ class _Deciding:
         self.failing = run.failures > 0
 
     def decisions(self) -> Iterator[Decision]:
-        yield from self._block()
+        if self.run.doomed:
+            yield from self._block()
+            return
         for workstream in sorted(self.run.agenda, key=lambda name: self.definitions.index[name]):
             if self.slots > 0:
                 yield self._after_close(self.run.workstreams[workstream])
@@ -329,8 +332,6 @@ class _Deciding:
 
     def _block(self) -> Iterator[Decision]:
         """Dependents of what failed, however far: blocked, with the workstream at the root of it."""
-        if not self.run.doomed:
-            return
         moves: list[AnyEvent] = []
         queue = list(self.run.doomed.items())
         seen = set(self.run.doomed)
@@ -341,19 +342,18 @@ class _Deciding:
                 if dependent not in seen and self.run.workstreams[dependent].state == "pending":
                     seen.add(dependent)
                     queue.append((dependent, root))
-        for start in range(0, len(moves), GROUP_MAX):
-            yield Decision(moves[start : start + GROUP_MAX])
+        for move in moves:
+            yield Decision([move])
 
     def _give_up_unstarted(self) -> Iterator[Decision]:
         left = [
             w for w in self.run.workstreams.values() if w.state in {"pending", "ready"} and w.id not in self.run.doomed
         ]
-        for start in range(0, len(left), GROUP_MAX):
-            group = left[start : start + GROUP_MAX]
-            yield Decision([_move(w, "cancelled", "fail_fast: another workstream failed") for w in group])
+        for workstream in left:
+            yield Decision([_move(workstream, "cancelled", "fail_fast: another workstream failed")])
 
     def _next_wave(self) -> Iterator[Decision]:
-        if self.run.doomed or self.run.agenda:
+        if self.run.agenda:
             return
         if self.options.fail_fast and self.run.failures:
             if all(w.state in TERMINAL_WORKSTREAM for w in self.run.workstreams.values()):
@@ -699,7 +699,8 @@ class _Deciding:
                 tree=line.head.tree,
                 reason="dry_run" if dry else "nothing_to_merge",
             )
-            return Decision([skipped, _move(workstream, "completed", "dry run" if dry else "nothing to merge")])
+            reason = "dry run" if dry else f"nothing to merge{self._unverified(workstream)}"
+            return Decision([skipped, _move(workstream, "completed", reason)])
         return self._schedule_line("merge", line.head, workstream=workstream)
 
     def _after_line_close(self, line: Line, closed: Closed) -> Decision:
@@ -737,9 +738,15 @@ class _Deciding:
         return Decision(
             [
                 IntegrationAdvanced(workstream=workstream.id, from_commit=line.head.commit, to=to),
-                _move(workstream, "completed", "merged"),
+                _move(workstream, "completed", f"merged{self._unverified(workstream)}"),
             ]
         )
+
+    def _unverified(self, workstream: Workstream) -> str:
+        """What is to be said of a workstream that nothing has checked."""
+        name = workstream.id
+        checked = self.definitions.static(name) or self.definitions.runtime(name)
+        return "" if checked else "; unverified: no check is configured (gates: none)"
 
     def _refuse_merge(
         self, workstream: Workstream, step: Step, event: StepFinished | StepLost | StepCancelled

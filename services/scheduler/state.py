@@ -53,7 +53,14 @@ from services.events import (
     WorkstreamState,
     WorkstreamTransitioned,
 )
-from services.scheduler.breaker import BreakerConfig, FixLoopState, parse_breaker_config, record_failure, record_fix
+from services.scheduler.breaker import (
+    BreakerConfig,
+    BreakerConfigError,
+    FixLoopState,
+    parse_breaker_config,
+    record_failure,
+    record_fix,
+)
 from services.spec import Definitions, RunSpec
 from services.wire import Entry, Place
 
@@ -263,19 +270,21 @@ def _fold(  # noqa: PLR0915 - one case per kind of event
             pass
         case IntegrationAdvanced():
             if run.line is not None:
-                run.line.head, run.line.candidate, run.line.closed = event.to, None, None
+                run.line.head, run.line.candidate, run.line.closed, run.line.losses = event.to, None, None, 0
                 workstream = run.workstreams.get(event.workstream)
                 if workstream is not None:
                     insort(run.line.merged, workstream.index)
         case MergeRefused():
             if run.line is not None:
                 run.line.candidate = run.line.closed = None
+                run.line.losses = 0
         case LineDelivered():
             if run.line is not None:
                 run.line.delivered, run.line.refused, run.line.closed = event.commit, "", None
         case DeliveryRefused():
             if run.line is not None:
                 run.line.refused, run.line.refusal, run.line.closed = event.commit, event.reason, None
+                run.line.losses = 0
         case RunFinished():
             run.finished, run.status, run.reason = event, event.state, event.reason
         case StepStarted():
@@ -290,14 +299,20 @@ def _fold(  # noqa: PLR0915 - one case per kind of event
 
 
 def _accept(run: RunState, fact: Fact, event: RunAccepted) -> None:
+    if run.accepted is not None:
+        return
     run.accepted, run.accepted_ns = event, fact.time_ns
     run.answered.add(event.request_id)
     spec = fact.spec
     if spec is None:
         run.unreadable = f"the run's definition {event.spec.digest[:12]} cannot be read"
         return
+    try:
+        run.breaker = parse_breaker_config(spec.breaker, "the run's definition")
+    except BreakerConfigError as error:
+        run.unreadable = str(error)[:1000]
+        return
     run.definitions = Definitions(spec)
-    run.breaker = parse_breaker_config(spec.breaker, "the run's definition")
     run.line = Line(head=Snapshot(commit=spec.repository.base_commit, tree=""))
     run.workstreams = {
         workstream: Workstream(id=workstream, index=index) for workstream, index in run.definitions.index.items()
@@ -318,6 +333,7 @@ def _answer(run: RunState, event: RequestAnswered) -> None:
         for workstream in run.workstreams.values():
             if workstream.goal is not None and workstream.goal.request_id == event.request_id:
                 workstream.goal = workstream.closed = None
+                workstream.losses = 0
                 run.agenda.discard(workstream.id)
 
 

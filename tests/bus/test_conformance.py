@@ -284,7 +284,7 @@ async def test_a_consumed_command_may_be_issued_again(bus, run):
         assert delivery.data == b"1"
         await delivery.ack()
         async with asyncio.timeout(WAIT_S):
-            while await bus.last(subject, stream="SWELL_COMMANDS") is not None:
+            while await bus.last(subject, stream="SWELL_COMMANDS") is not None:  # noqa: ASYNC110 - an ack is not answered
                 await asyncio.sleep(0)
     await puller.close()
 
@@ -416,7 +416,9 @@ async def test_an_artifact_comes_back(world, bus, size):
     data = hashlib.sha256(b"seed").digest() * (size // 32 + 1)
     data = data[:size]
     artifact = await Artifacts(bus.objects).put("log", data)
-    assert artifact == Artifact(role="log", digest=hashlib.sha256(data).hexdigest(), name=artifact.name, size_bytes=size)
+    assert artifact == Artifact(
+        role="log", digest=hashlib.sha256(data).hexdigest(), name=artifact.name, size_bytes=size
+    )
     assert await Artifacts((await world.bus()).objects).get(artifact) == data
 
 

@@ -150,7 +150,7 @@ async def test_nothing_listening_is_said_in_time(nats_server):
 async def test_a_wrong_password_is_named_as_the_reason(nats_server, tmp_path):
     wrong = tmp_path / "wrong"
     wrong.write_text("guess")
-    with pytest.raises(BusError, match="refused user 'swell'.*password_file"):
+    with pytest.raises(BusError, match=r"refused user 'swell'.*password_file"):
         await Bus.connect(nats_server.config(password_file=wrong, connect_timeout_s=1.0), name="test")
 
 

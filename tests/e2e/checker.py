@@ -141,9 +141,11 @@ def line_is_green_and_unbroken(events: Sequence[Event]) -> list[str]:
             case "step_skipped" if fact["step"] == "gate":
                 _gate(gated, fact["workstream"], fact["tree"], fact)
             case "step_finished":
-                scheduled = inputs[event.workstream, event.attempt]
-                good = {one["check"] for one in fact.get("checks", []) if one["outcome"] in {"passed", "not_executable"}}
-                passed.setdefault(scheduled["input"].get("tree", ""), set()).update(good)
+                tree = inputs.get((event.workstream, event.attempt), {}).get("input", {}).get("tree", "")
+                good = {
+                    one["check"] for one in fact.get("checks", []) if one["outcome"] in {"passed", "not_executable"}
+                }
+                passed.setdefault(tree, set()).update(good)
             case "integration_advanced":
                 tree = fact["to"]["tree"]
                 wanted = gated.get((fact["workstream"], tree))

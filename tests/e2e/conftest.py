@@ -7,16 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab import Lab, processes, until
+from lab import SECRETS, Lab, processes, until
 
 from swell.cluster import Cluster, stop
-
-SECRETS = {
-    "E2E_API_KEY": "sk-this-must-not-reach-a-tool",
-    "SWELL_TOKEN_FILE": "/nowhere/token",
-    "AWS_SECRET_ACCESS_KEY": "aws-this-must-not-reach-a-tool",
-}
-"""What stands in the environment of whoever starts the cluster."""
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,13 @@ _CLOSED: Final = {"step_finished", "step_cancelled", "step_lost"}
 
 T = TypeVar("T")
 
+SECRETS: Final = {
+    "E2E_API_KEY": "sk-this-must-not-reach-a-tool",
+    "SWELL_TOKEN_FILE": "/nowhere/token",
+    "AWS_SECRET_ACCESS_KEY": "aws-this-must-not-reach-a-tool",
+}
+"""What stands in the environment of whoever starts the cluster."""
+
 
 def until(look: Callable[[], T], what: str, timeout_s: float = 20.0) -> T:
     """What `look` finds, as soon as it is something."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections import Counter
 from pathlib import Path
@@ -87,10 +88,10 @@ def test_what_is_finished_is_not_run_again_by_the_next_scheduler(lab: Lab, repo:
 def test_a_command_that_kills_its_executors_is_given_up(lab: Lab, repo: Path) -> None:
     """Three losses of the same attempt in a row fail its workstream, and the others go on."""
     prepared(repo, "a", "b")
-    kill = sh('[ "$(cat "$1")" ] || kill -9 "$(cat /proc/$PPID/task/*/children)"; sleep 30')
-    tools = {**slow_tools(repo.parent / "log"), "slow": kill}
-    bundles = [bundle("ws-a", "slow", "f/a.txt"), bundle("ws-b", "edit", "f/b.txt")]
+    tools = {"slow": sh("sleep 30"), "quick": sh('echo new >> "$1"'), "no-bad": sh("true", "-")}
+    bundles = [bundle("ws-a", "slow", "f/a.txt"), bundle("ws-b", "quick", "f/b.txt")]
     run = lab.submit(repo, bundles, tools)
+    lab.until_event(run, "workstream_transitioned", workstream="ws-b", to_state="merging")
     for attempt in (1, 2, 3):
         until(lambda n=attempt: processes(f"SWELL_ATTEMPT={run}/ws-a/{n}"), "its next attempt")  # type: ignore[misc]
         lab.kill("executor")
@@ -98,6 +99,26 @@ def test_a_command_that_kills_its_executors_is_given_up(lab: Lab, repo: Path) ->
     assert outcome.states() == {"ws-a": "failed", "ws-b": "completed"}
     assert "lost 3 times" in outcome.reason("ws-a")
     assert [one.state for one in outcome.of("ws-a")] == ["lost"] * 3
+
+
+def test_an_executor_that_was_away_too_long_is_fenced(lab: Lab, repo: Path, tmp_path: Path) -> None:
+    """Its attempt is lost after a lease; what it brings back later is kept as a late fact, and changes nothing."""
+    prepared(repo, "a")
+    bundles = [bundle("ws-a", "edit", "f/a.txt")]
+    run = lab.submit(repo, bundles, slow_tools(tmp_path / "log"))
+    until(lambda: processes(f"SWELL_ATTEMPT={run}/ws-a/1"), "its tool")
+    executor = lab.pid("executor")
+    os.kill(executor, signal.SIGSTOP)
+    try:
+        (lost,) = lab.until_event(run, "step_lost")
+    finally:
+        os.kill(executor, signal.SIGCONT)
+    outcome = lab.outcome(run, repo, bundles)
+    assert (lost.workstream, lost.attempt) == ("ws-a", 1)
+    assert outcome.state("ws-a") == "completed"
+    late = {event.kind for event in outcome.events if (event.workstream, event.attempt) == ("ws-a", 1)}
+    assert late >= {"step_lost", "processes_reaped"}
+    assert outcome.delivered("f/a.txt") == "GOOD\n"
 
 
 @pytest.fixture

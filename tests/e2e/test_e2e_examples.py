@@ -119,7 +119,9 @@ def test_modernise_leaves_the_checkout_alone(modernised: Told) -> None:
 
 def test_each_commit_of_the_line_names_its_workstream(modernised: Told) -> None:
     repo, run = modernised.outcome.repo, modernised.outcome.run
-    log = git(repo, "log", "--reverse", "--format=%(trailers:key=Swell-Workstream,valueonly)", f"main..{run.delivered_ref}")
+    log = git(
+        repo, "log", "--reverse", "--format=%(trailers:key=Swell-Workstream,valueonly)", f"main..{run.delivered_ref}"
+    )
     assert log.split() == modernised.outcome.merged()
 
 
@@ -162,6 +164,8 @@ def test_a_third_party_package_is_modernised(lab: Lab, tmp_path: Path) -> None:
     told = run_example(lab, repo, repo / "workstreams", EXAMPLES / "thirdparty/tool_profiles.json")
     assert told.exit_code == 0
     assert list(told.outcome.states().values()) == ["completed"] * 3
-    scope = {path for file in (repo / "workstreams").glob("*.json") for path in json.loads(file.read_text())["files_scope"]}
+    scope = {
+        path for file in (repo / "workstreams").glob("*.json") for path in json.loads(file.read_text())["files_scope"]
+    }
     assert set() < told.outcome.delivered_files() <= scope
     assert witness(repo) == told.before

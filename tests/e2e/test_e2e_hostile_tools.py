@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import SECRETS
-from lab import Lab, Outcome, bundle, commit_files, git, processes, sh, until, witness
+from lab import SECRETS, Lab, Outcome, bundle, commit_files, git, processes, sh, until, witness
 
 SLEEP = "98765.4321"
 """An argument that no other process has."""
@@ -19,7 +18,7 @@ COMMIT = "git -c user.name=t -c user.email=t@invalid commit -q --no-verify -am e
 TOOLS = {
     "pass": sh("true", "-"),
     "missing": {"command": "no-such-tool-of-e2e", "args": ["{files}"]},
-    "loud": sh(f'yes loud-noise | head -c {LOUD_BYTES}; echo; echo the-end; {EDIT}', timeout_sec=60),
+    "loud": sh(f"yes loud-noise | head -c {LOUD_BYTES}; echo; echo the-end; {EDIT}", timeout_sec=60),
     "undying": sh(
         f"trap '' TERM INT HUP; for i in 1 2 3; do (setsid env -i sh -c \"trap '' TERM; sleep {SLEEP}; :\" &) & done; "
         f"{EDIT}; while :; do sleep {SLEEP}; done",
@@ -28,8 +27,8 @@ TOOLS = {
     "daemon": sh(f"{EDIT}; (setsid env -i sleep {SLEEP} >/dev/null 2>&1 &); (setsid sleep {SLEEP} &)"),
     "no-git": sh(f"rm -rf .git; {EDIT}"),
     "commits": sh(f"{EDIT}; {COMMIT} && git rev-parse HEAD"),
-    "branches": sh(f"git checkout -q -b evil; {EDIT}; {COMMIT}; git tag evil; git stash list; echo more >> \"$1\"; git stash -q; {EDIT}"),
-    "wanders": sh(f'{EDIT}; echo mine >> f/untouched.txt; rm f/chmod.txt; echo x > stray.txt'),
+    "branches": sh(f'git checkout -q -b evil; {EDIT}; {COMMIT}; git tag evil; git stash list; echo more >> "$1"; git stash -q; {EDIT}'),
+    "wanders": sh(f"{EDIT}; echo mine >> f/untouched.txt; rm f/chmod.txt; echo x > stray.txt"),
     "links-out": sh(f"{EDIT}; ln -s /etc/passwd f/link"),
     "nests": sh(f"{EDIT}; git init -q f/nested; echo x > f/nested/file"),
     "submodules": sh(
@@ -38,7 +37,7 @@ TOOLS = {
     ),
     "chmods": sh('chmod +x "$1"'),
     "idles": sh('echo thinking; touch "$1"'),
-    "litters": sh('mkdir -p ignored __pycache__; echo x > ignored/x; echo x > .aider.chat.history.md; echo x > __pycache__/a.pyc'),
+    "litters": sh("mkdir -p ignored __pycache__; echo x > ignored/x; echo x > .aider.chat.history.md; echo x > __pycache__/a.pyc"),
     "homely": sh(f'echo x > "$HOME/.rc"; echo x > "$TMPDIR/t"; mktemp -d; mkdir -p "$HOME/.config/t"; {EDIT}; pwd >> "$1"'),
     "spies": sh(f"{EDIT}; env; echo ---; cat /proc/*/environ /proc/*/cmdline 2>/dev/null | tr '\\0' '\\n'; git config --list; git remote -v"),
     "quotes": sh('printf %s "$2" > "$1"; printf %s "$3" >> "$1"; cmp -s "$4" - <<E || true\nE\ncat "$4" >> "$1"',
@@ -76,7 +75,11 @@ def hostile(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 
 def edit(hostile: Outcome, name: str) -> dict[str, object]:
     """The fact that closed the EDIT of a tool's workstream."""
-    (fact,) = [e.payload for e in hostile.events if e.kind == "step_finished" and (e.workstream, e.attempt) == (f"ws-{name}", 1)]
+    (fact,) = [
+        e.payload
+        for e in hostile.events
+        if e.kind == "step_finished" and (e.workstream, e.attempt) == (f"ws-{name}", 1)
+    ]
     return fact
 
 

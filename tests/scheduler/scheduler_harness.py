@@ -6,6 +6,8 @@ finished or lost in any order. Nothing here waits, and nothing is random but wha
 
 from collections.abc import Callable, Iterable
 
+import msgspec
+
 from services.bundle import WorkstreamBundle
 from services.checks import Checks
 from services.events import (
@@ -28,6 +30,7 @@ from services.events import (
     WorkstreamTransitioned,
 )
 from services.scheduler.decide import Decision, Sightings, due, outstanding
+from services.scheduler.shell import ENTRY_BUDGET_BYTES
 from services.scheduler.state import ALLOWED, Fact, RunState, evolve
 from services.spec import Options, Repository, RunSpec
 from services.wire import Entry, Place, encode_entry
@@ -125,7 +128,8 @@ class Play:
         decisions_at_once: Callable[[], int] | None = None,
     ) -> None:
         """`script`: what happens to each step in turn; what it does not name succeeds. `decisions_at_once`: the
-        decisions of one call that are appended before the next call; all of them by default."""
+        decisions of one call that are appended before the next call; all of them by default.
+        """
         self.spec = definition
         self.script = {key: list(outcomes) for key, outcomes in (script or {}).items()}
         self.decisions_at_once = decisions_at_once
@@ -193,12 +197,12 @@ class Play:
                 self.write(Place("attempt", RUN, scheduled.workstream, scheduled.attempt), *decision.events)
             return
         events: list[AnyEvent] = []
+        size = 0
         for number, decision in enumerate(decisions[:some]):
-            if decision.final and number:
+            size += len(msgspec.json.encode(decision.events))
+            if number and (decision.final or size > ENTRY_BUDGET_BYTES):
                 break
             events += decision.events
-            if decision.final:
-                break
         self.check(events)
         self.write(Place("run", RUN), *events)
         self.check_state()

@@ -44,7 +44,7 @@ GREEN = ["edit", "static", "runtime"]
 
 
 def chain():
-    """a ← b ← c, and d by itself."""
+    """A ← b ← c, and d by itself."""
     return [bundle(A), bundle(B, A), bundle(C, B), bundle(D)]
 
 
@@ -118,7 +118,7 @@ def test_the_next_wave_waits_for_its_delay():
     play = Play(spec([bundle(A), bundle(B, A)], wave_delay_s=30))
     play.settle()
     while play.state.wave_open:
-        play.act(*sorted(play.state.open)[0])
+        play.act(*min(play.state.open))
         play.settle()
     ended_ns = play.now_ns
     assert play.due() == []
@@ -212,9 +212,7 @@ def test_only_a_failed_check_starts_a_fix(step, error_class):
 
 
 def test_a_scope_violation_names_the_files():
-    play = Play(
-        spec([bundle(A)]), {(A, "edit"): [broken("scope_violation", violations=["etc/passwd", "b.py"])]}
-    ).play()
+    play = Play(spec([bundle(A)]), {(A, "edit"): [broken("scope_violation", violations=["etc/passwd", "b.py"])]}).play()
     assert play.reason(A) == "edit: scope_violation: etc/passwd, b.py"
 
 
@@ -460,10 +458,10 @@ def test_a_run_may_be_cancelled_in_every_phase(acts, claim):
     play = Play(spec([bundle(A), bundle(B, A)], max_workers=1))
     play.settle()
     for _ in range(acts):
-        play.act(*sorted(play.state.open)[0])
+        play.act(*min(play.state.open))
         play.settle()
     if claim:
-        key = sorted(play.state.open)[0]
+        key = min(play.state.open)
         play.claim(*key)
     was_open = sorted(play.state.open)
     play.cancel()
@@ -481,9 +479,8 @@ def test_a_result_that_comes_before_the_cancellation_counts_and_leads_nowhere():
     play.claim(A, 1)
     play.cancel()
     play.apply(play.due())
-    [close] = play.due()
+    assert [type(event) for decision in play.due() for event in decision.events] == [StepCancelled]
     play.write(Place("attempt", RUN, A, 1), made("t1"))
-    assert close.attempt.sequence == play.sequence, "the attempt is over: its closing must not be appended any more"
     play.settle()
     assert play.states == {A: "cancelled"}
     assert not play.of(StepCancelled)
@@ -567,7 +564,7 @@ def test_the_last_word_is_said_only_if_nothing_has_happened_since():
         if decisions:
             play.apply(decisions)
         else:
-            play.act(*sorted(play.state.open)[0])
+            play.act(*min(play.state.open))
     assert [d.final for d in decisions] == [True]
     expected = play.state.last_sequence
     play.cancel()
@@ -715,7 +712,7 @@ def finish_open(play):
         play.settle()
         if not play.state.open:
             return
-        play.act(*sorted(play.state.open)[0])
+        play.act(*min(play.state.open))
     raise AssertionError("the goal is never reached")
 
 
@@ -879,7 +876,15 @@ ANYTHING = st.one_of(
     st.builds(
         broken,
         st.sampled_from(
-            ["no_change", "scope_violation", "tool_failed", "timeout", "check_error", "merge_conflict", "delivery_refused"]
+            [
+                "no_change",
+                "scope_violation",
+                "tool_failed",
+                "timeout",
+                "check_error",
+                "merge_conflict",
+                "delivery_refused",
+            ]
         ),
     ),
     st.just(StepFinished(ok=True)),
@@ -912,7 +917,9 @@ OFTEN = settings(max_examples=120, deadline=None, suppress_health_check=list(Hea
 
 
 @OFTEN
-@given(data=st.data(), masks=GRAPHS, max_workers=st.integers(1, 4), losses_max=st.integers(0, 2), fail_fast=st.booleans())
+@given(
+    data=st.data(), masks=GRAPHS, max_workers=st.integers(1, 4), losses_max=st.integers(0, 2), fail_fast=st.booleans()
+)
 def test_every_run_ends_whatever_the_tools_and_executors_do(data, masks, max_workers, losses_max, fail_fast):
     """I5, I8, I9: slots hold at every step, and the attempts of a workstream are bounded."""
     plan = spec(graph(masks), max_workers=max_workers, losses_max=losses_max, fail_fast=fail_fast, timeout_s=1e7)

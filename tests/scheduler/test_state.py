@@ -60,16 +60,21 @@ RUN_PLACE = Place("run", RUN)
 
 
 def accepted(sequence=1, definition=PLAN):
-    event = RunAccepted(
-        request_id="q", actor="ann", spec=SPEC, workstreams=2, repository="repo", base_commit="b" * 40
-    )
+    event = RunAccepted(request_id="q", actor="ann", spec=SPEC, workstreams=2, repository="repo", base_commit="b" * 40)
     return fact(sequence, RUN_PLACE, event, definition=definition)
 
 
 def scheduled(workstream=A, attempt=1, step="edit", **rest):
     snapshot = Snapshot(commit="c", tree="t")
     return StepScheduled(
-        workstream=workstream, attempt=attempt, step=step, pool="p", input=snapshot, timeout_s=1, queue_deadline_ns=9, **rest
+        workstream=workstream,
+        attempt=attempt,
+        step=step,
+        pool="p",
+        input=snapshot,
+        timeout_s=1,
+        queue_deadline_ns=9,
+        **rest,
     )
 
 
@@ -160,9 +165,7 @@ def test_a_request_is_open_until_it_is_answered_and_never_again():
 
 def test_of_two_submissions_the_first_is_the_run():
     def submission(request_id):
-        return RunRequested(
-            request_id=request_id, actor="x", spec=SPEC, workstreams=1, repository="r", base_commit="b"
-        )
+        return RunRequested(request_id=request_id, actor="x", spec=SPEC, workstreams=1, repository="r", base_commit="b")
 
     run = fold(fact(1, Place("request", RUN), submission("q1")), fact(2, Place("request", RUN), submission("q2")))
     assert run.requested.request_id == "q1"
@@ -175,7 +178,7 @@ def test_the_table_of_moves_is_closed():
     for state, following in ALLOWED.items():
         assert following <= ALLOWED.keys(), state
         assert not (following and state in TERMINAL_WORKSTREAM), f"{state} is terminal"
-    assert UNSETTLED <= ALLOWED.keys()
+    assert ALLOWED.keys() >= UNSETTLED
 
 
 def test_every_state_that_is_not_terminal_can_be_cancelled():
@@ -195,7 +198,9 @@ def test_dependents_inherit_the_root_of_their_doom():
         fact(2, RUN_PLACE, WorkstreamTransitioned(workstream=A, from_state="editing", to_state="failed")),
     )
     assert run.doomed == {B: A}
-    run = evolve(run, fact(3, RUN_PLACE, WorkstreamTransitioned(workstream=B, from_state="pending", to_state="blocked")))
+    run = evolve(
+        run, fact(3, RUN_PLACE, WorkstreamTransitioned(workstream=B, from_state="pending", to_state="blocked"))
+    )
     assert run.doomed == {"ws-c": A}
     assert run.failures == 1
 
@@ -218,7 +223,8 @@ def test_a_definition_that_cannot_be_read_is_noted():
 
 
 @pytest.mark.parametrize(
-    "breaker", [{"no_such_key": 1}, {"oscillation_window": "many"}, {"timeouts": {"edit": -1}}, {"defaults": {}, "x": 1}]
+    "breaker",
+    [{"no_such_key": 1}, {"oscillation_window": "many"}, {"timeouts": {"edit": -1}}, {"defaults": {}, "x": 1}],
 )
 def test_a_breaker_policy_this_version_cannot_read_is_noted(breaker):
     """Folding goes on: a definition written by another version must not stop the scheduler for everybody."""
@@ -227,11 +233,10 @@ def test_a_breaker_policy_this_version_cannot_read_is_noted(breaker):
 
 
 def test_a_second_acceptance_does_not_stop_the_fold():
-    """With another definition even: whatever stands in the log, folding goes on."""
-    run = fold(accepted(1), accepted(2, spec([bundle("ws-x"), bundle("ws-y", "ws-x")])))
-    for name in (A, B, "ws-x", "ws-y"):
-        run = evolve(run, fact(run.last_sequence + 1, RUN_PLACE, WorkstreamTransitioned(workstream=name, from_state="editing", to_state="failed")))
-    assert run.last_sequence == 6
+    """With a definition that lacks what the first one had: whatever stands in the log, folding goes on."""
+    failing = WorkstreamTransitioned(workstream=A, from_state="editing", to_state="failed")
+    run = fold(accepted(1), accepted(2, spec([bundle(A)])), fact(3, RUN_PLACE, failing))
+    assert run.last_sequence == 3
 
 
 # Any log at all
@@ -294,9 +299,7 @@ def test_whatever_can_be_folded_went_over_the_wire(log):
     """Bytes and back is the same value, and folds into the same state."""
     facts = [accepted(1)]
     facts += [fact(n, place, *events, definition=PLAN) for n, (place, events, _) in enumerate(log, 2)]
-    over_the_wire = [
-        Fact(f.sequence, f.time_ns, f.place, decode_entry(encode_entry(f.entry)), f.spec) for f in facts
-    ]
+    over_the_wire = [Fact(f.sequence, f.time_ns, f.place, decode_entry(encode_entry(f.entry)), f.spec) for f in facts]
     assert over_the_wire == facts
 
 

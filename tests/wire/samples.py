@@ -1,0 +1,117 @@
+"""One value of every kind with every field set, and one with only what is required; golden/ holds their bytes."""
+
+from services import events as ev
+from services.commands import RunStep
+
+ARTIFACT = ev.Artifact(role="log", digest="5" * 64, name="log-1f", size_bytes=1234)
+DIAGNOSTICS = ev.Artifact(role="diagnostics", digest="6" * 64, name="diagnostics-2f", size_bytes=56)
+PATCH = ev.Artifact(role="patch", digest="7" * 64, name="patch-3f", size_bytes=78)
+SPEC = ev.Artifact(role="spec", digest="8" * 64, name="spec-4f", size_bytes=910)
+PLAIN = ev.Snapshot(commit="a" * 40, tree="b" * 40)
+CARRIED = ev.Snapshot(commit="c" * 40, tree="d" * 40, bundle=ARTIFACT)
+CHECK = ev.Check(check="0123456789abcdef", kind="static", name="ruff")
+TEST = ev.Check(check="fedcba9876543210", kind="acceptance", name="pytest -q tests/test_x.py")
+RESULT = ev.CheckResult(
+    check="0123456789abcdef", kind="runtime", name="pytest", outcome="failed", exit_code=1, wall_s=2.5, findings=3,
+    message="3 tests failed: straße, 漢字, 😀",
+)  # fmt: skip
+FIX = ev.FixInput(step="runtime", attempt=4, diagnostics=DIAGNOSTICS, earlier_patches=[PATCH])
+FINISHED = ev.StepFinished(
+    ok=True, error_class="check_failed", message="2 findings", exit_code=1, snapshot=CARRIED, changed=True,
+    files=["src/a.py", "docs/ä.md"], files_total=2, violations=["etc/passwd"], conflicts=["src/b.py"], others=["ws-b"],
+    discarded=["report.xml"], checks=[RESULT], signature="e3b0c442", findings=2, artifacts=[ARTIFACT, PATCH],
+    tool_wall_s=1.25, wall_s=2.0, dry_run=True,
+)  # fmt: skip
+
+FULL: dict[str, ev.AnyEvent] = {
+    "run_requested": ev.RunRequested(
+        request_id="q-12345678", actor="ann", spec=SPEC, workstreams=7, repository="/srv/repo", base_commit="a" * 40,
+        timeout_s=3600.5,
+    ),
+    "cancel_requested": ev.CancelRequested(request_id="q-12345678", actor="ann", reason="wrong branch"),
+    "step_requested": ev.StepRequested(
+        request_id="q-12345678", actor="ann", workstream="ws-a", step="static", with_fix=True
+    ),
+    "request_answered": ev.RequestAnswered(
+        request_id="q-12345678", answer="refused", reason="the run is over", ok=False
+    ),
+    "run_accepted": ev.RunAccepted(
+        request_id="q-12345678", actor="ann", spec=SPEC, workstreams=7, repository="/srv/repo", base_commit="a" * 40,
+        deadline_ns=1_790_000_000_000_000_000,
+    ),
+    "run_transitioned": ev.RunTransitioned(
+        from_state="pending", to_state="running", reason="accepted", actor="ann"
+    ),
+    "run_stopping": ev.RunStopping(outcome="cancelled", reason="wrong branch", actor="ann"),
+    "wave_started": ev.WaveStarted(wave=2, workstreams=["ws-a", "ws-b"], more=True),
+    "wave_finished": ev.WaveFinished(wave=2, next_not_before_ns=1_790_000_000_000_000_001),
+    "workstream_transitioned": ev.WorkstreamTransitioned(
+        workstream="ws-a", from_state="ready", to_state="editing", reason="dispatched", actor="ann"
+    ),
+    "step_scheduled": ev.StepScheduled(
+        workstream="_line", attempt=3, step="gate", pool="default", input=PLAIN, timeout_s=600.0,
+        queue_deadline_ns=1_790_000_000_000_000_002, base=PLAIN, on_behalf="ws-a", theirs=CARRIED, checks=[CHECK, TEST],
+        every_check=True, merged=[(0, 3), (5, 6)], fix=FIX, dry_run=True,
+    ),
+    "step_skipped": ev.StepSkipped(
+        workstream="ws-a", step="gate", tree="b" * 40, reason="verdict_reused", checks=[CHECK]
+    ),
+    "fix_loop_ended": ev.FixLoopEnded(
+        workstream="ws-a", step="static", limit="oscillation_tree", reason="the same tree was seen 2 times"
+    ),
+    "integration_advanced": ev.IntegrationAdvanced(workstream="ws-a", from_commit="a" * 40, to=CARRIED),
+    "merge_refused": ev.MergeRefused(
+        workstream="ws-b", reason="conflict", message="merge conflict with ws-a", files=["src/a.py"], others=["ws-a"]
+    ),
+    "line_delivered": ev.LineDelivered(ref="refs/heads/swell/r1", commit="c" * 40),
+    "delivery_refused": ev.DeliveryRefused(ref="refs/heads/swell/r1", commit="c" * 40, reason="checked out elsewhere"),
+    "run_finished": ev.RunFinished(
+        state="partial", reason="2 of 7 workstreams completed", completed=2, failed=1, blocked=3, cancelled=1
+    ),
+    "step_started": ev.StepStarted(executor="executor-1", boot="0123456789ab"),
+    "step_finished": FINISHED,
+    "step_cancelled": ev.StepCancelled(reason="nobody claimed it", actor="ann"),
+    "step_lost": ev.StepLost(reason="the executor has started anew", executor="executor-1"),
+    "processes_reaped": ev.ProcessesReaped(executor="executor-1", boot="0123456789ab", processes=3),
+    "result_refused": ev.ResultRefused(executor="executor-1", boot="0123456789ab", result=FINISHED),
+}  # fmt: skip
+
+MINIMAL: dict[str, ev.AnyEvent] = {
+    "run_requested": ev.RunRequested(
+        request_id="q", actor="a", spec=SPEC, workstreams=1, repository="r", base_commit="c"
+    ),
+    "cancel_requested": ev.CancelRequested(request_id="q", actor="a"),
+    "step_requested": ev.StepRequested(request_id="q", actor="a", workstream="w", step="edit"),
+    "request_answered": ev.RequestAnswered(request_id="q", answer="accepted"),
+    "run_accepted": ev.RunAccepted(
+        request_id="q", actor="a", spec=SPEC, workstreams=1, repository="r", base_commit="c"
+    ),
+    "run_transitioned": ev.RunTransitioned(from_state="pending", to_state="running"),
+    "run_stopping": ev.RunStopping(outcome="failed", reason=""),
+    "wave_started": ev.WaveStarted(wave=0, workstreams=[]),
+    "wave_finished": ev.WaveFinished(wave=0),
+    "workstream_transitioned": ev.WorkstreamTransitioned(workstream="w", from_state="pending", to_state="ready"),
+    "step_scheduled": ev.StepScheduled(
+        workstream="w", attempt=1, step="edit", pool="p", input=PLAIN, timeout_s=1.0, queue_deadline_ns=0
+    ),
+    "step_skipped": ev.StepSkipped(workstream="w", step="static", tree="", reason="noop"),
+    "fix_loop_ended": ev.FixLoopEnded(workstream="w", step="static", limit="max_fix_iterations", reason=""),
+    "integration_advanced": ev.IntegrationAdvanced(workstream="w", from_commit="c", to=PLAIN),
+    "merge_refused": ev.MergeRefused(workstream="w", reason="red", message=""),
+    "line_delivered": ev.LineDelivered(ref="r", commit="c"),
+    "delivery_refused": ev.DeliveryRefused(ref="r", commit="c", reason=""),
+    "run_finished": ev.RunFinished(state="completed", reason="", completed=0, failed=0, blocked=0, cancelled=0),
+    "step_started": ev.StepStarted(executor="e", boot="b"),
+    "step_finished": ev.StepFinished(ok=False),
+    "step_cancelled": ev.StepCancelled(reason=""),
+    "step_lost": ev.StepLost(reason=""),
+    "processes_reaped": ev.ProcessesReaped(executor="e", boot="b", processes=0),
+    "result_refused": ev.ResultRefused(executor="e", boot="b", result=ev.StepFinished(ok=False)),
+}  # fmt: skip
+
+FULL_COMMANDS: dict[str, RunStep] = {
+    "run_step": RunStep(run="r1", spec=SPEC, scheduled_ns=1_790_000_000_000_000_003, step=FULL["step_scheduled"]),
+}
+MINIMAL_COMMANDS: dict[str, RunStep] = {
+    "run_step": RunStep(run="r", spec=SPEC, scheduled_ns=0, step=MINIMAL["step_scheduled"]),
+}
