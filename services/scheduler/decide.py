@@ -46,7 +46,17 @@ from services.events import (
     WorkstreamTransitioned,
 )
 from services.scheduler.breaker import BreakerConfig, decide
-from services.scheduler.state import ALLOWED, Attempt, Closed, Line, RunState, Workstream, is_over, unknown_checks
+from services.scheduler.state import (
+    ALLOWED,
+    Attempt,
+    Closed,
+    Line,
+    RunState,
+    Workstream,
+    is_loss,
+    is_over,
+    unknown_checks,
+)
 from services.spec import CHECKS_NAMED_MAX, STEP_TIMEOUT_S, Definitions, Options, ranges_of
 
 GROUP_MAX = 400
@@ -71,12 +81,13 @@ _STATE_OF: Mapping[Step, WorkstreamState] = {
 class Decision(msgspec.Struct, frozen=True):
     """Events that take effect together.
 
-    `attempt` is set when they close that attempt, on its own subject. `final` decisions hold only if nothing at all has
+    `attempt` is set when they close that attempt, on its own subject, after the sequence `expect`. `final` decisions hold only if nothing at all has
     happened in the run since: they expect the last sequence over everything of the run.
     """
 
     events: list[AnyEvent]
     attempt: Attempt | None = None
+    expect: int = 0
     final: bool = False
 
 
@@ -175,14 +186,14 @@ def _closes(run: RunState, now_ns: int, sightings: Sightings | None) -> Iterator
     for attempt in list(run.open.values()):
         if run.stopping is not None:
             reason = run.stopping.reason or run.stopping.outcome
-            yield Decision([StepCancelled(reason=reason, actor=run.stopping.actor)], attempt)
+            yield Decision([StepCancelled(reason=reason, actor=run.stopping.actor)], attempt, attempt.sequence)
         elif not attempt.executor:
             if now_ns >= attempt.scheduled.queue_deadline_ns:
                 waited = (now_ns - attempt.scheduled_ns) / _SECOND_NS
                 reason = f"no executor of pool {attempt.scheduled.pool} claimed it within {waited:.0f} s: start one"
-                yield Decision([StepCancelled(reason=reason)], attempt)
+                yield Decision([StepCancelled(reason=reason)], attempt, attempt.sequence)
         elif sightings is not None and (reason := _loss(run.run, attempt, now_ns, sightings)):
-            yield Decision([StepLost(reason=reason, executor=attempt.executor)], attempt)
+            yield Decision([StepLost(reason=reason, executor=attempt.executor)], attempt, attempt.sequence)
 
 
 def _loss(run: str, attempt: Attempt, now_ns: int, sightings: Sightings) -> str:
@@ -458,21 +469,23 @@ class _Deciding:
             raise ValueError(f"{workstream.id} stands in the agenda without a closed attempt")
         match closed.event:
             case StepLost():
-                self._after_loss(draft, closed)
+                self._after_loss(draft, closed, closed.event.reason)
             case StepCancelled():
                 self._fail(draft, closed.event.reason)
+            case StepFinished() if is_loss(closed.event):
+                self._after_loss(draft, closed, closed.event.message)
             case StepFinished():
                 self._after_finish(draft, closed.attempt.scheduled, closed.event)
             case _:
                 assert_never(closed.event)
         return draft.decision()
 
-    def _after_loss(self, draft: _Draft, closed: Closed) -> None:
+    def _after_loss(self, draft: _Draft, closed: Closed, reason: str) -> None:
         """The same step again, from the newest snapshot; a command that keeps killing executors stops."""
         scheduled = closed.attempt.scheduled
         workstream = draft.workstream
         if workstream.losses > self.options.losses_max:
-            self._fail(draft, f"{scheduled.step}: lost {workstream.losses} times, the last time: {closed.event.reason}")  # type: ignore[union-attr]
+            self._fail(draft, f"{scheduled.step}: lost {workstream.losses} times, the last time: {reason}")
             return
         snapshot = scheduled.input if scheduled.step != "edit" else workstream.latest or scheduled.input
         checks = scheduled.checks
@@ -707,7 +720,7 @@ class _Deciding:
         scheduled = closed.attempt.scheduled
         workstream = self.run.workstreams.get(scheduled.on_behalf)
         event = closed.event
-        if isinstance(event, StepLost) and line.losses <= self.options.losses_max:
+        if is_loss(event) and line.losses <= self.options.losses_max:
             again = msgspec.structs.replace(
                 scheduled, attempt=line.attempts + 1, queue_deadline_ns=self._queue_deadline_ns()
             )

@@ -21,9 +21,9 @@ from services.artifacts import Artifacts
 from services.beats import Beat, nudge_subject
 from services.bus import EXECUTORS, LEASES, Bus, BusError, BusUnavailableError, Log, Recorded, RefusedError
 from services.commands import RunStep
-from services.events import AnyEvent, RunAccepted, RunFinished
+from services.events import AnyEvent, RunAccepted, RunFinished, RunStopping
 from services.scheduler.decide import Decision, Sighting, Sightings, due, outstanding
-from services.scheduler.state import Fact, RunState, evolve
+from services.scheduler.state import Fact, RunState, evolve, skip
 from services.spec import RunSpec, decode_spec
 from services.wire import (
     ENTRY_BYTES_MAX,
@@ -44,6 +44,7 @@ from services.wire import (
 log = structlog.get_logger()
 
 ENTRY_BUDGET_BYTES = ENTRY_BYTES_MAX * 3 // 4
+RETRY_S = 0.5
 REPUBLISH_S = 5.0
 """A command nobody has claimed is offered again after this long; harmless, for its subject takes only one."""
 
@@ -151,6 +152,7 @@ class Shell:
             self.clock.saw(batch[-1].time_ns)
             if not self.caught_up and self.position >= end:
                 self.caught_up = True
+                self._sightings.since_ns = self.clock.now_ns()
                 touched.update(self.runs)
                 log.info("scheduler.caught_up", position=self.position, live_runs=len(self.runs))
             async with self._changed:
@@ -159,6 +161,7 @@ class Shell:
                 self._wake(run)
 
     async def _fold(self, recorded: Recorded) -> str:
+        place: Place | None = None
         try:
             place = parse_subject(recorded.subject)
             entry = decode_entry(recorded.data)
@@ -167,7 +170,7 @@ class Shell:
             return ""
         except WireError as error:
             log.error("scheduler.unreadable_entry", position=recorded.sequence, error=str(error))
-            return ""
+            return self._skip(recorded, place)
         run = self.runs.get(place.run)
         over = self.over.get(place.run)
         if run is None and over is not None:
@@ -180,6 +183,15 @@ class Shell:
         else:
             self._forget(folded)
         return place.run
+
+    def _skip(self, recorded: Recorded, place: Place | None) -> str:
+        """An entry that cannot be read still ends its subject."""
+        name = recorded.subject.split(".")[2] if recorded.subject.count(".") > 1 else ""
+        run = self.runs.get(name)
+        if run is None:
+            return ""
+        skip(run, recorded.sequence, place)
+        return name
 
     async def _fact(self, recorded: Recorded, place: Place, entry: Entry) -> Fact:
         spec = None
@@ -242,19 +254,38 @@ class Shell:
                         await self._append(state, decisions)
                 except RefusedError as error:
                     log.info("scheduler.refused", run=run, error=str(error))
-                except BusUnavailableError as error:
+                except BusError as error:
                     log.warning("scheduler.append_unanswered", run=run, error=str(error))
+                    await asyncio.sleep(RETRY_S)
+                except Exception as error:  # noqa: BLE001 - one run's trouble must not become everybody's
+                    await self._give_up(state, error)
                 await asyncio.sleep(0)
         finally:
             # At once, not by a callback: a wake-up in between would find a driver that has stopped looking.
             self._driving.pop(run, None)
 
+    async def _give_up(self, state: RunState, error: Exception) -> None:
+        """A decision that cannot be taken or written ends its run, with the reason, instead of being tried for ever."""
+        log.error("scheduler.decision_failed", run=state.run, exc_info=error)
+        reason = f"the scheduler could not decide: {type(error).__name__}: {str(error)[:300]}"
+        event: AnyEvent = RunStopping(outcome="failed", reason=reason)
+        if state.stopping is not None:
+            event = RunFinished(state="failed", reason=reason, completed=0, failed=0, blocked=0, cancelled=0)
+        try:
+            data = encode_entry(self._entry(state, [event]))
+            sequence = await self._log.append(run_subject(state.run), data, expect=state.last_run_sequence)
+            self._awaiting[state.run] = sequence
+        except (BusError, WireError) as failure:
+            log.error("scheduler.give_up_failed", run=state.run, error=str(failure))
+            await asyncio.sleep(RETRY_S)
+
     async def _append(self, state: RunState, decisions: list[Decision]) -> None:
         """Closes on their own subjects; then as many run decisions as one entry holds. What is left is derived again."""
         run = state.run
-        closes = [decision for decision in decisions if decision.attempt is not None]
+        # What is expected is taken now: by the time an append is under way, more may have been folded.
+        closes = [(d, encode_entry(self._entry(state, d.events))) for d in decisions if d.attempt is not None]
         if closes:
-            results = await asyncio.gather(*(self._close(state, d) for d in closes), return_exceptions=True)
+            results = await asyncio.gather(*(self._close(run, *close) for close in closes), return_exceptions=True)
             for result in results:
                 if isinstance(result, BaseException) and not isinstance(result, RefusedError):
                     raise result
@@ -276,14 +307,13 @@ class Shell:
         expect = state.last_run_sequence
         self._awaiting[run] = await self._log.append(run_subject(run), data, expect=expect)
 
-    async def _close(self, state: RunState, decision: Decision) -> None:
+    async def _close(self, run: str, decision: Decision, data: bytes) -> None:
         attempt = decision.attempt
         if attempt is None:
             return
-        subject = attempt_subject(state.run, attempt.scheduled.workstream, attempt.scheduled.attempt)
-        data = encode_entry(self._entry(state, decision.events))
-        sequence = await self._log.append(subject, data, expect=attempt.sequence)
-        self._awaiting[state.run] = max(sequence, self._awaiting.get(state.run, 0))
+        subject = attempt_subject(run, attempt.scheduled.workstream, attempt.scheduled.attempt)
+        sequence = await self._log.append(subject, data, expect=decision.expect)
+        self._awaiting[run] = max(sequence, self._awaiting.get(run, 0))
         if attempt.executor:
             await self._bus.say(nudge_subject(attempt.executor), subject.encode())
 
@@ -346,6 +376,10 @@ class Shell:
         value = self._name.encode()
         interval_s = self._bus.config.lease_ttl_s / 4
         while True:
+            if self.halted:
+                # The lease runs out, and somebody who can read the log takes over.
+                await asyncio.sleep(interval_s)
+                continue
             try:
                 taken = await self._bus.take_key(LEASES, "scheduler", value, expect=revision)
             except BusError:
@@ -374,12 +408,16 @@ class Shell:
         anew = before is not None and before.boot != beat.boot
         named = {} if before is None or anew else before.named
         live = dict.fromkeys(beat.attempts, time_ns)
-        kept = {key: at for key, at in named.items() if key[0] in self.runs}
+        kept = {key: at for key, at in named.items() if self._is_open(key)}
         self._sightings.executors[beat.executor] = Sighting(boot=beat.boot, seen_ns=time_ns, named=kept | live)
         self.executors[beat.executor] = beat
         if anew:
             for run in list(self.runs):
                 self._wake(run)
+
+    def _is_open(self, key: tuple[str, str, int]) -> bool:
+        run = self.runs.get(key[0])
+        return run is not None and key[1:] in run.open
 
     async def drain(self) -> None:
         """Decide nothing more; what is being appended is finished first."""

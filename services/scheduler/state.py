@@ -226,6 +226,18 @@ def evolve(run: RunState | None, fact: Fact) -> RunState:
     return run
 
 
+def skip(run: RunState, sequence: int, place: Place | None) -> RunState:
+    """Note an entry that cannot be read: it says nothing, but whoever appends next must know that it stands there."""
+    run.last_sequence = sequence
+    if place is not None and place.kind == "run":
+        run.last_run_sequence = sequence
+    if place is not None and place.kind == "attempt":
+        attempt = run.open.get((place.workstream, place.attempt))
+        if attempt is not None:
+            attempt.sequence = sequence
+    return run
+
+
 def _attempt_at(run: RunState, fact: Fact) -> Attempt | None:
     """The open attempt whose subject the entry stands on."""
     place = fact.place
@@ -392,10 +404,8 @@ def _close(run: RunState, attempt: Attempt, event: Close) -> None:
     if owner is None:
         return
     owner.open, owner.closed = None, closed
-    if isinstance(event, StepLost):
-        owner.losses += 1
+    owner.losses = owner.losses + 1 if is_loss(event) else 0
     if isinstance(event, StepFinished):
-        owner.losses = 0
         known = run.verdicts.setdefault(scheduled.input.tree, set())
         known.update(result.check for result in event.checks if result.outcome in {"passed", "not_executable"})
         if event.ok and run.definitions is not None and scheduled.every_check:
@@ -405,7 +415,7 @@ def _close(run: RunState, attempt: Attempt, event: Close) -> None:
             owner.candidate = event.snapshot
         return
     run.agenda.add(owner.id)
-    if isinstance(event, StepFinished):
+    if isinstance(event, StepFinished) and not is_loss(event):
         _note(owner, scheduled, event)
 
 
@@ -437,6 +447,13 @@ def _note(workstream: Workstream, scheduled: StepScheduled, event: StepFinished)
                 workstream.fix = record_failure(workstream.fix, failure.step, failure.signature, failure.tree)
         case "merge" | "gate" | "deliver" | "compensate":
             pass
+
+
+def is_loss(event: Close) -> bool:
+    """Whether the attempt ended without telling anything about its workstream: it may be tried again."""
+    return isinstance(event, StepLost) or (
+        isinstance(event, StepFinished) and event.error_class in {"workspace_error", "unknown"}
+    )
 
 
 def is_over(run: RunState) -> bool:
