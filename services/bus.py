@@ -773,6 +773,9 @@ class Objects:
                 for message in batch:
                     yield message.data
         except TimeoutError as error:
+            held = await self._bus._api(f"STREAM.INFO.OBJ_{ARTIFACTS}", {"subjects_filter": subject})  # noqa: SLF001
+            if int((held.get("state", {}).get("subjects") or {}).get(subject, 0)) < chunks:
+                raise ObjectMissingError(f"object {name} is described, but not all of its bytes are stored") from error
             raise BusUnavailableError(f"object {name}: no chunk came for {_OBJECT_SILENCE_S:g} s") from error
         finally:
             await batches.aclose()  # type: ignore[attr-defined]
@@ -825,10 +828,10 @@ def stream_settings(config: BusConfig) -> list[dict[str, Any]]:
     ]
 
 
-UNSET: dict[str, tuple[str, ...]] = {
-    name: ("max_msgs", "max_bytes", "max_msgs_per_subject", "persist_mode", "sources", "mirror", "subject_transform")
-    for name in (EVENTS, f"OBJ_{ARTIFACTS}")
-}
+UNSET: dict[str, tuple[str, ...]] = dict.fromkeys(
+    (EVENTS, f"OBJ_{ARTIFACTS}"),
+    ("max_msgs", "max_bytes", "max_msgs_per_subject", "persist_mode", "sources", "mirror", "subject_transform"),
+)
 """What must not be set on a stream whose acknowledged messages have to be there for ever."""
 
 

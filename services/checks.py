@@ -16,11 +16,14 @@ import re
 import shlex
 import shutil
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any, Literal, Protocol
 
 import msgspec
+
+from services.scope import Droppings, ScopeError
 
 CHECKS_FILE = "swell.toml"
 CHECKS_BYTES = 256 * 1024
@@ -48,6 +51,9 @@ DEFAULT_LOCK_FILES = (
     "uv.lock",
     "yarn.lock",
 )
+
+
+_UNFIT = re.compile("[\0\ud800-\udfff]")
 
 
 class ChecksError(ValueError):
@@ -112,7 +118,7 @@ def parse_checks(data: bytes, source: str) -> Checks:
     """The settings of a ``swell.toml``, which ``source`` names in errors.
 
     Raises:
-        ChecksError: it is larger than 256 KiB, not TOML, or says something that is not understood.
+        ChecksError: it is larger than 256 KiB, not TOML, or says something that is not understood or not usable.
     """
     if len(data) > CHECKS_BYTES:
         raise ChecksError(f"{source}: larger than {CHECKS_BYTES} bytes. It should hold nothing but settings.")
@@ -134,7 +140,7 @@ def resolve(
     Of the context only the keys of ``swell.toml`` count; what else stands there is not looked at.
 
     Raises:
-        ChecksError: the context gives one of these keys a value that is not understood.
+        ChecksError: the context or the bundle gives one of these keys a value that is not understood or not usable.
     """
     of_context = {key: value for key, value in (context or {}).items() if key in Checks.__struct_fields__}
     of_bundle = {
@@ -165,11 +171,36 @@ def _layer(document: Mapping[str, Any], source: str) -> Checks:
         value = getattr(checks, key)
         if value == "" or (isinstance(value, tuple) and any(item in {"", ()} for item in value)):
             raise ChecksError(f"{source}: {key} holds an empty entry. Remove it, or leave the key out.")
+        if any(map(_UNFIT.search, _texts(value))):
+            raise ChecksError(
+                f"{source}: {key} holds NUL or half of a surrogate pair, which no argument or file name can. Remove it."
+            )
+    for key, patterns in (("lock_files", checks.lock_files), ("droppings", checks.droppings)):
+        try:
+            _check_patterns(patterns or ())
+        except ScopeError as error:
+            raise ChecksError(f"{source}: {key}: {error}.") from error
+        except re.error as error:
+            raise ChecksError(f"{source}: {key}: not a gitignore pattern: {error}; correct it or remove it.") from error
     if checks.tool_profiles is not None:
         path = PurePosixPath(checks.tool_profiles)
         if path.is_absolute() or ".." in path.parts:
             raise ChecksError(f"{source}: tool_profiles must be a path inside the repository, not {str(path)!r}.")
     return checks
+
+
+@lru_cache(maxsize=64)
+def _check_patterns(patterns: tuple[str, ...]) -> None:
+    """Raises what reading them as gitignore patterns raises. Kept, since each workstream has the same context."""
+    Droppings(patterns)
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _texts(item)
 
 
 def _commands(value: object, source: str) -> object:

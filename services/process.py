@@ -18,6 +18,7 @@ Nothing here inherits an environment as a whole: ``child_environment`` builds on
 
 import asyncio
 import contextlib
+import json
 import os
 import selectors
 import shlex
@@ -42,6 +43,7 @@ SUPERVISOR_START_S = 10.0
 SUPERVISOR_END_S = 12.0  # above its own grace, so that it is the supervisor who ends the tools
 READ_BYTES = 64 * 1024
 LINE_BYTES = 1024 * 1024  # one answer of the supervisor; the longest carries one error message
+REQUEST_BYTES = 16 * 1024 * 1024  # one request to it; its script, which imports nothing of ours, says the same
 
 _T = TypeVar("_T")
 _SCRIPT = Path(__file__).parent / "executor" / "supervisor.py"
@@ -385,6 +387,7 @@ class Supervisor:
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._listener: asyncio.Task[None] | None = None
+        self._linked = False
         self._tools: dict[int, Tool] = {}
         self._next_key = 0
 
@@ -414,36 +417,55 @@ class Supervisor:
             await self.close()
             raise SupervisorGoneError("the tool supervisor did not start. Its standard error says why.")
         self.mode = _answers.decode(line).mode
+        self._linked = True
         self._listener = asyncio.create_task(self._listen(reader))
 
     @property
     def alive(self) -> bool:
         """Whether tools can be started."""
-        return self._listener is not None and not self._listener.done()
+        return self._linked
+
+    async def gone(self) -> None:
+        """Returns when the process or the link to it has ended, whoever ended it, and every tool is dead and told.
+
+        Returns at once where nothing was started. Cancelling it ends nothing.
+        """
+        if self._listener is not None:
+            await asyncio.wait({self._listener})
 
     async def spawn(self, launch: Launch) -> Tool:
-        """Starts a tool; returns when it is executing.
+        """Starts a tool; returns when it is executing. Cancelling it stops the tool and waits until that is dead.
 
         Raises:
             ProgramMissingError: the program is not on the PATH of ``launch.env``.
-            SpawnError: it is there, and could not be started.
+            SpawnError: it is there, and could not be started; or command line and environment exceed 16 MiB.
             SupervisorGoneError: there is no supervisor.
         """
         if not self.alive:
             raise SupervisorGoneError("the tool supervisor is not running. Start a new one.")
-        self._next_key += 1
-        key = self._next_key
+        key = self._next_key + 1
+        request = _encoded({"op": "spawn", "id": key, **msgspec.to_builtins(launch, enc_hook=str)})
+        self._next_key = key
         tool = self._tools[key] = Tool(self, key, launch.marker)
-        self.send({"op": "spawn", "id": key, **msgspec.to_builtins(launch, enc_hook=str)})
+        self._write(request)
         try:
             await asyncio.shield(tool.started)
         except asyncio.CancelledError:
             tool.stop()  # the caller will never hold it, so nobody else could
+            with contextlib.suppress(ProcessError):  # refused: there is nothing to be waited for
+                await asyncio.shield(tool.started)
+                await tool.wait()
             raise
         return tool
 
     async def close(self) -> None:
         """Ends every tool and the process; returns when all are dead."""
+        await self._end()
+        if self._listener is not None:
+            await self._listener
+
+    async def _end(self) -> None:
+        """Closes the link, upon which the process ends its tools and itself; kills it when it does not."""
         if self._writer is not None:
             self._writer.close()
         if self._process is not None:
@@ -451,25 +473,35 @@ class Supervisor:
                 async with asyncio.timeout(SUPERVISOR_END_S):
                     await self._process.wait()
             except TimeoutError:
-                self._process.kill()
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.kill()
                 await self._process.wait()
-        if self._listener is not None:
-            await self._listener
 
     def send(self, message: dict[str, object]) -> None:
+        self._write(_encoded(message))
+
+    def _write(self, line: bytes) -> None:
         if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(msgspec.json.encode(message) + b"\n")
+            self._writer.write(line)
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
-        with contextlib.suppress(ConnectionResetError):
-            while line := await reader.readline():
-                self._take(line)
-        if self._tools:
-            await self._bury()
+        try:
+            # An answer that is too long or cannot be read is no better than none: nothing after it can be trusted.
+            with contextlib.suppress(OSError, ValueError):
+                while line := await reader.readline():
+                    self._take(line)
+        finally:
+            self._linked = False
+            try:
+                await self._end()  # where only the link is broken, its tools live: it knows those without a marker
+            finally:
+                await self._bury()
 
     def _take(self, line: bytes) -> None:
         answer = _answers.decode(line)
-        tool = self._tools[answer.id]
+        tool = self._tools.get(answer.id)
+        if tool is None:
+            return
         match answer.op:
             case "started":
                 tool.pid = answer.pid
@@ -493,13 +525,19 @@ class Supervisor:
     async def _bury(self) -> None:
         """The supervisor went first: what it left is killed from here, and every wait gets its answer."""
         markers = [tool.marker for tool in self._tools.values()]
-        with contextlib.suppress(ProcessError):
-            await run(
-                [sys.executable, "-I", "-S", str(_SCRIPT), "sweep", *markers],
-                cwd=Path("/"),
-                timeout_s=SUPERVISOR_END_S,
-                output_bytes=READ_BYTES,
-            )
+        try:
+            if markers:
+                with contextlib.suppress(ProcessError):
+                    await run(
+                        [sys.executable, "-I", "-S", "-X", "utf8", str(_SCRIPT), "sweep", *markers],
+                        cwd=Path("/"),
+                        timeout_s=SUPERVISOR_END_S,
+                        output_bytes=READ_BYTES,
+                    )
+        finally:
+            self._settle_all()
+
+    def _settle_all(self) -> None:
         unseen = Exit(
             exit_code=None,
             signal=None,
@@ -517,6 +555,23 @@ class Supervisor:
             _settle(tool.started, None)
             _settle(tool.ended, unseen)
         self._tools.clear()
+
+
+def _encoded(message: dict[str, object]) -> bytes:
+    """A message to the supervisor as a line. Raises SpawnError for what is no JSON, or longer than it reads.
+
+    JSON in ASCII: half of a surrogate pair, which is how a file name that is not UTF-8 stands in a string, gets through.
+    """
+    try:
+        line = json.dumps(message, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    except ValueError as error:
+        raise SpawnError(f"cannot start the tool: {error}. Every limit must be a finite number.") from error
+    if len(line) > REQUEST_BYTES:
+        raise SpawnError(
+            f"cannot start the tool: its command line and environment take {len(line)} bytes, more than the limit of "
+            f"{REQUEST_BYTES}. Pass long texts in a file ({{prompt_file}}), and fewer files at once."
+        )
+    return line
 
 
 def _settle(future: asyncio.Future[_T], value: _T) -> None:

@@ -14,6 +14,14 @@ from typing import Any, Literal
 import msgspec
 
 PROFILES_BYTES = 1024 * 1024
+STRING_BYTES_MAX = 64 * 1024
+ITEMS_MAX = 1_000
+DEPTH_MAX = 4
+NUMBER_MAX = 2**53
+"""The largest whole number that every reader of JSON keeps exactly; far above every limit that makes sense."""
+TIMEOUT_S_MAX = 30 * 86_400.0
+GRACE_S_MAX = 60.0
+_SURROGATE = re.compile("[\ud800-\udfff]")
 ReportFormat = Literal["ruff-json", "mypy-json", "junit-xml", "none"]
 Context = Mapping[str, object]
 """What placeholders stand for: strings, numbers and paths; under ``files`` a list of strings."""
@@ -25,6 +33,15 @@ class ProfileError(ValueError):
 
 class PlaceholderError(ValueError):
     """An argument names something that the context does not have; nothing was started."""
+
+
+_MOST = {
+    "timeout_sec": TIMEOUT_S_MAX,
+    "idle_timeout_sec": TIMEOUT_S_MAX,
+    "output_bytes": NUMBER_MAX,
+    "memory_bytes": NUMBER_MAX,
+    "processes": NUMBER_MAX,
+}
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,9 +66,9 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         env_allow: names of variables that are handed on from the executor's own environment, such as an API key.
         stdin: a file it reads as its standard input, with placeholders; by default nothing at all.
         working_dir: where it runs, with placeholders, relative to the step's folder; by default that folder.
-        timeout_sec: its limit in seconds.
-        idle_timeout_sec: its limit on silence in seconds; by default none.
-        grace_sec: seconds between SIGTERM and SIGKILL.
+        timeout_sec: its limit in seconds, at most 30 days.
+        idle_timeout_sec: its limit on silence in seconds, at most 30 days; by default none.
+        grace_sec: seconds between SIGTERM and SIGKILL, at most 60.
         output_bytes: what is kept of each of its two outputs.
         memory_bytes: private writable memory of each of its processes; by default no limit.
         processes: processes of the user it runs as (the kernel exempts root); by default no limit.
@@ -91,12 +108,12 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def __post_init__(self) -> None:
         if not self.command:
             raise ValueError("command must not be empty")
-        for name in ("timeout_sec", "idle_timeout_sec", "output_bytes", "memory_bytes", "processes"):
+        for name, most in _MOST.items():
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} must be above 0")
-        if self.grace_sec < 0:
-            raise ValueError("grace_sec must be at least 0")
+            if value is not None and not 0 < value <= most:  # neither holds for NaN
+                raise ValueError(f"{name} must be above 0 and at most {most:.0f}")
+        if not 0 <= self.grace_sec <= GRACE_S_MAX:
+            raise ValueError(f"grace_sec must be at least 0 and at most {GRACE_S_MAX:.0f}")
         if not self.success_exit_codes:
             raise ValueError("success_exit_codes must name at least one code")
 
@@ -112,7 +129,8 @@ def load_tool_profiles(path: str | Path) -> dict[str, ToolProfile]:
     """The profiles of a file, by tool id.
 
     Raises:
-        ProfileError: it is missing, too large, not JSON, or says something that is not understood.
+        ProfileError: it is missing, too large, not JSON, or says something that is not understood; or it holds NUL, half
+            of a surrogate pair, a number that is not finite or beyond 2**53, a text above 64 KiB, a list above 1,000.
     """
     file = Path(path)
     try:
@@ -137,6 +155,8 @@ def parse_tool_profiles(data: bytes, source: str) -> dict[str, ToolProfile]:
         raise ProfileError(f"{source}: not valid JSON ({error}). Correct it at the place named.") from error
     if not isinstance(document, dict):
         raise ProfileError(f'{source}: must be an object {{"<tool id>": {{"command": …}}}}.')
+    for tool in document:
+        _check_values(tool, f"{source}: tool {tool[:80]!r}", "its id")
     return {tool: _profile(raw, tool, source) for tool, raw in document.items()}
 
 
@@ -164,10 +184,43 @@ def _profile(raw: object, tool: str, source: str) -> ToolProfile:
         if name in named:
             raise ProfileError(f"{where}: field {key!r} is given twice, in two spellings. Keep one of them.")
         named[name] = value
+        _check_values(value, where, key)
     try:
         return msgspec.convert(named, ToolProfile)
     except msgspec.ValidationError as error:
         raise ProfileError(f"{where}: {error}. See the fields of ToolProfile.") from error
+
+
+def _check_values(value: object, where: str, field: str, depth: int = 0) -> None:
+    """Refuses what JSON can hold and nothing after it can: no argument, no file name, no other reader of JSON."""
+    match value:
+        case str():
+            if "\0" in value:
+                raise ProfileError(f"{where}: {field} holds NUL, which no argument or file name can. Remove it.")
+            if _SURROGATE.search(value):
+                raise ProfileError(
+                    f"{where}: {field} holds half of a surrogate pair, which is no text. Write both halves, or the letter."
+                )
+            if (size := len(value.encode())) > STRING_BYTES_MAX:
+                raise ProfileError(
+                    f"{where}: {field} is {size} bytes long. Use at most {STRING_BYTES_MAX}, or let the tool read a file."
+                )
+        case int() | float():
+            if not abs(value) <= NUMBER_MAX:  # nor does NaN
+                raise ProfileError(
+                    f"{where}: {field} is {str(value)[:40]}, not a finite number of at most 2**53. Write a smaller one."
+                )
+        case list() | dict():
+            if len(value) > ITEMS_MAX:
+                raise ProfileError(f"{where}: {field} has {len(value)} entries. Use at most {ITEMS_MAX}.")
+            if depth == DEPTH_MAX:
+                raise ProfileError(f"{where}: {field} is nested too deeply. See the fields of ToolProfile.")
+            named = {f"[{at}]": item for at, item in enumerate(value)} if isinstance(value, list) else value
+            for name, item in named.items():
+                _check_values(name, where, f"a name in {field}", depth + 1)
+                _check_values(item, where, f"{field}{name if isinstance(value, list) else f'.{name[:40]}'}", depth + 1)
+        case _:
+            return
 
 
 def overlay(base: Mapping[str, ToolProfile], *layers: Mapping[str, ToolProfile]) -> dict[str, ToolProfile]:
@@ -181,6 +234,13 @@ def overlay(base: Mapping[str, ToolProfile], *layers: Mapping[str, ToolProfile])
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
+def placeholders(profile: ToolProfile) -> set[str]:
+    """The names of all placeholders in what a profile says, wherever they stand."""
+    texts = [profile.command, *profile.headless_args, *profile.args, *(profile.fix_args or ()), *profile.env.values()]
+    texts += [text for text in (profile.stdin, profile.working_dir, profile.report.source) if text is not None]
+    return {match.group(1) for text in texts for match in _PLACEHOLDER.finditer(text) if match.group(1)}
+
+
 def substitute(arguments: Sequence[str], context: Context) -> list[str]:
     """The arguments with ``{name}`` replaced by what the context has under that name.
 
@@ -190,7 +250,8 @@ def substitute(arguments: Sequence[str], context: Context) -> list[str]:
     ``{python}`` is the interpreter that runs Swell, unless the context says otherwise.
 
     Raises:
-        PlaceholderError: the context has no such name, or something under it that is not text, a number or a path.
+        PlaceholderError: the context has no such name, or something under it that is not text, a number or a path, or
+            that holds NUL, which no argument can.
     """
     substituted: list[str] = []
     for argument in arguments:
@@ -217,7 +278,7 @@ def _files(context: Context) -> list[str]:
         raise PlaceholderError("{files} is used, but the context names no files. Give it a list of paths.")
     if isinstance(files, str) or not isinstance(files, Sequence):
         raise PlaceholderError("{files} must stand for a list of paths.")
-    return [str(file) for file in files]
+    return [_without_nul("files", str(file)) for file in files]
 
 
 def _value(name: str, text: str, context: Context) -> str:
@@ -235,4 +296,10 @@ def _value(name: str, text: str, context: Context) -> str:
         raise PlaceholderError(
             f"{{{name}}} in {text!r} must stand for text, a number or a path, not {type(value).__name__}."
         )
-    return str(value)
+    return _without_nul(name, str(value))
+
+
+def _without_nul(name: str, value: str) -> str:
+    if "\0" in value:
+        raise PlaceholderError(f"{{{name}}} stands for a text that holds NUL, which no argument can. Remove it.")
+    return value

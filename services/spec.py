@@ -13,7 +13,7 @@ import msgspec
 from services.bundle import WorkstreamBundle, WorkstreamChecks
 from services.checks import Checks, EffectiveChecks, resolve
 from services.events import Check, CheckKind, Step
-from services.profiles import ToolProfile
+from services.profiles import ToolProfile, placeholders
 
 CHECKS_NAMED_MAX = 100
 """Checks that one event names; more are meant together, and derived again from the definition."""
@@ -171,7 +171,7 @@ class Definitions:
     def _identify(self, kind: CheckKind, name: str, workstream: str, ranges: Ranges) -> Check:
         """A check is the same check when its tool, its arguments, its environment and the files it is given are the same."""
         profile = self.spec.profiles.get(name) if kind != "acceptance" else None
-        takes_files = profile is not None and any("{files}" in argument for argument in profile.args)
+        takes_files = profile is not None and "files" in placeholders(profile)
         setup = self.checks(workstream).setup
         key = (kind, name, repr(setup), ranges if takes_files else None)
         known = self._identities.get(key)

@@ -290,10 +290,20 @@ def stop(state_dir: Path, *, timeout_s: float = STOP_TIMEOUT_S) -> bool:
     return True
 
 
+def _lives(pid: int) -> bool:
+    """Whether an owner runs under this pid; one that ended has no command line, even while nobody has waited for it.
+
+    Between taking the lock and saying so, an owner is preceded by the status of the last one: its pid may be reused.
+    """
+    try:
+        return b"swell" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
 def _signal(pid: int, number: signal.Signals) -> None:
-    # Between taking the lock and saying so, an owner is preceded by the status of the last one: its pid may be reused.
-    with contextlib.suppress(OSError):
-        if b"swell" in Path(f"/proc/{pid}/cmdline").read_bytes():
+    if _lives(pid):
+        with contextlib.suppress(OSError):
             os.kill(pid, number)
 
 
@@ -305,6 +315,8 @@ def _await_ready(state_dir: Path, timeout_s: float, report: Callable[[str], None
     while True:
         owned = is_owned(state_dir)
         status = read_status(state_dir)
+        if owned and status is not None and not _lives(status.pid):
+            status = None  # the last owner's: the one that holds the lock now has not said anything yet
         if owned and status is not None and status.state == "ready":
             return status
         if not owned:

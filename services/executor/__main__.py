@@ -22,7 +22,7 @@ from services.executor.config import PREFIX, ExecutorConfig
 from services.executor.step import StepConfig, Steps
 from services.executor.tools import tool_path
 from services.executor.worker import Executor
-from services.process import ProcessError, Supervisor
+from services.process import ProcessError, Supervisor, SupervisorGoneError
 from services.ready import announce
 
 log = structlog.get_logger()
@@ -55,26 +55,31 @@ async def run(config: ExecutorConfig) -> None:
         )
         await steps.prepare()
         executor = Executor(bus, steps, name=_name(config), pool=config.pool, slots=slots)
-        await _serve(config, executor, stop)
+        await _serve(config, executor, supervisor, stop)
 
 
-async def _serve(config: ExecutorConfig, executor: Executor, stop: asyncio.Event) -> None:
+async def _serve(config: ExecutorConfig, executor: Executor, supervisor: Supervisor, stop: asyncio.Event) -> None:
+    """Execute until `stop`, or until the supervisor is gone: without one nothing can be run, so a restart is due."""
     executing = asyncio.create_task(executor.run())
     stopping = asyncio.create_task(stop.wait())
+    orphaned = asyncio.create_task(supervisor.gone())
     try:
         if config.ready_file is not None:
             announce(config.ready_file, 0)
-        await asyncio.wait({executing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({executing, stopping, orphaned}, return_when=asyncio.FIRST_COMPLETED)
     finally:
+        gone = orphaned.done()
         if not executing.done():
-            await executor.drain(config.stop_grace_s)
-        executing.cancel()
-        stopping.cancel()
-        await asyncio.wait({executing, stopping})
+            await executor.drain(0 if gone else config.stop_grace_s)
+        for task in (executing, stopping, orphaned):
+            task.cancel()
+        await asyncio.wait({executing, stopping, orphaned})
         if config.ready_file is not None:
             config.ready_file.unlink(missing_ok=True)
     if not executing.cancelled():
         executing.result()
+    if gone:
+        raise SupervisorGoneError("the tool supervisor has ended: the executor must be started anew")
     log.info("executor.stopped")
 
 

@@ -5,6 +5,7 @@ A check that crashed, could not be started, ran out of time, or left no report h
 neither a failure to be fixed nor "no findings".
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,18 @@ from services.checks import acceptance_command
 from services.diagnostic import Diagnostic, error_signature
 from services.events import Check, CheckOutcome, CheckResult
 from services.executor.diagnostics import ReportError, judge, read
+from services.executor.output import Secrets, read_output
 from services.executor.tools import Invocation, invoke
 from services.executor.workspace import Workspace
+from services.git import readable
 from services.process import Supervisor
 from services.profiles import PlaceholderError, ToolProfile, substitute_one
 from services.scope import Droppings
 
 OUTPUT_TAIL_BYTES = 20_000
+OUTPUT_MARGIN_BYTES = 512 * 1024
+"""What the end of a cut output may add to its limit."""
+
 MESSAGE_CHARS = 1_500
 DISCARDED_MAX = 50
 
@@ -88,6 +94,7 @@ class Checking:
         droppings: Sequence[str],
         marker: str,
         output_bytes: int,
+        secrets: Secrets,
         text: Callable[[Check], str],
     ) -> None:
         """`context` are the placeholders' values; `scratch` is the attempt's own folder; `text` gives a check's whole text."""
@@ -101,6 +108,7 @@ class Checking:
         self._marker = marker
         self._output_bytes = output_bytes
         self._text = text
+        self._secrets = secrets
 
     async def all(self, checks: Sequence[Check], *, timeout_s: float) -> Judged:
         """In order. The first STATIC check that does not pass ends it; the others all have their say."""
@@ -115,7 +123,7 @@ class Checking:
 
     async def _one(self, check: Check, judged: Judged, number: int, timeout_s: float) -> CheckResult:
         if check.kind == "acceptance":
-            argv = acceptance_command(self._text(check), self._has)
+            argv = acceptance_command(self._text(check), self._has, path=self._env["PATH"])
             if argv is None:
                 return _result(check, "not_executable", message="not a command; start it with '$ ' to run it")
             profile = ToolProfile(
@@ -146,7 +154,7 @@ class Checking:
     def _judge(
         self, check: Check, profile: ToolProfile, invocation: Invocation, scratch: Path, judged: Judged
     ) -> CheckResult:
-        output = _bytes(invocation.stdout) + _bytes(invocation.stderr)
+        output = self._output(invocation.stdout) + self._output(invocation.stderr)
         if output or not invocation.ok:
             judged.log.append(b"$ " + " ".join(invocation.argv).encode(errors="replace") + b"\n" + output)
         exit_code = invocation.exit.exit_code if invocation.exit is not None else None
@@ -180,7 +188,7 @@ class Checking:
         if report.format == "none" or invocation.exit is None:
             return []
         if report.source == "stdout":
-            data = _bytes(invocation.stdout)
+            data = self._output(invocation.stdout)
         else:
             context = {**self._context, "scratch": str(scratch)}
             data = read(Path(substitute_one(report.source, context)))
@@ -193,6 +201,9 @@ class Checking:
             success=invocation.ok,
         )
 
+    def _output(self, file: Path) -> bytes:
+        return self._secrets.mask(read_output(file, self._output_bytes + OUTPUT_MARGIN_BYTES))
+
     async def _put_back(self, judged: Judged) -> None:
         if not self._workspace.changed():
             return
@@ -201,7 +212,8 @@ class Checking:
             for path in self._workspace.differences()
             if not self._droppings.matches(path) and not (self._workspace.path / path).is_dir()
         ]
-        judged.discarded = sorted({*judged.discarded, *touched})[:DISCARDED_MAX]
+        named = {readable(os.fsencode(path)) for path in touched}
+        judged.discarded = sorted({*judged.discarded, *named})[:DISCARDED_MAX]
         await self._workspace.materialise(self._workspace.commit)
 
     def _has(self, path: str) -> bool:
@@ -247,10 +259,3 @@ def _result(
         findings=findings,
         message=message[:400],
     )
-
-
-def _bytes(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except FileNotFoundError:
-        return b""

@@ -29,6 +29,10 @@ BLAMED_FILES_MAX: Final = 200
 _VALUE: Final = re.compile(r"\A[A-Za-z0-9_-]{1,128}\Z")
 
 
+# Guessed renames would make conflicts of edits that do not touch: scopes name paths, not what became of folders.
+_MERGE: Final = ("-c", "merge.renames=false", "-c", "merge.directoryRenames=false")
+
+
 class MergeUnavailableError(Exception):
     """The merge could not be tried. `remedy` says what to do next."""
 
@@ -67,7 +71,7 @@ async def three_tree(mirror: Mirror, *, base: str, ours: str, theirs: str) -> Ou
         if trees[1] in (trees[0], trees[2]) or trees[0] == trees[2]:
             return Merged(tree=trees[1] if trees[0] == trees[2] else trees[2])
         sides = await asyncio.gather(*(commit_tree(mirror.git, tree, [base], "side", 0) for tree in trees[1:]))
-        done = await mirror.git.run("merge-tree", "--write-tree", "-z", "--messages", *sides, ok=(0, 1))
+        done = await mirror.git.run(*_MERGE, "merge-tree", "--write-tree", "-z", "--messages", *sides, ok=(0, 1))
     except MirrorError as error:
         raise MergeUnavailableError(str(error.args[0]), error.remedy) from error
     except GitError as error:

@@ -9,11 +9,12 @@ import contextlib
 import hashlib
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -25,18 +26,19 @@ from services.bus import BusError
 from services.checks import EffectiveChecks
 from services.commands import RunStep
 from services.diagnostic import Diagnostic
-from services.events import LINE, Artifact, ErrorClass, Snapshot, StepFinished
+from services.events import LINE, Artifact, Check, ErrorClass, Snapshot, StepFinished
 from services.executor import snapshot as snapshots
-from services.executor.checking import Checking, Judged
+from services.executor.checking import OUTPUT_MARGIN_BYTES, Checking, Judged
 from services.executor.merge import Conflict, MergeUnavailableError, blame_workstreams, commit_on, three_tree
 from services.executor.mirror import DeliveryRefusedError, Mirror, MirrorError, attempt_ref, delivery_ref
+from services.executor.output import Secrets, read_output
 from services.executor.prompt import edit_prompt, fix_prompt
 from services.executor.snapshot import SnapshotError, Taken
 from services.executor.tools import Invocation, invoke, tool_path
 from services.executor.workspace import Workspace, WorkspaceError, WorkspacePool
 from services.git import GitError
 from services.process import Launch, ProcessError, Supervisor, child_environment
-from services.profiles import ToolProfile
+from services.profiles import ToolProfile, placeholders
 from services.scope import Droppings, Scope, ScopePattern
 from services.spec import CHECKS_NAMED_MAX, Definitions, Ranges, decode_spec
 from services.wire import live_subject
@@ -219,11 +221,16 @@ class _Attempt:
             path = f"{setup / 'bin'}{os.pathsep}{path}"
         return env | {"PATH": path}
 
-    def _context(self, workspace: Workspace, scratch: Path, ranges: Ranges) -> dict[str, Any]:
+    async def _context(
+        self, workspace: Workspace, scratch: Path, ranges: Ranges, profiles: Iterable[ToolProfile]
+    ) -> dict[str, Any]:
         """What placeholders stand for. The run's own context comes first: it cannot replace what the engine says."""
+        files: list[str] = []
+        if any("files" in placeholders(profile) for profile in profiles):
+            files = await asyncio.to_thread(self._files, workspace, self.definitions.files(ranges))
         return {
             **self.spec.options.context,
-            "files": self._files(workspace, self.definitions.files(ranges)),
+            "files": files,
             "worktree_path": str(workspace.path),
             "repo_root": str(workspace.path),
             "cwd": str(workspace.path),
@@ -237,7 +244,10 @@ class _Attempt:
         }
 
     def _files(self, workspace: Workspace, patterns: Sequence[str]) -> list[str]:
-        """The existing files that a declared scope covers, at most FILES_EXPANDED_MAX."""
+        """The existing files that a declared scope covers; none of them can be taken for an option.
+
+        More than FILES_EXPANDED_MAX are an error: a tool that sees only some of its files would judge only those.
+        """
         found: dict[str, None] = {}
         rest = []
         for pattern in patterns:
@@ -246,11 +256,30 @@ class _Attempt:
             elif any(mark in pattern for mark in "*?[") or (workspace.path / pattern).is_dir():
                 rest.append(ScopePattern(text=pattern))
         if rest:
-            folders = {path for path, status in workspace.scan().items() if len(status) == 1}
-            for path in sorted(workspace.scan()):
-                if path not in folders and any(pattern.covers(path) for pattern in rest):
+            for path, status in sorted(workspace.scan().items()):
+                if len(status) > 1 and any(pattern.covers(path) for pattern in rest):
                     found[path] = None
-        return list(found)[:FILES_EXPANDED_MAX]
+                if len(found) > FILES_EXPANDED_MAX:
+                    break
+        if len(found) > FILES_EXPANDED_MAX:
+            raise _Failed(
+                "tool_failed",
+                f"{{files}} stands for more than {FILES_EXPANDED_MAX} files: narrow files_scope, or give the tool a folder",
+            )
+        return [f"./{path}" if path.startswith("-") else path for path in found]
+
+    def _profiles(self, checks: Iterable[Check]) -> list[ToolProfile]:
+        return [self.spec.profiles[check.name] for check in checks if check.name in self.spec.profiles]
+
+    def _secrets(self) -> Secrets:
+        """Values of our own environment that any profile of the run hands to its tool."""
+        names = {name for profile in self.spec.profiles.values() for name in profile.env_allow}
+        return Secrets(os.environ[name] for name in names if name in os.environ)
+
+    def _log_of(self, invocation: Invocation) -> bytes:
+        limit = self.steps._config.output_bytes + OUTPUT_MARGIN_BYTES  # noqa: SLF001
+        both = b"".join(read_output(file, limit) for file in (invocation.stdout, invocation.stderr))
+        return self._secrets().mask(both)
 
     def _own(self) -> Ranges:
         index = self.definitions.index[self.workstream]
@@ -292,7 +321,7 @@ class _Attempt:
             raise _Failed("tool_missing", f"no tool profile {tool!r}: add it to the tool profiles, or correct the name")
         async with self._scratch() as scratch, self.repository.pool.at(self.step.input.commit) as workspace:
             setup = await self._setup(workspace, checks, scratch)
-            context = self._context(workspace, scratch, self._own())
+            context = await self._context(workspace, scratch, self._own(), [profile])
             prompt, extra = await self._prompt(scratch, fix=fix)
             context |= {"prompt": prompt, "prompt_file": str(scratch / "prompt.md"), **extra}
             keeping = asyncio.create_task(self._keep("prompt", prompt.encode()))
@@ -309,7 +338,7 @@ class _Attempt:
                     time_ns=self.command.scheduled_ns,
                     droppings=checks.droppings,
                 ),
-                self._keep("log", _log_of(invocation)),
+                self._keep("log", self._log_of(invocation)),
             )
             return await self._changed(invocation, taken, checks, scratch, [*told, *logged])
 
@@ -373,7 +402,7 @@ class _Attempt:
         if ended.ended_by != "itself":
             return "timeout", f"the tool was ended by {ended.ended_by} after {ended.wall_s:.1f} s"
         if not invocation.ok:
-            last = _log_of(invocation)[-300:].decode(errors="replace").strip()
+            last = self._log_of(invocation)[-300:].decode(errors="replace").strip()
             return "tool_failed", f"the tool ended with exit code {ended.exit_code}: {last}"
         if not taken.changed and not (checks.allow_no_change and self.step.step == "edit"):
             return "no_change", "the tool succeeded and changed nothing"
@@ -468,14 +497,10 @@ class _Attempt:
                 await self._say(subject, file, said)
 
     async def _say(self, subject: str, file: Path, position: int) -> int:
-        with contextlib.suppress(FileNotFoundError):
-            with file.open("rb") as opened:
-                opened.seek(position)
-                data = opened.read(LIVE_BYTES)
-            if data:
-                await self.steps._bus.say(subject, data)  # noqa: SLF001
-            return len(data)
-        return 0
+        data = read_output(file, LIVE_BYTES, start=position)
+        if data:
+            await self.steps._bus.say(subject, self._secrets().mask(data))  # noqa: SLF001
+        return len(data)
 
     # Setup
 
@@ -512,7 +537,9 @@ class _Attempt:
                     await tool.wait()
                     self._count_ended()
                     raise
-                output += f"$ {' '.join(argv)}\n".encode() + stdout.read_bytes() + stderr.read_bytes()
+                limit = self.steps._config.output_bytes + OUTPUT_MARGIN_BYTES  # noqa: SLF001
+                printed = read_output(stdout, limit) + read_output(stderr, limit)
+                output += f"$ {' '.join(argv)}\n".encode() + printed
                 if ended.ended_by != "itself" or ended.exit_code != 0:
                     raise _Failed(
                         "setup_error",
@@ -534,21 +561,23 @@ class _Attempt:
         ranges = tuple((start, end) for start, end in self.step.merged) or self._own()
         async with self._scratch() as scratch, self.repository.pool.at(self.step.input.commit) as workspace:
             setup = await self._setup(workspace, checks, scratch)
+            wanted = self.step.checks
+            if self.step.every_check:
+                wanted = self.definitions.required(self.step.step, ranges)
+            context = await self._context(workspace, scratch, ranges, self._profiles(wanted))
             checking = Checking(
                 self.steps._supervisor,  # noqa: SLF001
                 workspace,
                 profiles=self.spec.profiles,
-                context=self._context(workspace, scratch, ranges),
+                context=context,
                 env=self._environment(workspace, scratch, setup),
                 scratch=scratch,
                 droppings=checks.droppings,
                 marker=self.marker,
                 output_bytes=self.steps._config.output_bytes,  # noqa: SLF001
+                secrets=self._secrets(),
                 text=self.definitions.text,
             )
-            wanted = self.step.checks
-            if self.step.every_check:
-                wanted = self.definitions.required(self.step.step, ranges)
             try:
                 judged = await checking.all(wanted, timeout_s=self.step.timeout_s)
             except asyncio.CancelledError:
@@ -598,7 +627,7 @@ class _Attempt:
             return StepFinished(
                 ok=False,
                 error_class="merge_conflict",
-                message=f"{self.workstream} conflicts with {', '.join(others) or 'the line'}",
+                message=f"{self.workstream} conflicts with {', '.join(others) or 'the line'}"[:1500],
                 conflicts=named(outcome.files),
                 others=others[:50],
             )
@@ -654,15 +683,7 @@ def _setup_key(workspace: Workspace, checks: EffectiveChecks) -> str:
     digest = hashlib.sha256(repr(checks.setup).encode())
     matching = Droppings(checks.lock_files)
     for path, status in sorted(workspace.scan().items()):
-        if len(status) > 1 and matching.matches(path):
-            digest.update(path.encode() + b"\0")
+        if len(status) > 1 and stat.S_ISREG(status[0]) and matching.matches(path):
+            digest.update(os.fsencode(path) + b"\0")
             digest.update(hashlib.sha256((workspace.path / path).read_bytes()).digest())
     return digest.hexdigest()[:32]
-
-
-def _log_of(invocation: Invocation) -> bytes:
-    parts = []
-    for file in (invocation.stdout, invocation.stderr):
-        with contextlib.suppress(FileNotFoundError):
-            parts.append(file.read_bytes())
-    return b"".join(parts)

@@ -49,6 +49,8 @@ MARKER_VARIABLE = "SWELL_ATTEMPT"
 PIPE_BYTES = 256 * 1024  # a fuller pipe costs fewer wake-ups; above the kernel's default of 64 KiB
 TAIL_BYTES = 256 * 1024  # kept from the end of an output that is cut; tools print their result last
 REQUEST_BYTES = 16 * 1024 * 1024  # one request: a command line and an environment (the kernel takes 2 MiB)
+REFUSAL_CHARS = 1000
+PAUSE_S = 3600.0  # the longest wait in one piece: the kernel counts milliseconds in 32 bits
 DESCRIPTORS = 1 << 16
 OUTPUT_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK
 SWEEP_PAUSE_S = 0.005
@@ -56,6 +58,8 @@ CLOSE_GRACE_S = 3.0  # for the tools, once the executor is gone
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
+# What a request can make a system call raise: NUL and half of a surrogate pair are ValueErrors.
+_UNUSABLE = (OSError, ValueError, OverflowError)
 _buffer = bytearray(PIPE_BYTES)
 _view = memoryview(_buffer)
 
@@ -143,11 +147,11 @@ class Tool:
         "wall_s",
     )
 
-    def __init__(self, request: dict[str, Any], pid: int, streams: list[Stream], now: float) -> None:
+    def __init__(self, request: dict[str, Any], now: float) -> None:
         self.key: int = request["id"]
         self.marker: str = request["marker"]
-        self.pid = pid  # its init under `pidns`, the tool itself under `sweep`
-        self.streams = streams
+        self.pid = 0  # its init under `pidns`, the tool itself under `sweep`
+        self.streams: list[Stream] = []
         self.started = self.last_output = now
         self.deadline: float = now + request["timeout_s"]
         self.idle_s: float | None = request["idle_timeout_s"]
@@ -195,6 +199,11 @@ class Tool:
 
 class Refused(Exception):  # noqa: N818 - a request turned down is an answer, not an error of ours
     """The tool was not started; the first argument is ``not_found`` or ``failed``, the second says why."""
+
+
+def _plain(reason: object) -> str:
+    """A reason in at most 1,000 characters that every encoder takes; a path in it may hold anything."""
+    return str(reason)[:REFUSAL_CHARS].encode(errors="backslashreplace").decode()[:REFUSAL_CHARS]
 
 
 def _program(name: str, cwd: str, search: str) -> str:
@@ -258,13 +267,15 @@ def _fork_init() -> int:
     spares the process in between that would otherwise have to unshare and fork.
     """
     own = os.open("/proc/self/ns/pid", os.O_RDONLY)
-    _call("unshare", CLONE_NEWPID)
     pid = -1
     try:
-        pid = os.fork()
+        _call("unshare", CLONE_NEWPID)
+        try:
+            pid = os.fork()
+        finally:
+            if pid != 0:
+                _call("setns", own, CLONE_NEWPID)
     finally:
-        if pid != 0:
-            _call("setns", own, CLONE_NEWPID)
         os.close(own)
     return pid
 
@@ -330,8 +341,8 @@ def _become_init(request: dict[str, Any], program: str, streams: tuple[int, int]
             outcome = _reap_until(main)
         survivors = _count_others()
         os.write(report, b"%d ended %d %d\n" % (key, outcome, survivors))
-    except (OSError, ValueError) as error:
-        os.write(report, b"%d failed %s\n" % (key, str(error).replace("\n", " ").encode()[:1000]))
+    except _UNUSABLE as error:
+        os.write(report, b"%d failed %s\n" % (key, _plain(error).replace("\n", " ").encode()[:REFUSAL_CHARS]))
     finally:
         os._exit(0)
 
@@ -446,7 +457,7 @@ class Supervisor:
         gc.freeze()
         while not (self.closing and not self.tools):
             due = min((tool.due() for tool in self.tools.values()), default=float("inf"))
-            pause = None if due == float("inf") else max(due - time.monotonic(), 0)
+            pause = None if due == float("inf") else min(max(due - time.monotonic(), 0), PAUSE_S)
             if self.sweeping:
                 pause = SWEEP_PAUSE_S if pause is None else min(pause, SWEEP_PAUSE_S)
             for key, _ in self.selector.select(pause):
@@ -506,9 +517,14 @@ class Supervisor:
             try:
                 self.spawn(request)
             except Refused as refusal:
-                self.send({"op": "refused", "id": request["id"], "kind": refusal.args[0], "message": refusal.args[1]})
+                self.refuse(request["id"], *refusal.args)
+            except _UNUSABLE as error:
+                self.refuse(request["id"], "failed", error)
         elif (tool := self.tools.get(request["id"])) is not None:
             self.stop(tool, request["reason"])
+
+    def refuse(self, key: int, kind: str, reason: object) -> None:
+        self.send({"op": "refused", "id": key, "kind": kind, "message": _plain(reason)})
 
     def close(self) -> None:
         """The executor is gone, or we are asked to go: end everything, then end."""
@@ -525,14 +541,14 @@ class Supervisor:
     def spawn(self, request: dict[str, Any]) -> None:
         program = _program(request["argv"][0], request["cwd"], request["env"].get("PATH", os.defpath))
         request["env"][MARKER_VARIABLE] = request["marker"]
-        started = time.monotonic()
+        tool = Tool(request, time.monotonic())  # first: numbers that will not do must show before anything runs
         pipes: list[tuple[int, int]] = []
         files: list[int] = []
         try:
             # O_NONBLOCK: a FIFO in the place of a file must not stop everything here.
             request["input"] = os.open(request["stdin"] or "/dev/null", os.O_RDONLY | os.O_NONBLOCK)
-        except OSError as error:
-            raise Refused("failed", str(error)) from error
+        except _UNUSABLE as error:
+            raise Refused("failed", error) from error
         try:
             for name in ("stdout", "stderr"):
                 files.append(os.open(request[name], OUTPUT_FLAGS, 0o600))
@@ -543,22 +559,21 @@ class Supervisor:
                 if self.mode == "pidns"
                 else self.plain(request, program, writers)
             )
-        except (OSError, ValueError) as error:
+        except _UNUSABLE as error:
             for fd in (*files, *(reader for reader, _ in pipes)):
                 os.close(fd)
-            raise Refused("failed", str(error)) from error
+            raise Refused("failed", error) from error
         finally:
             for fd in (request["input"], *(writer for _, writer in pipes)):
                 os.close(fd)
-        streams = []
         for (reader, _), file in zip(pipes, files, strict=True):
             os.set_blocking(reader, False)
             with contextlib.suppress(OSError):  # the user's quota of pipe memory is spent: smaller pipes do as well
                 fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-            streams.append(Stream(reader, file, request["output_bytes"]))
-        tool = Tool(request, pid, streams, started)
+            tool.streams.append(Stream(reader, file, request["output_bytes"]))
+        tool.pid = pid
         self.tools[tool.key] = self.by_pid[pid] = tool
-        for stream in streams:
+        for stream in tool.streams:
             self.selector.register(stream.fd, selectors.EVENT_READ, lambda s=stream: self.drain(tool, s))
         if self.mode == "sweep":
             self.send({"op": "started", "id": tool.key, "pid": pid})
@@ -578,7 +593,12 @@ class Supervisor:
         """Forks and executes the tool; an error of the execution is raised here."""
         parent = os.getpid()
         error_in, error_out = os.pipe()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(error_in)
+            os.close(error_out)
+            raise
         if pid == 0:
             try:
                 _die_with_parent()
@@ -593,12 +613,12 @@ class Supervisor:
                 os.chdir(request["cwd"])
                 _limit(request)
                 os.execve(program, request["argv"], request["env"])  # noqa: S606 - no shell is the point
-            except (OSError, ValueError) as error:
-                os.write(error_out, str(error).encode()[:1000])
+            except _UNUSABLE as error:
+                os.write(error_out, _plain(error).encode()[:REFUSAL_CHARS])
             finally:
                 os._exit(1)
         os.close(error_out)
-        message = os.read(error_in, 1000)
+        message = os.read(error_in, REFUSAL_CHARS)
         os.close(error_in)
         if message:
             os.waitpid(pid, 0)
@@ -630,9 +650,7 @@ class Supervisor:
             if what == b"started":
                 self.send({"op": "started", "id": tool.key, "pid": tool.pid})
             elif what == b"failed":
-                self.send(
-                    {"op": "refused", "id": tool.key, "kind": "failed", "message": detail.decode(errors="replace")}
-                )
+                self.refuse(tool.key, "failed", detail.decode(errors="replace"))
                 del self.tools[tool.key]
             else:
                 tool.outcome, tool.survivors = map(int, detail.split())

@@ -53,6 +53,8 @@ InvocationError = Literal["not_found", "spawn_failed", "placeholder"]
 class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     """What came of starting a tool: either an ``exit`` or an ``error`` with its ``message``.
 
+    ``argv`` is for people and reports: what is not UTF-8 in it stands there escaped.
+
     ``ok`` means that it ended by itself with one of the profile's success codes; whether anything changed, and what a
     report says, is judged elsewhere. ``stdout`` and ``stderr`` are files, which may not exist when there is an error.
     """
@@ -117,7 +119,7 @@ async def invoke(
         )
     except PlaceholderError as error:
         return refused("placeholder", error)
-    argv = launch.argv
+    argv = tuple(word.encode(errors="backslashreplace").decode() for word in launch.argv)
     try:
         tool = await supervisor.spawn(launch)
     except ProgramMissingError as error:

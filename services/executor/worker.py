@@ -192,11 +192,11 @@ class Executor:
                 await self._bus.append(attempt_subject(*work.key), data, expect=work.sequence)
             except RefusedError:
                 log.info("executor.result_refused", attempt=work.key)
-                refused = ResultRefused(executor=self._name, boot=self._boot, result=result)
+                refused = ResultRefused(executor=self._name, boot=self._boot, result=_minimal(result))
                 await self._late(work, [refused])
                 await self._tell_reaped(work)
                 return
-            except BusUnavailableError as error:
+            except BusError as error:
                 log.warning("executor.close_retry", attempt=work.key, error=str(error))
                 await asyncio.sleep(RETRY_S)
             else:
@@ -209,7 +209,7 @@ class Executor:
     async def _late(self, work: Work, events: list[AnyEvent]) -> None:
         try:
             await self._bus.add(late_subject(*work.key), encode_entry(self._entry(work.key[0], events)))
-        except BusError as error:
+        except (BusError, WireError) as error:
             log.error("executor.late_fact_lost", attempt=work.key, error=str(error))
 
     def _entry(self, run: str, events: list[AnyEvent]) -> Entry:

@@ -20,7 +20,7 @@ from services.scheduler.shell import Shell
 from services.scheduler.submission import REQUEST_ID, RUN_ID, Header, Planned, SubmissionError, Submissions
 from services.scheduler.v1 import scheduler_pb2 as pb
 from services.scheduler.v1.scheduler_pb2_grpc import SchedulerServiceServicer
-from services.spec import encode_spec
+from services.spec import RunSpec, decode_spec, encode_spec
 from services.wire import Entry, all_of_run, encode_entry, request_subject
 
 log = structlog.get_logger()
@@ -28,6 +28,9 @@ log = structlog.get_logger()
 SERVICE = "swell.scheduler.v1.SchedulerService"
 FINDINGS_MAX = 200
 FOLD_TIMEOUT_S = 10.0
+SILENCE_S = 30.0
+DOCUMENT_COST_BYTES = 256
+"""What a document weighs beside its content and name: many empty ones are not free."""
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _STEPS: dict[str, Step] = {"edit": "edit", "static": "static", "runtime": "runtime", "fix": "fix"}
@@ -68,7 +71,7 @@ class SchedulerServer(SchedulerServiceServicer):
         if planned.spec is None:
             raise _refused(planned.report)
         spec = planned.spec
-        data = await asyncio.to_thread(encode_spec, spec)
+        data = await asyncio.to_thread(_encoded, spec)
         artifact = await self._stored(data)
         event = RunRequested(
             request_id=header.request_id,
@@ -112,13 +115,13 @@ class SchedulerServer(SchedulerServiceServicer):
         header: pb.RunHeader | None = None
         documents: list[tuple[str, bytes]] = []
         size = 0
-        async for message in messages:
+        async for message in _in_time(messages):
             match message.WhichOneof("part"):
                 case "header" if header is None:
                     header = message.header
                 case "document" if header is not None:
                     documents.append((message.document.name, message.document.content))
-                    size += len(message.document.content)
+                    size += len(message.document.content) + len(message.document.name) + DOCUMENT_COST_BYTES
                 case _:
                     raise invalid("part", "send the header once and first, then documents")
             if size > self._config.submission_bytes_max:
@@ -217,6 +220,23 @@ class SchedulerServer(SchedulerServiceServicer):
             )
 
 
+async def _in_time(messages: AsyncIterator[pb.SubmitRunRequest]) -> AsyncIterator[pb.SubmitRunRequest]:
+    """The messages of a submission that is made without a pause: a silent caller holds nobody up."""
+    stream = aiter(messages)
+    while True:
+        try:
+            message = await asyncio.wait_for(anext(stream), SILENCE_S)
+        except StopAsyncIteration:
+            return
+        except TimeoutError as error:
+            raise RpcError(
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                "SUBMISSION_STALLED",
+                f"nothing came for {SILENCE_S:g} s: send the whole submission at once",
+            ) from error
+        yield message
+
+
 def _plain(header: pb.RunHeader) -> Header:
     options = header.options
     return Header(
@@ -238,6 +258,16 @@ def _plain(header: pb.RunHeader) -> Header:
         breaker_json=header.breaker_json,
         actor=header.actor,
     )
+
+
+def _encoded(spec: RunSpec) -> bytes:
+    """The definition's bytes, if they can be read back: what cannot must not become a run."""
+    try:
+        data = encode_spec(spec)
+        decode_spec(data)
+    except ValueError as error:
+        raise invalid("header", f"the definition cannot be stored: {error}") from error
+    return data
 
 
 def _findings(findings: list[Finding]) -> list[pb.PlanFinding]:

@@ -188,7 +188,10 @@ class Shell:
         """An entry that cannot be read still ends its subject."""
         name = recorded.subject.split(".")[2] if recorded.subject.count(".") > 1 else ""
         run = self.runs.get(name)
+        over = self.over.get(name)
         if run is None:
+            if over is not None and place is not None and place.kind == "run":
+                self.over[name] = msgspec.structs.replace(over, last_run_sequence=recorded.sequence)
             return ""
         skip(run, recorded.sequence, place)
         return name
@@ -265,14 +268,14 @@ class Shell:
             self._driving.pop(run, None)
 
     async def _give_up(self, state: RunState, error: Exception) -> None:
-        """A decision that cannot be taken or written ends its run, with the reason, instead of being tried for ever."""
+        """A decision that cannot be taken or written stops its run, with the reason, instead of being tried for ever."""
         log.error("scheduler.decision_failed", run=state.run, exc_info=error)
         reason = f"the scheduler could not decide: {type(error).__name__}: {str(error)[:300]}"
-        event: AnyEvent = RunStopping(outcome="failed", reason=reason)
         if state.stopping is not None:
-            event = RunFinished(state="failed", reason=reason, completed=0, failed=0, blocked=0, cancelled=0)
+            await asyncio.sleep(RETRY_S)
+            return
         try:
-            data = encode_entry(self._entry(state, [event]))
+            data = encode_entry(self._entry(state, [RunStopping(outcome="failed", reason=reason)]))
             sequence = await self._log.append(run_subject(state.run), data, expect=state.last_run_sequence)
             self._awaiting[state.run] = sequence
         except (BusError, WireError) as failure:

@@ -11,6 +11,7 @@ import msgspec
 from services.bundle import SET_BYTES_MAX, BundleValidationError, WorkstreamBundle, parse_bundles
 from services.checks import Checks, ChecksError, parse_checks, resolve
 from services.config import ConfigError, load_yaml
+from services.git import redacted
 from services.plan import Finding, PlanReport, validate_plan
 from services.profiles import (
     ProfileError,
@@ -18,6 +19,7 @@ from services.profiles import (
     load_tool_profiles,
     overlay,
     parse_tool_profiles,
+    placeholders,
     shipped_tool_profiles,
 )
 from services.resources import resource
@@ -29,6 +31,7 @@ RUN_ID = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
 REQUEST_ID = re.compile(r"\A[A-Za-z0-9_-]{8,64}\Z")
 COMMIT = re.compile(r"\A(?:[0-9a-f]{40}|[0-9a-f]{64})\Z")
 RESERVED_RUNS = frozenset({"fleet"})
+OF_ONE_ATTEMPT = frozenset({"workstream", "step", "attempt", "prompt", "prompt_file", "diagnostics_file"})
 CONTEXT_BYTES_MAX = 64 * 1024
 BREAKER_BYTES_MAX = 64 * 1024
 TIMEOUT_S_MAX = 30 * 86_400.0
@@ -99,7 +102,11 @@ class Submissions:
             max_workers=options.max_workers,
             checks_present=lambda bundle: _has_checks(checks, options.context, bundle),
         )
-        errors = [*report.errors, *_unknown_check_tools(bundles, checks, options.context, profiles)]
+        errors = [
+            *report.errors,
+            *_unknown_check_tools(bundles, checks, options.context, profiles),
+            *_unsound_checks(bundles, checks, options.context, profiles),
+        ]
         if not bundles:
             errors.append(Finding(code="EMPTY_PLAN", message="there is no workstream", remedy="declare at least one"))
         if not header.accept_unenforced:
@@ -131,6 +138,11 @@ class Submissions:
         if not header.location or len(header.location) > 4096:
             raise SubmissionError(
                 "repository.location", "name the repository: a path on the executors' machine, or a URL"
+            )
+        if redacted(header.location) != header.location:
+            raise SubmissionError(
+                "repository.location",
+                "carries credentials, which would be recorded: give them to the executors instead",
             )
         if not COMMIT.match(header.base_commit):
             raise SubmissionError(
@@ -212,6 +224,8 @@ def _context(text: str) -> dict[str, Any]:
         raise SubmissionError(
             "options.context_json", f"must be an object of strings, numbers, booleans and lists of strings: {error}"
         ) from error
+    if "\0" in text or any("\0" in str(value) for value in given.values()):
+        raise SubmissionError("options.context_json", "holds a NUL character, which no argument can: remove it")
     try:
         resolve(None, given, None)
     except ChecksError as error:
@@ -252,6 +266,38 @@ def _unknown_check_tools(
         for tool, workstream in _named_tools(bundles, checks, context).items()
         if tool not in profiles
     ]
+
+
+def _unsound_checks(
+    bundles: Sequence[WorkstreamBundle],
+    checks: Checks,
+    context: Mapping[str, Any],
+    profiles: Mapping[str, ToolProfile],
+) -> list[Finding]:
+    """What would make a verdict depend on more than the tree and the check's definition."""
+    resolved = {bundle.checks: resolve(checks, context, bundle.checks) for bundle in bundles}
+    setups = {effective.setup for effective in resolved.values()}
+    findings = []
+    if len(setups) > 1:
+        findings.append(
+            Finding(
+                code="SETUP_DIFFERS",
+                message="workstreams of one run have different setup commands, and a merged tree can have only one",
+                remedy="put setup into swell.toml, or make runs of their own",
+            )
+        )
+    judging = {tool for e in resolved.values() for tool in (*e.static_tools, e.runtime_tool) if tool is not None}
+    for tool in sorted(judging & profiles.keys()):
+        own = sorted(placeholders(profiles[tool]) & OF_ONE_ATTEMPT)
+        if own:
+            findings.append(
+                Finding(
+                    code="CHECK_OF_ONE_ATTEMPT",
+                    message=f"the check {tool!r} depends on {', '.join(f'{{{name}}}' for name in own)}",
+                    remedy="a check may depend on the tree, its files and the run's context only",
+                )
+            )
+    return findings
 
 
 def _used(

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -155,6 +156,16 @@ def children(pid: int) -> list[int]:
     return [int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()]
 
 
+def unread(port: int) -> int:
+    """Bytes on their way over the loopback to or from a port, sent and not yet read."""
+    total = 0
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if port in {int(address.rpartition(":")[2], 16) for address in fields[1:3]}:
+            total += sum(int(queue, 16) for queue in fields[4].split(":"))
+    return total
+
+
 # Runs
 
 
@@ -227,6 +238,13 @@ class Lab:
     def pid(self, name: str) -> int:
         """The process of a part of the cluster."""
         return self.status().children[name]
+
+    def port(self, name: str) -> int:
+        """Where the bus or a service listens."""
+        if name == "nats":
+            settings = tomllib.loads((self.state_dir / "config" / "ledger.toml").read_text())["bus"]
+            return int(settings["url"].rpartition(":")[2])
+        return int(getattr(self.status(), name).rpartition(":")[2])
 
     def kill(self, name: str) -> int:
         """Kill a part as a machine would, and wait until the daemon has started another one; the dead one's pid."""

@@ -10,7 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import Lab, Outcome, bundle, children, children_reaped, commit_files, git, processes, sh, until, witness
+from lab import (
+    Lab,
+    Outcome,
+    bundle,
+    children,
+    children_reaped,
+    commit_files,
+    git,
+    processes,
+    sh,
+    unread,
+    until,
+    witness,
+)
 
 SLEEP = "87654.3219"
 
@@ -119,6 +132,24 @@ def test_an_executor_that_was_away_too_long_is_fenced(lab: Lab, repo: Path, tmp_
     late = {event.kind for event in outcome.events if (event.workstream, event.attempt) == ("ws-a", 1)}
     assert late >= {"step_lost", "processes_reaped"}
     assert outcome.delivered("f/a.txt") == "GOOD\n"
+
+
+@pytest.mark.xfail(
+    strict=True, reason="an upload is tried once: a lost acknowledgement fails the step and its workstream"
+)
+def test_what_a_tool_made_survives_a_bus_that_dies_under_its_upload(lab: Lab, repo: Path) -> None:
+    """The bus stops, takes half of the log without reading it, and is killed: the step goes on when it is back."""
+    commit_files(repo, {"a.txt": "", "swell.toml": 'static_tools = ["pass"]\n'})
+    talk = sh('sleep 0.5; yes talk | head -c 300000; echo new >> "$1"')
+    bundles = [bundle("ws-a", "talk", "a.txt")]
+    run = lab.submit(repo, bundles, {"talk": talk, "pass": sh("true", "-")})
+    until(lambda: processes(f"SWELL_ATTEMPT={run}/ws-a/1"), "its tool")
+    os.kill(lab.pid("nats"), signal.SIGSTOP)
+    until(lambda: unread(lab.port("nats")) > 100_000, "the upload of its log")
+    lab.kill("nats")
+    outcome = lab.outcome(run, repo, bundles)
+    assert outcome.states() == {"ws-a": "completed"}, outcome.reason("ws-a")
+    assert len(outcome.artifact(outcome.of("ws-a", "edit")[0], "log")) == 300_000
 
 
 @pytest.fixture

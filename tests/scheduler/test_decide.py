@@ -200,9 +200,17 @@ def test_without_fail_fast_the_others_go_on():
 
 @pytest.mark.parametrize(
     "error_class",
-    ["no_change", "scope_violation", "setup_error", "tool_missing", "tool_failed", "timeout", "workspace_error",
-     "protocol_error", "check_error", "unknown"],
-)  # fmt: skip
+    [
+        "no_change",
+        "scope_violation",
+        "setup_error",
+        "tool_missing",
+        "tool_failed",
+        "timeout",
+        "protocol_error",
+        "check_error",
+    ],
+)
 @pytest.mark.parametrize("step", ["edit", "static", "runtime"])
 def test_only_a_failed_check_starts_a_fix(step, error_class):
     play = Play(spec([bundle(A)]), {(A, step): [broken(error_class)]}).play()
@@ -354,6 +362,20 @@ def test_a_lost_attempt_has_a_successor_until_too_many_are_lost(step):
         assert len(ended.of(DeliveryRefused)) == 1
     else:
         assert ended.states == {A: "completed", B: "failed"}
+
+
+@pytest.mark.parametrize("error_class", ["workspace_error", "unknown"])
+@pytest.mark.parametrize("step", ["edit", "static", "runtime", "fix", "merge", "gate"])
+def test_what_says_nothing_about_the_workstream_is_tried_again_like_a_loss(step, error_class):
+    """A full disk, a crash of the harness: neither the workstream's fault nor a reason to try for ever."""
+    plan = spec([bundle(A), bundle(B)], losses_max=2, waves=[[A, B]])
+    base = {(B, "static"): [failed()]} if step == "fix" else {}
+    survived = Play(plan, base | {(B, step): [broken(error_class), Lost]}).play()
+    assert survived.states == {A: "completed", B: "completed"}
+    assert not survived.of(FixLoopEnded)
+    ended = Play(plan, base | {(B, step): [broken(error_class)] * 3}).play()
+    assert ended.states == {A: "completed", B: "failed"}
+    assert len([e for e in ended.of(StepScheduled) if e.step == step and B in (e.workstream, e.on_behalf)]) == 3
 
 
 def test_losses_count_in_a_row():
@@ -651,7 +673,7 @@ def test_red_as_merged_does_not_become_the_head():
 
 
 @pytest.mark.parametrize("step", ["merge", "gate"])
-@pytest.mark.parametrize("error_class", ["check_error", "timeout", "workspace_error", "unknown"])
+@pytest.mark.parametrize("error_class", ["check_error", "timeout", "setup_error", "tool_failed"])
 def test_a_merge_or_gate_that_could_not_be_judged_is_not_the_head(step, error_class):
     play = Play(spec([bundle(A), bundle(B)]), {(B, step): [broken(error_class)]}).play()
     assert play.states == {A: "completed", B: "failed"}
@@ -884,6 +906,7 @@ ANYTHING = st.one_of(
                 "check_error",
                 "merge_conflict",
                 "delivery_refused",
+                "unknown",
             ]
         ),
     ),

@@ -679,6 +679,18 @@ async def test_no_request_is_overlooked_by_the_end_of_the_run(cluster, turns):
     cluster.check()
 
 
+async def test_an_unreadable_entry_after_the_end_does_not_keep_a_late_request_from_its_answer(cluster):
+    """What is remembered of a run that has ended includes where its subject ends."""
+    shell = cluster.shell("s1")
+    cluster.executor("e1")
+    await cluster.submit(spec([bundle(A)]))
+    await cluster.finished()
+    await cluster.until(lambda: RUN in shell.over)
+    await cluster.bus.add(run_subject(RUN), b"garbage")
+    await cluster.request(CancelRequested(request_id="q-late", actor="ann"))
+    await cluster.until(lambda: cluster.of(RequestAnswered), timeout_s=1.5)
+
+
 async def test_requests_to_a_stepwise_run_are_done(cluster):
     cluster.shell("s1")
     cluster.executor("e1")
