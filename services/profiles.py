@@ -215,10 +215,9 @@ def _check_values(value: object, where: str, field: str, depth: int = 0) -> None
                 raise ProfileError(f"{where}: {field} has {len(value)} entries. Use at most {ITEMS_MAX}.")
             if depth == DEPTH_MAX:
                 raise ProfileError(f"{where}: {field} is nested too deeply. See the fields of ToolProfile.")
-            named = {f"[{at}]": item for at, item in enumerate(value)} if isinstance(value, list) else value
-            for name, item in named.items():
+            for name, item in value.items() if isinstance(value, dict) else enumerate(value):
                 _check_values(name, where, f"a name in {field}", depth + 1)
-                _check_values(item, where, f"{field}{name if isinstance(value, list) else f'.{name[:40]}'}", depth + 1)
+                _check_values(item, where, f"{field}[{name!a:.40}]", depth + 1)
         case _:
             return
 

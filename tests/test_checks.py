@@ -1,5 +1,7 @@
 """`swell.toml`, what overrides it, and which acceptance tests are commands."""
 
+import json
+
 import pytest
 
 from services.bundle import WorkstreamChecks
@@ -94,6 +96,47 @@ def test_an_empty_list_is_an_answer_too():
 
 def test_a_bundle_may_wish_for_no_gates():
     assert resolve(None, None, WorkstreamChecks(gates="none")).unchecked
+
+
+@pytest.mark.parametrize("key", ["droppings", "lock_files"])
+@pytest.mark.parametrize("pattern", ["!", "[z-a]", "*a*a*a*a", "a" * 201])
+def test_patterns_that_will_not_do_are_refused_in_every_layer(key, pattern):
+    layers = {
+        "swell.toml": lambda: parse_checks(f'{key} = ["ok", "{pattern}"]'.encode(), "swell.toml"),
+        "run context": lambda: resolve(None, {key: ["ok", pattern]}, None),
+    }
+    if key == "droppings":
+        layers["metadata.swell"] = lambda: resolve(None, None, WorkstreamChecks(droppings=("ok", pattern)))
+    for source, read in layers.items():
+        with pytest.raises(ChecksError, match=f"^{source}: {key}: .*(correct|use at most)"):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("setup", ["echo a\0b"]),
+        ("setup", ["true", ["echo", "a\0b"]]),
+        ("setup", [["echo", "\ud800"]]),
+        ("lock_files", ["a\0b"]),
+        ("droppings", ["\udc80"]),
+        ("static_tools", ["ruff", "\0"]),
+        ("runtime_tool", "\0"),
+        ("fix_tool", "\ud800"),
+        ("tool_profiles", "a\0b"),
+    ],
+)
+def test_what_no_argument_or_file_name_can_hold_is_refused(key, value):
+    with pytest.raises(ChecksError, match=f"^run context: {key} holds NUL .*Remove it"):
+        resolve(None, {key: value}, None)
+    if "\0" in repr(value) or "x00" in repr(value):
+        with pytest.raises(ChecksError, match=f"^swell.toml: {key} holds NUL .*Remove it"):
+            parse_checks(f"{key} = {json.dumps(value)}".encode(), "swell.toml")
+
+
+def test_the_setup_of_a_bundle_is_looked_at_too():
+    with pytest.raises(ChecksError, match=r"^metadata\.swell: setup holds NUL"):
+        resolve(None, None, WorkstreamChecks(setup=("make a\0b",)))
 
 
 def test_a_wrong_context_is_named():

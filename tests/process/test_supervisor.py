@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from services import process
+from services.executor import supervisor as script
 from services.process import (
     Launch,
     ProgramMissingError,
@@ -111,6 +112,158 @@ async def test_what_cannot_be_executed_is_typed(supervisor, launch, tmp_path):
     with pytest.raises(SpawnError):
         await supervisor.spawn(launch("echo", "a\0b"))
     assert (await run(supervisor, launch("true"))).exit_code == 0
+
+
+@pytest.mark.parametrize("bad", ["a\0b", "a\ud800b"])
+async def test_text_that_the_system_cannot_take_is_refused(supervisor, launch, tmp_path, bad):
+    """Wherever it stands; the next tool starts all the same."""
+    for wanted in (
+        launch(bad),
+        launch(f"bin/{bad}"),
+        launch("echo", bad),
+        launch("true", cwd=tmp_path / bad),
+        launch("true", stdin=tmp_path / bad),
+        launch("true", stdout=tmp_path / bad),
+        launch("true", env={"PATH": bad}),
+        launch("true", env={**child_environment(), "A": bad}),
+        launch("true", env={**child_environment(), bad: "A"}),
+        launch("true", marker=bad),
+    ):
+        with pytest.raises((SpawnError, ProgramMissingError)):
+            await supervisor.spawn(wanted)
+    assert (await run(supervisor, launch("true"))).exit_code == 0
+
+
+async def test_text_that_is_not_utf_8_reaches_the_tool_as_it_is(supervisor, launch, tmp_path):
+    text = os.fsdecode(b"caf\xe9")
+    (tmp_path / text).write_text("in")
+    await run(
+        supervisor, launch("sh", "-c", 'printf %s "$1$A"; cat', "sh", text, env={**child_environment(), "A": text})
+    )
+    assert (tmp_path / "out").read_bytes() == b"caf\xe9caf\xe9"
+    await run(supervisor, launch("cat", stdin=tmp_path / text))
+    assert (tmp_path / "out").read_text() == "in"
+
+
+@pytest.mark.parametrize("field", ["timeout_s", "idle_timeout_s", "grace_s", "memory_bytes", "processes"])
+@pytest.mark.parametrize(
+    "number", [float("nan"), float("inf"), 10**400, 10**4400], ids=["nan", "inf", "large", "unwritable"]
+)
+async def test_numbers_that_will_not_do_are_refused(supervisor, launch, field, number):
+    if field in {"memory_bytes", "processes"} and isinstance(number, float):
+        pytest.skip("not a number of bytes or processes")
+    with pytest.raises(SpawnError):
+        await supervisor.spawn(launch("true", **{field: number}))
+    assert (await run(supervisor, launch("true"))).exit_code == 0
+
+
+async def test_limits_far_away_are_waited_for_in_pieces(supervisor, launch, tmp_path):
+    """More milliseconds than the kernel counts, before and after the tool is asked to end."""
+    script = "trap 'echo asked' TERM; echo ready; while ! test -e go; do sleep 0.01; done"
+    tool = await supervisor.spawn(launch("sh", "-c", script, timeout_s=1e9, idle_timeout_s=1e8, grace_s=3e6))
+    await until(lambda: (tmp_path / "out").read_text() == "ready\n")
+    tool.stop()
+    await until(lambda: "asked" in (tmp_path / "out").read_text())
+    assert (await run(supervisor, launch("true", stdout=tmp_path / "other"))).exit_code == 0
+    (tmp_path / "go").touch()
+    assert (await tool.wait()).ended_by == "cancel"
+
+
+async def test_a_request_beyond_the_limit_is_refused_with_a_remedy(supervisor, launch, tmp_path):
+    other = await supervisor.spawn(launch("sleep", "60"))
+    with pytest.raises(SpawnError, match=rf"more than the limit of {process.REQUEST_BYTES}.*prompt_file"):
+        await supervisor.spawn(launch("echo", "x" * process.REQUEST_BYTES))
+    with pytest.raises(SpawnError, match="too long"):
+        await supervisor.spawn(launch("echo", "x" * (process.REQUEST_BYTES - 10_000)))
+    assert not other.ended.done()
+    assert (await run(supervisor, launch("true"))).exit_code == 0
+    other.stop()
+    await other.wait()
+
+
+def test_both_sides_name_the_same_limit():
+    assert script.REQUEST_BYTES == process.REQUEST_BYTES
+
+
+async def test_a_refusal_is_short_whatever_it_is_about(supervisor, launch):
+    """Longer than one line of the supervisor may be."""
+    with pytest.raises(ProgramMissingError) as raised:
+        await supervisor.spawn(launch("none", env={"PATH": "/x\udc80:" * 400_000}))
+    assert len(str(raised.value)) < 1200
+    with pytest.raises(ProgramMissingError) as raised:
+        await supervisor.spawn(launch("/" + "\U0001f600" * 1_000_000))
+    assert len(str(raised.value)) < 1200
+    assert supervisor.alive
+
+
+@pytest.mark.parametrize(
+    "line", [b"x" * (process.LINE_BYTES + 1), b"no JSON\n", b'{"op": "started", "id": 1, "pid": []}\n']
+)
+async def test_a_link_that_cannot_be_read_ends_every_tool_and_every_wait(launch, line):
+    """Whatever the supervisor may come to say, no attempt waits for ever and no tool runs on unseen."""
+    supervisor = Supervisor("auto")
+    await supervisor.start()
+    tool = await supervisor.spawn(launch("sleep", "60"))
+    supervisor._writer.transport.get_protocol().data_received(line)
+    async with asyncio.timeout(8):
+        assert (await tool.wait()).ended_by == "supervisor"
+        await supervisor.gone()
+    assert living(tool.marker) == []
+    assert supervisor._process.returncode is not None
+    with pytest.raises(SupervisorGoneError):
+        await supervisor.spawn(launch("true"))
+    await supervisor.close()
+
+
+async def test_an_answer_about_no_tool_is_passed_over(supervisor, launch):
+    supervisor._writer.transport.get_protocol().data_received(b'{"op": "started", "id": 99, "pid": 1}\n')
+    assert (await run(supervisor, launch("true"))).exit_code == 0
+
+
+async def test_gone_returns_when_the_supervisor_has_ended(supervisor, launch):
+    tool = await supervisor.spawn(launch("sleep", "60"))
+    watching = asyncio.create_task(supervisor.gone())
+    given_up = asyncio.create_task(supervisor.gone())
+    assert (await run(supervisor, launch("true"))).exit_code == 0
+    assert not watching.done()
+    given_up.cancel()
+    await asyncio.wait({given_up})
+    assert supervisor.alive
+    os.kill(supervisor._process.pid, signal.SIGKILL)
+    async with asyncio.timeout(8):
+        await watching
+    assert not supervisor.alive
+    assert tool.ended.done()
+    assert living(tool.marker) == []
+
+
+async def test_gone_returns_after_close_and_before_start():
+    supervisor = Supervisor("sweep")
+    async with asyncio.timeout(8):
+        await supervisor.gone()
+        await supervisor.start()
+        await supervisor.close()
+        await supervisor.gone()
+
+
+async def test_a_start_that_is_cancelled_goes_on_only_when_the_tool_is_dead(supervisor, launch):
+    """At every moment of the start; and a tool that does not listen is killed after its grace."""
+    wanted = launch("sh", "-c", "trap '' TERM; while :; do sleep 0.01; done", grace_s=0.2)
+    for turns in range(6):
+        starting = asyncio.create_task(supervisor.spawn(wanted))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert living(wanted.marker) == []
+        assert supervisor._tools == {}
+    starting = asyncio.create_task(supervisor.spawn(launch("no-such-tool")))
+    await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert supervisor._tools == {}
 
 
 async def test_the_program_is_looked_for_on_the_tools_own_path(supervisor, launch, tmp_path):

@@ -1,5 +1,6 @@
 """The embedded cluster: joined, restarted, private, and gone when unused."""
 
+import fcntl
 import json
 import os
 import signal
@@ -10,13 +11,24 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from small_repository import bundle
 from typer.testing import Result
 
 import swell as public
 from swell.client import Client
-from swell.cluster import Cluster, default_state_dir, is_owned, prepare_state_dir, read_status, stop
+from swell.cluster import (
+    Cluster,
+    Status,
+    default_state_dir,
+    is_owned,
+    prepare_state_dir,
+    read_status,
+    stop,
+    take_lock,
+    write_private,
+)
 from swell.daemon import idle_exit_s
 from swell.errors import SwellError
 
@@ -174,6 +186,30 @@ def test_children_die_with_a_killed_owner_and_runs_survive(
         assert swell("dev", "--stop").stdout.strip().endswith("was not running")
     finally:
         stop(state_dir)
+
+
+def test_the_status_of_a_dead_owner_does_not_count_for_the_next_one(tmp_path: Path) -> None:
+    """A new owner holds the lock before it says anything; nobody may be sent to its predecessor's addresses."""
+    state_dir = tmp_path / "state"
+    prepare_state_dir(state_dir)
+    lock = take_lock(state_dir / "owner.lock", fcntl.LOCK_EX, timeout_s=0)
+    assert lock is not None
+    token = state_dir / "token"
+    token.write_text("t")
+    says = [sys.executable, "-c", "import sys; sys.stdin.read()", "swell"]
+    with subprocess.Popen(says, stdin=subprocess.PIPE) as owner, subprocess.Popen(["true", "swell"]) as dead:
+        os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is still there to be waited for
+        status = Status(pid=dead.pid, state="ready", started_ns=1, scheduler="h:1", ledger="h:2", token_file=str(token))
+        write_private(state_dir / "cluster.json", msgspec.json.encode(status))
+        with pytest.raises(SwellError, match="still waiting for cluster"):
+            Cluster.join_or_start(state_dir, timeout_s=0.1)
+        dead.wait()
+        with pytest.raises(SwellError, match="still waiting for cluster"):
+            Cluster.join_or_start(state_dir, timeout_s=0.1)
+        write_private(state_dir / "cluster.json", msgspec.json.encode(msgspec.structs.replace(status, pid=owner.pid)))
+        with Cluster.join_or_start(state_dir, timeout_s=5) as endpoints:
+            assert endpoints.scheduler == "h:1"
+    os.close(lock)
 
 
 def test_dev_serves_until_it_is_interrupted(tmp_path: Path) -> None:

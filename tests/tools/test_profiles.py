@@ -63,12 +63,50 @@ def test_the_form_of_the_readme_is_understood():
         ({"t": {"command": "x", "env": {"A": 1}}}, "env"),
         ({"t": []}, "must be an object"),
         ([], "must be an object"),
+        ({"t": {"command": "x", "grace_sec": 3e6}}, "grace_sec must be at least 0 and at most 60"),
+        ({"t": {"command": "x", "timeout-sec": 30 * 86_400 + 1}}, "timeout_sec must be above 0 and at most 2592000"),
+        ({"t": {"command": "x", "idle_timeout_sec": 1e9}}, "idle_timeout_sec must be above 0 and at most 2592000"),
+        ({"t": {"command": "x", "output_bytes": 2**53 + 1}}, "output_bytes is 9007199254740993, not a finite number"),
+        ({"t": {"command": "x", "success_exit_codes": [0, 10**400]}}, "success_exit_codes[1] is 1000"),
+        ({"t": {"command": "x", "args": ["a"] * 1001}}, "args has 1001 entries. Use at most 1000"),
+        ({"t": {"command": "x", "env": {f"N{n}": "" for n in range(1001)}}}, "env has 1001 entries"),
+        ({"t": {"command": "x", "args": ["a", "ä" * 32_769]}}, "args[1] is 65538 bytes long"),
+        ({"t": {"command": "x", "args": [[[[[[["a"]]]]]]]}}, "nested too deeply"),
+        ({"t": {"command": "x\0"}}, "command holds NUL"),
+        ({"t": {"binary": "x", "fix-args": ["", "a\0b"]}}, "fix-args[1] holds NUL"),
+        ({"t": {"command": "x", "env": {"A": "\0"}}}, "env['A'] holds NUL"),
+        ({"t": {"command": "x", "env": {"A\0": ""}}}, "a name in env holds NUL"),
+        ({"t": {"command": "x", "report": {"source": "\0"}}}, "report['source'] holds NUL"),
+        ({"t": {"command": "x", "stdin": "\ud800"}}, "stdin holds half of a surrogate pair"),
+        ({"t": {"command": "x", "working_dir": "\udc80"}}, "working_dir holds half of a surrogate pair"),
+        ({"t\ud800": {"command": "x"}}, "its id holds half of a surrogate pair"),
+        ({"t\0": {"command": "x"}}, "its id holds NUL"),
     ],
 )
 def test_what_is_not_understood_is_refused_by_name(document, said):
     with pytest.raises(ProfileError, match=r"profiles\.json") as raised:
         parse(document)
     assert said in str(raised.value)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_that_are_none_are_refused_by_name(number):
+    """The JSON reader takes them, and the next writer would make them null."""
+    data = f'{{"t": {{"command": "x", "idle-timeout-sec": {number}}}}}'.encode()
+    with pytest.raises(ProfileError, match=r"profiles\.json: tool 't': idle-timeout-sec is .*not a finite number"):
+        parse_tool_profiles(data, "profiles.json")
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e308])
+def test_a_profile_made_in_python_has_the_same_limits(number):
+    for name in ("timeout_sec", "idle_timeout_sec", "grace_sec"):
+        with pytest.raises(ValueError, match=f"{name} must be .* at most"):
+            ToolProfile(command="x", **{name: number})
+
+
+def test_whole_surrogate_pairs_are_letters():
+    found = parse_tool_profiles(b'{"t": {"command": "x", "args": ["\\ud83d\\ude00"]}}', "profiles.json")
+    assert found["t"].args == ("\U0001f600",)
 
 
 @pytest.mark.parametrize("data", [b"{", b"\xff", b'{"a": {}, "a": {}}', b"[" * 100_000, b" " * (PROFILES_BYTES + 1)])
@@ -109,7 +147,7 @@ def test_files_alone_become_one_argument_each():
     assert substitute(["--files={files}"], {"files": ["a", "b"]}) == ["--files=a b"]
 
 
-@given(st.text())
+@given(st.text(st.characters(exclude_characters="\0")))
 def test_a_value_is_never_looked_at_again(prompt):
     """A prompt with placeholders, quotes or shell text stays one argument, letter by letter."""
     assert substitute(["--message", "{prompt}"], {"prompt": prompt, "files": ["no"]}) == ["--message", prompt]
@@ -144,6 +182,9 @@ def test_braces(text, expected):
         (["{flag}"], {"flag": True}, "bool"),
         (["{deep}"], {"deep": {}}, "dict"),
         (["{prompt.x} {prompt_}"], {"prompt": ""}, "prompt_"),
+        (["a {prompt}"], {"prompt": "a\0b"}, r"\{prompt\} stands for a text that holds NUL"),
+        (["{files}"], {"files": ["a", "b\0"]}, r"\{files\} stands for a text that holds NUL"),
+        (["--files={files}"], {"files": ["b\0"]}, r"\{files\} stands for a text that holds NUL"),
     ],
 )
 def test_what_the_context_does_not_have_is_refused(arguments, context, said):

@@ -207,6 +207,56 @@ async def test_errors_are_values(supervisor, tmp_path):
         assert done.message
 
 
+@pytest.mark.parametrize("bad", ["a\0b", "a\ud800b"])
+@pytest.mark.parametrize("containment", ["pidns", "sweep"])
+async def test_what_no_argument_can_hold_is_refused_and_the_supervisor_lives(tmp_path, bad, containment):
+    """In profiles made in Python; those of a file are refused when they are read."""
+    supervisor = Supervisor(containment)
+    await supervisor.start()
+    for tool in (
+        profile(bad),
+        profile(f"./{bad}"),
+        profile("echo", bad),
+        profile("cat", stdin=bad),
+        profile("true", working_dir=bad),
+        profile("true", env={"A": bad}),
+        profile("true", env={bad: "a"}),
+        profile("true", env={"PATH": bad}),
+    ):
+        done = await call(supervisor, tool, tmp_path)
+        assert done.error in {"spawn_failed", "not_found"}, tool
+        assert done.message
+        assert "".join(done.argv).isprintable() or "\0" in bad
+    done = await call(supervisor, profile("echo", "{prompt}"), tmp_path, context={"prompt": bad})
+    assert done.error in {"placeholder", "spawn_failed"}
+    assert supervisor.alive
+    assert (await call(supervisor, profile("true"), tmp_path)).ok
+    await supervisor.close()
+
+
+async def test_a_file_whose_name_is_not_utf_8_reaches_the_tool(supervisor, tmp_path):
+    name = os.fsdecode(b"caf\xe9.txt")
+    (tmp_path / name).write_text("content")
+    done = await call(supervisor, profile("cat", "{files}"), tmp_path, context={"files": [name]})
+    assert done.ok
+    assert (tmp_path / "stdout").read_text() == "content"
+    assert done.argv == ("cat", "caf\\udce9.txt")
+
+
+def test_a_context_that_will_not_do_is_a_result(tmp_path):
+    for context in (
+        {"worktree_path": tmp_path, "prompt": "a\0b"},
+        {"worktree_path": tmp_path, "prompt": "a\ud800b"},
+        {"worktree_path": f"{tmp_path}/a\0b", "prompt": "a"},
+        {"worktree_path": f"{tmp_path}/a\ud800b", "prompt": "a"},
+        {"worktree_path": tmp_path, "prompt": "a", "timeout_sec": "nan"},
+        {"worktree_path": tmp_path, "prompt": "a", "timeout_sec": 1e9},
+    ):
+        result = run_tool("echo", context)
+        assert (result.exit_code, result.success) == (-3, False)
+        assert result.stderr
+
+
 async def test_the_lower_limit_counts(supervisor, tmp_path):
     done = await call(supervisor, profile("sleep", "60", timeout_sec=0.2), tmp_path)
     assert done.exit.ended_by == "timeout"
