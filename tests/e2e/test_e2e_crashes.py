@@ -134,9 +134,6 @@ def test_an_executor_that_was_away_too_long_is_fenced(lab: Lab, repo: Path, tmp_
     assert outcome.delivered("f/a.txt") == "GOOD\n"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="an upload is tried once: a lost acknowledgement fails the step and its workstream"
-)
 def test_what_a_tool_made_survives_a_bus_that_dies_under_its_upload(lab: Lab, repo: Path) -> None:
     """The bus stops, takes half of the log without reading it, and is killed: the step goes on when it is back."""
     commit_files(repo, {"a.txt": "", "swell.toml": 'static_tools = ["pass"]\n'})
