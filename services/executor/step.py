@@ -22,7 +22,7 @@ import msgspec
 import structlog
 
 from services.artifacts import Artifacts
-from services.bus import BusError
+from services.bus import Bus, BusError
 from services.checks import EffectiveChecks
 from services.commands import RunStep
 from services.diagnostic import Diagnostic
@@ -79,36 +79,36 @@ class _Repository(msgspec.Struct, frozen=True):
 class Steps:
     """Runs steps for an executor. One supervisor, one mirror per repository, one folder of worktrees per mirror."""
 
-    def __init__(self, config: StepConfig, artifacts: Artifacts, supervisor: Supervisor, bus: Any) -> None:
+    def __init__(self, config: StepConfig, artifacts: Artifacts, supervisor: Supervisor, bus: Bus) -> None:
         """`bus` is asked only to say live output."""
-        self._config = config
-        self._artifacts = artifacts
-        self._supervisor = supervisor
-        self._bus = bus
+        self.config = config
+        self.artifacts = artifacts
+        self.supervisor = supervisor
+        self.bus = bus
         self._definitions: OrderedDict[str, Definitions] = OrderedDict()
         self._repositories: dict[str, _Repository] = {}
-        self._setup_locks: dict[str, asyncio.Lock] = {}
-        self._ended: dict[tuple[str, str, int], int] = {}
-        self._caches: set[Path] = set()
-        self._removing: set[asyncio.Task[None]] = set()
+        self.setup_locks: dict[str, asyncio.Lock] = {}
+        self.ended: dict[tuple[str, str, int], int] = {}
+        self.caches: set[Path] = set()
+        self.removing: set[asyncio.Task[None]] = set()
         self._opening = asyncio.Lock()
 
     async def prepare(self) -> None:
         """Remove what a former life of this executor left behind."""
         for name in ("scratch", "worktrees"):
-            await asyncio.to_thread(shutil.rmtree, self._config.root / name, ignore_errors=True)
+            await asyncio.to_thread(shutil.rmtree, self.config.root / name, ignore_errors=True)
         for name in ("scratch", "worktrees", "mirrors", "setup", "cache"):
-            (self._config.root / name).mkdir(parents=True, exist_ok=True)
+            (self.config.root / name).mkdir(parents=True, exist_ok=True)
 
     def remove_soon(self, folder: Path) -> None:
         """Remove a folder that nobody needs any more, without keeping anybody waiting."""
         task = asyncio.create_task(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
-        self._removing.add(task)
-        task.add_done_callback(self._removing.discard)
+        self.removing.add(task)
+        task.add_done_callback(self.removing.discard)
 
     def processes_ended(self, key: tuple[str, str, int]) -> int:
         """How many tools of an attempt were ended before it closed; none of their processes lives."""
-        return self._ended.pop(key, 0)
+        return self.ended.pop(key, 0)
 
     async def run(self, command: RunStep) -> StepFinished:
         """Carry out a command. Cancelling it ends its tool before the cancellation goes on; nothing else is raised."""
@@ -154,9 +154,9 @@ class Steps:
         digest = command.spec.digest
         known = self._definitions.get(digest)
         if known is None:
-            known = Definitions(decode_spec(await self._artifacts.get(command.spec)))
+            known = Definitions(decode_spec(await self.artifacts.get(command.spec)))
             self._definitions[digest] = known
-            while len(self._definitions) > self._config.specs_kept:
+            while len(self._definitions) > self.config.specs_kept:
                 self._definitions.popitem(last=False)
         return known
 
@@ -164,8 +164,8 @@ class Steps:
         async with self._opening:
             known = self._repositories.get(location)
             if known is None:
-                mirror = Mirror(self._config.root / "mirrors", location)
-                pool = WorkspacePool(mirror, self._config.root / "worktrees" / mirror.key[:16], self._config.slots)
+                mirror = Mirror(self.config.root / "mirrors", location)
+                pool = WorkspacePool(mirror, self.config.root / "worktrees" / mirror.key[:16], self.config.slots)
                 await pool.reap_leftovers()
                 known = _Repository(mirror, pool)
                 self._repositories[location] = known
@@ -191,7 +191,7 @@ class _Attempt:
     @contextlib.asynccontextmanager
     async def _scratch(self) -> AsyncIterator[Path]:
         """The attempt's own folder, outside the worktree; gone with the attempt."""
-        root = self.steps._config.root / "scratch"  # noqa: SLF001 - one module
+        root = self.steps.config.root / "scratch"
         folder = Path(tempfile.mkdtemp(prefix="attempt-", dir=root))
         for name in ("home", "tmp"):
             (folder / name).mkdir()
@@ -203,10 +203,10 @@ class _Attempt:
 
     def _cache(self, workspace: Workspace) -> Path:
         """A folder that tools may keep caches in: one for each workspace, so never shared by two tools at a time."""
-        cache = self.steps._config.root / "cache" / self.repository.mirror.key[:16] / workspace.path.name  # noqa: SLF001
-        if cache not in self.steps._caches:  # noqa: SLF001
+        cache = self.steps.config.root / "cache" / self.repository.mirror.key[:16] / workspace.path.name
+        if cache not in self.steps.caches:
             cache.mkdir(parents=True, exist_ok=True)
-            self.steps._caches.add(cache)  # noqa: SLF001
+            self.steps.caches.add(cache)
         return cache
 
     def _environment(self, workspace: Workspace, scratch: Path, setup: Path | None) -> dict[str, str]:
@@ -277,7 +277,7 @@ class _Attempt:
         return Secrets(os.environ[name] for name in names if name in os.environ)
 
     def _log_of(self, invocation: Invocation) -> bytes:
-        limit = self.steps._config.output_bytes + OUTPUT_MARGIN_BYTES  # noqa: SLF001
+        limit = self.steps.config.output_bytes + OUTPUT_MARGIN_BYTES
         both = b"".join(read_output(file, limit) for file in (invocation.stdout, invocation.stderr))
         return self._secrets().mask(both)
 
@@ -292,20 +292,20 @@ class _Attempt:
         mirror = self.repository.mirror
         if wanted.bundle is None or await mirror.has(wanted.commit):
             return
-        data = await self.steps._artifacts.get(wanted.bundle)  # noqa: SLF001
-        with tempfile.NamedTemporaryFile(dir=self.steps._config.root / "scratch", suffix=".bundle") as file:  # noqa: SLF001
+        data = await self.steps.artifacts.get(wanted.bundle)
+        with tempfile.NamedTemporaryFile(dir=self.steps.config.root / "scratch", suffix=".bundle") as file:
             await asyncio.to_thread(file.write, data)
             file.flush()
             await mirror.import_bundle(Path(file.name), wanted.commit)
 
     async def _keep(self, role: str, data: bytes) -> list[Artifact]:
-        return [await self.steps._artifacts.put(role, data)] if data else []  # noqa: SLF001
+        return [await self.steps.artifacts.put(role, data)] if data else []
 
     async def _bundle(self, commit: str, scratch: Path) -> Artifact:
         target = scratch / "snapshot.bundle"
         ref = attempt_ref(*self.key)
         await self.repository.mirror.export_bundle(self.spec.repository.base_commit, commit, ref, target)
-        return await self.steps._artifacts.put("bundle", await asyncio.to_thread(target.read_bytes))  # noqa: SLF001
+        return await self.steps.artifacts.put("bundle", await asyncio.to_thread(target.read_bytes))
 
     # EDIT and FIX
 
@@ -420,14 +420,14 @@ class _Attempt:
     ) -> Invocation:
         try:
             return await invoke(
-                self.steps._supervisor,  # noqa: SLF001
+                self.steps.supervisor,
                 profile,
                 context,
                 cwd=workspace.path,
                 env=self._environment(workspace, scratch, setup),
                 scratch=scratch,
                 timeout_s=self.step.timeout_s,
-                output_bytes=self.steps._config.output_bytes,  # noqa: SLF001
+                output_bytes=self.steps.config.output_bytes,
                 marker=self.marker,
                 fix=fix,
             )
@@ -436,7 +436,7 @@ class _Attempt:
             raise
 
     def _count_ended(self) -> None:
-        self.steps._ended[self.key] = self.steps._ended.get(self.key, 0) + 1  # noqa: SLF001
+        self.steps.ended[self.key] = self.steps.ended.get(self.key, 0) + 1
 
     async def _prompt(self, scratch: Path, *, fix: bool) -> tuple[str, dict[str, Any]]:
         bundle = self.definitions.bundles[self.workstream]
@@ -465,9 +465,9 @@ class _Attempt:
         if fix is not None:
             told["step"] = fix.step
             if fix.diagnostics is not None:
-                told = msgspec.json.decode(await self.steps._artifacts.get(fix.diagnostics))  # noqa: SLF001
+                told = msgspec.json.decode(await self.steps.artifacts.get(fix.diagnostics))
             for number, artifact in enumerate(fix.earlier_patches, 1):
-                patch = (await self.steps._artifacts.get(artifact)).decode(errors="replace")  # noqa: SLF001
+                patch = (await self.steps.artifacts.get(artifact)).decode(errors="replace")
                 previous.append({"attempt": number, "patch": patch[:EARLIER_PATCH_CHARS]})
         told["previous_attempts"] = previous
         (scratch / "diagnostics.json").write_bytes(msgspec.json.encode(told))
@@ -499,7 +499,7 @@ class _Attempt:
     async def _say(self, subject: str, file: Path, position: int) -> int:
         data = read_output(file, LIVE_BYTES, start=position)
         if data:
-            await self.steps._bus.say(subject, self._secrets().mask(data))  # noqa: SLF001
+            await self.steps.bus.say(subject, self._secrets().mask(data))
         return len(data)
 
     # Setup
@@ -509,8 +509,8 @@ class _Attempt:
         if not checks.setup:
             return None
         key = await asyncio.to_thread(_setup_key, workspace, checks)
-        folder = self.steps._config.root / "setup" / key  # noqa: SLF001
-        async with self.steps._setup_locks.setdefault(key, asyncio.Lock()):  # noqa: SLF001
+        folder = self.steps.config.root / "setup" / key
+        async with self.steps.setup_locks.setdefault(key, asyncio.Lock()):
             if (folder / ".complete").exists():
                 return folder
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
@@ -518,15 +518,15 @@ class _Attempt:
             output = b""
             for number, argv in enumerate(checks.setup):
                 stdout, stderr = scratch / f"setup-{number}.out", scratch / f"setup-{number}.err"
-                tool = await self.steps._supervisor.spawn(  # noqa: SLF001
+                tool = await self.steps.supervisor.spawn(
                     Launch(
                         argv=tuple(argv),
                         cwd=workspace.path,
                         env=self._environment(workspace, scratch, folder),
                         stdout=stdout,
                         stderr=stderr,
-                        timeout_s=self.steps._config.setup_timeout_s,  # noqa: SLF001
-                        output_bytes=self.steps._config.output_bytes,  # noqa: SLF001
+                        timeout_s=self.steps.config.setup_timeout_s,
+                        output_bytes=self.steps.config.output_bytes,
                         marker=self.marker,
                     )
                 )
@@ -537,7 +537,7 @@ class _Attempt:
                     await tool.wait()
                     self._count_ended()
                     raise
-                limit = self.steps._config.output_bytes + OUTPUT_MARGIN_BYTES  # noqa: SLF001
+                limit = self.steps.config.output_bytes + OUTPUT_MARGIN_BYTES
                 printed = read_output(stdout, limit) + read_output(stderr, limit)
                 output += f"$ {' '.join(argv)}\n".encode() + printed
                 if ended.ended_by != "itself" or ended.exit_code != 0:
@@ -566,7 +566,7 @@ class _Attempt:
                 wanted = self.definitions.required(self.step.step, ranges)
             context = await self._context(workspace, scratch, ranges, self._profiles(wanted))
             checking = Checking(
-                self.steps._supervisor,  # noqa: SLF001
+                self.steps.supervisor,
                 workspace,
                 profiles=self.spec.profiles,
                 context=context,
@@ -574,7 +574,7 @@ class _Attempt:
                 scratch=scratch,
                 droppings=checks.droppings,
                 marker=self.marker,
-                output_bytes=self.steps._config.output_bytes,  # noqa: SLF001
+                output_bytes=self.steps.config.output_bytes,
                 secrets=self._secrets(),
                 text=self.definitions.text,
             )
