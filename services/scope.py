@@ -246,7 +246,7 @@ class Droppings:
                 )
         try:
             self._spec = GitIgnoreSpec.from_lines(patterns)
-        except ValueError as error:
+        except (ValueError, re.error) as error:
             raise ScopeError(f"not a gitignore pattern: {error}", "correct it or remove it") from None
 
     def matches(self, path: str) -> bool:

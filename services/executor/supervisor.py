@@ -153,9 +153,9 @@ class Tool:
         self.pid = 0  # its init under `pidns`, the tool itself under `sweep`
         self.streams: list[Stream] = []
         self.started = self.last_output = now
-        self.deadline: float = now + request["timeout_s"]
-        self.idle_s: float | None = request["idle_timeout_s"]
-        self.grace_s: float = request["grace_s"]
+        self.deadline = now + float(request["timeout_s"])
+        self.idle_s = None if request["idle_timeout_s"] is None else float(request["idle_timeout_s"])
+        self.grace_s = float(request["grace_s"])
         self.kill_at: float | None = None
         self.killed = False
         self.ended_by = "itself"
@@ -201,7 +201,7 @@ class Refused(Exception):  # noqa: N818 - a request turned down is an answer, no
     """The tool was not started; the first argument is ``not_found`` or ``failed``, the second says why."""
 
 
-def _plain(reason: object) -> str:
+def _reason(reason: object) -> str:
     """A reason in at most 1,000 characters that every encoder takes; a path in it may hold anything."""
     return str(reason)[:REFUSAL_CHARS].encode(errors="backslashreplace").decode()[:REFUSAL_CHARS]
 
@@ -342,7 +342,7 @@ def _become_init(request: dict[str, Any], program: str, streams: tuple[int, int]
         survivors = _count_others()
         os.write(report, b"%d ended %d %d\n" % (key, outcome, survivors))
     except _UNUSABLE as error:
-        os.write(report, b"%d failed %s\n" % (key, _plain(error).replace("\n", " ").encode()[:REFUSAL_CHARS]))
+        os.write(report, b"%d failed %s\n" % (key, _reason(error).replace("\n", " ").encode()[:REFUSAL_CHARS]))
     finally:
         os._exit(0)
 
@@ -524,7 +524,7 @@ class Supervisor:
             self.stop(tool, request["reason"])
 
     def refuse(self, key: int, kind: str, reason: object) -> None:
-        self.send({"op": "refused", "id": key, "kind": kind, "message": _plain(reason)})
+        self.send({"op": "refused", "id": key, "kind": kind, "message": _reason(reason)})
 
     def close(self) -> None:
         """The executor is gone, or we are asked to go: end everything, then end."""
@@ -614,7 +614,7 @@ class Supervisor:
                 _limit(request)
                 os.execve(program, request["argv"], request["env"])  # noqa: S606 - no shell is the point
             except _UNUSABLE as error:
-                os.write(error_out, _plain(error).encode()[:REFUSAL_CHARS])
+                os.write(error_out, _reason(error).encode()[:REFUSAL_CHARS])
             finally:
                 os._exit(1)
         os.close(error_out)

@@ -146,14 +146,11 @@ async def test_text_that_is_not_utf_8_reaches_the_tool_as_it_is(supervisor, laun
 
 
 @pytest.mark.parametrize("field", ["timeout_s", "idle_timeout_s", "grace_s", "memory_bytes", "processes"])
-@pytest.mark.parametrize(
-    "number", [float("nan"), float("inf"), 10**400, 10**4400], ids=["nan", "inf", "large", "unwritable"]
-)
-async def test_numbers_that_will_not_do_are_refused(supervisor, launch, field, number):
-    if field in {"memory_bytes", "processes"} and isinstance(number, float):
-        pytest.skip("not a number of bytes or processes")
-    with pytest.raises(SpawnError):
-        await supervisor.spawn(launch("true", **{field: number}))
+async def test_numbers_that_will_not_do_are_refused(supervisor, launch, field):
+    """None of them is one; too large for a float, for a system call, and to be written out."""
+    for number in (float("nan"), float("inf"), 10**400, 10**4400):
+        with pytest.raises(SpawnError):
+            await supervisor.spawn(launch("true", **{field: number}))
     assert (await run(supervisor, launch("true"))).exit_code == 0
 
 

@@ -196,3 +196,10 @@ def test_every_pair_of_shapes_gives_an_answer():
     shapes = ["a", "a/b", "a/*", "*", "**", "a*", "[a]", "**/a"]
     for a, b in product(shapes, shapes):
         assert (overlap([a], [b]) is None) == (overlap([b], [a]) is None)
+
+
+@pytest.mark.parametrize("pattern", ["[z-a]", "a*b*c*d*e", "x" * 300])
+def test_a_dropping_that_cannot_be_matched_is_refused(pattern):
+    """Whatever the library underneath raises."""
+    with pytest.raises(ScopeError):
+        Droppings([pattern])
