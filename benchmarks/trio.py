@@ -102,8 +102,12 @@ class Trio:
         return str(self.scheduler.SubmitRun(messages(), timeout=60).run)
 
     def events(self, run: str) -> list[dict[str, Any]]:
-        """Every event of a run, once it has finished, with `time_ns`, `workstream` and `attempt`."""
+        """Every event of a run, once it has finished, with `time_ns`, `workstream` and `attempt`.
+
+        Nobody watches while it goes on: a watcher would take its share of the processors.
+        """
         found: list[dict[str, Any]] = []
+        _awaited(lambda: self._finished(run) or None, RUN_TIMEOUT_S, 0.1)
         request = ledger_pb2.WatchEventsRequest(run=run)
         for message in self.ledger.WatchEvents(request, timeout=RUN_TIMEOUT_S):
             for event in message.events:
@@ -115,6 +119,14 @@ class Trio:
                     raise RuntimeError(f"the measured run ended as {found[-1]}")
                 return found
         raise RuntimeError("the watch ended before the run")
+
+    def _finished(self, run: str) -> bool:
+        try:
+            return bool(self.ledger.GetRun(ledger_pb2.GetRunRequest(run=run), timeout=10).run.finished_ns)
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.NOT_FOUND:
+                return False
+            raise
 
 
 @contextlib.contextmanager
@@ -146,11 +158,11 @@ def repository(folder: Path, files: int) -> Path:
     return folder
 
 
-def _awaited(probe: Any) -> Any:
-    deadline = time.monotonic() + START_TIMEOUT_S
+def _awaited(probe: Any, timeout_s: float = START_TIMEOUT_S, pause_s: float = 0.01) -> Any:
+    deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         found = probe()
         if found is not None:
             return found
-        time.sleep(0.01)
-    raise RuntimeError(f"not there after {START_TIMEOUT_S:g} s")
+        time.sleep(pause_s)
+    raise RuntimeError(f"not there after {timeout_s:g} s")

@@ -91,7 +91,7 @@ class Checking:
         context: Mapping[str, Any],
         env: Mapping[str, str],
         scratch: Path,
-        droppings: Sequence[str],
+        droppings: Droppings,
         marker: str,
         output_bytes: int,
         secrets: Secrets,
@@ -104,7 +104,7 @@ class Checking:
         self._context = context
         self._env = env
         self._scratch = scratch
-        self._droppings = Droppings(droppings)
+        self._droppings = droppings
         self._marker = marker
         self._output_bytes = output_bytes
         self._text = text
@@ -136,8 +136,10 @@ class Checking:
             if found is None:
                 return _result(check, "error", message=f"no tool profile {check.name!r}: add one, or correct its name")
             profile = found
-        scratch = self._scratch / f"check-{number}"
-        scratch.mkdir()
+        scratch = self._scratch
+        if number:
+            scratch = self._scratch / f"check-{number}"
+            scratch.mkdir()
         invocation = await invoke(
             self._supervisor,
             profile,

@@ -90,6 +90,8 @@ class Steps:
         self.setup_locks: dict[str, asyncio.Lock] = {}
         self.ended: dict[tuple[str, str, int], int] = {}
         self.caches: set[Path] = set()
+        self._scratches: list[Path] = []
+        self._droppings: dict[tuple[str, ...], Droppings] = {}
         self.removing: set[asyncio.Task[None]] = set()
         self._opening = asyncio.Lock()
 
@@ -100,11 +102,32 @@ class Steps:
         for name in ("scratch", "worktrees", "mirrors", "setup", "cache"):
             (self.config.root / name).mkdir(parents=True, exist_ok=True)
 
-    def remove_soon(self, folder: Path) -> None:
-        """Remove a folder that nobody needs any more, without keeping anybody waiting."""
+    def scratch(self) -> Path:
+        """A folder for one attempt; one that was given back clean is as good as new, and cheaper."""
+        if self._scratches:
+            return self._scratches.pop()
+        folder = Path(tempfile.mkdtemp(prefix="attempt-", dir=self.config.root / "scratch"))
+        for name in _SCRATCH_FOLDERS:
+            (folder / name).mkdir()
+        return folder
+
+    def give_back(self, folder: Path) -> None:
+        """The attempt is over: what it left is removed, behind its back if there is much of it."""
+        if len(self._scratches) < self.config.slots and _emptied(folder):
+            self._scratches.append(folder)
+        else:
+            self._remove_soon(folder)
+
+    def _remove_soon(self, folder: Path) -> None:
         task = asyncio.create_task(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
         self.removing.add(task)
         task.add_done_callback(self.removing.discard)
+
+    def droppings(self, patterns: tuple[str, ...]) -> Droppings:
+        """These patterns, ready to match."""
+        if patterns not in self._droppings:
+            self._droppings[patterns] = Droppings(patterns)
+        return self._droppings[patterns]
 
     def processes_ended(self, key: tuple[str, str, int]) -> int:
         """How many tools of an attempt were ended before it closed; none of their processes lives."""
@@ -190,16 +213,12 @@ class _Attempt:
 
     @contextlib.asynccontextmanager
     async def _scratch(self) -> AsyncIterator[Path]:
-        """The attempt's own folder, outside the worktree; gone with the attempt."""
-        root = self.steps.config.root / "scratch"
-        folder = Path(tempfile.mkdtemp(prefix="attempt-", dir=root))
-        for name in ("home", "tmp"):
-            (folder / name).mkdir()
+        """The attempt's own folder, outside the worktree, with an empty `home` and `tmp`."""
+        folder = self.steps.scratch()
         try:
             yield folder
         finally:
-            # Behind the attempt's back: a tool's home may hold thousands of files.
-            self.steps.remove_soon(folder)
+            self.steps.give_back(folder)
 
     def _cache(self, workspace: Workspace) -> Path:
         """A folder that tools may keep caches in: one for each workspace, so never shared by two tools at a time."""
@@ -572,7 +591,7 @@ class _Attempt:
                 context=context,
                 env=self._environment(workspace, scratch, setup),
                 scratch=scratch,
-                droppings=checks.droppings,
+                droppings=self.steps.droppings(checks.droppings),
                 marker=self.marker,
                 output_bytes=self.steps.config.output_bytes,
                 secrets=self._secrets(),
@@ -664,6 +683,27 @@ class _Attempt:
         except DeliveryRefusedError as error:
             raise _Failed("delivery_refused", str(error)) from error
         return StepFinished(ok=True, snapshot=self.step.input)
+
+
+_SCRATCH_FOLDERS = ("home", "tmp")
+
+
+def _emptied(folder: Path) -> bool:
+    """Remove the files of a scratch folder; False when anything else is there that should not be."""
+    try:
+        with os.scandir(folder) as entries:
+            found = list(entries)
+        kept = 0
+        for entry in found:
+            if not entry.is_dir(follow_symlinks=False):
+                Path(entry.path).unlink()
+            elif entry.name not in _SCRATCH_FOLDERS or any(os.scandir(entry.path)):
+                return False
+            else:
+                kept += 1
+    except OSError:
+        return False
+    return kept == len(_SCRATCH_FOLDERS)
 
 
 def named(paths: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ committed even when the loop is told to stop, so stopping never tears one.
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -92,6 +93,14 @@ class Watch:
         return taken
 
 
+REST = 4
+REST_MAX_S = 0.1
+"""After a small commit, rest that many times as long as it took, at most so long: it bounds the ledger's share of a core."""
+
+SMALL_BATCH = 10
+"""A batch is small below that part of `batch_max`; a ledger that is behind never rests."""
+
+
 class Absorber:
     """Absorbs the log into the store.
 
@@ -157,7 +166,11 @@ class Absorber:
         following = self._log.follow(self.position, linger_s=self._linger_s, batch_max=self._batch_max)
         async with aclosing(following) as batches:  # type: ignore[type-var]  # an async generator, typed as an iterator
             async for records in batches:
+                started = time.monotonic()
                 await self._absorb(records)
+                if len(records) < self._batch_max // SMALL_BATCH:
+                    # A commit costs much the same for one entry and for a hundred: under a steady trickle, let more come.
+                    await asyncio.sleep(min((time.monotonic() - started) * REST, REST_MAX_S))
 
     async def _absorb(self, records: list[Recorded]) -> None:
         work = asyncio.get_running_loop().run_in_executor(self._writer, self._store_batch, records)
