@@ -208,7 +208,14 @@ def test_a_prompt_arrives_verbatim(hostile: Outcome) -> None:
     assert hostile.artifact(hostile.of("ws-quotes", "edit")[0], "prompt").decode() == argument
 
 
-def test_no_scratch_is_left(lab: Lab, hostile: Outcome) -> None:
-    """The attempts' folders are gone with them."""
+def test_nothing_is_left_in_scratch(lab: Lab, hostile: Outcome) -> None:
+    """The attempts' folders are gone with them, but for those that are empty and used again."""
     assert hostile.run.state == "partial"
-    until(lambda: not list((lab.state_dir / "executor" / "scratch").glob("attempt-*")), "the end of scratch folders")
+    scratch = lab.state_dir / "executor" / "scratch"
+
+    def files() -> list[Path]:
+        return [path for path in scratch.rglob("*") if not path.is_dir()]
+
+    until(lambda: not files(), "the end of scratch files")
+    assert {path.name for path in scratch.glob("attempt-*/*")} <= {"home", "tmp"}
+    assert list(scratch.glob("attempt-*/*/*")) == []
