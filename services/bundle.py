@@ -22,6 +22,7 @@ import json
 import math
 import os
 import re
+import shlex
 import stat
 import sys
 from collections import defaultdict
@@ -212,9 +213,7 @@ class WorkstreamBundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     ]
     gate: Annotated[
         int,
-        Meta(
-            ge=1, le=_INTEGER_MAX, description="a whole number, 1 or more; from 2 on, production quality is asked for"
-        ),
+        Meta(ge=1, le=_INTEGER_MAX, description="a whole number, 1 or more; information only"),
     ]
     files_scope: Annotated[
         tuple[_Path, ...],
@@ -642,6 +641,16 @@ def _check_swell(raw: Any, found: _Findings) -> None:
         scope.Droppings(values.get("droppings") or ())
     except scope.ScopeError as error:
         found.add("INVALID_FIELD", "metadata.swell.droppings", str(error.args[0]), error.remedy)
+    for number, entry in enumerate(values.get("setup") or ()):
+        field = f"metadata.swell.setup[{number}]"
+        try:
+            words = shlex.split(entry) if isinstance(entry, str) else list(entry)
+        except ValueError as error:
+            remedy = "close its quotes, or write a list of arguments"
+            found.add("INVALID_FIELD", field, f"cannot be split into arguments: {error}", remedy)
+        else:
+            if not words or not words[0]:
+                found.add("INVALID_FIELD", field, "is an empty command", "name a program, or remove it")
 
 
 def _without_comments(value: Any) -> Any:

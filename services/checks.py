@@ -95,7 +95,7 @@ class Overrides(Protocol):
 
 
 class EffectiveChecks(msgspec.Struct, frozen=True, kw_only=True):
-    """What is in force for one workstream. ``unchecked`` is the bundle's wish to complete without any check."""
+    """What is in force for one workstream."""
 
     setup: Commands = ()
     lock_files: tuple[str, ...] = DEFAULT_LOCK_FILES
@@ -105,7 +105,6 @@ class EffectiveChecks(msgspec.Struct, frozen=True, kw_only=True):
     droppings: tuple[str, ...] = DEFAULT_DROPPINGS
     tool_profiles: str | None = None
     allow_no_change: bool = False
-    unchecked: bool = False
 
     @property
     def tools(self) -> tuple[str, ...]:
@@ -155,7 +154,6 @@ def resolve(
     return EffectiveChecks(
         **given,
         allow_no_change=override is not None and override.allow_no_change,
-        unchecked=override is not None and override.gates == "none",
     )
 
 

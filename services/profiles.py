@@ -233,9 +233,10 @@ def overlay(base: Mapping[str, ToolProfile], *layers: Mapping[str, ToolProfile])
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
-def placeholders(profile: ToolProfile) -> set[str]:
-    """The names of all placeholders in what a profile says, wherever they stand."""
-    texts = [profile.command, *profile.headless_args, *profile.args, *(profile.fix_args or ()), *profile.env.values()]
+def placeholders(profile: ToolProfile, *, fix: bool) -> set[str]:
+    """The names of all placeholders that a call of the tool fills in, wherever they stand; ``fix`` for a FIX call."""
+    arguments = profile.fix_args if fix and profile.fix_args is not None else profile.args
+    texts = [profile.command, *profile.headless_args, *arguments, *profile.env.values()]
     texts += [text for text in (profile.stdin, profile.working_dir, profile.report.source) if text is not None]
     return {match.group(1) for text in texts for match in _PLACEHOLDER.finditer(text) if match.group(1)}
 

@@ -53,7 +53,6 @@ class RepositoryState(msgspec.Struct, frozen=True, kw_only=True):
     base_ref: str
     tree: str
     branch: str
-    files_count: int
     bare: bool = False
     dirty: tuple[str, ...] = ()
     dirty_count: int = 0
@@ -85,7 +84,6 @@ def inspect(
         base_ref=base_name,
         tree=_one(git, "rev-parse", "--verify", f"{base_commit}^{{tree}}"),
         branch=_one(git, "symbolic-ref", "--quiet", "--short", "HEAD", ok=(0, 1)),
-        files_count=_listing(git, base_commit).count(b"\0"),
         bare=bare,
         dirty=tuple(dirty[:DIRTY_SHOWN_MAX]),
         dirty_count=len(dirty),

@@ -164,10 +164,6 @@ class ScopePattern(msgspec.Struct, frozen=True, kw_only=True):
         """Raises `ScopeError` for what `declare` refuses."""
         return cls(text=declare(pattern))
 
-    @property
-    def is_glob(self) -> bool:
-        return _GLOB.search(self.text) is not None
-
     def covers(self, path: str) -> bool:
         """Whether `path`, spelt as git spells it, is matched or lies below what is matched."""
         return _covers(self.text, path)

@@ -171,7 +171,7 @@ class Definitions:
     def _identify(self, kind: CheckKind, name: str, workstream: str, ranges: Ranges) -> Check:
         """A check is the same check when its tool, its arguments, its environment and the files it is given are the same."""
         profile = self.spec.profiles.get(name) if kind != "acceptance" else None
-        takes_files = profile is not None and "files" in placeholders(profile)
+        takes_files = profile is not None and "files" in placeholders(profile, fix=False)
         setup = self.checks(workstream).setup
         key = (kind, name, repr(setup), ranges if takes_files else None)
         known = self._identities.get(key)

@@ -28,7 +28,7 @@ from swell.errors import SwellError, invalid
 from swell.follow import elapsed_s
 from swell.settings import RunSettings, in_force
 from swell.submission import actor, assemble
-from swell.values import Attempt, Event, Workstream
+from swell.values import Attempt, Event, Run, Workstream
 
 STEPS: Final = ("edit", "static", "runtime")
 _SETTINGS: Final = {
@@ -78,12 +78,30 @@ def execute_workstreams_parallel(
     build_execution_plan(given)
     with connected() as endpoints, Client(endpoints) as client:
         position = _submit(client, run_id, given, context or {}, stepwise=False)
-        client.wait(run_id, max(position - 1, 0))
+        ended = client.wait(run_id, max(position - 1, 0))
         workstreams = client.list_workstreams(run_id)
         attempts = client.list_attempts(run_id)
         skipped = list(client.list_events(run_id, kinds=["step_skipped"]))
     dry_run = bool(in_force(_flags(context or {}, None)).dry_run)
-    return {item.workstream: _result(item, attempts, skipped, dry_run=dry_run) for item in workstreams}
+    results = {item.workstream: _result(item, attempts, skipped, dry_run=dry_run) for item in workstreams}
+    for bundle in given:
+        results.setdefault(bundle.id, _never_reached(bundle.id, ended))
+    return results
+
+
+def _never_reached(workstream: str, run: Run) -> dict[str, Any]:
+    """The result of a workstream that its run ended without mentioning."""
+    return {
+        "success": False,
+        "final_status": run.state,
+        "steps_executed": [],
+        "total_fix_iterations": 0,
+        "elapsed_seconds": 0.0,
+        "run_id": run.run,
+        "ws_id": workstream,
+        "steps": [],
+        "error": run.reason or "the run ended before it was reached",
+    }
 
 
 def run_edit_step(run_id: str, ws_id: str, bundle: Bundle, context: Context | None = None) -> StepResult:
@@ -258,7 +276,8 @@ def _ensure_stepwise(client: Client, run_id: str, bundle: WorkstreamBundle, cont
         if error.code != "NOT_FOUND":
             raise
     else:
-        if all(item.workstream != bundle.id for item in client.list_workstreams(run_id)):
+        known = client.list_workstreams(run_id)
+        if known and all(item.workstream != bundle.id for item in known):
             raise invalid(
                 "WORKSTREAM_NOT_FOUND",
                 f"run {run_id} has no workstream {bundle.id}",

@@ -35,6 +35,7 @@ from swell.options import (
     WaveDelay,
     WorkstreamArgument,
 )
+from swell.text import visible
 
 if TYPE_CHECKING:
     from swell.client import Client
@@ -95,7 +96,7 @@ def validate(path: PathArgument = None, repo: RepoOption = Path()) -> int:
 
     report = local_plan(_bundle_path(path, repo), repo)
     if not report.valid:
-        say(report.to_text().rstrip())
+        say(visible(report.to_text()).rstrip())
         return 2
     assert report.plan is not None  # noqa: S101 - a valid report has a plan
     say(f"valid: {report.plan.total_workstreams} workstreams in {report.plan.total_waves} waves")

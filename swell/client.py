@@ -202,7 +202,7 @@ class Client:
         return [_plain(run, Run) for run in _paged(page, "runs", limit)]
 
     def list_workstreams(self, run: str, *, state: str = "") -> list[Workstream]:
-        """The workstreams of a run in plan order."""
+        """The workstreams that a run has reached, in the order in which they were first mentioned."""
 
         def page(token: str, count: int) -> Any:
             request = self._ledger_pb2.ListWorkstreamsRequest(run=run, page_size=count, page_token=token, state=state)
@@ -253,13 +253,17 @@ class Client:
         while True:
             request = self._ledger_pb2.WatchEventsRequest(run=run, after_position=after)
             call = self._ledger.WatchEvents(request, timeout=WATCH_TIMEOUT_S, metadata=self._metadata)
+            answered = False
             try:
                 for answer in call:
                     heard = time.monotonic()
+                    answered = True
                     pause_s = 0.05
                     after = max(after, answer.position)
                     yield Watched(events=[_event(event) for event in answer.events], position=answer.position)
             except grpc.RpcError as error:
+                if answered and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    heard = time.monotonic()  # our own limit on one call ended it, not silence
                 if error.code() not in mending or time.monotonic() - heard > OUTAGE_S:
                     raise self._error(error) from error
             finally:

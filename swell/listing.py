@@ -275,8 +275,8 @@ def require_workstream(known: list[Workstream], run: str, workstream: str) -> No
         raise SwellError(
             "NOT_FOUND",
             "WORKSTREAM_NOT_FOUND",
-            f"run {run} has no workstream {workstream!r}",
-            "It has: " + ", ".join(item.workstream for item in known[:20]) + ".",
+            f"run {run} has no workstream {workstream!r}, or has not reached it yet",
+            "So far it has: " + ", ".join(item.workstream for item in known[:20]) + ".",
         )
 
 

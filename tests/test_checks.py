@@ -84,7 +84,6 @@ def test_each_layer_wins_over_the_one_below_for_the_keys_it_gives():
     assert found.fix_tool == "aider"
     assert found.setup == (("make", "deps"),)
     assert found.allow_no_change
-    assert not found.unchecked
     assert found.tools == ("black", "bundle", "aider")
 
 
@@ -92,10 +91,6 @@ def test_an_empty_list_is_an_answer_too():
     found = resolve(parse_checks(WHOLE, "swell.toml"), None, WorkstreamChecks(static_tools=(), droppings=()))
     assert found.static_tools == ()
     assert found.droppings == ()
-
-
-def test_a_bundle_may_wish_for_no_gates():
-    assert resolve(None, None, WorkstreamChecks(gates="none")).unchecked
 
 
 @pytest.mark.parametrize("key", ["droppings", "lock_files"])

@@ -190,18 +190,21 @@ class Checking:
         if report.format == "none" or invocation.exit is None:
             return []
         if report.source == "stdout":
-            data = self._output(invocation.stdout)
+            data = read_output(invocation.stdout, self._output_bytes + OUTPUT_MARGIN_BYTES)
         else:
             context = {**self._context, "scratch": str(scratch)}
             data = read(Path(substitute_one(report.source, context)))
         exit_code = invocation.exit.exit_code
-        return judge(
+        found = judge(
             report.format,
             data,
             worktree=self._workspace.path,
             exit_code=exit_code if exit_code is not None else -1,
             success=invocation.ok,
         )
+        # After parsing: a mask inside a report would break it, and one inside a path before it is made relative as well.
+        mask = self._secrets.mask_text
+        return [msgspec.structs.replace(one, path=mask(one.path), message=mask(one.message)) for one in found]
 
     def _output(self, file: Path) -> bytes:
         return self._secrets.mask(read_output(file, self._output_bytes + OUTPUT_MARGIN_BYTES))

@@ -7,10 +7,11 @@ Invariants:
 
 * The repository at the location is only read, except for `refs/heads/swell/*`, which `deliver` pushes with a lease;
   neither side's hooks run where git lets us say so.
-* A commit that the mirror has, it has whole: objects arrive in packs, never one by one, and git checks their
-  connection before a ref names them. So presence of a commit answers for everything below it.
-* The mirror's refs are only `refs/swell/base/<run>` and `refs/swell/attempts/<run>/<workstream>/<n>`; the first pins
-  the base for the life of the run. From a server that gives out branches only, they are at `refs/swell/source/*`.
+* A commit that the mirror has, it has whole: objects are fetched in packs, never one by one, and git checks their
+  connection before a ref names them. So presence of a commit answers for everything below it. (The first copy of a
+  local repository takes its objects as they lie there; what somebody commits at that very moment may be torn.)
+* The mirror's refs are only `refs/swell/base/<run>` and `refs/swell/attempts/<run>/<workstream>/<n>`; the first keeps
+  the base commit. From a server that gives out branches only, they are at `refs/swell/source/*`.
 * Tools work in worktrees of the mirror and can therefore write its configuration; `guard` puts it back before git
   acts for us, so that no filter, driver or hook of theirs runs in our name.
 
@@ -253,7 +254,7 @@ class Mirror:
         """Writes what `commit` adds to `base_commit` to the bundle file `target`, under `ref` (see `attempt_ref`).
 
         `base_commit` is the *run's* base commit, not the step's: a receiver has nothing else for sure. The ref is made
-        here as well, which keeps the commit until `release`. Raises MirrorError when there is nothing to carry.
+        here as well, which keeps the commit. Raises MirrorError when there is nothing to carry.
         """
         if not _ATTEMPT_REF.match(ref):
             raise MirrorError("NAME_REFUSED", f"{ref[:200]!r} is no attempt's ref", "Use attempt_ref.")
@@ -262,19 +263,6 @@ class Mirror:
         self.guard()
         await self.git("update-ref", ref, commit)
         await self.git("-c", "pack.threads=1", "bundle", "create", "--quiet", _absolute(target), f"^{base_commit}", ref)
-
-    async def release(self, run: str) -> None:
-        """Removes the refs of a run: its base and its attempts may be forgotten."""
-        _name(run)
-        self._pinned = {(pinned, commit) for pinned, commit in self._pinned if pinned != run}
-        if not self.folder.is_dir():
-            return
-        self.guard()
-        listed = await self.git(
-            "for-each-ref", "--format=delete %(refname)", f"refs/swell/base/{run}", f"refs/swell/attempts/{run}/"
-        )
-        if listed:
-            await self.git("update-ref", "--stdin", stdin=listed)
 
     async def deliver(self, commit: str, *, ref: str, expected_old: str | None, location: str | None = None) -> None:
         """Pushes `commit` to the branch `ref` (see `delivery_ref`) of `location`, by default the mirror's own.

@@ -45,7 +45,6 @@ _AUTHOR: Final = {
 _GIT_NAMES: Final = frozenset({".git", "git~1"})
 _SYMLINK: Final = "120000"
 _GITLINK: Final = "160000"
-_ABSENT: Final = "000000"
 
 SnapshotCode = Literal["FILE_TOO_LARGE", "UNREADABLE"]
 Status = Literal["A", "D", "M", "T"]
@@ -99,11 +98,6 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     def is_gitlink(self) -> bool:
         """Whether it is a submodule now."""
         return self.new_mode == _GITLINK
-
-    @property
-    def is_mode_change(self) -> bool:
-        """Whether both sides exist and differ in mode."""
-        return self.old_mode != self.new_mode and _ABSENT not in (self.old_mode, self.new_mode)
 
 
 class Patch(msgspec.Struct, frozen=True, kw_only=True):

@@ -241,11 +241,11 @@ class _Attempt:
         return env | {"PATH": path}
 
     async def _context(
-        self, workspace: Workspace, scratch: Path, ranges: Ranges, profiles: Iterable[ToolProfile]
+        self, workspace: Workspace, scratch: Path, ranges: Ranges, profiles: Iterable[ToolProfile], *, fix: bool = False
     ) -> dict[str, Any]:
         """What placeholders stand for. The run's own context comes first: it cannot replace what the engine says."""
         files: list[str] = []
-        if any("files" in placeholders(profile) for profile in profiles):
+        if any("files" in placeholders(profile, fix=fix) for profile in profiles):
             files = await asyncio.to_thread(self._files, workspace, self.definitions.files(ranges))
         return {
             **self.spec.options.context,
@@ -340,7 +340,7 @@ class _Attempt:
             raise _Failed("tool_missing", f"no tool profile {tool!r}: add it to the tool profiles, or correct the name")
         async with self._scratch() as scratch, self.repository.pool.at(self.step.input.commit) as workspace:
             setup = await self._setup(workspace, checks, scratch)
-            context = await self._context(workspace, scratch, self._own(), [profile])
+            context = await self._context(workspace, scratch, self._own(), [profile], fix=fix)
             prompt, extra = await self._prompt(scratch, fix=fix)
             context |= {"prompt": prompt, "prompt_file": str(scratch / "prompt.md"), **extra}
             keeping = asyncio.create_task(self._keep("prompt", prompt.encode()))

@@ -1,7 +1,7 @@
 """Working folders for tools: git worktrees of the mirror, used again and again, each time from a clean commit.
 
-    <root>/<n>-<generation>          the worktree: what a tool sees
-    <root>/<n>-<generation>.index    our own index of it, which no tool knows; the tool's one is a copy
+    <root>/<n>          the worktree: what a tool sees
+    <root>/<n>.index    our own index of it, which no tool knows; the tool's one is a copy
 
 Invariants:
 
@@ -111,7 +111,13 @@ class Workspace:
             self._restore_admin()
             return
         self._manifest = None
-        await asyncio.to_thread(restore, self.path, known or {}, now)
+        restoring = asyncio.ensure_future(asyncio.to_thread(restore, self.path, known or {}, now))
+        try:
+            await asyncio.shield(restoring)
+        except asyncio.CancelledError:
+            # A thread cannot be cancelled; until it is done, nobody else may have the folder.
+            await asyncio.wait([restoring])
+            raise
         self._mend_link()
         if known is None:
             self.index.unlink(missing_ok=True)
@@ -200,7 +206,12 @@ class WorkspacePool:
             workspace = self._choose(commit)
             self._busy += 1
             try:
-                workspace = await self._prepared(workspace, commit)
+                try:
+                    workspace = await self._prepared(workspace, commit)
+                except BaseException:
+                    # Half made, or half removed: the place gets a new folder.
+                    workspace = None
+                    raise
                 yield workspace
             finally:
                 self._busy -= 1

@@ -28,7 +28,7 @@ from services import events
 from services.events import LINE, TERMINAL_RUN, TERMINAL_WORKSTREAM, AnyEvent
 from services.wire import Place, Recorded, decode_envelope, parse_subject
 
-VERSION = 1
+VERSION = 2
 """The version of this projection: a store of any other version is rebuilt. Raise it whenever a row could differ."""
 
 GENESIS = bytes(32)
@@ -447,7 +447,7 @@ class Projector:
             case events.StepScheduled():
                 self._schedule(at, live, event)
             case events.WaveStarted():
-                live.row.waves_started += 1
+                live.row.waves_started += not event.more
                 for name in event.workstreams:
                     self._workstream(live, name).wave = _int32(event.wave)
             case events.StepSkipped() if event.workstream != LINE:

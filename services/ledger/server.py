@@ -106,7 +106,7 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         return pb.ListRunsResponse(runs=runs, next_page_token=token)
 
     async def ListWorkstreams(self, request: pb.ListWorkstreamsRequest, context: Any) -> pb.ListWorkstreamsResponse:
-        """A page of a run's workstreams in plan order."""
+        """A page of a run's workstreams, in the order in which they were first mentioned."""
         run = _name("run", request.run)
         state = _optional(_WORD, "state", request.state)
         size = page_size(request.page_size, 100)

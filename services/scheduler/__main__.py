@@ -32,6 +32,8 @@ log = structlog.get_logger()
 
 REQUEST_BYTES_MAX = 4 * 1024 * 1024
 HEALTH_INTERVAL_S = 0.25
+UPLOAD_PATIENCE_S = 5.0
+"""How long a submission waits for the bus: well below its caller's patience, so that the reason is told."""
 
 
 async def run(config: SchedulerConfig) -> None:
@@ -46,7 +48,7 @@ async def run(config: SchedulerConfig) -> None:
         bus = await Bus.connect(config.bus, name="swell-scheduler")
         open_things.push_async_callback(bus.close)
         await bus.ensure_streams()
-        artifacts = Artifacts(bus.objects)
+        artifacts = Artifacts(bus.objects, patience_s=UPLOAD_PATIENCE_S)
         shell = Shell(
             bus,
             artifacts,

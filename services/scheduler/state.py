@@ -122,7 +122,6 @@ class Failure(msgspec.Struct, frozen=True):
     signature: str
     tree: str
     diagnostics: Artifact | None
-    fixable: bool
 
 
 class Goal(msgspec.Struct, frozen=True):
@@ -434,7 +433,6 @@ def _note(workstream: Workstream, scheduled: StepScheduled, event: StepFinished)
                     signature=event.signature,
                     tree=scheduled.input.tree,
                     diagnostics=next((a for a in event.artifacts if a.role == "diagnostics"), None),
-                    fixable=True,
                 )
         case "fix":
             workstream.latest = event.snapshot or workstream.latest

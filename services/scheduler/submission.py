@@ -96,6 +96,21 @@ class Submissions:
         profiles = self._tool_profiles(header)
         breaker = self._breaker_of(header)
         bundles = self._bundles(documents)
+        try:
+            return self._planned(header, run, options, checks, profiles, breaker, bundles)
+        except ChecksError as error:
+            raise SubmissionError("documents", str(error), "INVALID_CHECKS") from error
+
+    def _planned(
+        self,
+        header: Header,
+        run: str,
+        options: Options,
+        checks: Checks,
+        profiles: dict[str, ToolProfile],
+        breaker: Mapping[str, Any],
+        bundles: list[WorkstreamBundle],
+    ) -> Planned:
         report = validate_plan(
             bundles,
             known_tools=profiles.keys(),
@@ -288,7 +303,7 @@ def _unsound_checks(
         )
     judging = {tool for e in resolved.values() for tool in (*e.static_tools, e.runtime_tool) if tool is not None}
     for tool in sorted(judging & profiles.keys()):
-        own = sorted(placeholders(profiles[tool]) & OF_ONE_ATTEMPT)
+        own = sorted(placeholders(profiles[tool], fix=False) & OF_ONE_ATTEMPT)
         if own:
             findings.append(
                 Finding(

@@ -397,3 +397,11 @@ def test_bundles_are_frozen():
     with pytest.raises(AttributeError):
         only.id = "ws-other"
     assert msgspec.structs.replace(only, id="ws-other").id == "ws-other"
+
+
+@pytest.mark.parametrize("setup", [["echo 'unclosed"], ["   "], [[]]])
+def test_a_setup_command_that_cannot_be_run_is_reported_with_its_place(setup):
+    text = json.dumps(MINIMAL | {"metadata": {"swell": {"setup": setup}}}).encode()
+    with pytest.raises(b.BundleValidationError) as refused:
+        b.parse_bundles([("a.json", text)])
+    assert [problem.field for problem in refused.value.problems] == ["metadata.swell.setup[0]"]

@@ -219,17 +219,6 @@ async def test_nothing_to_carry_and_foreign_refs_are_refused(mirror: Mirror, bas
         attempt_ref("r1", "../../heads/x", 1)
 
 
-async def test_release_removes_a_runs_refs_only(mirror: Mirror, base: str, tmp_path: Path):
-    commit = await new_commit(mirror, base)
-    await mirror.ensure(base, run="r10")
-    await mirror.export_bundle(base, commit, attempt_ref("r1", "ws", 1), tmp_path / "b")
-    await mirror.release("r1")
-    await mirror.release("r1")
-    assert await refs_of(mirror) == {"refs/swell/base/r10": base}
-    await mirror.ensure(base, run="r1")
-    assert "refs/swell/base/r1" in await refs_of(mirror)
-
-
 async def test_delivery_touches_its_branch_only(mirror: Mirror, user: Checkout, base: str, tmp_path: Path):
     """Neither the index, the files, the configuration nor a hook of the person's takes part."""
     hook = user.path / ".git/hooks/post-receive"

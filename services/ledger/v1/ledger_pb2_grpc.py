@@ -96,7 +96,7 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListWorkstreams(self, request, context):
-        """The workstreams of a run, in plan order.
+        """The workstreams of a run that it has reached, in the order in which they were first mentioned.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

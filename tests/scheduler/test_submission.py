@@ -1,0 +1,110 @@
+"""What can be wrong with a submission is found before anything is written."""
+
+import json
+
+import pytest
+
+from services.scheduler.config import SchedulerConfig
+from services.scheduler.submission import Header, SubmissionError, Submissions
+from services.spec import decode_spec, encode_spec
+
+COMMIT = "a" * 40
+
+
+@pytest.fixture(scope="module")
+def submissions() -> Submissions:
+    return Submissions(SchedulerConfig())
+
+
+def header(**changes) -> Header:
+    return Header(**({"request_id": "request-1", "location": "/repo", "base_commit": COMMIT, "actor": "ann"} | changes))
+
+
+def document(*workstreams: dict) -> list[tuple[str, bytes]]:
+    minimal = {"openspec_change": "C-1", "ccpm_issue": 1, "gate": 1, "tasks": ["do it"], "tool": "echo"}
+    bundles = [{"id": f"ws-{n}", "files_scope": [f"f{n}.py"]} | minimal | given for n, given in enumerate(workstreams)]
+    return [("a.json", json.dumps(bundles).encode())]
+
+
+CHECKED = {"metadata": {"swell": {"static_tools": ["ruff"]}}}
+
+
+def codes(planned) -> set[str]:
+    return {finding.code for finding in planned.report.errors}
+
+
+def test_a_sound_submission_becomes_a_definition_that_can_be_read_back(submissions):
+    spec = submissions.plan(header(), document(CHECKED)).spec
+    assert spec is not None
+    assert decode_spec(encode_spec(spec)) == spec
+    assert set(spec.profiles) == {"echo", "ruff"}, "only what the run can need is pinned"
+
+
+def test_the_same_request_names_the_same_run(submissions):
+    runs = {submissions.plan(header(), document(CHECKED)).spec.run for _ in range(2)}
+    assert len(runs) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"request_id": "x"}, "request_id"),
+        ({"run": "a b"}, "run"),
+        ({"run": "fleet"}, "run"),
+        ({"location": ""}, "repository.location"),
+        ({"location": "https://user:secret-token@host/repo.git"}, "repository.location"),
+        ({"base_commit": "main"}, "repository.base_commit"),
+        ({"max_workers": -1}, "options.max_workers"),
+        ({"max_workers": 10**6}, "options.max_workers"),
+        ({"wave_delay_s": float("nan")}, "options.wave_delay_s"),
+        ({"timeout_s": float("inf")}, "options.timeout_s"),
+        ({"timeout_s": -1.0}, "options.timeout_s"),
+        ({"context_json": "[]"}, "options.context_json"),
+        ({"context_json": '{"a": {"b": 1}}'}, "options.context_json"),
+        ({"context_json": '{"a": "x\\u0000y"}'}, "options.context_json"),
+        ({"checks_toml": b"no_such_key = 1"}, "checks_toml"),
+        ({"tool_profiles_json": b"{"}, "tool_profiles_json"),
+        ({"breaker_json": b'{"no_such_key": 1}'}, "breaker_json"),
+    ],
+)
+def test_what_cannot_be_used_is_named(submissions, changes, field):
+    with pytest.raises(SubmissionError) as refused:
+        submissions.plan(header(**changes), document(CHECKED))
+    assert refused.value.field == field
+    assert "secret-token" not in str(refused.value)
+
+
+def test_a_workstream_that_nothing_checks_is_refused_unless_it_says_so(submissions):
+    assert codes(submissions.plan(header(), document({}))) == {"NO_CHECKS"}
+    wanted = {"metadata": {"swell": {"gates": "none"}}}
+    assert submissions.plan(header(), document(wanted)).spec is not None
+
+
+def test_a_check_without_a_profile_is_refused(submissions):
+    missing = {"metadata": {"swell": {"static_tools": ["no-such-tool"]}}}
+    assert codes(submissions.plan(header(), document(missing))) == {"UNKNOWN_TOOL"}
+
+
+def test_what_is_not_enforced_is_refused_unless_accepted(submissions):
+    costly = CHECKED | {"max_cost_usd": 3}
+    assert codes(submissions.plan(header(), document(costly))) == {"NOT_ENFORCED"}
+    assert submissions.plan(header(accept_unenforced=True), document(costly)).spec is not None
+
+
+def test_workstreams_with_different_setups_cannot_share_a_run(submissions):
+    """A merged tree can be prepared in one way only, and its verdict would stand for both."""
+    other = {"metadata": {"swell": {"static_tools": ["ruff"], "setup": ["true"]}}}
+    assert codes(submissions.plan(header(), document(CHECKED, other))) == {"SETUP_DIFFERS"}
+
+
+@pytest.mark.parametrize("where", [{"args": ["{workstream}"]}, {"env": {"A": "{step}"}}, {"stdin": "{prompt_file}"}])
+def test_a_check_that_depends_on_its_attempt_is_refused(submissions, where):
+    """Its verdict could not be reused for the tree."""
+    profiles = json.dumps({"ruff": {"command": "ruff"} | where}).encode()
+    planned = submissions.plan(header(tool_profiles_json=profiles), document(CHECKED))
+    assert codes(planned) == {"CHECK_OF_ONE_ATTEMPT"}
+
+
+def test_what_only_fix_is_told_does_not_make_a_check_depend_on_its_attempt(submissions):
+    profiles = json.dumps({"ruff": {"command": "ruff", "fix_args": ["{diagnostics_file}"]}}).encode()
+    assert submissions.plan(header(tool_profiles_json=profiles), document(CHECKED)).spec is not None
