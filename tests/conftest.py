@@ -10,8 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from services.bus import BusConfig
+
+# No example is timed: a busy machine is not a bug. A failure prints what reproduces it.
+settings.register_profile("swell", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("swell")
 
 NATS_SERVER = Path(sys.executable).parent / "nats-server"
 START_S = 10.0
