@@ -44,6 +44,7 @@ proto-check: $(STAMP)
 bench: $(STAMP) ## Measure; prints ratios side by side
 	$(BIN)/python -m benchmarks
 
-lock: $(STAMP) ## Resolve the pinned versions anew (needs pip-tools)
-	$(BIN)/python -m piptools compile --quiet --extra dev --extra example --generate-hashes --strip-extras --allow-unsafe \
+lock: ## Resolve the pinned versions anew (needs Python 3.13 with pip-tools as PYTHON: it needs the most)
+	$(PYTHON) -m piptools compile --quiet --extra dev --extra example --generate-hashes --strip-extras --allow-unsafe \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header -o requirements.lock pyproject.toml
+	sed -i 's/^\(pyyaml-ft==[^ ]*\) /\1 ; python_version == "3.13" /' requirements.lock  # libcst wants it there only
