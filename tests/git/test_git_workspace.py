@@ -313,3 +313,27 @@ def test_restoring_follows_no_link(tmp_path: Path):
     top.symlink_to(tmp_path / "precious")
     with pytest.raises(NotADirectoryError):
         scan(top)
+
+
+async def test_a_cancelled_making_is_over_only_when_nothing_is_removed_any_more(pool, base):
+    """The thread that cleans cannot be cancelled: it would remove what the next attempt has just been given."""
+    async with pool.at(base) as workspace:
+        heap = workspace.path / "heap"
+        heap.mkdir()
+        for number in range(4000):
+            (heap / f"{number}").touch()
+
+    async def hold():
+        async with pool.at(base):
+            raise AssertionError("it was cancelled before")
+
+    holding = asyncio.create_task(hold())
+    async with asyncio.timeout(20):
+        while heap.exists() and len(list(heap.iterdir())) == 4000:  # noqa: ASYNC110 - the folder tells nobody
+            await asyncio.sleep(0)
+    holding.cancel()
+    await asyncio.wait([holding])
+    assert holding.cancelled()
+    assert not heap.exists()
+    async with pool.at(base) as workspace:
+        assert not workspace.changed()
