@@ -419,10 +419,6 @@ class Bus:
             return None
         return int(answer["seq"])
 
-    async def read_key(self, bucket: str, key: str) -> Recorded | None:
-        """A key's present value and revision."""
-        return await self.last(f"$KV.{bucket}.{key}", stream=f"KV_{bucket}")
-
     def follow_keys(self, bucket: str) -> AsyncIterator[list[Recorded]]:
         """Every present key, then every change."""
         return Follower(self, f"KV_{bucket}", f"$KV.{bucket}.>", last_per_subject=True).batches()

@@ -178,16 +178,6 @@ def makespan(waves: Iterable[Sequence[str]], workers: int) -> int:
     return sum(-(-len(wave) // workers) for wave in waves)
 
 
-def conflict_between(a: WorkstreamBundle, b: WorkstreamBundle) -> str | None:
-    """Why two independent workstreams may not run at the same time, or None. The rule the waves obey, for any pair."""
-    if not (a.parallel_ok and b.parallel_ok):
-        return _ALONE
-    if a.conflict_group is not None and a.conflict_group == b.conflict_group:
-        return f"conflict_group:{a.conflict_group}"
-    pair = scope.overlap(_scope_of(a), _scope_of(b))
-    return _scope_reason(*pair) if pair else None
-
-
 _ALONE: Final = "parallel_ok=false"
 
 

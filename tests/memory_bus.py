@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import msgspec
 
@@ -343,9 +344,6 @@ class MemoryBus:
         free = self.faults.everybody_leads and bucket == LEASES
         return self.server.publish(f"KV_{bucket}", f"$KV.{bucket}.{key}", value, expect=None if free else expect)
 
-    async def read_key(self, bucket: str, key: str) -> Recorded | None:
-        return await self.last(f"$KV.{bucket}.{key}", stream=f"KV_{bucket}")
-
     async def follow_keys(self, bucket: str) -> AsyncIterator[list[Recorded]]:
         async for batch in self._follow(
             lambda: self.server.stream(f"KV_{bucket}"), f"$KV.{bucket}.>", after=0, batch_max=2000
@@ -470,3 +468,9 @@ def matches(wanted: str, subject: str) -> bool:
         if at >= len(have) or token not in ("*", have[at]):
             return False
     return len(want) == len(have)
+
+
+async def newest_of_key(bus: Any, bucket: str, key: str) -> Recorded | None:
+    """A key's present value and revision, on either bus."""
+    found: Recorded | None = await bus.last(f"$KV.{bucket}.{key}", stream=f"KV_{bucket}")
+    return found

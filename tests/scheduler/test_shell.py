@@ -8,7 +8,7 @@ from collections import Counter
 
 import msgspec
 import pytest
-from memory_bus import Faults, MemoryBus, MemoryServer
+from memory_bus import Faults, MemoryBus, MemoryServer, newest_of_key
 from scheduler_harness import BASE, RUN, bundle, passed, spec
 
 from services.artifacts import Artifacts
@@ -332,7 +332,7 @@ async def test_who_cannot_read_the_log_gives_the_lease_up(cluster):
     assert not shell.leader
 
     async def lease_is_free():
-        while await cluster.bus.read_key(LEASES, "scheduler") is not None:  # noqa: ASYNC110 - nothing tells that a key expired
+        while await newest_of_key(cluster.bus, LEASES, "scheduler") is not None:  # noqa: ASYNC110 - nothing tells that a key expired
             await asyncio.sleep(0.01)
 
     await asyncio.wait_for(lease_is_free(), 1.5)
