@@ -160,7 +160,9 @@ async def _written(workspace: Workspace, now: Manifest, droppings: Sequence[str]
     with tempfile.TemporaryDirectory(prefix="snapshot-", dir=workspace.path.parent) as scratch:
         index, excludes = Path(scratch, "index"), Path(scratch, "excludes")
         with contextlib.suppress(FileNotFoundError):
-            shutil.copyfile(workspace.index, index)
+            # With its time: git looks at the content of files as young as the index. A younger copy would make it trust
+            # the status of a file that was rewritten in the very second it was checked out, and the change would be lost.
+            shutil.copy2(workspace.index, index)
         git, settings = workspace.git(index), ("-c", f"core.excludesFile={excludes}")
         _write_excludes(excludes, droppings, [])
         left_out = await _left_out(git, settings, now, touched)

@@ -172,6 +172,7 @@ class Workspace:
         for name, content in wanted.items():
             _keep(self._admin / name, content)
         _keep(self._admin / "index", self.index.read_bytes())
+        shutil.copystat(self.index, self._admin / "index")  # its time tells git which files it must look into
 
 
 _REASON: Final = b"swell: in use by an executor\n"

@@ -1,7 +1,9 @@
 """A snapshot is what lies in the workspace; changes, patches and hazards are read from trees."""
 
+import asyncio
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -335,3 +337,19 @@ async def test_the_persons_checkout_is_untouched_by_a_whole_life(
     assert user.fingerprint() == before
     assert user.git("rev-parse", "swell/r5^{tree}") == result.tree
     user.git("fsck", "--full")
+
+
+async def test_a_file_rewritten_in_the_second_of_its_checkout_is_seen_a_second_later(mirror, pool, user, base):
+    """Same size, same second: git tells such files by the time of its index, which a copy must keep."""
+    user.write({"same": "tracked"})
+    commit = user.commit()
+    await mirror.ensure(commit, run="r2")
+    while time.time() % 1 > 0.3:  # noqa: ASYNC110 - the rewrite has to fall into the same second
+        await asyncio.sleep(0.01)
+    async with pool.at(commit) as workspace:
+        (workspace.path / "same").write_text("changed")
+        written = int((workspace.path / "same").stat().st_mtime)
+        while time.time() < written + 1:  # noqa: ASYNC110 - the snapshot has to fall into a later one
+            await asyncio.sleep(0.01)
+        result = await taken(workspace)
+    assert await names(mirror, commit, result.commit) == {"same": "M"}
