@@ -5,9 +5,9 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import grpc.aio
@@ -25,12 +25,13 @@ NATS = Path(sys.executable).with_name("nats-server")
 @pytest.fixture
 def nats(tmp_path):
     """The url of a NATS server with JetStream."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    server = subprocess.Popen(
-        [NATS, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", tmp_path / "js"], stderr=subprocess.DEVNULL
-    )
-    yield f"nats://127.0.0.1:{port}"
+    command = [NATS, "-a", "127.0.0.1", "-p", "-1", "--ports_file_dir", tmp_path, "-js", "-sd", tmp_path / "js"]
+    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 10
+    while not (found := [file for file in tmp_path.glob("*.ports") if file.stat().st_size]):
+        assert time.monotonic() < deadline, "no ports file"
+        time.sleep(0.01)
+    yield json.loads(found[0].read_text())["nats"][0]
     server.terminate()
     server.wait()
 
@@ -44,6 +45,15 @@ async def connected(url: str):
         yield bus
     finally:
         await bus.close()
+
+
+def announced(ready: Path) -> dict[str, int]:
+    """What the ready file says; nothing while there is none. A starting ledger removes that of its former life."""
+    try:
+        told: dict[str, int] = json.loads(ready.read_text())
+    except FileNotFoundError:
+        return {}
+    return told
 
 
 @contextlib.asynccontextmanager
@@ -63,10 +73,10 @@ async def running(folder: Path, url: str, **settings: str):
         )
     try:
         async with asyncio.timeout(20):
-            while not ready.exists() or json.loads(ready.read_text())["pid"] != process.pid:
+            while announced(ready).get("pid") != process.pid:
                 assert process.poll() is None, (folder / "stderr").read_text()
                 await asyncio.sleep(0.01)
-        told = json.loads(ready.read_text())
+        told = announced(ready)
         async with grpc.aio.insecure_channel(f"127.0.0.1:{told['port']}") as channel:
             yield process, channel
     finally:
