@@ -2,20 +2,47 @@
 
 import msgspec
 
+from services.events import ExecutorState
+
 NUDGE = "swell.nudge"
 """`swell.nudge.<executor>`: one of your attempts was closed by somebody else. Not stored; the re-reading finds it anyway."""
 
 
 class Beat(msgspec.Struct, frozen=True, kw_only=True):
-    """Who, since which start, and which attempts (run, workstream, number) its supervising loops moved on since the last beat."""
+    """Who, since which start, and which attempts (run, workstream, number) its supervising loops moved on since the last beat.
+
+    `state`: what it says it is doing; `terminated` is its last word.
+    """
 
     executor: str
     boot: str
     pool: str
     slots: int
+    state: ExecutorState = "idle"
     attempts: list[tuple[str, str, int]] = []
 
 
 def nudge_subject(executor: str) -> str:
     """Where an executor listens for nudges."""
     return f"{NUDGE}.{executor}"
+
+
+EXECUTOR_MOVES: dict[ExecutorState, frozenset[ExecutorState]] = {
+    "spawning": frozenset({"idle", "terminated"}),
+    "idle": frozenset({"busy", "draining", "terminated"}),
+    "busy": frozenset({"idle", "draining", "terminated"}),
+    "draining": frozenset({"terminated"}),
+    "terminated": frozenset(),
+}
+"""The life of an executor between one start and its end; a new start is a new boot, and begins with `spawning`."""
+
+
+class ExecutorMoveError(ValueError):
+    """An executor cannot go from one state to another."""
+
+
+def moved(before: ExecutorState, after: ExecutorState) -> ExecutorState:
+    """`after`, if an executor may go there from `before`, or is there already; raises ExecutorMoveError."""
+    if after != before and after not in EXECUTOR_MOVES[before]:
+        raise ExecutorMoveError(f"an executor cannot go from {before} to {after}")
+    return after

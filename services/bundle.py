@@ -75,6 +75,9 @@ CYCLE_SEARCH_MAX: Final = 1_000_000
 MESSAGE_LINES_MAX: Final = 50
 """Problems listed in the text of an error; the rest is counted, and all are in `problems`."""
 
+NOT_IN_FILES: Final = frozenset({"hints"})
+"""Fields that no bundle file may set: they are Swell's own."""
+
 _INTEGER_MAX: Final = 2**53 - 1  # beyond it, JSON readers that use doubles disagree about the value
 _SHOWN_MAX: Final = 20  # unknown fields of one object, or members of one cycle, spelt out in messages
 
@@ -271,6 +274,8 @@ class WorkstreamBundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         tuple[BundleGate, ...],
         Meta(max_length=ITEMS_MAX, description="a list of objects with type, required and blocking"),
     ] = ()
+    hints: _Texts = ()
+    """What people told its tool beside the tasks when they adjusted it in review, oldest first; no file may set it."""
 
     @property
     def checks(self) -> WorkstreamChecks:
@@ -671,7 +676,8 @@ def _shown(value: Any) -> str:
 
 @cache
 def _fields(type_: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
-    return {field.encode_name: field for field in msgspec.structs.fields(type_)}
+    known = {field.encode_name: field for field in msgspec.structs.fields(type_)}
+    return {name: field for name, field in known.items() if type_ is not WorkstreamBundle or name not in NOT_IN_FILES}
 
 
 @cache
@@ -1021,6 +1027,8 @@ def json_schema() -> dict[str, Any]:
     for definition in definitions.values():
         definition["patternProperties"] = {"^_comment": True}
     fields = definitions["WorkstreamBundle"]["properties"]
+    for name in NOT_IN_FILES:
+        del fields[name]
     fields["metadata"]["properties"] = {"swell": {"$ref": "#/definitions/WorkstreamChecks"}}
     for name, known in _OPEN_OBJECTS.items():
         options = fields[name].get("anyOf", [fields[name]])

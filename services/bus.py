@@ -6,6 +6,8 @@ What it promises its callers:
   stands there instead. A refusal is not yet a fence: JetStream checks the expectation before it looks for duplicates,
   so a lost acknowledgement looks like one; the subject's last entry is read from the leader and settles it.
 * `follow` delivers a stream's messages in order, without gap or repetition, across reconnections and server restarts.
+* `consume` hands out a log's messages to whoever of its consumers is alive, each until it is acknowledged, at least once.
+* A broker without room for more is one that does not answer for now, never a refusal; nothing acknowledged is lost.
 * A stream whose settings contradict ours is an error that says how to mend it; it is never overwritten.
 
 Sequences are positions in a stream, from 1; 0 means "nothing yet". Times are JetStream's, in nanoseconds.
@@ -29,12 +31,13 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
-from nats.errors import NoRespondersError
+from nats.errors import MaxPayloadError, NoRespondersError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.errors import NotFoundError, ObjectDeletedError, ObjectNotFoundError
 from nats.js.object_store import ObjectStore
 
-from services.wire import Recorded
+from services.fence import judge
+from services.wire import Recorded, token
 
 log = structlog.get_logger()
 
@@ -44,18 +47,28 @@ COMMANDS = "SWELL_COMMANDS"
 ARTIFACTS = "SWELL_ARTIFACTS"
 EXECUTORS = "SWELL_EXECUTORS"
 LEASES = "SWELL_LEASES"
+SNAPSHOTS = "SWELL_SNAPSHOTS"
 
 FOLLOW_BACKLOG = 20_000
 """Messages a follower holds before it asks the server to wait."""
 
+FOLLOW_BACKLOG_BYTES = 32 * 1024 * 1024
+"""The same in bytes; what is on its way then is at most the server's own window, 32 MiB."""
+
 CHUNK_BYTES = 128 * 1024
 CHUNKS_AT_ONCE = 16
 
+COMMAND_ACK_WAIT_S = 5.0  # a claim takes milliseconds; one that died in between is offered to another after this
+
 _WRONG_SEQUENCE = (10071, 10164)
+_NO_ROOM = (10023, 10028, 10047, 10077)  # insufficient resources, memory, storage; the store failed
+_TRY_LATER = (429, 503)
+_REMEDY = "check the NATS server, its log and its disk; after a full disk it stores again only once restarted"
 _HEARTBEAT_S = 2.0
 _SILENCE_S = 6.0
 _REQUEST_S = 5.0
 _OBJECT_SILENCE_S = 20.0
+_REPLAY_SILENCE_S = 20.0
 
 
 class BusError(RuntimeError):
@@ -64,6 +77,10 @@ class BusError(RuntimeError):
 
 class BusUnavailableError(BusError):
     """No answer within the time limit: nothing is known about what was asked."""
+
+
+class BusFullError(BusUnavailableError):
+    """The server answers that it cannot store more, or not at present: nothing was stored."""
 
 
 class StreamMismatchError(BusError):
@@ -130,11 +147,21 @@ class Log(Protocol):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """A command as it arrived. Acknowledge it once its attempt is claimed or found claimed."""
+    """A message as a consumer got it, for the `count`-th time (from 1).
 
+    `ack` ends it (a command's once its attempt is claimed or found claimed); `nak(delay_s)` has it delivered again, to
+    anybody, after that time; `more_time` begins its time for acknowledgement anew. None is answered: after a loss of the
+    connection it may come again in spite of them.
+    """
+
+    sequence: int
     subject: str
+    time_ns: int
     data: bytes
+    count: int
     ack: Callable[[], Awaitable[None]]
+    nak: Callable[[float], Awaitable[None]]
+    more_time: Callable[[], Awaitable[None]]
 
 
 class Bus:
@@ -312,7 +339,7 @@ class Bus:
         """Store `data` as the entry after sequence `expect` of `subject`, or of all that matches `over`.
 
         Returns its sequence. Raises RefusedError when something else stands there, BusUnavailableError when nothing
-        could be learnt within `append_timeout_s`. The same bytes must never be appended for two purposes: equality of
+        could be learnt within `append_timeout_s`, BusFullError (which is one) when the server has no room. The same bytes must never be appended for two purposes: equality of
         bytes is how a lost acknowledgement is recognised.
         """
         headers = {"Nats-Expected-Last-Subject-Sequence": str(expect)}
@@ -322,9 +349,9 @@ class Bus:
         pause = 0.02
         while True:
             try:
-                answer = await self._publish(subject, data, headers)
-            except BusUnavailableError:
-                answer = {}
+                answer, unavailable = await self._publish(subject, data, headers), None
+            except BusUnavailableError as reason:
+                answer, unavailable = {}, reason
             if "seq" in answer and "error" not in answer:
                 return int(answer["seq"])
             error = answer.get("error")
@@ -332,16 +359,19 @@ class Bus:
                 raise BusError(f"append to {subject} failed: {error.get('description')}")
             try:
                 mine = await self.last(subject)
-                if mine is not None and mine.data == data:
-                    return mine.sequence
                 last = mine if not over else await self.last(over)
-                if (last.sequence if last else 0) != expect:
+                found = judge(data, expect, mine, last)
+                if found == "mine" and mine is not None:
+                    return mine.sequence
+                if found == "refused":
                     raise RefusedError(over or subject, expect, last)
             except BusUnavailableError:
                 pass
             if time.monotonic() > deadline:
+                if isinstance(unavailable, BusFullError):
+                    raise unavailable
                 raise BusUnavailableError(
-                    f"append to {subject} was not answered within {self.config.append_timeout_s:g} s: check the NATS server"
+                    f"append to {subject} was not answered within {self.config.append_timeout_s:g} s: {_REMEDY}"
                 )
             await asyncio.sleep(pause)
             pause = min(pause * 2, 1.0)
@@ -349,6 +379,7 @@ class Bus:
     async def add(self, subject: str, data: bytes) -> int:
         """Store `data` whatever stands there. At least once: after a time-out the same bytes are looked for first."""
         deadline = time.monotonic() + self.config.append_timeout_s
+        pause = 0.1
         while True:
             try:
                 answer = await self._publish(subject, data, None)
@@ -358,7 +389,8 @@ class Bus:
             except BusUnavailableError:
                 if time.monotonic() > deadline:
                     raise
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 1.0)
             with contextlib.suppress(BusUnavailableError):
                 last = await self.last(subject)
                 if last is not None and last.data == data:
@@ -385,15 +417,29 @@ class Bus:
         raise BusError(f"command {subject} was not taken: {error.get('description')}")
 
     async def _publish(self, subject: str, data: bytes, headers: dict[str, str] | None) -> dict[str, Any]:
+        """The server's answer, which may be an `error` for good; raises BusUnavailableError for one that passes."""
         try:
             answer = await self._nc.request(subject, data, timeout=_REQUEST_S, headers=headers)
         except NoRespondersError as error:
             raise BusUnavailableError(
                 f"no stream takes {subject}: start a scheduler, it creates the streams"
             ) from error
+        except MaxPayloadError as error:
+            raise BusError(
+                f"{subject}: {len(data)} bytes are more than the server's max_payload of {self._nc.max_payload}: "
+                "store them as an artifact"
+            ) from error
         except (NatsError, TimeoutError) as error:
-            raise BusUnavailableError(f"publish to {subject} was not answered: {error or 'time-out'}") from error
+            raise BusUnavailableError(
+                f"publish to {subject} was not answered ({error or 'time-out'}): {_REMEDY}"
+            ) from error
         decoded: dict[str, Any] = json.loads(answer.data)
+        failure = decoded.get("error", {})
+        if failure.get("err_code") in _NO_ROOM or failure.get("code") in _TRY_LATER:
+            raise BusFullError(
+                f"the NATS server cannot store {subject} at present ({failure.get('description')}): make room on its "
+                "disk, or raise max_file_store (max_memory_store for commands, beats and leases)"
+            )
         return decoded
 
     def follow(
@@ -402,22 +448,88 @@ class Bus:
         """Messages after a position in order, then live, for ever; see `Follower`."""
         return Follower(self, stream, subject, after=after).batches(linger_s=linger_s, batch_max=batch_max)
 
-    def commands(self, pool: str) -> "CommandPuller":
-        """The commands of a pool, as many as are asked for."""
-        return CommandPuller(self, pool)
+    async def replay(self, subject: str, *, after: int = 0, batch_max: int = 2000) -> AsyncIterator[list[Recorded]]:
+        """What SWELL_EVENTS holds on a subject or wildcard after a position, in order, in batches; ends at the present end.
 
-    # Keys that expire
+        The end is the newest such message when the first batch is asked for; what comes later is not read. Close the
+        iterator (contextlib.aclosing) when leaving it early. Raises BusUnavailableError when nothing came for 20 s,
+        BusError when the messages were purged meanwhile.
+        """
+        end = await self.last(subject)
+        position = after
+        if end is None or end.sequence <= position:
+            return
+        batches = Follower(self, EVENTS, subject, after=after).batches(batch_max=batch_max)
+        try:
+            while position < end.sequence:
+                try:
+                    batch = await asyncio.wait_for(anext(batches), _REPLAY_SILENCE_S)
+                except TimeoutError as error:
+                    raise await self._replay_error(subject, end.sequence) from error
+                position = batch[-1].sequence
+                if wanted := [message for message in batch if message.sequence <= end.sequence]:
+                    yield wanted
+        finally:
+            await batches.aclose()  # type: ignore[attr-defined]
+
+    async def _replay_error(self, subject: str, end: int) -> BusError:
+        """Why a replay got no further."""
+        now = await self.last(subject)
+        if now is None or now.sequence < end:
+            return BusError(f"{subject} was purged while it was read: read it from its archive")
+        return BusUnavailableError(
+            f"{subject}: nothing came for {_REPLAY_SILENCE_S:g} s while it was read: check the NATS server, try again"
+        )
+
+    def commands(self, pool: str) -> "Consumer":
+        """The commands of a pool, each to one executor, as many as are asked for."""
+        settings = {
+            "filter_subjects": [f"swell.command.{token(pool)}.>"],
+            "ack_wait": int(COMMAND_ACK_WAIT_S * 1e9),
+            "max_ack_pending": 20_000,
+            "mem_storage": True,
+        }
+        return Consumer(self, COMMANDS, pool, settings, first="all")
+
+    def consume(
+        self, name: str, subjects: Iterable[str], *, ack_wait_s: float, outstanding_max: int = 10_000
+    ) -> "Consumer":
+        """The messages of SWELL_EVENTS on some subjects or wildcards, from when the consumer `name` was first opened.
+
+        All that use one name share it: each message goes to one of them, and to another when it is not acknowledged
+        within `ack_wait_s`. No more than `outstanding_max` are delivered and not acknowledged at a time, those put off
+        by `nak` included. `name` is durable: it exists until somebody deletes it on the server.
+        """
+        settings = {
+            "filter_subjects": list(subjects),
+            "ack_wait": int(ack_wait_s * 1e9),
+            "max_ack_pending": outstanding_max,
+        }
+        return Consumer(self, EVENTS, token(name), settings, first="new")
+
+    # Keys: beats and leases expire, fold snapshots stay
+
+    async def get_key(self, bucket: str, key: str) -> Recorded | None:
+        """A key's present value, read from the leader; its `sequence` is the revision that `take_key` expects."""
+        return await self.last(f"$KV.{bucket}.{key}", stream=f"KV_{bucket}")
 
     async def put_key(self, bucket: str, key: str, value: bytes) -> None:
-        """Write a key whatever stands there; not waited for beyond the server's answer."""
-        await self._publish(f"$KV.{bucket}.{key}", value, None)
+        """Write a key whatever stands there. Raises BusUnavailableError, BusError when it is too large."""
+        answer = await self._publish(f"$KV.{bucket}.{key}", value, None)
+        if "error" in answer:
+            raise BusError(f"key {key} of {bucket} was not taken: {answer['error'].get('description')}")
 
     async def take_key(self, bucket: str, key: str, value: bytes, *, expect: int) -> int | None:
-        """Write a key if its revision is `expect` (0: it must not exist); the new revision, or None if it is not."""
+        """Write a key if its revision is `expect` (0: it must not exist); the new revision, or None if it is not.
+
+        Raises BusUnavailableError, BusError when it is too large.
+        """
         answer = await self._publish(f"$KV.{bucket}.{key}", value, {"Nats-Expected-Last-Subject-Sequence": str(expect)})
-        if answer.get("error"):
+        if "error" not in answer:
+            return int(answer["seq"])
+        if answer["error"].get("err_code") in _WRONG_SEQUENCE:
             return None
-        return int(answer["seq"])
+        raise BusError(f"key {key} of {bucket} was not taken: {answer['error'].get('description')}")
 
     def follow_keys(self, bucket: str) -> AsyncIterator[list[Recorded]]:
         """Every present key, then every change."""
@@ -464,6 +576,7 @@ class Follower:
         self._last_per_subject = last_per_subject
         self._consumer_seen = 0
         self._buffer: list[Recorded] = []
+        self.buffered_bytes = 0  # of what has arrived and is not taken yet
         self._wake = asyncio.Event()
         self._broken = True
         self._heard = 0.0
@@ -486,6 +599,7 @@ class Follower:
                 if linger_s and len(self._buffer) < batch_max:
                     await asyncio.sleep(linger_s)
                 batch, self._buffer = self._buffer[:batch_max], self._buffer[batch_max:]
+                self.buffered_bytes -= sum(len(message.data) for message in batch)
                 await self._let_flow()
                 yield batch
         finally:
@@ -565,11 +679,7 @@ class Follower:
             return
         if self._broken:
             return
-        tokens = message.reply.split(".")
-        shift = (
-            2 if len(tokens) > 9 else 0
-        )  # the second form of acknowledgement subjects carries a domain and an account
-        sequence, consumer, stamp = int(tokens[5 + shift]), int(tokens[6 + shift]), int(tokens[7 + shift])
+        _, sequence, consumer, stamp = _numbers(message.reply)
         if consumer != self._consumer_seen + 1:
             self._broken = True
             self._wake.set()
@@ -578,10 +688,12 @@ class Follower:
         if sequence > self._seen:
             self._seen = sequence
             self._buffer.append(Recorded(sequence, message.subject, stamp, message.data))
+            self.buffered_bytes += len(message.data)
             self._wake.set()
 
     async def _let_flow(self) -> None:
-        if self._flow and len(self._buffer) < FOLLOW_BACKLOG:
+        room = len(self._buffer) < FOLLOW_BACKLOG and self.buffered_bytes < FOLLOW_BACKLOG_BYTES
+        if self._flow and room:
             replies, self._flow = self._flow, []
             for reply in replies:
                 with contextlib.suppress(NatsError):
@@ -598,85 +710,117 @@ class Follower:
                     await self._bus._api(f"CONSUMER.DELETE.{self._stream}.{self._name}")  # noqa: SLF001
 
 
-class CommandPuller:
-    """Commands of one pool; what is pulled is what there are free slots for, so nothing is fetched that cannot be run."""
+class Consumer:
+    """A durable consumer that several processes share; each message goes to one of them until it is acknowledged.
 
-    ACK_WAIT_S = 5.0  # a claim takes milliseconds; one that died in between is offered to another after this
+    What is pulled is what there is room for, so nothing is fetched that its fetcher cannot begin with. After a
+    reconnection, and when the server has lost the consumer, it is made again: where the first one began (`first` is
+    "all"), or after the last position known to be acknowledged (`first` is "new"), so that nothing is left out.
+    """
+
     _PULL_S = 20.0
+    _CHECK_S = 30.0
+    _MEND_S = 0.5
 
-    def __init__(self, bus: Bus, pool: str) -> None:
-        """Use `Bus.commands`."""
+    def __init__(self, bus: Bus, stream: str, name: str, settings: Mapping[str, Any], *, first: str) -> None:
+        """Use `Bus.commands` or `Bus.consume`."""
         self._bus = bus
-        self._pool = pool
+        self._stream = stream
+        self._name = name
+        self._settings = {"durable_name": name, "ack_policy": "explicit", "max_deliver": -1, **settings}
+        self._first = first
+        self._floor = -1
         self._queue: asyncio.Queue[Delivery] = asyncio.Queue()
         self._pulls: list[list[float]] = []
         self._subscription: Subscription | None = None
         self._inbox = ""
         self._revision = -1
+        self._checked = 0.0
+        self._stale = False
 
     async def open(self) -> None:
-        """Create the pool's consumer if it does not exist. Raises BusError."""
-        config = {
-            "durable_name": self._pool,
-            "filter_subject": f"swell.command.{self._pool}.>",
-            "ack_policy": "explicit",
-            "ack_wait": int(self.ACK_WAIT_S * 1e9),
-            "max_deliver": -1,
-            "max_ack_pending": 20000,
-            "deliver_policy": "all",
-            "mem_storage": True,
-        }
+        """Make the consumer if it does not exist, and bring its settings up to date. Raises BusError."""
+        self._checked = time.monotonic()
+        found = await self._info()
+        if "error" in found:
+            await self._create(self._settings | self._start())
+            found = await self._info()
+        kept = found.get("config", {})
+        if any(_setting(kept.get(key)) != _setting(value) for key, value in self._settings.items()):
+            kept.pop("filter_subject", None)  # the server takes one form or the other
+            await self._create(kept | self._settings)
+        self._floor = max(self._floor, int(found.get("ack_floor", {}).get("stream_seq", 0)))
+
+    def _start(self) -> dict[str, Any]:
+        if self._first == "all" or self._floor < 0:
+            return {"deliver_policy": self._first}
+        log.warning("bus.consumer_made_again", consumer=self._name, after=self._floor)
+        return {"deliver_policy": "by_start_sequence", "opt_start_seq": self._floor + 1}
+
+    async def _info(self) -> dict[str, Any]:
+        return await self._bus._api(f"CONSUMER.INFO.{self._stream}.{self._name}")  # noqa: SLF001 - one module
+
+    async def _create(self, config: Mapping[str, Any]) -> None:
         answer = await self._bus._api(  # noqa: SLF001
-            f"CONSUMER.DURABLE.CREATE.{COMMANDS}.{self._pool}", {"stream_name": COMMANDS, "config": config}
+            f"CONSUMER.DURABLE.CREATE.{self._stream}.{self._name}", {"stream_name": self._stream, "config": config}
         )
-        if "error" in answer:
-            raise BusError(f"pool {self._pool} has no consumer: {answer['error'].get('description')}")
+        if "error" in answer and "error" in await self._info():  # nobody else made it meanwhile
+            raise BusError(
+                f"consumer {self._name} of {self._stream} could not be made: {answer['error'].get('description')}"
+            )
 
     async def next(self, *, wanted: int, timeout_s: float) -> list[Delivery]:
-        """Up to `wanted` commands; at least one unless `timeout_s` passes first."""
-        if self._queue.empty():
-            await self._ask(wanted)
-            try:
-                first = await asyncio.wait_for(self._queue.get(), timeout_s)
-            except TimeoutError:
-                return []
-            got = [first]
-        else:
-            got = [self._queue.get_nowait()]
-        while len(got) < wanted and not self._queue.empty():
-            got.append(self._queue.get_nowait())
+        """Up to `wanted` messages; at least one unless `timeout_s` passes first. Raises BusError."""
+        deadline = time.monotonic() + timeout_s
+        got: list[Delivery] = []
+        while not got:
+            if self._queue.empty():
+                await self._ask(wanted)
+                left_s = max(deadline - time.monotonic(), 0.0)
+                try:
+                    got.append(await asyncio.wait_for(self._queue.get(), min(left_s, self._MEND_S)))
+                except TimeoutError:
+                    if left_s <= self._MEND_S:
+                        break
+            while len(got) < wanted and not self._queue.empty():
+                got.append(self._queue.get_nowait())
         return got
 
     async def _ask(self, wanted: int) -> None:
         """Keep `wanted` pulls open at the server."""
-        client = self._bus._nc  # noqa: SLF001
-        if self._subscription is None or self._revision != self._bus.revision:
+        if self._subscription is None or self._stale or self._revision != self._bus.revision:
             await self._open_inbox()
         now = time.monotonic()
+        if now - self._checked > self._CHECK_S:
+            await self.open()
         self._pulls = [pull for pull in self._pulls if pull[1] > now]
         missing = wanted - int(sum(pull[0] for pull in self._pulls)) - self._queue.qsize()
         if missing <= 0:
             return
         body = json.dumps({"batch": missing, "expires": int(self._PULL_S * 1e9)}).encode()
         self._pulls.append([missing, now + self._PULL_S + 1])
-        await client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{COMMANDS}.{self._pool}", body, reply=self._inbox)
+        await self._bus._nc.publish(  # noqa: SLF001
+            f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._name}", body, reply=self._inbox
+        )
 
     async def _open_inbox(self) -> None:
         client = self._bus._nc  # noqa: SLF001
-        if self._subscription is not None:
-            with contextlib.suppress(NatsError):
-                await self._subscription.unsubscribe()
-            # The commands stream lives in memory: after a restart of the server the consumer may be gone.
+        again = self._subscription is not None
+        revision = self._bus.revision
+        await self._drop()
+        if again:
             await self.open()
-        self._revision = self._bus.revision
         self._inbox = client.new_inbox()
         self._pulls = []
         self._subscription = await client.subscribe(self._inbox, cb=self._take)
+        self._stale, self._revision = False, revision
 
     async def _take(self, message: Msg) -> None:
         if message.headers and "Status" in message.headers:
             if self._pulls:
                 self._pulls.pop(0)
+            # Neither "no messages" nor "time is up": the consumer is gone, moved, or cannot be reached.
+            self._stale |= message.headers["Status"] not in ("404", "408")
             return
         if self._pulls:
             self._pulls[0][0] -= 1
@@ -685,17 +829,32 @@ class CommandPuller:
         reply = message.reply
         client = self._bus._nc  # noqa: SLF001
 
-        async def ack() -> None:
+        async def answer(text: bytes) -> None:
             with contextlib.suppress(NatsError):
-                await client.publish(reply, b"+ACK")
+                await client.publish(reply, text)
 
-        self._queue.put_nowait(Delivery(message.subject, message.data, ack))
+        async def ack() -> None:
+            await answer(b"+ACK")
 
-    async def close(self) -> None:
-        """Pull no more. Commands fetched and not acknowledged are delivered again."""
+        async def nak(delay_s: float) -> None:
+            await answer(b"-NAK " + json.dumps({"delay": int(delay_s * 1e9)}).encode())
+
+        async def more_time() -> None:
+            await answer(b"+WPI")
+
+        count, sequence, _, stamp = _numbers(reply)
+        self._queue.put_nowait(Delivery(sequence, message.subject, stamp, message.data, count, ack, nak, more_time))
+
+    async def _drop(self) -> None:
         if self._subscription is not None:
             with contextlib.suppress(NatsError):
                 await self._subscription.unsubscribe()
+
+    async def close(self) -> None:
+        """Pull no more. What was fetched and not handed out is given back; what was not acknowledged comes again."""
+        await self._drop()
+        while not self._queue.empty():
+            await self._queue.get_nowait().nak(0.0)
 
 
 class Objects:
@@ -735,13 +894,44 @@ class Objects:
             (f"$O.{ARTIFACTS}.C.{nuid}", chunk, None) for chunk in chunks
         ]
         messages.append((meta, json.dumps(info).encode(), {"Nats-Rollup": "sub"}))
-        for start in range(0, len(messages), CHUNKS_AT_ONCE):
-            await self._all(messages[start : start + CHUNKS_AT_ONCE])
+        try:
+            for start in range(0, len(messages), CHUNKS_AT_ONCE):
+                await self._all(messages[start : start + CHUNKS_AT_ONCE])
+        except BusFullError:
+            with contextlib.suppress(BusError):  # half an object only takes room; the next try has another name
+                await self._purge(f"$O.{ARTIFACTS}.C.{nuid}")
+            raise
 
     async def _all(self, messages: Iterable[tuple[str, bytes, dict[str, str] | None]]) -> None:
-        for answer in await asyncio.gather(*(self._bus._publish(*message) for message in messages)):  # noqa: SLF001
+        publishing = (self._bus._publish(*message) for message in messages)  # noqa: SLF001
+        answers = await asyncio.gather(*publishing, return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
             if "error" in answer:
                 raise BusError(f"an object could not be stored: {answer['error'].get('description')}")
+
+    async def delete(self, name: str) -> bool:
+        """Remove an object and give its room back; whether it was there. Raises BusError, BusUnavailableError.
+
+        First the bytes, then the description: what is left when this is interrupted reads as a missing object, and can be
+        deleted again. A reader under way gets ObjectMissingError.
+        """
+        meta = f"$O.{ARTIFACTS}.M.{base64.urlsafe_b64encode(name.encode()).decode()}"
+        described = await self._bus.last(meta, stream=f"OBJ_{ARTIFACTS}")
+        if described is None:
+            return False
+        await self._purge(f"$O.{ARTIFACTS}.C.{json.loads(described.data)['nuid']}")
+        await self._purge(meta)
+        return True
+
+    async def _purge(self, subject: str) -> None:
+        answer = await self._bus._api(f"STREAM.PURGE.OBJ_{ARTIFACTS}", {"filter": subject})  # noqa: SLF001
+        if "error" in answer:
+            raise BusError(
+                f"objects cannot be deleted ({answer['error'].get('description')}): "
+                f"allow purging stream OBJ_{ARTIFACTS} on the NATS server"
+            )
 
     async def read(self, name: str, *, limit_bytes: int) -> AsyncIterator[bytes]:
         """An object in chunks. Raises ObjectMissingError, BusError when it is over `limit_bytes`, BusUnavailableError."""
@@ -821,6 +1011,7 @@ def stream_settings(config: BusConfig) -> list[dict[str, Any]]:
             "max_age": int(config.beat_ttl_s * 1e9),
         },
         keys | {"name": f"KV_{LEASES}", "subjects": [f"$KV.{LEASES}.>"], "max_age": int(config.lease_ttl_s * 1e9)},
+        keys | {"name": f"KV_{SNAPSHOTS}", "subjects": [f"$KV.{SNAPSHOTS}.>"], "storage": "file", "max_age": 0},
     ]
 
 
@@ -829,6 +1020,14 @@ UNSET: dict[str, tuple[str, ...]] = dict.fromkeys(
     ("max_msgs", "max_bytes", "max_msgs_per_subject", "persist_mode", "sources", "mirror", "subject_transform"),
 )
 """What must not be set on a stream whose acknowledged messages have to be there for ever."""
+
+
+def _numbers(reply: str) -> tuple[int, int, int, int]:
+    """What a delivery's acknowledgement subject says: how often delivered, stream and consumer sequence, time in ns."""
+    tokens = reply.split(".")
+    shift = 2 if len(tokens) > 9 else 0  # the second form carries a domain and an account
+    count, sequence, consumer, stamp = tokens[4 + shift : 8 + shift]
+    return int(count), int(sequence), int(consumer), int(stamp)
 
 
 def _setting(value: Any) -> Any:
@@ -862,11 +1061,13 @@ __all__ = [
     "EVENTS",
     "EXECUTORS",
     "LEASES",
+    "SNAPSHOTS",
     "Bus",
     "BusConfig",
     "BusError",
+    "BusFullError",
     "BusUnavailableError",
-    "CommandPuller",
+    "Consumer",
     "Delivery",
     "Follower",
     "Log",

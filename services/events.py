@@ -25,13 +25,22 @@ RunStatus = Literal["pending", "running", "paused", "completed", "partial", "fai
 
 ErrorClass = Literal[
     "check_failed", "check_error", "no_change", "scope_violation", "setup_error", "tool_missing", "tool_failed",
-    "timeout", "merge_conflict", "delivery_refused", "workspace_error", "protocol_error", "unknown",
+    "timeout", "idle_timeout", "queue_timeout", "lost", "handed_back", "auth", "rate_limited", "budget",
+    "merge_conflict", "delivery_refused", "workspace_error", "protocol_error", "unknown",
 ]  # fmt: skip
 """Why an attempt did not succeed; from what Swell and the tool's harness observed, never from model text."""
 
 CheckOutcome = Literal["passed", "failed", "error", "not_executable"]
 CheckKind = Literal["static", "runtime", "acceptance"]
 FixLimit = Literal["max_fix_iterations", "oscillation_signature", "oscillation_tree", "not_fixable"]
+
+ExecutorState = Literal["spawning", "idle", "busy", "draining", "terminated"]
+Strategy = Literal["retry", "reduce_context", "fallback_tool", "review", "fail"]
+"""What recovery does about a failed attempt, in the order in which it is tried; `fail` where nobody is to be asked."""
+
+Delay = Literal["retry", "tool_breaker", "tool_paused"]
+PauseScope = Literal["run", "tool", "pool", "all"]
+Verdict = Literal["approve", "reject", "adjust", "retry"]
 
 Message = Annotated[str, Meta(max_length=2000)]
 
@@ -100,6 +109,7 @@ class RunRequested(Event, frozen=True, kw_only=True, omit_defaults=True, tag="ru
     repository: str
     base_commit: str
     timeout_s: float = 0.0
+    paused: bool = False
 
 
 class CancelRequested(Event, frozen=True, kw_only=True, omit_defaults=True, tag="cancel_requested"):
@@ -116,6 +126,62 @@ class StepRequested(Event, frozen=True, kw_only=True, omit_defaults=True, tag="s
     workstream: str
     step: Step
     with_fix: bool = False
+
+
+class PauseRequested(Event, frozen=True, kw_only=True, omit_defaults=True, tag="pause_requested"):
+    """Nothing new is to be started; what runs goes on. `run` on a run's subject, the others on `swell.event.fleet.request`."""
+
+    request_id: str
+    actor: str
+    scope: PauseScope = "run"
+    name: str = ""
+    reason: Message = ""
+
+
+class ResumeRequested(Event, frozen=True, kw_only=True, omit_defaults=True, tag="resume_requested"):
+    """The end of a pause; for a tool also of its open breaker."""
+
+    request_id: str
+    actor: str
+    scope: PauseScope = "run"
+    name: str = ""
+    reason: Message = ""
+
+
+class ReviewRequested(Event, frozen=True, kw_only=True, omit_defaults=True, tag="review_requested"):
+    """What somebody decides about workstreams that await review; none named: all of the run.
+
+    `approve` and `retry` go on at `from_step` (by default the step that stopped), `reject` fails them. `adjust` goes on
+    by the definition `spec`, which was made from the one whose digest is `amends`.
+    """
+
+    request_id: str
+    actor: str
+    verdict: Verdict
+    workstreams: list[str] = []
+    from_step: Step | None = None
+    spec: Artifact | None = None
+    amends: str = ""
+    reason: Message = ""
+
+
+class RecoveryRequested(Event, frozen=True, kw_only=True, omit_defaults=True, tag="recovery_requested"):
+    """A failed step of a stepwise run is to be recovered from by the run's recovery table."""
+
+    request_id: str
+    actor: str
+    workstream: str
+    step: Step
+    error_class: ErrorClass = "unknown"
+    reason: Message = ""
+
+
+class RollbackRequested(Event, frozen=True, kw_only=True, omit_defaults=True, tag="rollback_requested"):
+    """The completed work of a run that has ended is to be undone by its compensation actions."""
+
+    request_id: str
+    actor: str
+    reason: Message = ""
 
 
 # What the scheduler decides: subject `swell.event.<run>.run`
@@ -147,6 +213,17 @@ class RunTransitioned(Event, frozen=True, kw_only=True, omit_defaults=True, tag=
     to_state: RunStatus
     reason: Message = ""
     actor: str = "scheduler"
+    cause: Literal["", "request", "review"] = ""
+
+
+class RunAmended(Event, frozen=True, kw_only=True, omit_defaults=True, tag="run_amended"):
+    """From here on the run is defined by `spec`: a person adjusted workstreams of it."""
+
+    spec: Artifact
+    amends: str
+    workstreams: list[str]
+    actor: str
+    reason: Message = ""
 
 
 class RunStopping(Event, frozen=True, kw_only=True, omit_defaults=True, tag="run_stopping"):
@@ -155,6 +232,7 @@ class RunStopping(Event, frozen=True, kw_only=True, omit_defaults=True, tag="run
     outcome: RunStatus
     reason: Message
     actor: str = "scheduler"
+    cause: Literal["", "run_timeout"] = ""
 
 
 class WaveStarted(Event, frozen=True, kw_only=True, omit_defaults=True, tag="wave_started"):
@@ -187,6 +265,9 @@ class StepScheduled(Event, frozen=True, kw_only=True, omit_defaults=True, tag="s
     `base` is where the workstream started; for a delivery, what was delivered last.
     `checks` are what has to be judged; when they are too many to name, `every_check` stands for all that the definition
     asks of this step. `merged` are half-open ranges over the plan's order: the workstreams on the line that a gate answers for.
+    `tool` is the profile that EDIT and FIX use, when it is not the one the definition names; `reduction` how many times
+    the list of files it is given was halved. `action` is what a compensation does. `idle_timeout_s` of 0 is no limit.
+    `reason` says why the step is not done as it is defined, such as with another tool while the first one's breaker is open.
     """
 
     workstream: str
@@ -204,6 +285,53 @@ class StepScheduled(Event, frozen=True, kw_only=True, omit_defaults=True, tag="s
     merged: list[tuple[int, int]] = []
     fix: FixInput | None = None
     dry_run: bool = False
+    tool: str = ""
+    reduction: int = 0
+    action: str = ""
+    idle_timeout_s: float = 0.0
+    reason: Message = ""
+
+
+class StepDelayed(Event, frozen=True, kw_only=True, omit_defaults=True, tag="step_delayed"):
+    """A step is decided and not scheduled yet: `cause` and `reason` say what it waits for, `until_ns` (0: unknown) how long.
+
+    `step` is what will be scheduled; its attempt number, deadline and tool are settled then.
+    """
+
+    step: StepScheduled
+    cause: Delay
+    reason: Message
+    until_ns: int = 0
+
+
+class RecoveryChosen(Event, frozen=True, kw_only=True, omit_defaults=True, tag="recovery_chosen"):
+    """What follows from a failed attempt, by the run's recovery table, and why.
+
+    `tool` and `reduction` are in force for the step from here on; `replaced` is the tool until then. `attempt` is 0 where
+    none was made.
+    """
+
+    workstream: str
+    step: Step
+    attempt: int
+    error_class: ErrorClass
+    strategy: Strategy
+    reason: Message
+    tool: str = ""
+    reduction: int = 0
+    not_before_ns: int = 0
+    replaced: str = ""
+
+
+class ReviewResolved(Event, frozen=True, kw_only=True, omit_defaults=True, tag="review_resolved"):
+    """A person's verdict on a workstream that awaited review; the transition it leads to stands in the same entry."""
+
+    workstream: str
+    verdict: Verdict
+    actor: str
+    request_id: str = ""
+    from_step: Step | None = None
+    reason: Message = ""
 
 
 class StepSkipped(Event, frozen=True, kw_only=True, omit_defaults=True, tag="step_skipped"):
@@ -258,6 +386,26 @@ class DeliveryRefused(Event, frozen=True, kw_only=True, omit_defaults=True, tag=
     reason: Message
 
 
+class RollbackStarted(Event, frozen=True, kw_only=True, omit_defaults=True, tag="rollback_started"):
+    """Completed workstreams are compensated one after another, the last of the plan first."""
+
+    request_id: str
+    actor: str
+    workstreams: int
+    reason: Message = ""
+
+
+class RollbackFinished(Event, frozen=True, kw_only=True, omit_defaults=True, tag="rollback_finished"):
+    """Every completed workstream was looked at. `remaining` are those whose actions did not all succeed."""
+
+    state: Literal["compensated", "compensation_failed"]
+    compensated: int
+    failed: int
+    without_actions: int
+    remaining: list[str] = []
+    reason: Message = ""
+
+
 class RunFinished(Event, frozen=True, kw_only=True, omit_defaults=True, tag="run_finished"):
     state: RunStatus
     reason: Message
@@ -265,6 +413,69 @@ class RunFinished(Event, frozen=True, kw_only=True, omit_defaults=True, tag="run
     failed: int
     blocked: int
     cancelled: int
+
+
+# What the scheduler decides across runs: subject `swell.event.fleet.run`
+
+
+class FleetPaused(Event, frozen=True, kw_only=True, omit_defaults=True, tag="fleet_paused"):
+    """Nothing new is started that needs the tool or the pool `name`, or (`all`) at all."""
+
+    scope: PauseScope
+    name: str = ""
+    actor: str = "scheduler"
+    reason: Message = ""
+
+
+class FleetResumed(Event, frozen=True, kw_only=True, omit_defaults=True, tag="fleet_resumed"):
+    scope: PauseScope
+    name: str = ""
+    actor: str = "scheduler"
+    reason: Message = ""
+
+
+class ToolBreakerOpened(Event, frozen=True, kw_only=True, omit_defaults=True, tag="tool_breaker_opened"):
+    """The tool failed `failures` times in a row: it is not started before `until_ns`."""
+
+    tool: str
+    failures: int
+    until_ns: int
+    reason: Message
+    error_class: ErrorClass = "unknown"
+
+
+class ToolBreakerHalfOpened(Event, frozen=True, kw_only=True, omit_defaults=True, tag="tool_breaker_half_opened"):
+    """The time of an open breaker is over: one attempt may probe the tool."""
+
+    tool: str
+
+
+class ProbeGranted(Event, frozen=True, kw_only=True, omit_defaults=True, tag="probe_granted"):
+    """This attempt is the probe of a half-open breaker, if it is scheduled before `expires_ns`."""
+
+    tool: str
+    run: str
+    workstream: str
+    attempt: int
+    expires_ns: int
+
+
+class ToolBreakerClosed(Event, frozen=True, kw_only=True, omit_defaults=True, tag="tool_breaker_closed"):
+    tool: str
+    reason: Message
+    actor: str = "scheduler"
+
+
+class ExecutorTransitioned(Event, frozen=True, kw_only=True, omit_defaults=True, tag="executor_transitioned"):
+    """An executor came, began to drain, or went. Busy and idle are told by its attempts, so they are not recorded here."""
+
+    executor: str
+    boot: str
+    pool: str
+    slots: int
+    from_state: ExecutorState
+    to_state: ExecutorState
+    reason: Message = ""
 
 
 # The life of one attempt: subject `swell.event.<run>.<workstream>.<attempt>`
@@ -310,6 +521,7 @@ class StepCancelled(Event, frozen=True, kw_only=True, omit_defaults=True, tag="s
 
     reason: Message
     actor: str = "scheduler"
+    error_class: ErrorClass | None = None
 
 
 class StepLost(Event, frozen=True, kw_only=True, omit_defaults=True, tag="step_lost"):
@@ -331,7 +543,7 @@ class ProcessesReaped(Event, frozen=True, kw_only=True, omit_defaults=True, tag=
 
 
 class ResultRefused(Event, frozen=True, kw_only=True, omit_defaults=True, tag="result_refused"):
-    """An executor came too late with its result; what it had learnt is kept here."""
+    """An executor came too late with its result, or was told to stop; what it had learnt is kept here, its work as well."""
 
     executor: str
     boot: str
@@ -342,21 +554,39 @@ AnyEvent = (
     RunRequested
     | CancelRequested
     | StepRequested
+    | PauseRequested
+    | ResumeRequested
+    | ReviewRequested
+    | RecoveryRequested
+    | RollbackRequested
     | RequestAnswered
     | RunAccepted
     | RunTransitioned
+    | RunAmended
     | RunStopping
     | WaveStarted
     | WaveFinished
     | WorkstreamTransitioned
     | StepScheduled
+    | StepDelayed
+    | RecoveryChosen
+    | ReviewResolved
     | StepSkipped
     | FixLoopEnded
     | IntegrationAdvanced
     | MergeRefused
     | LineDelivered
     | DeliveryRefused
+    | RollbackStarted
+    | RollbackFinished
     | RunFinished
+    | FleetPaused
+    | FleetResumed
+    | ToolBreakerOpened
+    | ToolBreakerHalfOpened
+    | ProbeGranted
+    | ToolBreakerClosed
+    | ExecutorTransitioned
     | StepStarted
     | StepFinished
     | StepCancelled

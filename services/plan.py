@@ -34,6 +34,7 @@ from services.bundle import (
     require_acyclic,
     require_unique,
 )
+from services.compensation import CompensationError, GitRevert, parse_actions
 
 LISTED_MAX: Final = 10
 """Findings of one kind that a report spells out before it only counts."""
@@ -179,6 +180,16 @@ def makespan(waves: Iterable[Sequence[str]], workers: int) -> int:
 
 
 _ALONE: Final = "parallel_ok=false"
+
+
+def clash(a: WorkstreamBundle, b: WorkstreamBundle) -> str:
+    """Why two workstreams that do not depend on each other may not be under way together; '' when they may."""
+    if not (a.parallel_ok and b.parallel_ok):
+        return f"{b.id if a.parallel_ok else a.id} runs alone"
+    if a.conflict_group is not None and a.conflict_group == b.conflict_group:
+        return f"conflict group {a.conflict_group}"
+    found = scope.overlap(_scope_of(a), _scope_of(b))
+    return _scope_reason(*found) if found is not None else ""
 
 
 def _scope_reason(a: str, b: str) -> str:
@@ -458,7 +469,8 @@ def validate_plan(
     `known_tools` are the tool profiles there are (None: not known, not checked). `checks_present` says whether anything
     at all checks a workstream, with repository, context and bundle taken into account; `gates: none` is handled here.
 
-    Errors: DUPLICATE_ID, UNKNOWN_DEPENDENCY, CYCLE, UNKNOWN_TOOL, NO_CHECKS. Warnings: EMPTY_PLAN, NOT_ENFORCED,
+    Errors: DUPLICATE_ID, UNKNOWN_DEPENDENCY, CYCLE, UNKNOWN_TOOL, NO_CHECKS, INVALID_COMPENSATION,
+    COMPENSATION_UNAVAILABLE. Warnings: EMPTY_PLAN, NOT_ENFORCED,
     SCOPE_OVERLAP, NO_COST_LIMIT, NO_CONTEXT_ESTIMATE, SINGLETON_WAVE.
     """
     ordered = sorted(bundles, key=lambda bundle: bundle.id)
@@ -471,6 +483,7 @@ def validate_plan(
             Finding(code=p.code, workstream=p.workstream, message=p.message, remedy=p.remedy) for p in error.problems
         ]
     errors += _unknown_tools(ordered, known_tools) + _unchecked(ordered, checks_present)
+    errors += [finding for bundle in ordered for finding in _uncompensable(bundle)]
     refusing = [finding for bundle in ordered for finding in _refusing(bundle)]
     warnings = refusing + [finding for bundle in ordered for finding in _not_enforced(bundle)]
     if not ordered:
@@ -530,6 +543,31 @@ def _unchecked(
     ]
 
 
+def _uncompensable(bundle: WorkstreamBundle) -> list[Finding]:
+    """Compensation actions that nobody could carry out when they are needed."""
+    try:
+        actions = parse_actions(bundle.compensation_actions)
+    except CompensationError as error:
+        return [
+            Finding(
+                code="INVALID_COMPENSATION",
+                workstream=bundle.id,
+                message=str(error).rstrip("."),
+                remedy="correct compensation_actions",
+            )
+        ]
+    return [
+        Finding(
+            code="COMPENSATION_UNAVAILABLE",
+            workstream=bundle.id,
+            message="git:revert is not available in this version",
+            remedy='revert the branch by hand, or write "cmd:<command line>" or "branch:delete"',
+        )
+        for action in actions
+        if isinstance(action, GitRevert)
+    ][:1]
+
+
 def _refusing(bundle: WorkstreamBundle) -> list[Finding]:
     findings = []
     if bundle.max_cost_usd is not None:
@@ -545,8 +583,6 @@ def _not_enforced(bundle: WorkstreamBundle) -> list[Finding]:
         findings.append(_ignored(bundle, "test_gates (none required)", refuses=False))
     if bundle.capability is not None:
         findings.append(_ignored(bundle, f"capability ({bundle.capability}; '{bundle.tool}' is used)", refuses=False))
-    if bundle.compensation_actions:
-        findings.append(_ignored(bundle, "compensation_actions", refuses=False))
     known = BreakerOverride.__struct_fields__
     findings += [
         _ignored(bundle, f"circuit_breaker.{key[:NAME_CHARS_MAX]!a}", refuses=False)

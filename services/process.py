@@ -43,6 +43,7 @@ SUPERVISOR_START_S = 10.0
 SUPERVISOR_END_S = 12.0  # above its own grace, so that it is the supervisor who ends the tools
 READ_BYTES = 64 * 1024
 LINE_BYTES = 1024 * 1024  # one answer of the supervisor; the longest carries one error message
+MARKERS_AT_ONCE = 500
 REQUEST_BYTES = 16 * 1024 * 1024  # one request to it; its script, which imports nothing of ours, says the same
 
 _T = TypeVar("_T")
@@ -294,8 +295,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """A tool to be started. The environment is taken as it is, plus ``SWELL_ATTEMPT=<marker>``.
 
     Standard input is the file ``stdin``, or nothing at all: several tools wait for ever on an open pipe.
-    ``timeout_s`` is the limit on the whole, ``idle_timeout_s`` on silence (no output; None: no limit), ``grace_s``
-    what lies between SIGTERM and SIGKILL. ``output_bytes`` limits what is kept of each of the two outputs: more is
+    ``timeout_s`` is the limit on the whole, ``idle_timeout_s`` on time without progress (None: no limit): no output, no
+    CPU time worth the name, no change below ``cwd``; ``grace_s`` is what lies between SIGTERM and SIGKILL. ``output_bytes`` limits what is kept of each of the two outputs: more is
     drained and counted, its beginning and its end are kept, and a mark between them says how much is missing.
     ``memory_bytes`` limits the private writable memory of each process (RLIMIT_DATA), ``processes`` the processes of
     the user the tool runs as (RLIMIT_NPROC, which the kernel does not apply to root).
@@ -369,10 +370,13 @@ class Tool:
         """How it ended. Cancelling the wait does not stop the tool."""
         return await asyncio.shield(self.ended)
 
-    def stop(self, reason: StopReason = "cancel") -> None:
-        """SIGTERM to the whole tree, SIGKILL after the grace; ``reason`` becomes ``Exit.ended_by``. Returns at once."""
+    def stop(self, reason: StopReason = "cancel", *, grace_s: float | None = None) -> None:
+        """SIGTERM to the whole tree, SIGKILL after the grace; ``reason`` becomes ``Exit.ended_by``. Returns at once.
+
+        ``grace_s`` can only shorten the grace that the tool was started with.
+        """
         if not self.ended.done():
-            self._supervisor.send({"op": "stop", "id": self._key, "reason": reason})
+            self._supervisor.send({"op": "stop", "id": self._key, "reason": reason, "grace_s": grace_s})
 
 
 class Supervisor:
@@ -424,6 +428,11 @@ class Supervisor:
     def alive(self) -> bool:
         """Whether tools can be started."""
         return self._linked
+
+    @property
+    def pid(self) -> int:
+        """Its process; 0 before the start."""
+        return 0 if self._process is None else self._process.pid
 
     async def gone(self) -> None:
         """Returns when the process or the link to it has ended, whoever ended it, and every tool is dead and told.
@@ -528,12 +537,7 @@ class Supervisor:
         try:
             if markers:
                 with contextlib.suppress(ProcessError):
-                    await run(
-                        [sys.executable, "-I", "-S", "-X", "utf8", str(_SCRIPT), "sweep", *markers],
-                        cwd=Path("/"),
-                        timeout_s=SUPERVISOR_END_S,
-                        output_bytes=READ_BYTES,
-                    )
+                    await sweep(markers)
         finally:
             self._settle_all()
 
@@ -555,6 +559,29 @@ class Supervisor:
             _settle(tool.started, None)
             _settle(tool.ended, unseen)
         self._tools.clear()
+
+
+async def sweep(markers: Sequence[str]) -> dict[str, int]:
+    """Kills every process that carries one of the markers; how many those were, by marker. None of them lives then.
+
+    For when there is no supervisor that knows the tools: a process that has thrown its marker away is not found.
+
+    Raises:
+        ProcessError: some did not die.
+    """
+    killed: dict[str, int] = {}
+    for start in range(0, len(markers), MARKERS_AT_ONCE):
+        asked = markers[start : start + MARKERS_AT_ONCE]
+        done = await run(
+            [sys.executable, "-I", "-S", "-X", "utf8", str(_SCRIPT), "sweep", *asked],
+            cwd=Path("/"),
+            timeout_s=SUPERVISOR_END_S,
+            output_bytes=LINE_BYTES,
+        )
+        if done.exit_code != 0:
+            raise ProcessError(done.stderr.decode(errors="replace").strip()[-1000:] or "the sweep ended without a word")
+        killed |= msgspec.json.decode(done.stdout, type=dict[str, int])
+    return killed
 
 
 def _encoded(message: dict[str, object]) -> bytes:

@@ -21,8 +21,12 @@ NUMBER_MAX = 2**53
 """The largest whole number that every reader of JSON keeps exactly; far above every limit that makes sense."""
 TIMEOUT_S_MAX = 30 * 86_400.0
 GRACE_S_MAX = 60.0
+FALLBACKS_MAX = 10
+EXIT_CODE_MAX = 255
 _SURROGATE = re.compile("[\ud800-\udfff]")
 ReportFormat = Literal["ruff-json", "mypy-json", "junit-xml", "none"]
+ToolErrorClass = Literal["auth", "rate_limited", "budget", "tool_failed", "tool_missing"]
+"""What a failing exit code of a tool may mean; a part of services.events.ErrorClass."""
 Context = Mapping[str, object]
 """What placeholders stand for: strings, numbers and paths; under ``files`` a list of strings."""
 
@@ -59,7 +63,7 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     Attributes:
         command: the program, a name on the tool's PATH or a path; ``binary`` means the same.
-        type: what it is for: ai, test, static-check, formatter or utility. Information only.
+        type: what it is for: ai, test, static-check, formatter or utility. Only ai makes a difference, to idle limits.
         args: its arguments, with placeholders (see ``substitute``).
         fix_args: its arguments when the step is FIX; by default ``args``.
         env: variables for the tool, with placeholders. The tool sees these and the allow-list, nothing else.
@@ -67,12 +71,16 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         stdin: a file it reads as its standard input, with placeholders; by default nothing at all.
         working_dir: where it runs, with placeholders, relative to the step's folder; by default that folder.
         timeout_sec: its limit in seconds, at most 30 days.
-        idle_timeout_sec: its limit on silence in seconds, at most 30 days; by default none.
+        idle_timeout_sec: its limit on time without progress in seconds, at most 30 days; 0 for none. By default that of
+            the step, except for the type ai: a model that thinks prints nothing, and needs a limit of its own.
         grace_sec: seconds between SIGTERM and SIGKILL, at most 60.
         output_bytes: what is kept of each of its two outputs.
         memory_bytes: private writable memory of each of its processes; by default no limit.
         processes: processes of the user it runs as (the kernel exempts root); by default no limit.
         success_exit_codes: the exit codes that mean success.
+        error_classes: what other exit codes mean: code, as text, to auth, rate_limited, budget, tool_failed or
+            tool_missing; a code that is not named is tool_failed.
+        fallback: other profiles that may stand in for this one, in the order in which they are tried, at most 10.
         report: its findings, for a checker.
         network: whether it needs the network; a sandbox denies it otherwise. Information for the sandbox.
         capture_output: accepted for older files; output is always captured.
@@ -97,6 +105,8 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     memory_bytes: int | None = None
     processes: int | None = None
     success_exit_codes: tuple[int, ...] = (0,)
+    error_classes: dict[str, ToolErrorClass] = {}
+    fallback: tuple[str, ...] = ()
     report: Report = Report()
     network: bool = False
     capture_output: bool = True
@@ -110,12 +120,32 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError("command must not be empty")
         for name, most in _MOST.items():
             value = getattr(self, name)
+            if name == "idle_timeout_sec" and value == 0:
+                continue
             if value is not None and not 0 < value <= most:  # neither holds for NaN
                 raise ValueError(f"{name} must be above 0 and at most {most:.0f}")
         if not 0 <= self.grace_sec <= GRACE_S_MAX:
             raise ValueError(f"grace_sec must be at least 0 and at most {GRACE_S_MAX:.0f}")
         if not self.success_exit_codes:
             raise ValueError("success_exit_codes must name at least one code")
+        self._check_error_classes()
+        if len(self.fallback) > FALLBACKS_MAX or len(set(self.fallback)) < len(self.fallback) or "" in self.fallback:
+            raise ValueError(f"fallback must name at most {FALLBACKS_MAX} other tools, each once")
+
+    def _check_error_classes(self) -> None:
+        for code in self.error_classes:
+            if not (code.isascii() and code.isdigit() and str(int(code)) == code and int(code) <= EXIT_CODE_MAX):
+                raise ValueError(
+                    f'error_classes has {code[:40]!r}; its keys must be exit codes, "0" to "{EXIT_CODE_MAX}"'
+                )
+            if int(code) in self.success_exit_codes:
+                raise ValueError(
+                    f"error_classes has {code}, which success_exit_codes calls a success; keep one of them"
+                )
+
+    def error_class(self, exit_code: int | None) -> ToolErrorClass:
+        """What it means that the tool ended by itself with this exit code, which is none of success."""
+        return self.error_classes.get(str(exit_code), "tool_failed")
 
 
 def shipped_tool_profiles() -> dict[str, ToolProfile]:
@@ -186,9 +216,12 @@ def _profile(raw: object, tool: str, source: str) -> ToolProfile:
         named[name] = value
         _check_values(value, where, key)
     try:
-        return msgspec.convert(named, ToolProfile)
+        profile = msgspec.convert(named, ToolProfile)
     except msgspec.ValidationError as error:
         raise ProfileError(f"{where}: {error}. See the fields of ToolProfile.") from error
+    if tool in profile.fallback:
+        raise ProfileError(f"{where}: fallback names the tool itself. Name another one, or leave it out.")
+    return profile
 
 
 def _check_values(value: object, where: str, field: str, depth: int = 0) -> None:

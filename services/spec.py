@@ -6,7 +6,7 @@ them the identity of every check, so that a verdict can be reused wherever the s
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -37,7 +37,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How to run. `context` holds further values for tool arguments (strings, numbers, booleans, lists of strings).
 
     Defaults: 4 attempts at a time, no delay between waves, one hour for the run, 15 minutes for a command to be claimed,
-    2 losses of an executor before an attempt is given up.
+    2 losses of an executor before an attempt is given up. `scheduling`: in waves, or each workstream as soon as its
+    dependencies are merged. `review`: whether what no automatic recovery helps waits for a person, or fails. `paused`:
+    nothing is started before somebody resumes the run.
     """
 
     max_workers: int = 4
@@ -49,11 +51,16 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     queue_timeout_s: float = 900.0
     losses_max: int = 2
     pool: str = "default"
+    scheduling: Literal["barrier", "eager"] = "barrier"
+    review: Literal["wait", "fail"] = "wait"
+    paused: bool = False
     context: dict[str, Any] = {}
 
 
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """The definition of a run. `waves` are the plan; `breaker` is FIX-loop policy in the form of its config file."""
+    """The definition of a run. `waves` are the plan; `breaker` is FIX-loop policy and `recovery` the recovery table, each in
+    the form of its config file.
+    """
 
     run: str
     repository: Repository
@@ -62,6 +69,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     checks: Checks
     profiles: dict[str, ToolProfile]
     breaker: dict[str, Any] = {}
+    recovery: dict[str, Any] = {}
     options: Options = Options()
     actor: str = ""
     version: int = 1
@@ -91,6 +99,7 @@ class Definitions:
         self.spec = spec
         self.order: list[str] = [workstream for wave in spec.waves for workstream in wave]
         self.index = {workstream: index for index, workstream in enumerate(self.order)}
+        self.wave_of = [number for number, wave in enumerate(spec.waves) for _ in wave]
         self.bundles = {bundle.id: bundle for bundle in spec.bundles}
         self._checks: dict[str, EffectiveChecks] = {}
         self._resolved: dict[WorkstreamChecks, EffectiveChecks] = {}

@@ -30,6 +30,15 @@ if TYPE_CHECKING:
         run_workstream,
     )
     from swell.errors import SwellError
+    from swell.recovery import (
+        RecoveryManager,
+        cancel_run,
+        list_reviews,
+        pause_run,
+        resolve_reviews,
+        resume_run,
+        retry_run,
+    )
 
 _HOMES = {
     "services.bundle": (
@@ -60,6 +69,15 @@ _HOMES = {
         "run_workstream",
     ),
     "swell.errors": ("SwellError",),
+    "swell.recovery": (
+        "RecoveryManager",
+        "cancel_run",
+        "list_reviews",
+        "pause_run",
+        "resolve_reviews",
+        "resume_run",
+        "retry_run",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -70,6 +88,7 @@ __all__ = [
     "CircuitBreakerError",
     "ExecutionPlan",
     "FixLoopState",
+    "RecoveryManager",
     "StepResult",
     "SwellError",
     "ToolProfile",
@@ -77,10 +96,16 @@ __all__ = [
     "WorkstreamBundle",
     "allow_fix_attempt",
     "build_execution_plan",
+    "cancel_run",
     "detect_oscillation",
     "execute_workstreams_parallel",
+    "list_reviews",
     "load_and_validate_bundles",
     "load_tool_profiles",
+    "pause_run",
+    "resolve_reviews",
+    "resume_run",
+    "retry_run",
     "run_edit_step",
     "run_fix_step",
     "run_runtime_step",

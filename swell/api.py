@@ -4,8 +4,8 @@ Every call here goes through the log of a cluster: the one that SWELL_SCHEDULER 
 one, which is started if need be. So what was called from Python is seen by `swell list`, and the other way round.
 
 A context is a mapping. Its keys `repo_root` (default "."), `dry_run`, `timeout_sec`, `max_workers`, `wave_delay_sec`,
-`fail_fast`, `tool_profiles` (a file, or a mapping in the form of one), `breaker` (a file), `accept_unenforced`,
-`base_ref` and `allow_dirty` say how to run; `static_tools`, `runtime_tool` and the other keys of swell.toml override it;
+`fail_fast`, `scheduling` ("barrier" or "eager"), `review` ("fail", or "wait" for a person), `tool_profiles` (a file, or a
+mapping in the form of one), `breaker` and `recovery` (files), `accept_unenforced`, `base_ref` and `allow_dirty` say how to run; `static_tools`, `runtime_tool` and the other keys of swell.toml override it;
 everything else stands for placeholders in tool arguments.
 """
 
@@ -38,7 +38,10 @@ _SETTINGS: Final = {
     "fail_fast": "fail_fast",
     "dry_run": "dry_run",
     "accept_unenforced": "accept_unenforced",
+    "scheduling": "scheduling",
+    "review": "review",
     "breaker": "breaker",
+    "recovery": "recovery",
 }
 _OURS: Final = frozenset({*_SETTINGS, "repo_root", "tool_profiles", "base_ref", "allow_dirty"})
 
@@ -58,6 +61,7 @@ class StepResult(TypedDict):
 def run_workstream(run_id: str, ws_id: str, bundle_obj: Bundle, context: Context | None = None) -> dict[str, Any]:
     """Run one workstream through EDIT, STATIC and RUNTIME as run `run_id`; what it depends on counts as done.
 
+    With `review` "wait" in the context it may wait for a person (`swell review list`) as long as that takes.
     Returns `success`, `final_status` (completed, failed, cancelled …), `steps_executed`, `total_fix_iterations`,
     `elapsed_seconds`, `run_id`, `ws_id`, `steps` (a StepResult for each step executed), and `error` unless successful.
     Raises SwellError when the run cannot be submitted, ValueError for a bundle that is not `ws_id`.
@@ -181,7 +185,9 @@ def _submit(client: Client, run_id: str, bundles: list[WorkstreamBundle], contex
 
 
 def _flags(context: Context, tool_profiles: str | None) -> RunSettings:
-    given = {ours: context[theirs] for theirs, ours in _SETTINGS.items() if context.get(theirs) is not None}
+    # What this module's functions tell of knows completed and failed; waiting for a person has to be asked for.
+    given: dict[str, Any] = {"review": "fail"}
+    given |= {ours: context[theirs] for theirs, ours in _SETTINGS.items() if context.get(theirs) is not None}
     try:
         return msgspec.convert(given | {"tool_profiles": tool_profiles}, RunSettings)
     except msgspec.ValidationError as error:

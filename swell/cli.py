@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from swell import control, ledger, review
 from swell.command import cluster_client, command, say
 from swell.errors import invalid
 from swell.options import (
@@ -22,12 +23,16 @@ from swell.options import (
     Breaker,
     Context,
     DryRun,
+    Eager,
     FailFast,
     JsonOption,
     MaxWorkers,
     PathArgument,
+    Paused,
     Profiles,
+    Recovery,
     RepoOption,
+    ReviewChoice,
     RunArgument,
     RunId,
     Timeout,
@@ -134,6 +139,7 @@ def _submission(
     base: str | None,
     run: str,
     context: list[str] | None,
+    paused: bool,
 ) -> Submission:
     from swell.settings import in_force  # noqa: PLC0415 - as the module says
     from swell.submission import assemble, load_bundles, parse_context  # noqa: PLC0415 - as above
@@ -150,6 +156,7 @@ def _submission(
         exempt=[bundles_at],
         run=run,
         context=parse_context(context or []),
+        paused=paused,
     )
 
 
@@ -164,10 +171,14 @@ def run(
     fail_fast: FailFast = None,
     dry_run: DryRun = None,
     timeout: Timeout = None,
+    eager: Eager = None,
+    review: ReviewChoice = None,
+    paused: Paused = False,
     allow_dirty: AllowDirty = False,
     base: Base = None,
     tool_profiles: Profiles = None,
     breaker: Breaker = None,
+    recovery: Recovery = None,
     accept_unenforced: Unenforced = None,
     run_id: RunId = "",
     context: Context = None,
@@ -183,11 +194,16 @@ def run(
         fail_fast=fail_fast,
         dry_run=dry_run,
         timeout_s=timeout,
+        scheduling=None if eager is None else "eager" if eager else "barrier",
+        review=review,
         tool_profiles=tool_profiles,
         breaker=breaker,
+        recovery=recovery,
         accept_unenforced=accept_unenforced,
     )
-    submission = _submission(path, repo, flags, allow_dirty=allow_dirty, base=base, run=run_id, context=context)
+    submission = _submission(
+        path, repo, flags, allow_dirty=allow_dirty, base=base, run=run_id, context=context, paused=paused
+    )
     return _submit(submission, wait=wait, style=_style(as_json=as_json))
 
 
@@ -201,10 +217,14 @@ def submit(
     fail_fast: FailFast = None,
     dry_run: DryRun = None,
     timeout: Timeout = None,
+    eager: Eager = None,
+    review: ReviewChoice = None,
+    paused: Paused = False,
     allow_dirty: AllowDirty = False,
     base: Base = None,
     tool_profiles: Profiles = None,
     breaker: Breaker = None,
+    recovery: Recovery = None,
     accept_unenforced: Unenforced = None,
     run_id: RunId = "",
     context: Context = None,
@@ -219,10 +239,14 @@ def submit(
         fail_fast=fail_fast,
         dry_run=dry_run,
         timeout=timeout,
+        eager=eager,
+        review=review,
+        paused=paused,
         allow_dirty=allow_dirty,
         base=base,
         tool_profiles=tool_profiles,
         breaker=breaker,
+        recovery=recovery,
         accept_unenforced=accept_unenforced,
         run_id=run_id,
         context=context,
@@ -273,6 +297,7 @@ def _follow(
             actor=actor(),
             cancel_on_interrupt=cancel_on_interrupt,
             until_reaped=until_reaped,
+            through_review=until_reaped,
         )
     except LeftError:
         sys.stderr.write(f"left run {run}, which goes on by itself; see it with: swell watch {run}\n")
@@ -291,7 +316,7 @@ def _follow(
 @app.command(rich_help_panel="Runs")
 @command
 def watch(run: RunArgument, as_json: JsonOption = False) -> int:
-    """Follow a run to its end. Ctrl-C leaves; the run goes on."""
+    """Follow a run to its end, or until it waits for a person. Ctrl-C leaves; the run goes on."""
     with cluster_client() as client:
         name = _resolve(client, run)
         return _follow(client, name, _style(as_json=as_json), after=0, cancel_on_interrupt=False)
@@ -313,6 +338,11 @@ def cancel(
         style: Literal["json", "lines"] = "json" if as_json else "lines"
         _follow(client, name, style, after=0, cancel_on_interrupt=False, until_reaped=True)
         return 0
+
+
+for steering in (control.pause, control.resume, control.retry):
+    app.command(rich_help_panel="Runs")(steering)
+app.add_typer(review.app, name="review", rich_help_panel="Runs")
 
 
 # Afterwards
@@ -369,12 +399,13 @@ def events(
     kind: Annotated[list[str] | None, typer.Option("--kind", help="Only this kind; may be repeated.")] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Print the recorded events of a run."""
+    """Print the recorded events of a run; 'fleet' stands for what is decided across runs."""
     from swell.listing import event_line  # noqa: PLC0415 - as the module says
     from swell.view import event_json  # noqa: PLC0415 - as above
 
     with cluster_client() as client:
-        for event in client.list_events(_resolve(client, run), kinds=kind or []):
+        name = run if run == "fleet" else _resolve(client, run)
+        for event in client.list_events(name, kinds=kind or []):
             say(event_json(event) if as_json else event_line(event))
     return 0
 
@@ -406,7 +437,14 @@ def diff(run: RunArgument, workstream: WorkstreamArgument = "") -> int:
     return 0
 
 
+app.command(rich_help_panel="Afterwards")(control.rollback)
+
+
 # The cluster
+
+
+app.command(rich_help_panel="Cluster")(control.executors)
+app.add_typer(ledger.app, name="ledger", rich_help_panel="Cluster")
 
 
 @app.command(rich_help_panel="Cluster")

@@ -15,16 +15,29 @@ import msgspec
 
 from swell.errors import SwellError
 from swell.values import (
+    Adjustment,
+    Answer,
     Artifact,
     Attempt,
+    Difference,
     Document,
     Endpoints,
     Event,
+    Executor,
     Finding,
+    Fleet,
+    FleetPause,
     Header,
+    LedgerStatus,
     Plan,
+    Recovery,
+    Retried,
+    Review,
     Run,
     Submitted,
+    ToolBreaker,
+    VerifyProgress,
+    VerifyResult,
     Watched,
     Workstream,
 )
@@ -34,6 +47,8 @@ if TYPE_CHECKING:
 
 CALL_TIMEOUT_S: Final = 30.0
 SUBMIT_TIMEOUT_S: Final = 120.0
+VERIFY_TIMEOUT_S: Final = 3600.0
+"""A verification reads the whole log."""
 WATCH_TIMEOUT_S: Final = 60.0
 """A watch is asked for anew this often: it bounds the time a dead connection goes unnoticed."""
 OUTAGE_S: Final = 15.0
@@ -168,7 +183,170 @@ class Client:
         )
         return int(self._call(self._scheduler.RequestStep, request).position)
 
+    def pause_run(self, run: str, *, reason: str, actor: str, request_id: str = "") -> Answer:
+        """Start nothing new of a run. Like what follows here, it returns once the scheduler has answered."""
+        request = self._scheduler_pb2.PauseRunRequest(run=run, reason=reason, **_asked(actor, request_id))
+        return _plain(self._call(self._scheduler.PauseRun, request), Answer)
+
+    def resume_run(self, run: str, *, reason: str, actor: str, request_id: str = "") -> Answer:
+        """Go on with a run that somebody paused."""
+        request = self._scheduler_pb2.ResumeRunRequest(run=run, reason=reason, **_asked(actor, request_id))
+        return _plain(self._call(self._scheduler.ResumeRun, request), Answer)
+
+    def pause_fleet(self, scope: str, name: str, *, reason: str, actor: str, request_id: str = "") -> Answer:
+        """Start nothing new that needs the tool or the pool `name`, or ("all") at all."""
+        request = self._scheduler_pb2.PauseFleetRequest(
+            scope=self._scope(scope), name=name, reason=reason, **_asked(actor, request_id)
+        )
+        return _plain(self._call(self._scheduler.PauseFleet, request), Answer)
+
+    def resume_fleet(self, scope: str, name: str, *, reason: str, actor: str, request_id: str = "") -> Answer:
+        """End such a pause; for a tool also its open breaker."""
+        request = self._scheduler_pb2.ResumeFleetRequest(
+            scope=self._scope(scope), name=name, reason=reason, **_asked(actor, request_id)
+        )
+        return _plain(self._call(self._scheduler.ResumeFleet, request), Answer)
+
+    def _scope(self, scope: str) -> Any:
+        return self._scheduler_pb2.FleetScope.Value(f"FLEET_SCOPE_{scope.upper()}")
+
+    def get_fleet(self) -> Fleet:
+        """Executors, breakers of tools, and pauses."""
+        answer = self._call(self._scheduler.GetFleet, self._scheduler_pb2.GetFleetRequest())
+        name_of = self._scheduler_pb2.FleetScope.Name
+        return Fleet(
+            executors=[_plain(executor, Executor) for executor in answer.executors],
+            breakers=[_plain(breaker, ToolBreaker) for breaker in answer.breakers],
+            pauses=[
+                _plain(pause, FleetPause, scope=name_of(pause.scope).removeprefix("FLEET_SCOPE_").lower())
+                for pause in answer.pauses
+            ],
+        )
+
+    def list_reviews(self, run: str = "", *, error_classes: Sequence[str] = (), text: str = "") -> list[Review]:
+        """The workstreams of live runs, or of one run, that wait for a person."""
+
+        def page(token: str, count: int) -> Any:
+            request = self._scheduler_pb2.ListReviewsRequest(
+                run=run, error_classes=error_classes, text=text, page_size=count, page_token=token
+            )
+            return self._call(self._scheduler.ListReviews, request)
+
+        return [_plain(review, Review) for review in _paged(page, "reviews")]
+
+    def resolve_reviews(
+        self,
+        run: str,
+        verdict: str,
+        workstreams: Sequence[str] = (),
+        *,
+        from_step: str = "",
+        reason: str,
+        actor: str,
+        request_id: str = "",
+    ) -> Answer:
+        """Decide about workstreams that wait for a person: approve, reject or retry; none named: all of the run."""
+        request = self._scheduler_pb2.ResolveReviewsRequest(
+            run=run,
+            verdict=f"VERDICT_{verdict.upper()}",
+            workstreams=workstreams,
+            from_step=from_step,
+            reason=reason,
+            **_asked(actor, request_id),
+        )
+        return _plain(self._call(self._scheduler.ResolveReviews, request), Answer)
+
+    def adjust_workstream(
+        self,
+        run: str,
+        workstream: str,
+        change: Adjustment,
+        *,
+        from_step: str = "",
+        reason: str,
+        actor: str,
+        request_id: str = "",
+    ) -> Answer:
+        """Let a workstream that waits for a person go on by an amended definition."""
+        fields: dict[str, Any] = {**msgspec.structs.asdict(change), **_asked(actor, request_id)}
+        request = self._scheduler_pb2.AdjustWorkstreamRequest(
+            run=run, workstream=workstream, from_step=from_step, reason=reason, **fields
+        )
+        return _plain(self._call(self._scheduler.AdjustWorkstream, request, timeout_s=SUBMIT_TIMEOUT_S), Answer)
+
+    def retry_run(
+        self,
+        run: str,
+        workstreams: Sequence[str] = (),
+        *,
+        from_step: str = "",
+        reason: str,
+        actor: str,
+        request_id: str = "",
+    ) -> Retried:
+        """Try again what waits for a person, or, of a run that has ended, what did not complete, as a new run."""
+        request = self._scheduler_pb2.RetryRunRequest(
+            run=run, workstreams=workstreams, from_step=from_step, reason=reason, **_asked(actor, request_id)
+        )
+        return _plain(self._call(self._scheduler.RetryRun, request, timeout_s=SUBMIT_TIMEOUT_S), Retried)
+
+    def rollback_run(self, run: str, *, reason: str, actor: str, request_id: str = "") -> Answer:
+        """Undo what a run that has ended completed, by its compensation actions."""
+        request = self._scheduler_pb2.RollbackRunRequest(run=run, reason=reason, **_asked(actor, request_id))
+        return _plain(self._call(self._scheduler.RollbackRun, request), Answer)
+
+    def recover_step(
+        self,
+        run: str,
+        workstream: str,
+        step: str,
+        *,
+        error_class: str,
+        reason: str,
+        actor: str,
+        request_id: str = "",
+    ) -> Recovery:
+        """What the run's recovery table makes of a failed step of a stepwise run."""
+        request = self._scheduler_pb2.RecoverStepRequest(
+            run=run,
+            workstream=workstream,
+            step=step,
+            error_class=error_class,
+            reason=reason,
+            **_asked(actor, request_id),
+        )
+        return _plain(self._call(self._scheduler.RecoverStep, request), Recovery)
+
     # The ledger
+
+    def ledger_status(self) -> LedgerStatus:
+        """How far the ledger is."""
+        return _plain(self._call(self._ledger.GetStatus, self._ledger_pb2.GetStatusRequest()), LedgerStatus)
+
+    def verify_ledger(self, differences_max: int = 0) -> Iterator[VerifyProgress | Difference | VerifyResult]:
+        """Progress, then differences, then one result: the ledger's tables against a fold of the whole log."""
+        request = self._ledger_pb2.VerifyLedgerRequest(differences_max=differences_max)
+        call = self._ledger.VerifyLedger(request, timeout=VERIFY_TIMEOUT_S, metadata=self._metadata)
+        try:
+            for answer in call:
+                match answer.WhichOneof("said"):
+                    case "progress":
+                        yield _plain(answer.progress, VerifyProgress)
+                    case "difference":
+                        yield _plain(answer.difference, Difference)
+                    case "result":
+                        yield _plain(answer.result, VerifyResult)
+                    case _:
+                        continue
+        except self._grpc.RpcError as error:
+            raise self._error(error) from error
+        finally:
+            call.cancel()
+
+    def rebuild_ledger(self, reason: str) -> tuple[int, int]:
+        """Condemn the ledger's file; the position absorbed, and the end of the log, when it was."""
+        answer = self._call(self._ledger.RebuildLedger, self._ledger_pb2.RebuildLedgerRequest(reason=reason))
+        return int(answer.position), int(answer.stream_last)
 
     def get_run(self, run: str) -> Run:
         """One run; NOT_FOUND when there is none."""
@@ -317,6 +495,7 @@ class Client:
             checks_toml=header.checks_toml,
             tool_profiles_json=header.tool_profiles_json,
             breaker_json=header.breaker_json,
+            recovery_json=header.recovery_json,
             actor=header.actor,
         )
 
@@ -349,6 +528,15 @@ class Client:
 
         code = error.code().name
         where = f"scheduler {self.endpoints.scheduler}, ledger {self.endpoints.ledger}"
+        try:
+            status = rpc_status.from_call(error)
+        except ValueError:
+            status = None
+        for detail in status.details if status is not None else ():
+            info = error_details_pb2.ErrorInfo()
+            if detail.Is(info.DESCRIPTOR) and detail.Unpack(info):
+                remedy = dict(info.metadata).get("remedy", "")
+                return SwellError(code, info.reason, (status.message or code).strip(), remedy)
         if code == "UNAVAILABLE":
             return SwellError(
                 code,
@@ -360,17 +548,13 @@ class Client:
             )
         if code == "DEADLINE_EXCEEDED":
             return SwellError(code, code, "a service did not answer in time", "Try again; its log says more.", where)
-        try:
-            status = rpc_status.from_call(error)
-        except ValueError:
-            status = None
-        for detail in status.details if status is not None else ():
-            info = error_details_pb2.ErrorInfo()
-            if detail.Is(info.DESCRIPTOR) and detail.Unpack(info):
-                remedy = dict(info.metadata).get("remedy", "")
-                return SwellError(code, info.reason, (status.message or code).strip(), remedy)
         remedy = "Check SWELL_TOKEN_FILE." if code == "UNAUTHENTICATED" else ""
         return SwellError(code, code, error.details() or code, remedy, where)
+
+
+def _asked(actor: str, request_id: str) -> dict[str, str]:
+    """Who asks, and under which id: a fresh one makes repeating the call harmless."""
+    return {"actor": actor, "request_id": request_id or str(uuid.uuid4())}
 
 
 def _paged(page: Callable[[str, int], Any], field: str, limit: int | None = None) -> Iterator[Any]:

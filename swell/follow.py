@@ -10,16 +10,18 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final
+
+import msgspec
 
 from swell.client import Client
 from swell.errors import SwellError
 from swell.progress import Progress
 from swell.text import duration, one_line
-from swell.values import Event, Run, Watched, Workstream
+from swell.values import Event, Review, Run, Watched, Workstream
 from swell.view import REFRESH_S, View
 
 REAP_WAIT_S: Final = 20.0
@@ -104,9 +106,11 @@ def follow(
     actor: str,
     cancel_on_interrupt: bool,
     until_reaped: bool = False,
+    through_review: bool = False,
 ) -> Progress:
     """Show a run until it has ended; with `until_reaped`, until its cancelled attempts' processes have, too.
 
+    Unless `through_review`, a run that is paused until a person decides ends the following: the run lives on.
     Ctrl-C: once cancels the run if `cancel_on_interrupt`, else leaves; twice leaves. Raises LeftError then.
     """
     progress = Progress(run)
@@ -117,7 +121,8 @@ def follow(
     try:
         with interrupts() as pressed, view:
             while True:
-                for event in stream.next(REFRESH_S):
+                events = stream.next(REFRESH_S)
+                for event in events:
                     view.show(progress, event, progress.take(event))
                     offset_ns = offset_ns or time.time_ns() - event.time_ns
                 view.tick(progress, max(time.time_ns() - offset_ns, progress.now_ns))
@@ -126,12 +131,36 @@ def follow(
                     waiting = (until_reaped or cancelled) and progress.unreaped
                     if not waiting or time.monotonic() - ended_at > REAP_WAIT_S:
                         return progress
+                if progress.awaits_review and not (events or cancelled or through_review) and _is_paused(client, run):
+                    return progress
                 if pressed() > (1 if cancel_on_interrupt else 0):
                     raise LeftError
                 if pressed() and not cancelled:
                     cancelled = True
                     view.note("cancelling: waiting for the run to end (Ctrl-C again leaves it to end by itself)")
                     _cancel(client, run, actor)
+    finally:
+        stream.close()
+
+
+def _is_paused(client: Client, run: str) -> bool:
+    """Whether the run is paused by now: the stream may still be at an older pause."""
+    return client.get_run(run).state == "paused"
+
+
+def follow_rollback(client: Client, run: str, view: View, *, after: int) -> Progress:
+    """Show the rollback of a run that has ended, from a position on, to its end. Raises LeftError on Ctrl-C."""
+    progress = Progress(run)
+    stream = Stream(client, run, after)
+    try:
+        with interrupts() as pressed, view:
+            while progress.rollback in {"", "running"}:
+                for event in stream.next(REFRESH_S):
+                    view.show(progress, event, progress.take(event))
+                view.tick(progress, progress.now_ns)
+                if pressed():
+                    raise LeftError
+            return progress
     finally:
         stream.close()
 
@@ -147,9 +176,12 @@ def _cancel(client: Client, run: str, actor: str) -> None:
 class Summary:
     """How a run ended, from the ledger."""
 
-    def __init__(self, run: Run, workstreams: list[Workstream], failures: dict[str, str]) -> None:
+    def __init__(
+        self, run: Run, workstreams: list[Workstream], failures: dict[str, str], reviews: Sequence[Review] = ()
+    ) -> None:
         self.run = run
         self.workstreams = workstreams
+        self.reviews = list(reviews)
         self._failures = failures
 
     @property
@@ -176,6 +208,7 @@ class Summary:
                 }
                 for item in self.workstreams
             },
+            "reviews": [msgspec.to_builtins(review) for review in self.reviews],
             "exit_code": self.exit_code,
         }
 
@@ -197,10 +230,14 @@ class Summary:
         took = duration(elapsed_s(self.run.submitted_ns, self.run.finished_ns))
         said += [
             "",
-            f"run {self.run.run} {self.run.state} in {took}: {self.run.completed}/{self.run.workstreams} completed",
+            (
+                f"run {self.run.run} {self.run.state}{f' in {took}' if self.run.finished_ns else ''}: "
+                f"{self.run.completed}/{self.run.workstreams} completed"
+            ),
         ]
         if self.run.reason and self.run.state != "completed":
             said.append(f"  reason: {one_line(self.run.reason)}")
+        said += [f"  review: {line}" for line in review_lines(self.reviews)]
         if self.branch:
             said.append(f"  branch: {self.branch} at {self.run.delivered_commit[:12]}")
         return said + [f"  next: {hint}" for hint in self._next()]
@@ -211,6 +248,8 @@ class Summary:
         return [line for line in (reason, "" if told or item.state != "failed" else failure) if line]
 
     def _next(self) -> list[str]:
+        if self.reviews:
+            return review_commands(self.run.run, self.reviews)
         bad = next((item.workstream for item in self.workstreams if item.state == "failed"), "")
         hints = []
         if bad:
@@ -223,8 +262,33 @@ class Summary:
 
 
 def summarise(client: Client, run: str, failures: dict[str, str]) -> Summary:
-    """The summary of a run as the ledger has it now."""
-    return Summary(client.get_run(run), client.list_workstreams(run), failures)
+    """The summary of a run as the ledger has it now; what waits for a person, as the scheduler has it."""
+    found = client.get_run(run)
+    reviews = client.list_reviews(run) if found.awaiting_review and not found.finished_ns else []
+    return Summary(found, client.list_workstreams(run), failures, reviews)
+
+
+REVIEWS_SHOWN: Final = 20
+
+
+def review_lines(reviews: Sequence[Review]) -> list[str]:
+    """What waits for a person, and why."""
+    lines = [
+        f"{review.workstream} {review.step or 'step'} {review.error_class or 'unknown'}: {one_line(review.reason, 200)}"
+        for review in reviews[:REVIEWS_SHOWN]
+    ]
+    return lines + ([f"and {len(reviews) - REVIEWS_SHOWN} more"] if len(reviews) > REVIEWS_SHOWN else [])
+
+
+def review_commands(run: str, reviews: Sequence[Review]) -> list[str]:
+    """How to look into what waits, and how to answer."""
+    one = reviews[0].workstream
+    return [
+        f"swell review show {run} {one} tells more about {one}",
+        f"swell review approve {run} lets all go on, swell review approve {run} {one} this one; reject fails them",
+        f"swell review adjust {run} {one} --tool TOOL --scope PATH --hint TEXT --attempts N changes what it does",
+        f"swell watch {run} follows the run again; swell cancel {run} ends it",
+    ]
 
 
 def elapsed_s(from_ns: int, to_ns: int) -> float:

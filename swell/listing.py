@@ -152,7 +152,8 @@ def resolve_run(client: Client, run: str) -> str:
     raise SwellError("NOT_FOUND", "RUN_NOT_FOUND", f"there is no run {run!r}", "See them with `swell list`.")
 
 
-def _when(time_ns: int) -> str:
+def when(time_ns: int) -> str:
+    """A time of the log in local time; - for none."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_ns / 1e9)) if time_ns else "-"
 
 
@@ -173,7 +174,7 @@ class RunList(msgspec.Struct, frozen=True):
         for run in self.runs:
             took = duration(elapsed_s(run.submitted_ns, run.finished_ns)) if run.finished_ns else "-"
             done = f"{run.completed}/{run.workstreams}"
-            rows.append([run.run, run.state, done, _when(run.submitted_ns), took, run.repository])
+            rows.append([run.run, run.state, done, when(run.submitted_ns), took, run.repository])
         return columns(rows)
 
 
@@ -205,12 +206,26 @@ class RunStatus(msgspec.Struct, frozen=True):
             )
         counts = f"{run.completed} completed, {run.failed} failed, {run.blocked} blocked, {run.cancelled} cancelled"
         lines.append(f"  {run.workstreams} workstreams: {counts}; {run.attempts} attempts, {run.fix_attempts} FIX")
+        if run.awaiting_review and not run.finished_ns:
+            lines.append(f"  {run.awaiting_review} wait for a person: swell review list --run {run.run}")
+        if run.rollback:
+            why = f" ({one_line(run.rollback_reason)})" if run.rollback_reason else ""
+            lines.append(f"  rollback {run.rollback}{why}")
         rows = [["wave", "workstream", "state", "steps", "fix", "reason"]]
         for item in self.workstreams:
             wave = str(item.wave + 1) if item.wave >= 0 else "-"
             steps = ",".join(item.steps_executed) or "-"
-            rows.append([wave, item.workstream, item.state, steps, str(item.fix_iterations), item.reason or "-"])
+            why = _waiting(item) or item.reason or "-"
+            rows.append([wave, item.workstream, item.state, steps, str(item.fix_iterations), why])
         return [*lines, "", *columns(rows)]
+
+
+def _waiting(item: Workstream) -> str:
+    """What a workstream's next step waits for, and how long; empty when it waits for nothing."""
+    if not item.waiting_for:
+        return ""
+    until = f" until {when(item.waiting_until_ns)}" if item.waiting_until_ns else ""
+    return f"waits for {item.waiting_for.replace('_', ' ')}{until}: {item.waiting_reason}"
 
 
 class RunDetail(msgspec.Struct, frozen=True):
@@ -237,11 +252,12 @@ class RunDetail(msgspec.Struct, frozen=True):
         """Every attempt with its outcome and what it left behind."""
         lines = RunStatus(self.run, self.workstreams).lines()
         for attempt in self.attempts:
-            lines += ["", *_attempt_lines(attempt)]
+            lines += ["", *attempt_lines(attempt)]
         return lines
 
 
-def _attempt_lines(attempt: Attempt) -> list[str]:
+def attempt_lines(attempt: Attempt) -> list[str]:
+    """An attempt with its outcome and what it left behind."""
     outcome = "ok" if attempt.ok else attempt.state if attempt.state != "finished" else "failed"
     about = f" for {attempt.on_behalf}" if attempt.on_behalf else ""
     took = (
@@ -250,6 +266,9 @@ def _attempt_lines(attempt: Attempt) -> list[str]:
         else ""
     )
     where = f", on {attempt.executor}" if attempt.executor else ""
+    where += f", with {attempt.tool}" if attempt.tool else ""
+    where += f", 1/{2**attempt.reduction} of its files" if attempt.reduction else ""
+    about += f" {attempt.action}" if attempt.action else ""
     lines = [f"{attempt.workstream}/{attempt.attempt} {attempt.step}{about}: {outcome}{took}{where}"]
     if attempt.error_class:
         lines.append(f"  {attempt.error_class}: {attempt.message}")
@@ -287,7 +306,7 @@ def event_line(event: Event) -> str:
     )
     said = {key: value for key, value in event.payload.items() if key not in {"kind", "workstream", "attempt"}}
     return one_line(
-        f"{event.position:>8} {_when(event.time_ns)} {event.kind}{about} {msgspec.json.encode(said).decode()}", 2000
+        f"{event.position:>8} {when(event.time_ns)} {event.kind}{about} {msgspec.json.encode(said).decode()}", 2000
     )
 
 

@@ -1,7 +1,7 @@
 """Arguments and options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -25,6 +25,21 @@ AllowDirty = Annotated[bool, typer.Option("--allow-dirty", help="Run the commit,
 Base = Annotated[str | None, typer.Option("--base", help="The commit to start from. Default: what is checked out.")]
 Profiles = Annotated[str | None, typer.Option("--tool-profiles", help="A file laid over the tool profiles.")]
 Breaker = Annotated[str | None, typer.Option("--breaker", help="A file with the limits of FIX loops.")]
+Recovery = Annotated[str | None, typer.Option("--recovery", help="A file with what follows from each class of error.")]
+Eager = Annotated[
+    bool | None,
+    typer.Option("--eager/--no-eager", help="Start each workstream once its dependencies are merged, not in waves."),
+]
+ReviewChoice = Annotated[
+    Literal["wait", "fail"] | None,
+    typer.Option("--review", help="What nothing automatic helps waits for a person, or fails. Default: wait."),
+]
+Paused = Annotated[bool, typer.Option("--paused", help="Start nothing before `swell resume`.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why, for the record.")]
+FromStep = Annotated[
+    Literal["edit", "static", "runtime", "fix"] | None,
+    typer.Option("--from", help="Go on at this step. Default: the one that stopped."),
+]
 Unenforced = Annotated[
     bool | None, typer.Option("--accept-unenforced", help="Accept limits that this version does not enforce.")
 ]

@@ -27,6 +27,7 @@ class WorkstreamView:
         self.fixes = 0
         self.marks: dict[str, Mark] = dict.fromkeys(STEPS, "")
         self.merged = False
+        self.waiting = ""
         self.started_ns = 0
         self.ended_ns = 0
 
@@ -48,11 +49,18 @@ class Progress:
         self.head = ""
         self.base = ""
         self.finished = False
+        self.cause = ""
+        self.rollback = ""
         self.failures: dict[str, str] = {}
         self._steps: dict[tuple[str, int], tuple[str, str, int]] = {}
         self.open_attempts: set[tuple[str, int]] = set()
         self.unreaped: set[tuple[str, int]] = set()
         self.reaped: dict[tuple[str, int], int] = {}
+
+    @property
+    def awaits_review(self) -> bool:
+        """Whether the run is paused until a person decides about its workstreams."""
+        return self.state == "paused" and self.cause == "review"
 
     @property
     def elapsed_s(self) -> float:
@@ -87,8 +95,51 @@ class Progress:
         return []
 
     def _on_run_transitioned(self, event: Event, fact: dict[str, Any]) -> list[str]:
-        self.state, self.reason = fact.get("to_state", ""), fact.get("reason", "")
-        return [] if self.state == "running" else [f"run {event.run} {self.state}{_because(self.reason)}"]
+        before = self.state
+        self.state, self.reason, self.cause = fact.get("to_state", ""), fact.get("reason", ""), fact.get("cause", "")
+        if self.state == "running":
+            return [f"run {event.run} goes on{_because(self.reason)}"] if before == "paused" else []
+        return [f"run {event.run} {self.state}{_because(self.reason)}"]
+
+    def _on_run_amended(self, event: Event, fact: dict[str, Any]) -> list[str]:
+        names = ", ".join(fact.get("workstreams", []))
+        return [f"run {event.run} amended by {fact.get('actor', '')}: {names}{_because(fact.get('reason', ''))}"]
+
+    def _on_pause_requested(self, event: Event, fact: dict[str, Any]) -> list[str]:
+        return [f"{_scope(event, fact)}: {fact.get('actor', '')} asks to pause{_because(fact.get('reason', ''))}"]
+
+    def _on_resume_requested(self, event: Event, fact: dict[str, Any]) -> list[str]:
+        return [f"{_scope(event, fact)}: {fact.get('actor', '')} asks to resume{_because(fact.get('reason', ''))}"]
+
+    def _on_review_requested(self, _event: Event, fact: dict[str, Any]) -> list[str]:
+        names = ", ".join(fact.get("workstreams", [])) or "everything in review"
+        return [f"{names}: {fact.get('actor', '')} says {fact.get('verdict', '')}{_because(fact.get('reason', ''))}"]
+
+    def _on_recovery_requested(self, _event: Event, fact: dict[str, Any]) -> list[str]:
+        return [
+            (
+                f"{fact.get('workstream', '')} {fact.get('step', '')}: {fact.get('actor', '')} asks to recover from "
+                f"{fact.get('error_class', '') or 'unknown'}{_because(fact.get('reason', ''))}"
+            )
+        ]
+
+    def _on_rollback_requested(self, event: Event, fact: dict[str, Any]) -> list[str]:
+        return [f"run {event.run}: {fact.get('actor', '')} asks to roll back{_because(fact.get('reason', ''))}"]
+
+    def _on_rollback_started(self, event: Event, fact: dict[str, Any]) -> list[str]:
+        self.rollback = "running"
+        count = fact.get("workstreams", 0)
+        return [f"run {event.run} rollback started: {count} workstreams{_because(fact.get('reason', ''))}"]
+
+    def _on_rollback_finished(self, event: Event, fact: dict[str, Any]) -> list[str]:
+        self.rollback = fact.get("state", "")
+        counts = f"{fact.get('compensated', 0)} compensated, {fact.get('failed', 0)} failed"
+        counts += f", {fact.get('without_actions', 0)} without actions"
+        left = ", ".join(fact.get("remaining", []))
+        return [
+            f"run {event.run} rollback finished: {self.rollback} ({counts}){_because(fact.get('reason', ''))}"
+            + (f"; remaining: {left}" if left else "")
+        ]
 
     def _on_cancel_requested(self, event: Event, fact: dict[str, Any]) -> list[str]:
         return [f"run {event.run}: {fact.get('actor', '')} asks to cancel{_because(fact.get('reason', ''))}"]
@@ -117,11 +168,12 @@ class Progress:
 
     def _on_workstream_transitioned(self, event: Event, fact: dict[str, Any]) -> list[str]:
         view = self.workstream(fact.get("workstream", ""))
-        view.state, view.reason = fact.get("to_state", ""), fact.get("reason", "")
+        before = view.state
+        view.state, view.reason, view.waiting = fact.get("to_state", ""), fact.get("reason", ""), ""
         if view.state in TERMINAL_WORKSTREAM:
             view.ended_ns = event.time_ns
             return [f"{view.workstream} {view.state}{_because(view.reason)}"]
-        if view.state in {"awaiting_review", "invalidated"}:
+        if view.state in {"awaiting_review", "invalidated", "compensating"} or before == "awaiting_review":
             return [f"{view.workstream} {view.state}{_because(view.reason)}"]
         return []
 
@@ -133,7 +185,36 @@ class Progress:
             )
         ]
 
+    def _on_review_resolved(self, _event: Event, fact: dict[str, Any]) -> list[str]:
+        step = f" from {fact['from_step']}" if fact.get("from_step") else ""
+        return [
+            (
+                f"{fact.get('workstream', '')} review: {fact.get('verdict', '')} by {fact.get('actor', '')}{step}"
+                f"{_because(fact.get('reason', ''))}"
+            )
+        ]
+
+    def _on_recovery_chosen(self, _event: Event, fact: dict[str, Any]) -> list[str]:
+        number = f" (attempt {fact['attempt']})" if fact.get("attempt") else ""
+        tool = f" with {fact['tool']}" if fact.get("strategy") == "fallback_tool" and fact.get("tool") else ""
+        return [
+            (
+                f"{self._shown(fact.get('workstream', ''))} {fact.get('step', '')}{number} recovery: "
+                f"{fact.get('strategy', '')}{tool}{_because(fact.get('reason', ''))}"
+            )
+        ]
+
     # Steps
+
+    def _on_step_delayed(self, event: Event, fact: dict[str, Any]) -> list[str]:
+        step = fact.get("step", {})
+        workstream, until_ns = step.get("workstream", ""), int(fact.get("until_ns", 0))
+        waits = f"waits for {str(fact.get('cause', '')).replace('_', ' ')}{_because(fact.get('reason', ''))}"
+        if until_ns > event.time_ns:
+            waits += f" (for {duration((until_ns - event.time_ns) / 1e9)})"
+        if workstream != LINE:
+            self.workstream(workstream).waiting = waits
+        return [f"{self._shown(workstream)} {step.get('step', '')} {waits}"]
 
     def _on_step_scheduled(self, event: Event, fact: dict[str, Any]) -> list[str]:
         workstream, step, number = fact.get("workstream", ""), fact.get("step", ""), int(fact.get("attempt", 0))
@@ -142,6 +223,7 @@ class Progress:
         if workstream == LINE:
             return []
         view = self.workstream(workstream)
+        view.waiting = ""
         view.started_ns = view.started_ns or event.time_ns
         if step == "fix":
             view.fixes += 1
@@ -211,6 +293,41 @@ class Progress:
         self.delivery_refused = fact.get("reason", "")
         return [f"delivery refused: {fact.get('ref', '')}{_because(self.delivery_refused)}"]
 
+    # Across runs
+
+    def _on_fleet_paused(self, event: Event, fact: dict[str, Any]) -> list[str]:
+        return [f"{_scope(event, fact)} paused by {fact.get('actor', '')}{_because(fact.get('reason', ''))}"]
+
+    def _on_fleet_resumed(self, event: Event, fact: dict[str, Any]) -> list[str]:
+        return [f"{_scope(event, fact)} resumed by {fact.get('actor', '')}{_because(fact.get('reason', ''))}"]
+
+    def _on_tool_breaker_opened(self, event: Event, fact: dict[str, Any]) -> list[str]:
+        wait_s = max(int(fact.get("until_ns", 0)) - event.time_ns, 0) / 1e9
+        return [
+            (
+                f"tool {fact.get('tool', '')} breaker open for {duration(wait_s)} after {fact.get('failures', 0)} failures"
+                f"{_because(fact.get('reason', ''))}"
+            )
+        ]
+
+    def _on_tool_breaker_half_opened(self, _event: Event, fact: dict[str, Any]) -> list[str]:
+        return [f"tool {fact.get('tool', '')} breaker half open: one attempt may probe it"]
+
+    def _on_probe_granted(self, _event: Event, fact: dict[str, Any]) -> list[str]:
+        probe = f"{fact.get('run', '')}/{fact.get('workstream', '')}/{fact.get('attempt', 0)}"
+        return [f"tool {fact.get('tool', '')} is probed by {probe}"]
+
+    def _on_tool_breaker_closed(self, _event: Event, fact: dict[str, Any]) -> list[str]:
+        return [f"tool {fact.get('tool', '')} breaker closed{_because(fact.get('reason', ''))}"]
+
+    def _on_executor_transitioned(self, _event: Event, fact: dict[str, Any]) -> list[str]:
+        return [
+            (
+                f"executor {fact.get('executor', '')} {fact.get('from_state', '')} -> {fact.get('to_state', '')}"
+                f"{_because(fact.get('reason', ''))}"
+            )
+        ]
+
     def _close(self, event: Event) -> None:
         self.open_attempts.discard((event.workstream, event.attempt))
 
@@ -231,6 +348,14 @@ class Progress:
 
 def _nothing(_event: Event, _fact: dict[str, Any]) -> list[str]:
     return []
+
+
+def _scope(event: Event, fact: dict[str, Any]) -> str:
+    """What a pause is about."""
+    scope = fact.get("scope", "run")
+    if scope == "run":
+        return f"run {event.run}"
+    return "everything" if scope == "all" else f"{scope} {fact.get('name', '')}"
 
 
 def _because(reason: str) -> str:

@@ -10,7 +10,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -36,8 +36,11 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     fail_fast: bool | None = None
     dry_run: bool | None = None
     accept_unenforced: bool | None = None
+    scheduling: Literal["barrier", "eager"] | None = None
+    review: Literal["wait", "fail"] | None = None
     tool_profiles: str | None = None
     breaker: str | None = None
+    recovery: str | None = None
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,4 +1,4 @@
-"""What is submitted: bundles, the repository's commit and its checks, tool profiles, breaker limits, options.
+"""What is submitted: bundles, the repository's commit and its checks, tool profiles, breaker limits, the recovery table, options.
 
 Everything is read once, here, and pinned by content: what a run does never depends on files that change later.
 """
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 DOCUMENT_BYTES_MAX: Final = 1024 * 1024
 CONTEXT_BYTES_MAX: Final = 64 * 1024
 BREAKER_BYTES_MAX: Final = 64 * 1024
+RECOVERY_BYTES_MAX: Final = 64 * 1024
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +53,7 @@ def assemble(
     run: str = "",
     context: Mapping[str, Any] | None = None,
     stepwise: bool = False,
+    paused: bool = False,
     profiles: Mapping[str, ToolProfile] | None = None,
 ) -> Submission:
     """Read and pin everything a run of these bundles consists of.
@@ -77,6 +79,9 @@ def assemble(
         accept_unenforced=bool(settings.accept_unenforced),
         stepwise=stepwise,
         context_json=encode_context(context or {}),
+        scheduling=settings.scheduling or "",
+        review=settings.review or "",
+        paused=paused,
     )
     header = Header(
         location=str(state.root),
@@ -87,6 +92,7 @@ def assemble(
         checks_toml=checks,
         tool_profiles_json=overlay,
         breaker_json=_breaker(settings.breaker),
+        recovery_json=_recovery(settings.recovery),
         actor=actor(),
     )
     return Submission(header=header, documents=documents_of(bundles))
@@ -203,6 +209,20 @@ def _breaker(file: str | None) -> bytes:
         parse_breaker_config(found, file)
     except (ConfigError, BreakerConfigError) as error:
         raise invalid("BAD_BREAKER", str(error), "Mend the breaker configuration.", file) from error
+    return msgspec.json.encode(found)
+
+
+def _recovery(file: str | None) -> bytes:
+    if file is None:
+        return b""
+    from services.config import ConfigError, load_yaml  # noqa: PLC0415 - as above
+    from services.scheduler.recovery import RecoveryConfigError, parse_recovery_config  # noqa: PLC0415 - as above
+
+    try:
+        found = load_yaml(Path(file).expanduser(), RECOVERY_BYTES_MAX)
+        parse_recovery_config(found, file)
+    except (ConfigError, RecoveryConfigError) as error:
+        raise invalid("BAD_RECOVERY", str(error), "Mend the recovery table.", file) from error
     return msgspec.json.encode(found)
 
 

@@ -29,6 +29,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     accept_unenforced: bool = False
     stepwise: bool = False
     context_json: str = ""
+    scheduling: str = ""
+    review: str = ""
+    paused: bool = False
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +45,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     checks_toml: bytes = b""
     tool_profiles_json: bytes = b""
     breaker_json: bytes = b""
+    recovery_json: bytes = b""
     actor: str = ""
     request_id: str = ""
 
@@ -104,6 +108,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     finished_ns: int
     position: int
     spec_digest: str
+    awaiting_review: int
+    rollback: str
+    rollback_reason: str
 
 
 class Workstream(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,6 +131,11 @@ class Workstream(msgspec.Struct, frozen=True, kw_only=True):
     finished_ns: int
     fix_limit: str
     verdicts_reused: int
+    waiting_for: str
+    waiting_reason: str
+    waiting_until_ns: int
+    recoveries: int
+    tool: str
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,6 +172,9 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     signature: str
     tool_wall_s: float
     late_facts: int
+    tool: str
+    reduction: int
+    action: str
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,3 +198,142 @@ class Watched(msgspec.Struct, frozen=True, kw_only=True):
 
     events: list[Event]
     position: int
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What the scheduler said to a request; `position` is where the request stands in the log (0: asked before)."""
+
+    position: int
+    answer: str
+
+
+class Review(msgspec.Struct, frozen=True, kw_only=True):
+    """A workstream that waits for a person, and what stopped it."""
+
+    run: str
+    workstream: str
+    step: str
+    error_class: str
+    reason: str
+    since_ns: int
+    attempts: int
+    commit: str
+
+
+class Adjustment(msgspec.Struct, frozen=True, kw_only=True):
+    """What is changed of a workstream in review; an empty field leaves things as they are."""
+
+    tool: str = ""
+    add_files_scope: list[str] = []
+    add_files_create: list[str] = []
+    hint: str = ""
+    more_attempts: int = 0
+
+
+class Retried(msgspec.Struct, frozen=True, kw_only=True):
+    """The run that goes on: the same one, or a new one with these workstreams."""
+
+    run: str
+    new_run: bool
+    workstreams: list[str]
+    position: int
+    answer: str
+
+
+class Recovery(msgspec.Struct, frozen=True, kw_only=True):
+    """What follows from a failed step: whether it may be run again, from `not_before_ns` on, and why."""
+
+    recovered: bool
+    strategy: str
+    reason: str
+    not_before_ns: int
+    tool: str
+    reduction: int
+
+
+class Executor(msgspec.Struct, frozen=True, kw_only=True):
+    """An executor as the scheduler sees it."""
+
+    executor: str
+    boot: str
+    pool: str
+    slots: int
+    state: str
+    since_ns: int
+    reason: str
+
+
+class ToolBreaker(msgspec.Struct, frozen=True, kw_only=True):
+    """The breaker of a tool: closed, open (until `until_ns`) or half_open."""
+
+    tool: str
+    state: str
+    failures: int
+    until_ns: int
+    reason: str
+
+
+class FleetPause(msgspec.Struct, frozen=True, kw_only=True):
+    """A pause across runs; `scope` is tool, pool or all."""
+
+    scope: str
+    name: str
+    actor: str
+    reason: str
+
+
+class Fleet(msgspec.Struct, frozen=True, kw_only=True):
+    """Executors, breakers and pauses."""
+
+    executors: list[Executor]
+    breakers: list[ToolBreaker]
+    pauses: list[FleetPause]
+
+
+class LedgerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the ledger is; the protocol's comments say more."""
+
+    position: int
+    stream_last: int
+    caught_up: bool
+    rebuilding: bool
+    verifying: bool
+    events_per_s: float
+    seconds_left: float
+    file_bytes: int
+    projection: int
+    started_ns: int
+
+
+class VerifyProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a verification is: `phase` is folding or comparing."""
+
+    phase: str
+    position: int
+    end: int
+    table: str
+    rows: int
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """A row, or a column of it, that is not what the log says; `kind` is changed, missing or extra."""
+
+    table: str
+    key: str
+    kind: str
+    column: str
+    stored: str
+    folded: str
+
+
+class VerifyResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a verification; `chain_broken_at` is 0 when the chain of hashes holds."""
+
+    ok: bool
+    position: int
+    differences: int
+    rows: int
+    entries: int
+    chain_broken_at: int
+    hash: str
+    wall_s: float

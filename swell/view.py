@@ -28,8 +28,15 @@ _MARKS: Final = {
     "failed": "[red]✗[/]",
     "skipped": "[dim]-[/]",
 }
-_TROUBLE: Final = TERMINAL_WORKSTREAM - {"completed"}
-_COLOURS: Final = {"completed": "green", "failed": "red", "blocked": "magenta", "cancelled": "magenta"}
+_TROUBLE: Final = (TERMINAL_WORKSTREAM - {"completed"}) | {"awaiting_review"}
+_COLOURS: Final = {
+    "completed": "green",
+    "failed": "red",
+    "blocked": "magenta",
+    "cancelled": "magenta",
+    "awaiting_review": "yellow",
+    "compensation_failed": "red",
+}
 
 
 class View(Protocol):
@@ -134,7 +141,9 @@ def _lasting(event: Event) -> bool:
         return not event.payload.get("ok")
     return event.kind in {
         "run_accepted", "run_stopping", "run_finished", "merge_refused", "fix_loop_ended", "step_lost",
-        "line_delivered", "delivery_refused", "cancel_requested", "request_answered",
+        "line_delivered", "delivery_refused", "cancel_requested", "request_answered", "run_transitioned", "run_amended",
+        "pause_requested", "resume_requested", "review_requested", "review_resolved", "recovery_chosen", "step_delayed",
+        "rollback_started", "rollback_finished",
     }  # fmt: skip
 
 
@@ -151,7 +160,8 @@ def table(progress: Progress, now_ns: int, height: int) -> Group:
     shown = _fitting(rows, max(min(ROWS_MAX, height - 6), 3))
     for view in shown:
         state = "merged" if view.merged and view.state == "completed" else view.state
-        text = state + (f": {one_line(view.reason, 60)}" if view.reason and view.state in _TROUBLE else "")
+        why = view.waiting or (view.reason if view.state in _TROUBLE else "")
+        text = state + (f": {one_line(why, 60)}" if why else "")
         grid.add_row(
             str(view.wave + 1) if view.wave >= 0 else "",
             Text(view.workstream),

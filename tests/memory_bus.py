@@ -10,7 +10,7 @@ It passes the same suite as JetStream (tests/bus/test_conformance.py). What may 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -19,6 +19,7 @@ from services.bus import (
     COMMANDS,
     EVENTS,
     LEASES,
+    SNAPSHOTS,
     BusConfig,
     BusError,
     BusUnavailableError,
@@ -79,9 +80,13 @@ class _Stream:
             self.messages.pop(before, None)
         self.messages[self.last] = Recorded(self.last, subject, self._time_ns, data)
         self.by_subject[subject] = self.last
+        self.wake()
+        return self.last
+
+    def wake(self) -> None:
+        """Have everybody who waits look again."""
         for event in self.grown:
             event.set()
-        return self.last
 
     def remove(self, sequence: int) -> None:
         gone = self.messages.pop(sequence, None)
@@ -127,14 +132,16 @@ class MemoryServer:
         self.config = config or BusConfig()
         self.now_ns = now_ns
         self.events = _Stream(now_ns)
+        self.snapshots = _Stream(now_ns, one_per_subject=True)
         self.objects: dict[str, bytes] = {}
         self.listeners: list[tuple[str, asyncio.Queue[tuple[str, bytes]]]] = []
         self.connections: list[MemoryBus] = []
         self.in_flight: dict[int, float] = {}
+        self.consumers: dict[str, _Durable] = {}
         self._forget()
 
     def _forget(self) -> None:
-        """Streams that live in the server's memory begin anew; the log and the objects are on its disk."""
+        """Streams that live in the server's memory begin anew; the log, the snapshots and the objects are on its disk."""
         self.commands = _Stream(self.now_ns)
         self.buckets: dict[str, _Stream] = {}
         self.in_flight.clear()
@@ -153,6 +160,8 @@ class MemoryServer:
             return self.events
         if name == COMMANDS:
             return self.commands
+        if name == f"KV_{SNAPSHOTS}":
+            return self.snapshots
         if not name.startswith("KV_"):
             raise BusError(f"stream {name} does not exist")
         ttl_s = self.config.lease_ttl_s if name == f"KV_{LEASES}" else self.config.beat_ttl_s
@@ -319,6 +328,19 @@ class MemoryBus:
         finally:
             stream.grown.discard(grown)
 
+    async def replay(self, subject: str, *, after: int = 0, batch_max: int = 2000) -> AsyncIterator[list[Recorded]]:
+        end = await self.last(subject)
+        position = after
+        limit = 1 if self.faults.single_deliveries else batch_max
+        while end is not None and position < end.sequence:
+            await asyncio.sleep(0)
+            await self._back.wait()
+            batch = [m for m in self.server.events.after(position, subject, limit) if m.sequence <= end.sequence]
+            if not batch:
+                raise BusError(f"{subject} was purged while it was read: read it from its archive")
+            position = batch[-1].sequence
+            yield batch
+
     # Commands
 
     async def command(self, subject: str, data: bytes) -> bool:
@@ -333,7 +355,15 @@ class MemoryBus:
     def commands(self, pool: str) -> "MemoryPuller":
         return MemoryPuller(self, pool)
 
-    # Keys that expire
+    def consume(
+        self, name: str, subjects: Iterable[str], *, ack_wait_s: float, outstanding_max: int = 10_000
+    ) -> "MemoryConsumer":
+        return MemoryConsumer(self, name, list(subjects), ack_wait_s, outstanding_max)
+
+    # Keys: beats and leases expire, fold snapshots stay
+
+    async def get_key(self, bucket: str, key: str) -> Recorded | None:
+        return await self.last(f"$KV.{bucket}.{key}", stream=f"KV_{bucket}")
 
     async def put_key(self, bucket: str, key: str, value: bytes) -> None:
         await self._turn()
@@ -415,7 +445,16 @@ class MemoryPuller:
             if server.in_flight.get(message.sequence, 0.0) > now:
                 continue
             server.in_flight[message.sequence] = now + ACK_WAIT_S
-            delivery = Delivery(message.subject, message.data, self._acknowledge(server.commands, message.sequence))
+            delivery = Delivery(
+                message.sequence,
+                message.subject,
+                message.time_ns,
+                message.data,
+                1,
+                self._acknowledge(server.commands, message.sequence),
+                self._put_off(message.sequence),
+                self._extend(message.sequence),
+            )
             got.append(delivery)
             if self._bus.faults.duplicate_commands:
                 self._again.append(delivery)
@@ -427,6 +466,109 @@ class MemoryPuller:
             stream.remove(sequence)
 
         return ack
+
+    def _put_off(self, sequence: int) -> Callable[[float], Awaitable[None]]:
+        async def nak(delay_s: float) -> None:
+            await asyncio.sleep(0)
+            server, loop = self._bus.server, asyncio.get_running_loop()
+            if sequence in server.in_flight:
+                server.in_flight[sequence] = loop.time() + delay_s
+                loop.call_later(delay_s, server.commands.wake)
+
+        return nak
+
+    def _extend(self, sequence: int) -> Callable[[], Awaitable[None]]:
+        put_off = self._put_off(sequence)
+
+        async def more_time() -> None:
+            await put_off(ACK_WAIT_S)
+
+        return more_time
+
+    async def close(self) -> None:
+        self._closed = True
+
+
+class _Durable:
+    """What a server keeps of one consumer: where it is, and until when each message is somebody's, for which time."""
+
+    def __init__(self, subjects: list[str], position: int) -> None:
+        self.subjects = subjects
+        self.position = position
+        self.pending: dict[int, tuple[float, int]] = {}
+
+
+class MemoryConsumer:
+    """A durable consumer of the log, shared by all that use its name; each message is somebody's until acknowledged."""
+
+    def __init__(self, bus: MemoryBus, name: str, subjects: list[str], ack_wait_s: float, outstanding_max: int) -> None:
+        self._bus = bus
+        self._name = name
+        self._subjects = subjects
+        self._ack_wait_s = ack_wait_s
+        self._outstanding_max = outstanding_max
+        self._closed = False
+
+    async def open(self) -> None:
+        await self._bus._turn()
+        server = self._bus.server
+        kept = server.consumers.setdefault(self._name, _Durable(self._subjects, server.events.last))
+        kept.subjects = self._subjects
+
+    async def next(self, *, wanted: int, timeout_s: float) -> list[Delivery]:
+        """Up to `wanted` messages; at least one unless `timeout_s` passes first."""
+        await self._bus._turn()
+        now = asyncio.get_running_loop().time
+        deadline = now() + timeout_s
+        stream = self._bus.server.events
+        grown = asyncio.Event()
+        stream.grown.add(grown)
+        try:
+            while True:
+                grown.clear()
+                got = self._take(wanted)
+                left_s = deadline - now()
+                if got or left_s <= 0:
+                    return got
+                due = [until for until, _ in self._bus.server.consumers[self._name].pending.values()]
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(grown.wait(), max(min([left_s, *(until - now() for until in due)]), 0.001))
+        finally:
+            stream.grown.discard(grown)
+
+    def _take(self, wanted: int) -> list[Delivery]:
+        if self._closed or not self._bus.connected:
+            return []
+        kept, events = self._bus.server.consumers[self._name], self._bus.server.events
+        now = asyncio.get_running_loop().time()
+        got = [sequence for sequence, (until, _) in sorted(kept.pending.items()) if until <= now][:wanted]
+        for message in events.after(kept.position, ">", len(events.messages)):
+            if len(got) >= wanted or len(kept.pending) >= self._outstanding_max:
+                break
+            kept.position = message.sequence
+            if any(matches(subject, message.subject) for subject in kept.subjects):
+                kept.pending[message.sequence] = (now, 0)
+                got.append(message.sequence)
+        return [self._deliver(kept, events.messages[sequence], now) for sequence in got]
+
+    def _deliver(self, kept: _Durable, message: Recorded, now: float) -> Delivery:
+        count = kept.pending[message.sequence][1] + 1
+        kept.pending[message.sequence] = (now + self._ack_wait_s, count)
+
+        async def ack() -> None:
+            await asyncio.sleep(0)
+            kept.pending.pop(message.sequence, None)
+
+        async def nak(delay_s: float) -> None:
+            await asyncio.sleep(0)
+            if message.sequence in kept.pending:
+                kept.pending[message.sequence] = (asyncio.get_running_loop().time() + delay_s, count)
+                self._bus.server.events.wake()
+
+        async def more_time() -> None:
+            await nak(self._ack_wait_s)
+
+        return Delivery(message.sequence, message.subject, message.time_ns, message.data, count, ack, nak, more_time)
 
     async def close(self) -> None:
         self._closed = True
@@ -441,6 +583,10 @@ class MemoryObjects:
     async def write(self, name: str, data: bytes) -> None:
         await self._bus._turn()
         self._bus.server.objects[name] = data
+
+    async def delete(self, name: str) -> bool:
+        await self._bus._turn()
+        return self._bus.server.objects.pop(name, None) is not None
 
     async def read(self, name: str, *, limit_bytes: int) -> AsyncIterator[bytes]:
         await self._bus._turn()
@@ -472,5 +618,5 @@ def matches(wanted: str, subject: str) -> bool:
 
 async def newest_of_key(bus: Any, bucket: str, key: str) -> Recorded | None:
     """A key's present value and revision, on either bus."""
-    found: Recorded | None = await bus.last(f"$KV.{bucket}.{key}", stream=f"KV_{bucket}")
+    found: Recorded | None = await bus.get_key(bucket, key)
     return found

@@ -19,68 +19,127 @@ from services.artifacts import Artifacts
 from services.bus import Bus, BusError
 from services.config import ConfigError, load
 from services.executor.config import PREFIX, ExecutorConfig
+from services.executor.journal import Journal, Key, StateDirBusyError, lock
+from services.executor.pulse import Pulse, PulseGoneError
 from services.executor.step import StepConfig, Steps
 from services.executor.tools import tool_path
-from services.executor.worker import Executor
-from services.process import ProcessError, Supervisor, SupervisorGoneError
+from services.executor.worker import HAND_BACK_S, Executor, marker_of
+from services.process import ProcessError, Supervisor, SupervisorGoneError, sweep
 from services.ready import announce
 
 log = structlog.get_logger()
 
 
+FORMER_LIFE_S = 6.0
+"""How long a former life's supervisor may take to end its tools, before this life does it."""
+
+
 async def run(config: ExecutorConfig) -> None:
-    """Execute until SIGTERM or SIGINT. Raises BusError, ConfigError, ProcessError."""
-    stop = asyncio.Event()
+    """Execute until SIGTERM or SIGINT; a second one skips the grace. Raises BusError, ConfigError, ProcessError."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, lambda: hurry.set() if stop.is_set() else stop.set())
+    locked = _locked(config)
+    name = _name(config)
+    slots = config.slots or max(2, os.cpu_count() or 2)
+    journal = Journal(config.state_dir.absolute() / "journal")
+    pulse = Pulse(
+        lambda: Bus.connect(config.bus, name="swell-executor-beats"),
+        executor=name,
+        boot=uuid.uuid4().hex[:12],
+        pool=config.pool,
+        slots=slots,
+    )
     async with contextlib.AsyncExitStack() as open_things:
-        # The supervisor comes first: it forks, and a small process forks cheaply.
+        open_things.callback(os.close, locked)
+        # Opened first, hence closed last: its last word is that everything else is closed.
+        pulse.start()
+        open_things.push_async_exit(lambda kind, *_: pulse.close(terminated=kind is None))
+        leftovers = await _clean_up(journal)
+        # The supervisor comes early: it forks, and a small process forks cheaply.
         supervisor = Supervisor(config.containment)
         await supervisor.start()
         open_things.push_async_callback(supervisor.close)
+        journal.supervised_by(supervisor.pid)
         bus = await Bus.connect(config.bus, name="swell-executor")
         open_things.push_async_callback(bus.close)
         await bus.ensure_streams()
-        slots = config.slots or max(2, os.cpu_count() or 2)
         steps = Steps(
             StepConfig(
                 root=config.state_dir.absolute(),
                 slots=slots,
                 output_bytes=config.output_bytes,
                 setup_timeout_s=config.setup_timeout_s,
+                keep_work_timeout_s=config.keep_work_timeout_s,
             ),
             Artifacts(bus.objects),
             supervisor,
             bus,
         )
         await steps.prepare()
-        executor = Executor(bus, steps, name=_name(config), pool=config.pool, slots=slots)
-        await _serve(config, executor, supervisor, stop)
+        executor = Executor(bus, steps, pulse, journal)
+        serving = asyncio.create_task(executor.run(leftovers))
+        await _serve(config, executor, serving, (supervisor, pulse), (stop, hurry))
 
 
-async def _serve(config: ExecutorConfig, executor: Executor, supervisor: Supervisor, stop: asyncio.Event) -> None:
-    """Execute until `stop`, or until the supervisor is gone: without one nothing can be run, so a restart is due."""
-    executing = asyncio.create_task(executor.run())
+async def _clean_up(journal: Journal) -> dict[Key, int]:
+    """Ends what a former life left running: its attempts, and how many of their processes that were."""
+    entries = {marker_of(key): key for key in journal.entries()}
+    if not entries:
+        return {}
+    if not await journal.former_supervisor_ended(FORMER_LIFE_S):
+        log.warning("executor.former_supervisor_lives", remedy="its tools are ended by this life now")
+    swept = await sweep(list(entries))
+    log.info("executor.cleaned_up", attempts=len(entries), processes=sum(swept.values()))
+    return {key: swept[marker] for marker, key in entries.items()}
+
+
+async def _serve(
+    config: ExecutorConfig,
+    executor: Executor,
+    executing: asyncio.Task[None],
+    needed: tuple[Supervisor, Pulse],
+    asked: tuple[asyncio.Event, asyncio.Event],
+) -> None:
+    """Execute until asked to stop, or until the supervisor or the pulse is gone: without them a restart is due."""
+    supervisor, pulse = needed
+    stop, hurry = asked
     stopping = asyncio.create_task(stop.wait())
     orphaned = asyncio.create_task(supervisor.gone())
+    pulseless = asyncio.create_task(pulse.gone())
     try:
         if config.ready_file is not None:
             announce(config.ready_file, 0)
-        await asyncio.wait({executing, stopping, orphaned}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({executing, stopping, orphaned, pulseless}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         gone = orphaned.done()
         if not executing.done():
-            await executor.drain(0 if gone else config.stop_grace_s)
-        for task in (executing, stopping, orphaned):
+            # Where the supervisor is gone its tools are dead, so the steps come to their ends by themselves. They are not
+            # handed back: a tool that ends supervisors must not be started again and again.
+            grace_s = HAND_BACK_S if gone else config.stop_grace_s
+            await executor.drain(grace_s, hurry=hurry, hand_back=not gone)
+        for task in (executing, stopping, orphaned, pulseless):
             task.cancel()
-        await asyncio.wait({executing, stopping, orphaned})
+        await asyncio.wait({executing, stopping, orphaned, pulseless})
         if config.ready_file is not None:
             config.ready_file.unlink(missing_ok=True)
     if not executing.cancelled():
         executing.result()
     if gone:
         raise SupervisorGoneError("the tool supervisor has ended: the executor must be started anew")
+    if not pulseless.cancelled():
+        raise PulseGoneError("the thread of the beats has ended: the executor must be started anew")
     log.info("executor.stopped")
+
+
+def _locked(config: ExecutorConfig) -> int:
+    """The lock of the state folder, which two executors would empty under each other. Raises ConfigError."""
+    try:
+        return lock(config.state_dir)
+    except StateDirBusyError as error:
+        raise ConfigError(str(error)) from error
+    except OSError as error:
+        raise ConfigError(f"state_dir {config.state_dir} cannot be used ({error.strerror}): set another") from error
 
 
 def _name(config: ExecutorConfig) -> str:
@@ -89,7 +148,6 @@ def _name(config: ExecutorConfig) -> str:
         return config.id
     file = config.state_dir / "executor-id"
     try:
-        config.state_dir.mkdir(parents=True, exist_ok=True)
         if not file.is_file():
             file.write_text(f"executor-{uuid.uuid4().hex[:8]}")
         return file.read_text().strip()
@@ -111,7 +169,7 @@ def main(arguments: Sequence[str], env: Mapping[str, str]) -> int:
     os.environ["PATH"] = tool_path(os.environ.get("PATH", os.defpath))
     try:
         asyncio.run(run(config))
-    except (BusError, ProcessError, OSError, ValueError) as error:
+    except (BusError, ProcessError, PulseGoneError, OSError, ValueError) as error:
         log.error("executor.failed", error=str(error), kind=type(error).__name__)
         return 1
     return 0

@@ -8,7 +8,7 @@ neither a failure to be fixed nor "no findings".
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -17,10 +17,10 @@ from services.diagnostic import Diagnostic, error_signature
 from services.events import Check, CheckOutcome, CheckResult
 from services.executor.diagnostics import ReportError, judge, read
 from services.executor.output import Secrets, read_output
-from services.executor.tools import Invocation, invoke
+from services.executor.tools import Invocation, invoke, untimely
 from services.executor.workspace import Workspace
 from services.git import readable
-from services.process import Supervisor
+from services.process import Supervisor, Tool
 from services.profiles import PlaceholderError, ToolProfile, substitute_one
 from services.scope import Droppings
 
@@ -42,7 +42,10 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Judged(msgspec.Struct):
-    """What a set of checks said of one tree. `log` is everything they printed, check by check."""
+    """What a set of checks said of one tree. `log` is everything they printed, check by check.
+
+    `untimely` says which limit ended a check, if one did.
+    """
 
     results: list[CheckResult] = []
     diagnostics: list[Diagnostic] = []
@@ -50,6 +53,7 @@ class Judged(msgspec.Struct):
     discarded: list[str] = []
     log: list[bytes] = []
     tool_wall_s: float = 0.0
+    untimely: Literal["timeout", "idle_timeout"] | None = None
 
     @property
     def outcome(self) -> CheckOutcome:
@@ -96,8 +100,12 @@ class Checking:
         output_bytes: int,
         secrets: Secrets,
         text: Callable[[Check], str],
+        on_started: Callable[[Tool], None],
     ) -> None:
-        """`context` are the placeholders' values; `scratch` is the attempt's own folder; `text` gives a check's whole text."""
+        """`context` are the placeholders' values; `scratch` is the attempt's own folder; `text` gives a check's whole text.
+
+        `on_started` is told of every tool.
+        """
         self._supervisor = supervisor
         self._workspace = workspace
         self._profiles = profiles
@@ -109,28 +117,27 @@ class Checking:
         self._output_bytes = output_bytes
         self._text = text
         self._secrets = secrets
+        self._on_started = on_started
 
-    async def all(self, checks: Sequence[Check], *, timeout_s: float) -> Judged:
-        """In order. The first STATIC check that does not pass ends it; the others all have their say."""
+    async def all(self, checks: Sequence[Check], *, timeout_s: float, idle_timeout_s: float) -> Judged:
+        """In order, each within these limits (idle 0: none). The first STATIC check that does not pass ends it; the others all have their say."""
         judged = Judged()
         for number, check in enumerate(checks):
-            result = await self._one(check, judged, number, timeout_s)
+            result = await self._one(check, judged, number, timeout_s, idle_timeout_s)
             judged.results.append(result)
             await self._put_back(judged)
             if check.kind == "static" and result.outcome in {"failed", "error"}:
                 break
         return judged
 
-    async def _one(self, check: Check, judged: Judged, number: int, timeout_s: float) -> CheckResult:
+    async def _one(
+        self, check: Check, judged: Judged, number: int, timeout_s: float, idle_timeout_s: float
+    ) -> CheckResult:
         if check.kind == "acceptance":
             argv = acceptance_command(self._text(check), self._has, path=self._env["PATH"])
             if argv is None:
                 return _result(check, "not_executable", message="not a command; start it with '$ ' to run it")
-            profile = ToolProfile(
-                command=argv[0].replace("{", "{{").replace("}", "}}"),
-                args=tuple(word.replace("{", "{{").replace("}", "}}") for word in argv[1:]),
-                timeout_sec=timeout_s,
-            )
+            profile = literal_profile(argv, timeout_s=timeout_s)
         else:
             found = self._profiles.get(check.name)
             if found is None:
@@ -148,14 +155,26 @@ class Checking:
             env=self._env,
             scratch=scratch,
             timeout_s=timeout_s,
+            idle_timeout_s=idle_timeout_s,
             output_bytes=self._output_bytes,
             marker=self._marker,
+            on_started=self._on_started,
         )
-        return self._judge(check, profile, invocation, scratch, judged)
+        late = untimely(invocation, profile, timeout_s=timeout_s, idle_timeout_s=idle_timeout_s)
+        if late is not None:
+            judged.untimely = late[0]
+        return self._judge(check, profile, invocation, scratch, judged, late[1] if late else _trouble(invocation))
 
     def _judge(
-        self, check: Check, profile: ToolProfile, invocation: Invocation, scratch: Path, judged: Judged
+        self,
+        check: Check,
+        profile: ToolProfile,
+        invocation: Invocation,
+        scratch: Path,
+        judged: Judged,
+        trouble: str,
     ) -> CheckResult:
+        """`trouble`: why it has no verdict, if that is known already."""
         output = self._output(invocation.stdout) + self._output(invocation.stderr)
         if output or not invocation.ok:
             judged.log.append(b"$ " + " ".join(invocation.argv).encode(errors="replace") + b"\n" + output)
@@ -163,7 +182,6 @@ class Checking:
         wall_s = invocation.exit.wall_s if invocation.exit is not None else 0.0
         judged.tool_wall_s += wall_s
         tail = output[-OUTPUT_TAIL_BYTES:].decode(errors="replace")
-        trouble = _trouble(invocation)
         diagnostics: list[Diagnostic] = []
         if not trouble:
             try:
@@ -223,6 +241,12 @@ class Checking:
 
     def _has(self, path: str) -> bool:
         return (self._workspace.path / path).exists()
+
+
+def literal_profile(argv: Sequence[str], *, timeout_s: float) -> ToolProfile:
+    """A command line as it is, braces included, as a tool."""
+    command, *args = (word.replace("{", "{{").replace("}", "}}") for word in argv)
+    return ToolProfile(command=command, args=tuple(args), timeout_sec=timeout_s)
 
 
 def _trouble(invocation: Invocation) -> str:

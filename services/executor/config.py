@@ -17,7 +17,8 @@ Seconds = Annotated[float, Meta(gt=0)]
 class ExecutorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings of the executor service.
 
-    `state_dir`: where mirrors, worktrees and scratch folders go; nothing there is needed after a restart. Required.
+    `state_dir`: where mirrors, worktrees and scratch folders go; of one executor alone; nothing there
+        is needed after a restart. Required.
     `bus`: how to reach the bus (services.bus.BusConfig). Default: a server on this machine.
     `id`: its name, the same across restarts. Default: drawn once and kept in `state_dir`.
     `pool`: whose commands it takes. Default "default".
@@ -26,7 +27,8 @@ class ExecutorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     `containment`: how a tool's processes are held together: pidns, sweep, or auto for what can be had. Default auto.
     `output_bytes`: what is kept of each output of a tool, bytes. Default 10 MiB.
     `setup_timeout_s`: the limit on each of a repository's setup commands, seconds. Default 900.
-    `stop_grace_s`: how long running steps may go on after SIGTERM, seconds. Default 5.
+    `keep_work_timeout_s`: how long a stopped step may take to keep its work (snapshot and upload), seconds. Default 30.
+    `stop_grace_s`: how long running steps may go on after SIGTERM before they are handed back, seconds. Default 25.
     """
 
     state_dir: Path
@@ -38,4 +40,5 @@ class ExecutorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     containment: Literal["auto", "pidns", "sweep"] = "auto"
     output_bytes: Count = 10 * 1024 * 1024
     setup_timeout_s: Seconds = 900.0
-    stop_grace_s: Annotated[float, Meta(ge=0)] = 5.0
+    keep_work_timeout_s: Seconds = 30.0
+    stop_grace_s: Annotated[float, Meta(ge=0)] = 25.0

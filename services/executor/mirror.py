@@ -293,6 +293,73 @@ class Mirror:
             if found != commit:
                 raise _refusal(error, ref, expected_old, found) from error
 
+    async def withdraw(self, ref: str, *, run: str, expected: str | None, head: str) -> bool:
+        """Deletes the branch `ref` that `run` delivered; False when there is none any more.
+
+        It goes only from `expected`, the commit of the last recorded delivery. Where that is not known, it may stand at
+        `head` or at any commit of the run's line that is here. Raises DeliveryRefusedError.
+        """
+        if not _DELIVERY_REF.match(ref):
+            raise DeliveryRefusedError(f"{ref[:200]!r} is no branch of Swell's", "Name refs/heads/swell/<run>.", None)
+        found = await self._found_at(self.location, ref)
+        if found is None:
+            raise DeliveryRefusedError(
+                f"{redacted(self.location)} does not answer for {ref}",
+                "Check the address and access, then try again.",
+                None,
+            )
+        if not found:
+            return False
+        if not (found == expected if expected is not None else await self._is_of(found, run, head)):
+            raise DeliveryRefusedError(
+                f"branch {ref} is at {found[:12]}, which is not where this run left it",
+                "Somebody else moved it: keep what is wanted of it, and delete it by hand.",
+                found,
+            )
+        await self._refuse_in_use(ref, found)
+        self.guard()
+        try:
+            await self.git(
+                "push", "--quiet", "--no-verify", "--recurse-submodules=no", f"--force-with-lease={ref}:{found}",
+                *([f"--receive-pack={_RECEIVE_PACK}"] if self._is_local else []),
+                "--", self.location, f":{ref}", timeout_s=self._fetch_timeout_s,
+            )  # fmt: skip
+        except GitError as error:
+            if await self._found_at(self.location, ref) != "":
+                raise DeliveryRefusedError(
+                    f"branch {ref} could not be deleted: {error.stderr_tail}", error.remedy, found
+                ) from error
+        return True
+
+    async def _is_of(self, commit: str, run: str, head: str) -> bool:
+        if commit == head:
+            return True
+        if not await self.has(commit):
+            return False
+        trailer = "--format=%ae %(trailers:key=Swell-Run,valueonly,separator=%x20)"
+        said = text(await self.git("log", "-1", "--no-show-signature", trailer, commit))
+        return said == f"swell@invalid {_name(run)}"
+
+    async def _refuse_in_use(self, ref: str, found: str) -> None:
+        """Of a local repository it can be seen who has the branch checked out; others have to look after themselves."""
+        if not self._is_local:
+            return
+        folder = Path(self.location.removeprefix("file://"))
+        try:
+            listed = await Git(folder)("worktree", "list", "--porcelain")
+        except GitError:
+            return
+        place = ""
+        for line in listed.decode("utf-8", "replace").splitlines():
+            if line.startswith("worktree "):
+                place = line.removeprefix("worktree ")
+            elif line == f"branch {ref}":
+                raise DeliveryRefusedError(
+                    f"branch {ref} is checked out in {place}, deleting it would pull the ground from under that checkout",
+                    "Check out another branch there, then roll back again.",
+                    found,
+                )
+
     async def _found_at(self, target: str, ref: str) -> str | None:
         upload = [f"--upload-pack={_UPLOAD_PACK}"] if _is_local(target) else []
         try:

@@ -13,11 +13,15 @@ OUTPUT_CHARS_SHOWN = 8_000
 PATCH_CHARS_SHOWN = 8_000
 
 
-def edit_prompt(bundle: WorkstreamBundle, run: str) -> str:
-    """What EDIT is told: the tasks, where it may work, and what will be checked."""
+def edit_prompt(bundle: WorkstreamBundle, run: str, *, files: Sequence[str] | None = None) -> str:
+    """What EDIT is told: the tasks, where it may work, and what will be checked.
+
+    `files` are named in place of the declared scope: a part of it, so that the tool has less to read.
+    """
     lines = [f"# Workstream {bundle.id} (run {run})", "", f"Change: {bundle.openspec_change}", "", "## Tasks", ""]
     lines += [f"{number}. {task}" for number, task in enumerate(bundle.tasks, 1)]
-    lines += _scope(bundle)
+    lines += _hints(bundle)
+    lines += _scope(bundle, files)
     if bundle.acceptance_tests:
         lines += ["", "## Acceptance tests", "", *(f"- {test}" for test in bundle.acceptance_tests)]
     lines += ["", "Do not commit. Change nothing outside the files named above. Keep what passes passing.", ""]
@@ -32,8 +36,12 @@ def fix_prompt(
     failures: Sequence[tuple[str, str]],
     diagnostics: Sequence[Diagnostic],
     earlier: Sequence[str],
+    files: Sequence[str] | None = None,
 ) -> str:
-    """What FIX is told: the failing checks (command, end of its output), their diagnostics, and what was tried before."""
+    """What FIX is told: the failing checks (command, end of its output), their diagnostics, and what was tried before.
+
+    `files` as for `edit_prompt`.
+    """
     lines = [f"# Repair workstream {bundle.id} (run {run})", "", f"The {step.upper()} step failed.", ""]
     if diagnostics:
         lines += ["## Diagnostics", ""]
@@ -44,7 +52,8 @@ def fix_prompt(
     for command, output in failures:
         lines += [f"## Output of: {command}", "", output[-OUTPUT_CHARS_SHOWN:], ""]
     lines += ["## The workstream's tasks", "", *(f"- {task}" for task in bundle.tasks)]
-    lines += _scope(bundle)
+    lines += _hints(bundle)
+    lines += _scope(bundle, files)
     for number, patch in enumerate(earlier, 1):
         lines += ["", f"## Already tried, without success ({number})", "", patch[:PATCH_CHARS_SHOWN]]
     lines += [
@@ -55,8 +64,20 @@ def fix_prompt(
     return "\n".join(lines)
 
 
-def _scope(bundle: WorkstreamBundle) -> list[str]:
-    lines = ["", "## Files you may change", "", *(f"- {path}" for path in bundle.files_scope)]
+def _hints(bundle: WorkstreamBundle) -> list[str]:
+    """Quoted line by line, so that no line of a hint passes for a heading of ours."""
+    if not bundle.hints:
+        return []
+    quoted = [f"> {line}" for hint in bundle.hints for line in (*hint.splitlines(), "")]
+    return ["", "## What a reviewer says", "", *quoted[:-1]]
+
+
+def _scope(bundle: WorkstreamBundle, files: Sequence[str] | None) -> list[str]:
+    if files is None:
+        lines = ["", "## Files you may change", "", *(f"- {path}" for path in bundle.files_scope)]
+    else:
+        lines = ["", "## Files to work on", "", "A part of the workstream's files, to keep the task small:", ""]
+        lines += [f"- {path}" for path in files]
     if bundle.files_create:
         lines += ["", "## Files you may create", "", *(f"- {path}" for path in bundle.files_create)]
     return lines

@@ -6,6 +6,7 @@ commit, and uploaded, before the fact that names it is appended; failed attempts
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -16,7 +17,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any, Final, assert_never
 
 import msgspec
 import structlog
@@ -25,19 +26,20 @@ from services.artifacts import Artifacts
 from services.bus import Bus, BusError
 from services.checks import EffectiveChecks
 from services.commands import RunStep
+from services.compensation import GRAMMAR, BranchDelete, Cmd, CompensationError, GitRevert, parse_action
 from services.diagnostic import Diagnostic
 from services.events import LINE, Artifact, Check, ErrorClass, Snapshot, StepFinished
 from services.executor import snapshot as snapshots
-from services.executor.checking import OUTPUT_MARGIN_BYTES, Checking, Judged
+from services.executor.checking import OUTPUT_MARGIN_BYTES, Checking, Judged, literal_profile
 from services.executor.merge import Conflict, MergeUnavailableError, blame_workstreams, commit_on, three_tree
 from services.executor.mirror import DeliveryRefusedError, Mirror, MirrorError, attempt_ref, delivery_ref
 from services.executor.output import Secrets, read_output
 from services.executor.prompt import edit_prompt, fix_prompt
 from services.executor.snapshot import SnapshotError, Taken
-from services.executor.tools import Invocation, invoke, tool_path
+from services.executor.tools import CANCEL_GRACE_S, Invocation, invoke, tool_path, untimely
 from services.executor.workspace import Workspace, WorkspaceError, WorkspacePool
 from services.git import GitError
-from services.process import Launch, ProcessError, Supervisor, child_environment
+from services.process import Launch, ProcessError, Supervisor, Tool, child_environment
 from services.profiles import ToolProfile, placeholders
 from services.scope import Droppings, Scope, ScopePattern
 from services.spec import CHECKS_NAMED_MAX, Definitions, Ranges, decode_spec
@@ -50,17 +52,26 @@ FILES_NAMED_CHARS = 12_000
 FILES_EXPANDED_MAX = 2_000
 PATCH_BYTES_MAX = 20 * 1024 * 1024
 EARLIER_PATCH_CHARS = 50_000
+MESSAGE_CHARS = 1500
+DISK_FREE_BYTES_MIN = 256 * 1024
+"""With less than this, whatever fails has failed for want of room."""
+
 LIVE_POLL_S = 0.25
 LIVE_BYTES = 32 * 1024
 
 
 class StepConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Where an executor works, and its limits. `output_bytes` is kept of each output of a tool."""
+    """Where an executor works, and its limits.
+
+    `output_bytes` is kept of each output of a tool; `keep_work_timeout_s` is how long the work of a step that is stopped
+    may take to be kept.
+    """
 
     root: Path
     slots: int
     output_bytes: int = 10 * 1024 * 1024
     setup_timeout_s: float = 900.0
+    keep_work_timeout_s: float = 30.0
     specs_kept: int = 16
 
 
@@ -69,6 +80,20 @@ class _Failed(Exception):  # noqa: N818 - not an error of ours: an outcome that 
         super().__init__(message)
         self.error_class = error_class
         self.artifacts = artifacts or []
+
+
+class Stopped(msgspec.Struct, frozen=True):
+    """What a step leaves that was stopped: how many processes were ended, and its work, if its tool had been started."""
+
+    processes: int = 0
+    kept: StepFinished | None = None
+
+
+_BLAMED_ON_TOOLS: Final = frozenset({"tool_failed", "check_failed", "check_error", "setup_error", "no_change"})
+"""What a full disk makes of tools; neither they nor the workstream are to blame then."""
+
+_FULL_TEXTS: Final = ("No space left on device", "Disk quota exceeded")
+_TROUBLE: Final = (MirrorError, WorkspaceError, SnapshotError, GitError, MergeUnavailableError, ProcessError)
 
 
 class _Repository(msgspec.Struct, frozen=True):
@@ -88,7 +113,7 @@ class Steps:
         self._definitions: OrderedDict[str, Definitions] = OrderedDict()
         self._repositories: dict[str, _Repository] = {}
         self.setup_locks: dict[str, asyncio.Lock] = {}
-        self.ended: dict[tuple[str, str, int], int] = {}
+        self._stopped: dict[tuple[str, str, int], Stopped] = {}
         self.caches: set[Path] = set()
         self._scratches: list[Path] = []
         self._droppings: dict[tuple[str, ...], Droppings] = {}
@@ -129,12 +154,16 @@ class Steps:
             self._droppings[patterns] = Droppings(patterns)
         return self._droppings[patterns]
 
-    def processes_ended(self, key: tuple[str, str, int]) -> int:
-        """How many tools of an attempt were ended before it closed; none of their processes lives."""
-        return self.ended.pop(key, 0)
+    def stopped(self, key: tuple[str, str, int]) -> Stopped:
+        """What an attempt left whose `run` was cancelled; asked once."""
+        return self._stopped.pop(key, Stopped())
 
     async def run(self, command: RunStep) -> StepFinished:
-        """Carry out a command. Cancelling it ends its tool before the cancellation goes on; nothing else is raised."""
+        """Carry out a command; nothing is raised but a cancellation.
+
+        Cancelling it ends its tool and keeps its work, within `keep_work_timeout_s`, before the cancellation goes on;
+        `stopped` then says what there is.
+        """
         started = time.monotonic()
         try:
             result = await self._run(command)
@@ -145,33 +174,44 @@ class Steps:
                 message=str(failed)[:1500],
                 artifacts=failed.artifacts,
             )
-        except (MirrorError, WorkspaceError, SnapshotError, GitError, MergeUnavailableError, ProcessError) as error:
-            result = StepFinished(ok=False, error_class="workspace_error", message=str(error)[:1500])
+        except _TROUBLE as error:
+            result = StepFinished(ok=False, error_class="workspace_error", message=self._explained(error))
         except (BusError, OSError, ValueError) as error:
-            log.error("step.failed", run=command.run, workstream=command.step.workstream, exc_info=error)
-            result = StepFinished(
-                ok=False, error_class="workspace_error", message=f"{type(error).__name__}: {error}"[:1500]
-            )
+            if not _says_full(error):
+                log.error("step.failed", run=command.run, workstream=command.step.workstream, exc_info=error)
+            result = StepFinished(ok=False, error_class="workspace_error", message=self._explained(error))
+        if result.error_class in _BLAMED_ON_TOOLS and self._disk_is_full():
+            message = f"{self._full} ({result.message})"[:MESSAGE_CHARS]
+            result = msgspec.structs.replace(result, error_class="workspace_error", message=message)
         return msgspec.structs.replace(result, wall_s=round(time.monotonic() - started, 4))
+
+    @property
+    def _full(self) -> str:
+        root = self.config.root
+        return f"the disk of {root} is full: free space there, or give the executor a state_dir on a larger one"
+
+    def _explained(self, error: Exception) -> str:
+        if _says_full(error):
+            return f"{self._full} ({error})"[:MESSAGE_CHARS]
+        return (str(error) if isinstance(error, _TROUBLE) else f"{type(error).__name__}: {error}")[:MESSAGE_CHARS]
+
+    def _disk_is_full(self) -> bool:
+        try:
+            disk = os.statvfs(self.config.root)
+        except OSError:
+            return False
+        return disk.f_bavail * disk.f_frsize < DISK_FREE_BYTES_MIN
 
     async def _run(self, command: RunStep) -> StepFinished:
         definitions = await self._definition(command)
         repository = await self._open(definitions.spec.repository.location)
         await repository.mirror.ensure(definitions.spec.repository.base_commit, run=command.run)
         attempt = _Attempt(self, command, definitions, repository)
-        match command.step.step:
-            case "edit" | "fix":
-                return await attempt.change()
-            case "static" | "runtime" | "gate":
-                return await attempt.check()
-            case "merge":
-                return await attempt.merge()
-            case "deliver":
-                return await attempt.deliver()
-            case "compensate":
-                raise _Failed("protocol_error", "this executor does not know how to compensate: upgrade it")
-            case _:
-                assert_never(command.step.step)
+        try:
+            return await attempt.carry_out()
+        except asyncio.CancelledError:
+            self._stopped[attempt.key] = attempt.stopped()
+            raise
 
     async def _definition(self, command: RunStep) -> Definitions:
         digest = command.spec.digest
@@ -208,6 +248,29 @@ class _Attempt:
         self.key = (command.run, command.step.workstream, command.step.attempt)
         self.marker = f"{command.run}/{command.step.workstream}/{command.step.attempt}"
         self.workstream = command.step.on_behalf or command.step.workstream
+        self._tools: list[Tool] = []
+        self._kept: StepFinished | None = None
+
+    async def carry_out(self) -> StepFinished:
+        """The step, whichever it is."""
+        match self.step.step:
+            case "edit" | "fix":
+                return await self.change()
+            case "static" | "runtime" | "gate":
+                return await self.check()
+            case "merge":
+                return await self.merge()
+            case "deliver":
+                return await self.deliver()
+            case "compensate":
+                return await self.compensate()
+            case _:
+                assert_never(self.step.step)
+
+    def stopped(self) -> Stopped:
+        """What is to be said when it did not come to its end. Every tool it started is dead then."""
+        ends = [tool.ended.result() for tool in self._tools if tool.ended.done()]
+        return Stopped(sum(1 + ended.survivors for ended in ends if ended.ended_by != "itself"), self._kept)
 
     # Folders, values and environments
 
@@ -247,6 +310,7 @@ class _Attempt:
         files: list[str] = []
         if any("files" in placeholders(profile, fix=fix) for profile in profiles):
             files = await asyncio.to_thread(self._files, workspace, self.definitions.files(ranges))
+            files = reduced(files, self.step.reduction)
         return {
             **self.spec.options.context,
             "files": files,
@@ -295,9 +359,10 @@ class _Attempt:
         names = {name for profile in self.spec.profiles.values() for name in profile.env_allow}
         return Secrets(os.environ[name] for name in names if name in os.environ)
 
-    def _log_of(self, invocation: Invocation) -> bytes:
+    def _log_in(self, scratch: Path) -> bytes:
+        """What the step's tool has printed."""
         limit = self.steps.config.output_bytes + OUTPUT_MARGIN_BYTES
-        both = b"".join(read_output(file, limit) for file in (invocation.stdout, invocation.stderr))
+        both = b"".join(read_output(scratch / name, limit) for name in ("stdout", "stderr"))
         return self._secrets().mask(both)
 
     def _own(self) -> Ranges:
@@ -334,98 +399,150 @@ class _Attempt:
         checks = self.definitions.checks(self.workstream)
         bundle = self.definitions.bundles[self.workstream]
         fix = self.step.step == "fix"
-        tool = (checks.fix_tool or bundle.tool) if fix else bundle.tool
+        tool = self.step.tool or (checks.fix_tool if fix else None) or bundle.tool
         profile = self.spec.profiles.get(tool)
         if profile is None:
             raise _Failed("tool_missing", f"no tool profile {tool!r}: add it to the tool profiles, or correct the name")
         async with self._scratch() as scratch, self.repository.pool.at(self.step.input.commit) as workspace:
             setup = await self._setup(workspace, checks, scratch)
             context = await self._context(workspace, scratch, self._own(), [profile], fix=fix)
-            prompt, extra = await self._prompt(scratch, fix=fix)
+            prompt, extra = await self._prompt(scratch, context["files"], fix=fix)
             context |= {"prompt": prompt, "prompt_file": str(scratch / "prompt.md"), **extra}
             keeping = asyncio.create_task(self._keep("prompt", prompt.encode()))
+            others = len(self._tools)
             try:
                 async with self._live(scratch):
                     invocation = await self._invoke(profile, context, workspace, scratch, setup, fix=fix)
+                result = await self._worked(workspace, checks, scratch, await keeping)
+                return self._judged_work(result, invocation, profile, checks, scratch)
+            except asyncio.CancelledError:
+                if len(self._tools) > others:
+                    await self._keep_work(workspace, checks, scratch, keeping)
+                raise
             finally:
-                told = await keeping
-            taken, logged = await asyncio.gather(
-                snapshots.take(
-                    workspace,
-                    parent=self.step.input.commit,
-                    message=f"{self.step.step} {self.marker}\n",
-                    time_ns=self.command.scheduled_ns,
-                    droppings=checks.droppings,
-                ),
-                self._keep("log", self._log_of(invocation)),
-            )
-            return await self._changed(invocation, taken, checks, scratch, [*told, *logged])
+                keeping.cancel()
 
-    async def _changed(
-        self, invocation: Invocation, taken: Taken, checks: EffectiveChecks, scratch: Path, kept: list[Artifact]
+    async def _worked(
+        self, workspace: Workspace, checks: EffectiveChecks, scratch: Path, told: list[Artifact]
     ) -> StepFinished:
-        base = self.step.base or self.step.input
-        ended = invocation.exit
-        result = StepFinished(
-            ok=True,
-            exit_code=ended.exit_code if ended is not None and ended.ended_by == "itself" else None,
-            snapshot=Snapshot(commit=taken.commit, tree=taken.tree, bundle=self.step.input.bundle),
-            changed=taken.changed,
-            tool_wall_s=round(ended.wall_s, 4) if ended is not None else 0.0,
-            artifacts=kept,
+        """What the tool made of the tree, kept; not yet whether that is a success."""
+        taken, logged = await asyncio.gather(
+            snapshots.take(
+                workspace,
+                parent=self.step.input.commit,
+                message=f"{self.step.step} {self.marker}\n",
+                time_ns=self.command.scheduled_ns,
+                droppings=checks.droppings,
+            ),
+            self._keep("log", self._log_in(scratch)),
         )
+        kept = [*told, *logged]
+        # EDIT is about the workstream's own change: what an attempt before this one left in its input counts.
+        base = self.step.base or self.step.input
+        changed = taken.changed
+        if self.step.step == "edit":
+            changed = taken.tree != await self.repository.mirror.tree(base.commit)
+        bundled = self.step.input.bundle
+        files: list[str] = []
         violations: list[str] = []
-        if taken.changed:
+        if taken.changed or changed:
             git = self.repository.mirror.git
-            changes, patch, bundled = await asyncio.gather(
+            changes, patch = await asyncio.gather(
                 snapshots.changes(git, base.commit, taken.commit),
                 snapshots.patch(git, base.commit, taken.commit, PATCH_BYTES_MAX),
-                self._bundle(taken.commit, scratch),
             )
             names = "".join(f"{change.status}\t{change.path}\n" for change in changes)
             artifacts = await asyncio.gather(self._keep("patch", patch.content), self._keep("names", names.encode()))
-            kept = [*kept, *artifacts[0], *artifacts[1], bundled]
-            bundle = self.definitions.bundles[self.workstream]
-            scope = Scope(edit=tuple(bundle.files_scope), create=tuple(bundle.files_create))
-            outside = scope.outside([(change.status, change.path) for change in changes])
-            violations = [violation.path for violation in outside]
-            violations += await snapshots.hazards(git, changes, taken.tree)
+            kept += [*artifacts[0], *artifacts[1]]
+            if taken.changed:
+                bundled = await self._bundle(taken.commit, scratch)
+                kept.append(bundled)
+            violations = await self._violations(changes, taken)
             files = [change.path for change in changes]
-            result = msgspec.structs.replace(
-                result,
-                snapshot=Snapshot(commit=taken.commit, tree=taken.tree, bundle=bundled),
-                files=named(files),
-                files_total=len(files),
-                artifacts=kept,
-            )
         violations += [f"{path}: cannot be part of a commit" for path in taken.left_out]
-        error_class, message = self._verdict(invocation, taken, checks, violations)
+        return StepFinished(
+            ok=False,
+            snapshot=Snapshot(commit=taken.commit, tree=taken.tree, bundle=bundled),
+            changed=changed,
+            files=named(files),
+            files_total=len(files),
+            violations=named(violations) or [text[:MESSAGE_CHARS] for text in violations[:1]],
+            artifacts=kept,
+        )
+
+    async def _violations(self, changes: list[snapshots.Change], taken: Taken) -> list[str]:
+        bundle = self.definitions.bundles[self.workstream]
+        scope = Scope(edit=tuple(bundle.files_scope), create=tuple(bundle.files_create))
+        outside = scope.outside([(change.status, change.path) for change in changes])
+        found = [violation.path for violation in outside]
+        return found + await snapshots.hazards(self.repository.mirror.git, changes, taken.tree)
+
+    async def _keep_work(
+        self, workspace: Workspace, checks: EffectiveChecks, scratch: Path, keeping: asyncio.Task[list[Artifact]]
+    ) -> None:
+        """The step is stopped, and its tool is dead: what it made so far must not be lost, nor take for ever to keep."""
+        told = keeping.result() if keeping.done() and not keeping.cancelled() and keeping.exception() is None else []
+        working = asyncio.create_task(self._worked(workspace, checks, scratch, told))
+        try:
+            await asyncio.wait({working}, timeout=self.steps.config.keep_work_timeout_s)
+        finally:
+            if not working.done():
+                working.cancel()
+                await asyncio.wait({working})
+        if working.cancelled():
+            log.warning("step.work_not_kept", attempt=self.marker, reason="keep_work_timeout_s is over")
+        elif (error := working.exception()) is not None:
+            log.warning("step.work_not_kept", attempt=self.marker, reason=str(error))
+        else:
+            self._kept = msgspec.structs.replace(working.result(), tool_wall_s=self._tool_wall_s())
+
+    def _tool_wall_s(self) -> float:
+        last = self._tools[-1].ended if self._tools else None
+        return round(last.result().wall_s, 4) if last is not None and last.done() else 0.0
+
+    def _judged_work(
+        self, result: StepFinished, invocation: Invocation, profile: ToolProfile, checks: EffectiveChecks, scratch: Path
+    ) -> StepFinished:
+        ended = invocation.exit
+        error_class, message = self._verdict(result, invocation, profile, checks, scratch)
         return msgspec.structs.replace(
             result,
             ok=error_class is None,
             error_class=error_class,
-            message=message[:1500],
-            violations=named(violations),
+            message=message[:MESSAGE_CHARS],
+            exit_code=ended.exit_code if ended is not None and ended.ended_by == "itself" else None,
+            tool_wall_s=round(ended.wall_s, 4) if ended is not None else 0.0,
         )
 
     def _verdict(
-        self, invocation: Invocation, taken: Taken, checks: EffectiveChecks, violations: list[str]
+        self, result: StepFinished, invocation: Invocation, profile: ToolProfile, checks: EffectiveChecks, scratch: Path
     ) -> tuple[ErrorClass | None, str]:
         """Success needs the tool's own, a tree that changed (unless the bundle says otherwise), and the scope kept."""
-        if violations:
-            return "scope_violation", f"changed outside its scope: {', '.join(violations[:10])}"
+        if result.violations:
+            return "scope_violation", f"changed outside its scope: {', '.join(result.violations[:10])}"
+        failure = self._failure(invocation, profile, scratch)
+        if failure is not None:
+            return failure
+        if not result.changed and not (checks.allow_no_change and self.step.step == "edit"):
+            return "no_change", "the tool succeeded and changed nothing"
+        return None, ""
+
+    def _failure(self, invocation: Invocation, profile: ToolProfile, scratch: Path) -> tuple[ErrorClass, str] | None:
+        """Why the tool itself did not succeed, if it did not."""
         ended = invocation.exit
         if ended is None:
             missing = invocation.error == "not_found"
             return ("tool_missing" if missing else "tool_failed"), invocation.message
+        late = untimely(invocation, profile, timeout_s=self.step.timeout_s, idle_timeout_s=self.step.idle_timeout_s)
+        if late is not None:
+            return late
         if ended.ended_by != "itself":
-            return "timeout", f"the tool was ended by {ended.ended_by} after {ended.wall_s:.1f} s"
-        if not invocation.ok:
-            last = self._log_of(invocation)[-300:].decode(errors="replace").strip()
-            return "tool_failed", f"the tool ended with exit code {ended.exit_code}: {last}"
-        if not taken.changed and not (checks.allow_no_change and self.step.step == "edit"):
-            return "no_change", "the tool succeeded and changed nothing"
-        return None, ""
+            return "workspace_error", "the tool supervisor ended, and the tool with it: the executor starts anew"
+        if invocation.ok:
+            return None
+        last = self._log_in(scratch)[-300:].decode(errors="replace").strip()
+        how = f"exit code {ended.exit_code}" if ended.exit_code is not None else f"signal {ended.signal}"
+        return profile.error_class(ended.exit_code), f"the tool ended with {how}: {last}"
 
     async def _invoke(
         self,
@@ -437,31 +554,30 @@ class _Attempt:
         *,
         fix: bool,
     ) -> Invocation:
-        try:
-            return await invoke(
-                self.steps.supervisor,
-                profile,
-                context,
-                cwd=workspace.path,
-                env=self._environment(workspace, scratch, setup),
-                scratch=scratch,
-                timeout_s=self.step.timeout_s,
-                output_bytes=self.steps.config.output_bytes,
-                marker=self.marker,
-                fix=fix,
-            )
-        except asyncio.CancelledError:
-            self._count_ended()
-            raise
+        return await invoke(
+            self.steps.supervisor,
+            profile,
+            context,
+            cwd=workspace.path,
+            env=self._environment(workspace, scratch, setup),
+            scratch=scratch,
+            timeout_s=self.step.timeout_s,
+            idle_timeout_s=self.step.idle_timeout_s,
+            output_bytes=self.steps.config.output_bytes,
+            marker=self.marker,
+            fix=fix,
+            on_started=self._tools.append,
+        )
 
-    def _count_ended(self) -> None:
-        self.steps.ended[self.key] = self.steps.ended.get(self.key, 0) + 1
-
-    async def _prompt(self, scratch: Path, *, fix: bool) -> tuple[str, dict[str, Any]]:
+    async def _prompt(self, scratch: Path, files: Sequence[str], *, fix: bool) -> tuple[str, dict[str, Any]]:
+        """The prompt, and further placeholders. `files` are those that the tool is handed, if it is handed any."""
         bundle = self.definitions.bundles[self.workstream]
+        named_files = None
+        if self.step.reduction:
+            named_files = files or reduced(bundle.files_scope, self.step.reduction)
         extra: dict[str, Any] = {}
         if not fix or self.step.fix is None:
-            prompt = edit_prompt(bundle, self.command.run)
+            prompt = edit_prompt(bundle, self.command.run, files=named_files)
         else:
             told = await self._told(scratch)
             extra["diagnostics_file"] = str(scratch / "diagnostics.json")
@@ -472,6 +588,7 @@ class _Attempt:
                 failures=[(" ".join(check["command"]), check["output_tail"]) for check in told["checks"]],
                 diagnostics=[msgspec.convert(found, Diagnostic) for found in told["diagnostics"]],
                 earlier=[attempt["patch"] for attempt in told["previous_attempts"]],
+                files=named_files,
             )
         (scratch / "prompt.md").write_text(prompt)
         return prompt, extra
@@ -549,12 +666,12 @@ class _Attempt:
                         marker=self.marker,
                     )
                 )
+                self._tools.append(tool)
                 try:
                     ended = await tool.wait()
                 except asyncio.CancelledError:
-                    tool.stop()
+                    tool.stop(grace_s=CANCEL_GRACE_S)
                     await tool.wait()
-                    self._count_ended()
                     raise
                 limit = self.steps.config.output_bytes + OUTPUT_MARGIN_BYTES
                 printed = read_output(stdout, limit) + read_output(stderr, limit)
@@ -596,12 +713,9 @@ class _Attempt:
                 output_bytes=self.steps.config.output_bytes,
                 secrets=self._secrets(),
                 text=self.definitions.text,
+                on_started=self._tools.append,
             )
-            try:
-                judged = await checking.all(wanted, timeout_s=self.step.timeout_s)
-            except asyncio.CancelledError:
-                self._count_ended()
-                raise
+            judged = await checking.all(wanted, timeout_s=self.step.timeout_s, idle_timeout_s=self.step.idle_timeout_s)
             tree = workspace.tree
         return await self._judged(judged, tree)
 
@@ -616,9 +730,14 @@ class _Attempt:
                 "diagnostics": [msgspec.to_builtins(found) for found in judged.diagnostics],
             }
             kept += await self._keep("diagnostics", msgspec.json.encode(diagnostics))
+        classes: dict[str, ErrorClass | None] = {
+            "passed": None,
+            "failed": "check_failed",
+            "error": judged.untimely or "check_error",
+        }
         return StepFinished(
             ok=outcome == "passed",
-            error_class={"passed": None, "failed": "check_failed", "error": "check_error"}[outcome],
+            error_class=classes[outcome],
             message=judged.message,
             exit_code=next((r.exit_code for r in judged.results if r.outcome == "failed"), None),
             snapshot=Snapshot(commit=self.step.input.commit, tree=tree, bundle=self.step.input.bundle),
@@ -684,6 +803,68 @@ class _Attempt:
             raise _Failed("delivery_refused", str(error)) from error
         return StepFinished(ok=True, snapshot=self.step.input)
 
+    # Undoing
+
+    async def compensate(self) -> StepFinished:
+        """Carry out one action that undoes what the workstream did. What a command leaves in its worktree is discarded."""
+        try:
+            action = parse_action(self.step.action)
+        except CompensationError as error:
+            raise _Failed("protocol_error", str(error)) from error
+        match action:
+            case Cmd(argv=argv):
+                return await self._command(argv)
+            case BranchDelete():
+                return await self._withdraw()
+            case GitRevert():
+                raise _Failed("protocol_error", f"git:revert is not available in this version. {GRAMMAR}")
+            case _:
+                assert_never(action)
+
+    async def _command(self, argv: Sequence[str]) -> StepFinished:
+        if self.workstream not in self.definitions.bundles:
+            raise _Failed("protocol_error", "only a workstream of the run has commands that undo it")
+        await self._bring(self.step.input)
+        checks = self.definitions.checks(self.workstream)
+        profile = literal_profile(argv, timeout_s=self.step.timeout_s)
+        async with self._scratch() as scratch, self.repository.pool.at(self.step.input.commit) as workspace:
+            setup = await self._setup(workspace, checks, scratch)
+            invocation = await self._invoke(profile, {}, workspace, scratch, setup, fix=False)
+            logged = await self._keep("log", self._log_in(scratch))
+            error_class, message = self._failure(invocation, profile, scratch) or (None, "")
+        ended = invocation.exit
+        return StepFinished(
+            ok=error_class is None,
+            error_class=error_class,
+            message=message[:MESSAGE_CHARS],
+            exit_code=ended.exit_code if ended is not None and ended.ended_by == "itself" else None,
+            artifacts=logged,
+            tool_wall_s=self._tool_wall_s(),
+        )
+
+    async def _withdraw(self) -> StepFinished:
+        await self._bring(self.step.input)
+        ref = delivery_ref(self.command.run)
+        expected = self.step.base.commit if self.step.base is not None else None
+        try:
+            deleted = await self.repository.mirror.withdraw(
+                ref, run=self.command.run, expected=expected, head=self.step.input.commit
+            )
+        except DeliveryRefusedError as error:
+            raise _Failed("delivery_refused", str(error)) from error
+        return StepFinished(ok=True, message="" if deleted else f"there is no branch {ref}: nothing to delete")
+
+
+def _says_full(error: BaseException | None) -> bool:
+    """Whether an error, or what led to it, is that a disk has no room: ours, or that of git on our behalf."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return True
+        if isinstance(error, GitError) and any(text in error.stderr_tail for text in _FULL_TEXTS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
 
 _SCRATCH_FOLDERS = ("home", "tmp")
 
@@ -704,6 +885,11 @@ def _emptied(folder: Path) -> bool:
     except OSError:
         return False
     return kept == len(_SCRATCH_FOLDERS)
+
+
+def reduced(files: Sequence[str], reduction: int) -> list[str]:
+    """The first of these files: each step of the reduction leaves half of them, and at least one."""
+    return list(files[: max(-(-len(files) // 2**reduction), 1)])
 
 
 def named(paths: Sequence[str]) -> list[str]:

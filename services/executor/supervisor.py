@@ -5,7 +5,8 @@ that is its standard input. Being small and single-threaded, it forks cheaply an
 kill of the executor and then ends the tools itself.
 
     supervisor.py serve auto|pidns|sweep     start tools until the socket closes
-    supervisor.py sweep MARKER …             kill every process whose environment carries one of the markers
+    supervisor.py sweep MARKER …             kill every process whose environment carries one of the markers, and
+                                             print how many those were: {"MARKER": n, …}
     supervisor.py tether PID PROGRAM …       become PROGRAM, and die when process PID, the parent, dies
 
 Containment, in the order of preference:
@@ -16,6 +17,12 @@ Containment, in the order of preference:
 * ``sweep``: the supervisor is a child subreaper, so every orphan of a tool becomes its child. When the tool ends, the
   orphans that carry its marker, or belong to its session, are killed with all their descendants, until none is left.
   An orphan that can be ascribed to nobody is killed too: what hid from us is not kept.
+
+A tool that makes no progress for as long as it was told is ended. Progress is output, or CPU time of its processes, or
+a change below the folder it was started in. The last two are looked for only while it prints nothing, LOOKS times in
+each idle limit; so a tool without progress is ended after the limit and at most 1/LOOKS more. CPU time counts from
+CPU_SHARE of one processor on (and CPU_MIN_S, the clock being coarse): a compiler or a test takes all of one, and a
+wrapper that only polls, forking a `sleep` ten times a second, takes 1 to 2 %, and must not keep itself alive for ever.
 
 Invariants: an exit is reported only after the last process of the tool is dead (an orphan that changed its environment
 included); memory does not grow with a tool's output; a tool inherits no descriptor but 0, 1 and 2.
@@ -55,6 +62,11 @@ DESCRIPTORS = 1 << 16
 OUTPUT_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK
 SWEEP_PAUSE_S = 0.005
 CLOSE_GRACE_S = 3.0  # for the tools, once the executor is gone
+LOOKS = 4
+CPU_SHARE = 0.03
+CPU_MIN_S = 0.05
+ENTRIES_LOOKED_AT = 4000  # files and folders below the tool's folder, breadth first; about 10 ms
+TICKS_S = os.sysconf("SC_CLK_TCK")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
@@ -129,6 +141,8 @@ class Tool:
     """A running tool, from the request to start it until its last process is dead."""
 
     __slots__ = (
+        "cpu_s",
+        "cwd",
         "deadline",
         "ended_by",
         "grace_s",
@@ -136,7 +150,9 @@ class Tool:
         "key",
         "kill_at",
         "killed",
-        "last_output",
+        "last_progress",
+        "looked",
+        "looked_ns",
         "marker",
         "outcome",
         "pid",
@@ -152,7 +168,10 @@ class Tool:
         self.marker: str = request["marker"]
         self.pid = 0  # its init under `pidns`, the tool itself under `sweep`
         self.streams: list[Stream] = []
-        self.started = self.last_output = now
+        self.cwd: str = request["cwd"]
+        self.started = self.last_progress = self.looked = now
+        self.looked_ns = time.time_ns()
+        self.cpu_s = 0.0
         self.deadline = now + float(request["timeout_s"])
         self.idle_s = None if request["idle_timeout_s"] is None else float(request["idle_timeout_s"])
         self.grace_s = float(request["grace_s"])
@@ -171,7 +190,8 @@ class Tool:
             return self.kill_at
         if self.idle_s is None:
             return self.deadline
-        return min(self.deadline, self.last_output + self.idle_s)
+        look = max(self.last_progress, self.looked) + self.idle_s / LOOKS
+        return min(self.deadline, self.last_progress + self.idle_s, look)
 
     def report(self) -> dict[str, object]:
         out, err = self.streams
@@ -373,13 +393,14 @@ def _count_others() -> int:
 class Process:
     """What /proc says of a process."""
 
-    __slots__ = ("parent", "session", "state")
+    __slots__ = ("cpu_ticks", "parent", "session", "state")
 
     def __init__(self, stat: bytes) -> None:
-        fields = stat[stat.rindex(b")") + 2 :].split(b" ", 4)
+        fields = stat[stat.rindex(b")") + 2 :].split(b" ", 15)
         self.state = fields[0].decode()
         self.parent = int(fields[1])
         self.session = int(fields[3])
+        self.cpu_ticks = sum(map(int, fields[11:15]))  # its own, and that of children it has waited for
 
 
 def _read(path: str) -> bytes:
@@ -413,6 +434,33 @@ def _marker_of(pid: int) -> str | None:
         if entry.startswith(prefix):
             return entry[len(prefix) :].decode(errors="replace")
     return None
+
+
+def _changed_since(top: str, since_ns: int) -> bool:
+    """Whether the status of anything below `top` is younger; `.git` is left out, and so is what is beyond the bound.
+
+    The time of the status, not that of the content: unpacking a file sets the latter to whenever it was packed.
+    """
+    folders = [top]
+    left = ENTRIES_LOOKED_AT
+    for folder in folders:  # grows while it is read
+        try:
+            if os.lstat(folder).st_ctime_ns > since_ns:
+                return True
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    left -= 1
+                    if left < 0:
+                        return False
+                    if entry.name == ".git":
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    elif entry.stat(follow_symlinks=False).st_ctime_ns > since_ns:
+                        return True
+        except OSError:  # gone meanwhile, which shows in its parent, or not ours to read
+            continue
+    return False
 
 
 def _signal(pid: int, number: int) -> None:
@@ -521,7 +569,7 @@ class Supervisor:
             except _UNUSABLE as error:
                 self.refuse(request["id"], "failed", error)
         elif (tool := self.tools.get(request["id"])) is not None:
-            self.stop(tool, request["reason"])
+            self.stop(tool, request["reason"], request["grace_s"])
 
     def refuse(self, key: int, kind: str, reason: object) -> None:
         self.send({"op": "refused", "id": key, "kind": kind, "message": _reason(reason)})
@@ -533,8 +581,7 @@ class Supervisor:
         self.closing = True
         self.selector.unregister(self.link)
         for tool in self.tools.values():
-            tool.grace_s = min(tool.grace_s, CLOSE_GRACE_S)
-            self.stop(tool, "supervisor")
+            self.stop(tool, "supervisor", CLOSE_GRACE_S)
 
     # Starting
 
@@ -634,7 +681,7 @@ class Supervisor:
     def drain(self, tool: Tool, stream: Stream) -> None:
         count = stream.drain()
         if count:
-            tool.last_output = time.monotonic()
+            tool.last_progress = time.monotonic()
         elif count == 0:
             self.selector.unregister(stream.fd)
 
@@ -683,13 +730,34 @@ class Supervisor:
                 continue
             if tool.kill_at is not None:
                 self.kill(tool)
-            else:
-                self.stop(tool, "timeout" if tool.deadline <= now else "idle")
+            elif tool.deadline <= now:
+                self.stop(tool, "timeout")
+            elif self.advanced(tool, now):
+                tool.last_progress = now
+            elif tool.idle_s is not None and tool.last_progress + tool.idle_s <= now:
+                self.stop(tool, "idle")
+
+    def advanced(self, tool: Tool, now: float) -> bool:
+        """Whether a tool that prints nothing has done anything since the last look."""
+        everything = _processes()
+        cpu_s = sum(everything[pid].cpu_ticks for pid in self.tree(tool, everything)) / TICKS_S
+        since = max(tool.last_progress, tool.started)
+        # What children used that nobody waited for is gone with them, so the sum may fall.
+        tool.cpu_s = min(tool.cpu_s, cpu_s)
+        worked = cpu_s - tool.cpu_s >= max(CPU_MIN_S, CPU_SHARE * (now - since))
+        started_ns = time.time_ns()
+        moved = worked or _changed_since(tool.cwd, tool.looked_ns)
+        tool.looked, tool.looked_ns = now, started_ns
+        if moved:
+            tool.cpu_s = cpu_s
+        return moved
 
     # Ending
 
-    def stop(self, tool: Tool, reason: str) -> None:
+    def stop(self, tool: Tool, reason: str, grace_s: float | None = None) -> None:
         """SIGTERM now, SIGKILL after the tool's grace. A second reason does not replace the first."""
+        if grace_s is not None:
+            tool.grace_s = min(tool.grace_s, grace_s)
         if tool.kill_at is not None or tool.pid not in self.by_pid:
             return
         tool.ended_by = reason
@@ -731,8 +799,12 @@ class Supervisor:
         return any(int(child) not in self.by_pid for child in children)
 
     def members(self, tool: Tool) -> list[int]:
-        """Every live process of the tool but its main one: its descendants, its orphans, and theirs."""
+        """Every live process of the tool but its main one."""
         everything = _processes()
+        return [pid for pid in self.tree(tool, everything) if pid != tool.pid and everything[pid].state != "Z"]
+
+    def tree(self, tool: Tool, everything: dict[int, Process]) -> list[int]:
+        """The tool's main process, its descendants, its orphans, and theirs."""
         children: dict[int, list[int]] = {}
         for pid, process in everything.items():
             children.setdefault(process.parent, []).append(pid)
@@ -741,13 +813,9 @@ class Supervisor:
             for pid in children.get(os.getpid(), ())
             if pid not in self.by_pid and self.owns(tool, pid, everything[pid])
         ]
-        found: list[int] = []
-        pending = roots + children.get(tool.pid, [])
-        while pending:
-            pid = pending.pop()
-            if everything[pid].state != "Z":
-                found.append(pid)
-            pending += children.get(pid, ())
+        found = roots + [tool.pid] * (tool.pid in self.by_pid and tool.pid in everything)
+        for pid in found:  # grows while it is read
+            found += children.get(pid, ())
         return found
 
     def owns(self, tool: Tool, pid: int, orphan: Process) -> bool:
@@ -769,14 +837,17 @@ class Supervisor:
 
 def _sweep_markers(markers: list[str]) -> None:
     """Kills what carries a marker until a look finds nothing; for when there is no supervisor to do it."""
-    wanted = set(markers)
+    killed: dict[str, set[int]] = {marker: set() for marker in markers}
     deadline = time.monotonic() + CLOSE_GRACE_S
     while time.monotonic() < deadline:
-        found = [pid for pid, process in _processes().items() if process.state != "Z" and _marker_of(pid) in wanted]
+        alive = [pid for pid, process in _processes().items() if process.state != "Z"]
+        found = [(pid, marker) for pid in alive if (marker := _marker_of(pid)) in killed]
         if not found:
+            sys.stdout.write(json.dumps({marker: len(pids) for marker, pids in killed.items()}))
             return
-        for pid in found:
+        for pid, marker in found:
             _signal(pid, signal.SIGKILL)
+            killed[marker].add(pid)
         time.sleep(SWEEP_PAUSE_S)
     raise SystemExit("swell supervisor: some processes did not die; look for those in state D with ps -eo pid,stat,cmd")
 

@@ -13,7 +13,7 @@ import shlex
 import sys
 import tempfile
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,6 +45,9 @@ from services.profiles import (
 EXIT_TIMEOUT = -1
 EXIT_NOT_FOUND = -2
 EXIT_OTHER = -3
+CANCEL_GRACE_S = 3.0
+"""Between SIGTERM and SIGKILL for a tool that nobody waits for any more; less where its profile says less."""
+
 RESULT_BYTES = 1024 * 1024  # of each output, in a ToolResult
 
 InvocationError = Literal["not_found", "spawn_failed", "placeholder"]
@@ -83,16 +86,18 @@ async def invoke(
     env: Mapping[str, str],
     scratch: Path,
     timeout_s: float,
+    idle_timeout_s: float = 0.0,
     output_bytes: int,
     marker: str,
     fix: bool = False,
-    on_started: Callable[[Tool], Awaitable[None]] | None = None,
+    on_started: Callable[[Tool], None] | None = None,
 ) -> Invocation:
     """Runs one tool to its end, in ``cwd``, with its outputs in ``scratch``.
 
     ``env`` is the whole environment of the tool, but for what the profile adds to it. The limits are the lower of the
-    profile's and the caller's. ``fix`` takes the profile's ``fix_args``. ``on_started`` is awaited once the tool runs,
-    and may keep the ``Tool`` to stop it. Cancelling the call stops the tool and waits until it is dead.
+    profile's and the caller's; ``idle_timeout_s`` (0: none) holds as ``idle_limit_s`` says. ``fix`` takes the profile's
+    ``fix_args``. ``on_started`` is called once the tool runs, and may keep the ``Tool``. Cancelling the call stops the
+    tool, with a grace of at most CANCEL_GRACE_S, and waits until it is dead.
 
     Raises:
         SupervisorGoneError: there is no supervisor to start it; says nothing about the tool.
@@ -112,6 +117,7 @@ async def invoke(
             env,
             fix=fix,
             timeout_s=timeout_s,
+            idle_timeout_s=idle_timeout_s,
             output_bytes=output_bytes,
             marker=marker,
             stdout=stdout,
@@ -128,10 +134,10 @@ async def invoke(
         return refused("spawn_failed", error)
     try:
         if on_started is not None:
-            await on_started(tool)
+            on_started(tool)
         ended = await tool.wait()
     except BaseException:
-        tool.stop()
+        tool.stop(grace_s=CANCEL_GRACE_S)
         await tool.wait()
         raise
     ok = ended.ended_by == "itself" and ended.exit_code in profile.success_exit_codes
@@ -146,6 +152,7 @@ def _launch(
     *,
     fix: bool,
     timeout_s: float,
+    idle_timeout_s: float,
     output_bytes: int,
     marker: str,
     stdout: Path,
@@ -162,12 +169,47 @@ def _launch(
         stdout=stdout,
         stderr=stderr,
         timeout_s=min(profile.timeout_sec, timeout_s),
-        idle_timeout_s=profile.idle_timeout_sec,
+        idle_timeout_s=idle_limit_s(profile, idle_timeout_s),
         grace_s=profile.grace_sec,
         output_bytes=min(profile.output_bytes, output_bytes),
         memory_bytes=profile.memory_bytes,
         processes=profile.processes,
         marker=marker,
+    )
+
+
+def idle_limit_s(profile: ToolProfile, idle_timeout_s: float) -> float | None:
+    """How long a tool may go without progress: by its profile (0: for ever), else by the step, unless it is an AI tool.
+
+    An AI tool whose profile says nothing has no such limit: a model that thinks prints nothing.
+    """
+    if profile.idle_timeout_sec is not None:
+        return profile.idle_timeout_sec or None
+    return None if profile.type == "ai" else idle_timeout_s or None
+
+
+def untimely(
+    invocation: Invocation, profile: ToolProfile, *, timeout_s: float, idle_timeout_s: float
+) -> tuple[Literal["timeout", "idle_timeout"], str] | None:
+    """The error class of a tool that was ended because of a limit, and what to do about it; None for any other end."""
+    ended = invocation.exit
+    if ended is None or ended.ended_by not in {"timeout", "idle"}:
+        return None
+    name = invocation.argv[0]
+    if ended.ended_by == "idle":
+        limit_s = idle_limit_s(profile, idle_timeout_s)
+        more = ", or timeouts.idle in the breaker configuration" if profile.idle_timeout_sec is None else ""
+        return "idle_timeout", (
+            f"{name} made no progress for {limit_s:g} s (no output, no CPU time, no changed file) and was ended after "
+            f"{ended.wall_s:.1f} s: raise idle_timeout_sec in its profile (0: no limit){more}"
+        )
+    key = "timeout_sec in its profile"
+    if timeout_s <= profile.timeout_sec:
+        key = "the time limit of the step (timeouts in the breaker configuration)"
+    limit_s = min(timeout_s, profile.timeout_sec)
+    return (
+        "timeout",
+        f"{name} reached its timeout of {limit_s:g} s and was ended after {ended.wall_s:.1f} s: raise {key}",
     )
 
 

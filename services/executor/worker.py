@@ -3,24 +3,32 @@
     pull → claim (append StepStarted, expecting nothing there) → acknowledge → run → close (append StepFinished after it)
 
 An attempt is claimed once and closed once; who loses either race stops. Commands only deliver: a redelivered one finds its
-subject taken. While an attempt is open its subject is re-read with every beat, and at once when nudged: an entry that is
-not ours means that the scheduler closed it, so the tool is killed, and what was learnt goes to the attempt's late subject.
-Nothing durable lives here: kill an executor at any time.
+subject taken. While an attempt is open its subject is re-read every second, and at once when nudged: an entry that is not
+ours means that the scheduler closed it. Then the tool is killed, its work is kept, and what was learnt goes to the
+attempt's late subject. An executor that is told to stop hands back what it cannot finish: it closes the attempt itself,
+and its work is kept as well.
+
+Nothing durable lives here: kill an executor at any time. Its journal only lets the next life say what became of processes.
 """
 
 import asyncio
-import contextlib
 import time
 import uuid
+from collections.abc import Mapping
+from typing import Final, Literal
 
 import msgspec
 import structlog
 
-from services.beats import Beat, nudge_subject
-from services.bus import EXECUTORS, Bus, BusError, BusUnavailableError, Delivery, RefusedError
+from services import process
+from services.beats import nudge_subject
+from services.bus import Bus, BusError, BusUnavailableError, Delivery, RefusedError
 from services.commands import RunStep
 from services.events import AnyEvent, ProcessesReaped, ResultRefused, StepFinished, StepStarted
-from services.executor.step import Steps
+from services.executor.journal import Journal
+from services.executor.pulse import Pulse
+from services.executor.step import MESSAGE_CHARS, Steps, Stopped
+from services.process import ProcessError
 from services.wire import (
     Entry,
     WireError,
@@ -33,67 +41,103 @@ from services.wire import (
 
 log = structlog.get_logger()
 
-BEAT_S = 1.0
-RETRY_S = 0.2
-PULL_S = 1.0
+LOOK_S: Final = 1.0
+"""How often the subjects of open attempts are read again."""
+
+MOVE_S: Final = 0.25
+"""How often the supervising loop says of its attempts that it has them in hand."""
+
+RETRY_S: Final = 0.2
+PULL_S: Final = 1.0
 """How long one look for commands waits: after a reconnection the next look asks anew."""
+
+HAND_BACK_S: Final = 10.0
+"""How long attempts may take to be handed back: the grace of their tools, their snapshots, and the close."""
 
 Key = tuple[str, str, int]
 
 
 class Work(msgspec.Struct):
-    """An attempt this executor has claimed. `sequence` is its claim; `wanted` until the scheduler closes it."""
+    """An attempt this executor has claimed. `sequence` is its claim; `ending` says why it does not go on, if it does not.
+
+    `processes` counts those that were ended for it.
+    """
 
     key: Key
     sequence: int
     task: "asyncio.Task[StepFinished] | None" = None
-    wanted: bool = True
+    ending: Literal["", "closed", "handed_back"] = ""
     claimed_at: float = 0.0
+    processes: int = 0
 
 
 class Executor:
-    """One executor. `run` it; `drain` ends the pulling and waits for what is running."""
+    """One executor. `run` it; `drain` ends the pulling, and ends or hands back what is running."""
 
-    def __init__(self, bus: Bus, steps: Steps, *, name: str, pool: str, slots: int) -> None:
-        """`name` stays the same across restarts; every start has a fresh boot id."""
+    def __init__(self, bus: Bus, steps: Steps, pulse: Pulse, journal: Journal) -> None:
+        """`pulse` says who it is; its name stays the same across restarts, and every start has a fresh boot id."""
         self._bus = bus
         self._steps = steps
-        self._name = name
-        self._boot = uuid.uuid4().hex[:12]
-        self._pool = pool
-        self._slots = slots
-        self._puller = bus.commands(pool)
+        self._pulse = pulse
+        self._journal = journal
+        self._name = pulse.executor
+        self._boot = pulse.boot
+        self._puller = bus.commands(pulse.pool)
         self._work: dict[Key, Work] = {}
         self._busy: set[asyncio.Task[None]] = set()
         self._freed = asyncio.Event()
-        self._draining = False
+        self._stopping = asyncio.Event()
 
-    async def run(self) -> None:
-        """Run until cancelled."""
+    async def run(self, leftovers: Mapping[Key, int] | None = None) -> None:
+        """Run until cancelled. `leftovers`: attempts of a former life, and how many of their processes were ended."""
         await self._puller.open()
-        await self._beat()
-        log.info("executor.ready", executor=self._name, boot=self._boot, slots=self._slots, pool=self._pool)
+        self._pulse.enter("idle")
+        pulse = self._pulse
+        log.info("executor.ready", executor=self._name, boot=self._boot, slots=pulse.slots, pool=pulse.pool)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._beats())
+            group.create_task(self._supervise())
+            group.create_task(self._reread())
             group.create_task(self._nudges())
             group.create_task(self._pull())
+            group.create_task(self._tell_leftovers(leftovers or {}))
 
-    async def drain(self, grace_s: float) -> None:
-        """Take nothing new; wait for what is running, then stop it."""
-        self._draining = True
+    async def drain(self, grace_s: float, *, hurry: asyncio.Event | None = None, hand_back: bool = True) -> None:
+        """Take nothing new; wait for what is running, at most `grace_s` and not after `hurry`; hand back the rest.
+
+        Takes HAND_BACK_S and a moment longer than the grace at most. Without `hand_back` the rest is left to be lost.
+        """
+        self._stopping.set()
+        if self._pulse.state != "spawning":
+            self._pulse.enter("draining")
+        log.info("executor.draining", attempts=len(self._work), grace_s=grace_s)
         await self._puller.close()
-        if self._busy:
-            await asyncio.wait(self._busy, timeout=grace_s)
+        await self._quiet(grace_s, hurry or asyncio.Event())
+        if hand_back:
+            for work in self._work.values():
+                self._end(work, "handed_back")
+            if self._busy:
+                await asyncio.wait(self._busy, timeout=HAND_BACK_S)
         for task in list(self._busy):
             task.cancel()
         if self._busy:
-            await asyncio.wait(self._busy, timeout=10)
+            await asyncio.wait(self._busy, timeout=HAND_BACK_S)
+
+    async def _quiet(self, grace_s: float, hurry: asyncio.Event) -> None:
+        hurrying = asyncio.create_task(hurry.wait())
+        try:
+            async with asyncio.timeout(grace_s):
+                while self._busy and not hurrying.done():
+                    await asyncio.wait({*self._busy, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+        except TimeoutError:
+            return
+        finally:
+            hurrying.cancel()
 
     # Commands
 
     async def _pull(self) -> None:
-        while not self._draining:
-            free = self._slots - len(self._busy)
+        while not self._stopping.is_set():
+            free = self._pulse.slots - len(self._busy)
             if free <= 0:
                 self._freed.clear()
                 await self._freed.wait()
@@ -104,6 +148,8 @@ class Executor:
                 log.warning("executor.pull_retry", error=str(error))
                 await asyncio.sleep(RETRY_S)
                 continue
+            if self._stopping.is_set():  # not acknowledged, so they are delivered to somebody else
+                return
             for delivery in deliveries:
                 task = asyncio.create_task(self._take(delivery))
                 self._busy.add(task)
@@ -123,17 +169,31 @@ class Executor:
             await self._refuse(delivery, str(error))
             return
         key = (command.run, command.step.workstream, command.step.attempt)
+        self._journal.opened(key)
         sequence = await self._claim(key, delivery)
         if sequence == 0:
+            self._journal.closed(key)
             return
         work = Work(key=key, sequence=sequence, claimed_at=time.monotonic())
-        self._work[key] = work
+        self._take_up(work)
         try:
             result = await self._carry_out(work, command)
-            if result is not None:
-                await self._close(work, result)
+            if await self._close(work, result):
+                self._journal.closed(key)
         finally:
-            self._work.pop(key, None)
+            self._put_down(work)
+
+    def _take_up(self, work: Work) -> None:
+        self._work[work.key] = work
+        self._pulse.advance(work.key)
+        if not self._stopping.is_set():
+            self._pulse.enter("busy")
+
+    def _put_down(self, work: Work) -> None:
+        self._work.pop(work.key, None)
+        self._pulse.forget(work.key)
+        if not self._work and not self._stopping.is_set():
+            self._pulse.enter("idle")
 
     async def _claim(self, key: Key, delivery: Delivery) -> int:
         """The sequence of our claim; 0 when the attempt is somebody else's, or over."""
@@ -156,78 +216,146 @@ class Executor:
         sequence = await self._claim(key, delivery)
         if sequence:
             work = Work(key=key, sequence=sequence)
-            message = f"{reason}: upgrade this executor"
+            message = f"{reason}: upgrade this executor"[:MESSAGE_CHARS]
             await self._close(work, StepFinished(ok=False, error_class="protocol_error", message=message))
 
     async def _carry_out(self, work: Work, command: RunStep) -> StepFinished | None:
-        """The result, or None when the attempt was closed meanwhile and its processes are gone."""
+        """The result; of a step that is ended early what it leaves, or None when that is nothing and the attempt closed."""
         if command.step.dry_run:
             return StepFinished(ok=True, dry_run=True)
         work.task = asyncio.create_task(self._steps.run(command))
         try:
-            return await work.task
-        except asyncio.CancelledError:
-            if work.wanted:
+            await asyncio.wait({work.task})
+        finally:
+            if not work.task.done():
                 work.task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await work.task
-                raise
-            await self._tell_reaped(work)
-            return None
-        except Exception as error:
-            log.error("executor.step_crashed", attempt=work.key, exc_info=error)
-            message = f"the executor could not carry it out: {type(error).__name__}: {error}"
-            return StepFinished(ok=False, error_class="unknown", message=message[:1500])
+                await asyncio.wait({work.task})
+        if work.task.cancelled():
+            return self._left_by(work, self._steps.stopped(work.key))
+        error = work.task.exception()
+        if error is None:
+            return work.task.result()
+        log.error("executor.step_crashed", attempt=work.key, exc_info=error)
+        message = f"the executor could not carry it out: {type(error).__name__}: {error}"
+        return StepFinished(ok=False, error_class="unknown", message=message[:MESSAGE_CHARS])
 
-    async def _close(self, work: Work, result: StepFinished) -> None:
-        """Append the result after our claim; when somebody closed the attempt first, keep it as a late fact."""
+    def _left_by(self, work: Work, stopped: Stopped) -> StepFinished | None:
+        work.processes += stopped.processes
+        if work.ending == "closed":
+            if stopped.kept is None:
+                return None
+            message = "the attempt was closed elsewhere while its tool was running: this is its work until then"
+        else:
+            message = "the executor was told to stop before the step was done"
+            message += (
+                ": its work is kept, the next attempt goes on from it" if stopped.kept else ": nothing was made yet"
+            )
+        left = stopped.kept or StepFinished(ok=False)
+        return msgspec.structs.replace(left, ok=False, error_class="handed_back", message=message)
+
+    async def _close(self, work: Work, result: StepFinished | None) -> bool:
+        """Append the result after our claim, or what came too late to the late subject; whether everything is told."""
+        if result is not None and await self._appended(work, result):
+            return True
+        log.info("executor.result_refused", attempt=work.key)
+        events: list[AnyEvent] = []
+        if result is not None:
+            events.append(ResultRefused(executor=self._name, boot=self._boot, result=_minimal(result)))
+        try:
+            # The supervisor has ended what it knew; this proves it, and finds what a former supervisor left.
+            swept = await process.sweep([marker_of(work.key)])
+        except ProcessError as error:
+            log.error("executor.processes_live", attempt=work.key, error=str(error))
+            await self._late(work.key, events)
+            return False
+        processes = work.processes + sum(swept.values())
+        events.append(ProcessesReaped(executor=self._name, boot=self._boot, processes=processes))
+        return await self._late(work.key, events)
+
+    async def _appended(self, work: Work, result: StepFinished) -> bool:
+        """Whether the close is ours; tried until it is, or somebody else's."""
         run = work.key[0]
         try:
             data = encode_entry(self._entry(run, [result]))
         except WireError as error:
             log.error("executor.result_too_large", attempt=work.key, error=str(error))
             data = encode_entry(self._entry(run, [_minimal(result)]))
-        while True:
+        while work.ending != "closed":
             try:
                 await self._bus.append(attempt_subject(*work.key), data, expect=work.sequence)
             except RefusedError:
-                log.info("executor.result_refused", attempt=work.key)
-                refused = ResultRefused(executor=self._name, boot=self._boot, result=_minimal(result))
-                await self._late(work, [refused])
-                await self._tell_reaped(work)
-                return
+                return False
             except BusError as error:
                 log.warning("executor.close_retry", attempt=work.key, error=str(error))
                 await asyncio.sleep(RETRY_S)
             else:
-                return
+                return True
+        return False
 
-    async def _tell_reaped(self, work: Work) -> None:
-        processes = self._steps.processes_ended(work.key)
-        await self._late(work, [ProcessesReaped(executor=self._name, boot=self._boot, processes=processes)])
-
-    async def _late(self, work: Work, events: list[AnyEvent]) -> None:
+    async def _late(self, key: Key, events: list[AnyEvent]) -> bool:
+        """Add to the late subject, for as long as it takes; while draining once. Whether it is stored."""
+        if not events:
+            return True
         try:
-            await self._bus.add(late_subject(*work.key), encode_entry(self._entry(work.key[0], events)))
-        except (BusError, WireError) as error:
-            log.error("executor.late_fact_lost", attempt=work.key, error=str(error))
+            data = encode_entry(self._entry(key[0], events))
+        except WireError as error:
+            log.error("executor.late_fact_lost", attempt=key, error=str(error))
+            return False
+        while True:
+            try:
+                await self._bus.add(late_subject(*key), data)
+            except BusError as error:
+                log.warning("executor.late_fact_retry", attempt=key, error=str(error))
+                if self._stopping.is_set():
+                    return False
+                await asyncio.sleep(RETRY_S)
+            else:
+                return True
+
+    async def _tell_leftovers(self, leftovers: Mapping[Key, int]) -> None:
+        """Say of each attempt that a former life had open that nothing of it lives; then it is forgotten."""
+        for key, processes in leftovers.items():
+            told = await self._is_told(key)
+            reaped = ProcessesReaped(executor=self._name, boot=self._boot, processes=processes)
+            if told or await self._late(key, [reaped]):
+                self._journal.closed(key)
+
+    async def _is_told(self, key: Key) -> bool:
+        """Whether there is nothing to say of an attempt: it was never claimed, or its close is ours."""
+        while True:
+            try:
+                last = await self._bus.last(attempt_subject(*key))
+                if last is None:
+                    return True
+                entry = decode_entry(last.data)
+                return entry.by == self._by and any(isinstance(event, StepFinished) for event in entry.events)
+            except WireError:
+                return False
+            except BusError as error:
+                log.warning("executor.leftover_retry", attempt=key, error=str(error))
+                await asyncio.sleep(RETRY_S)
+
+    @property
+    def _by(self) -> str:
+        return f"executor:{self._name}"
 
     def _entry(self, run: str, events: list[AnyEvent]) -> Entry:
-        return Entry(id=uuid.uuid4().hex, run=run, at_ns=time.time_ns(), by=f"executor:{self._name}", events=events)
+        return Entry(id=uuid.uuid4().hex, run=run, at_ns=time.time_ns(), by=self._by, events=events)
 
     # Signs of life, and of their end
 
-    async def _beats(self) -> None:
+    async def _supervise(self) -> None:
+        """What a beat may say of an attempt depends on this: that somebody here still turns to it."""
         while True:
-            await asyncio.sleep(BEAT_S)
-            with contextlib.suppress(BusError):
-                await self._beat()
-            older = [work for work in self._work.values() if time.monotonic() - work.claimed_at > BEAT_S]
-            await asyncio.gather(*(self._look(work) for work in older))
+            await asyncio.sleep(MOVE_S)
+            for work in self._work.values():
+                self._pulse.advance(work.key)
 
-    async def _beat(self) -> None:
-        beat = Beat(executor=self._name, boot=self._boot, pool=self._pool, slots=self._slots, attempts=list(self._work))
-        await self._bus.put_key(EXECUTORS, self._name, msgspec.json.encode(beat))
+    async def _reread(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            older = [work for work in self._work.values() if time.monotonic() - work.claimed_at > LOOK_S]
+            await asyncio.gather(*(self._look(work) for work in older))
 
     async def _nudges(self) -> None:
         async with self._bus.hear(nudge_subject(self._name)) as heard:
@@ -242,13 +370,26 @@ class Executor:
         """Re-read an open attempt's subject; an entry that is not ours ends it."""
         try:
             last = await self._bus.last(attempt_subject(*work.key))
-            mine = last is None or decode_entry(last.data).by == f"executor:{self._name}"
+            mine = last is None or decode_entry(last.data).by == self._by
         except (BusError, WireError):
             return
-        if not mine and work.wanted and work.task is not None and not work.task.done():
-            log.info("executor.attempt_closed_elsewhere", attempt=work.key)
-            work.wanted = False
+        if not mine:
+            self._end(work, "closed")
+
+    def _end(self, work: Work, ending: Literal["closed", "handed_back"]) -> None:
+        """Stop working on an attempt. What is closed elsewhere cannot be handed back any more; the reverse may happen."""
+        if work.ending in {ending, "closed"}:
+            return
+        first = not work.ending
+        work.ending = ending
+        log.info("executor.attempt_ended_early", attempt=work.key, ending=ending)
+        if first and work.task is not None and not work.task.done():
             work.task.cancel()
+
+
+def marker_of(key: Key) -> str:
+    """What every process of an attempt carries in its environment."""
+    return "/".join(map(str, key))
 
 
 def _minimal(result: StepFinished) -> StepFinished:

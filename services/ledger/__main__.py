@@ -1,6 +1,7 @@
 """Starts the ledger: `python -m services.ledger [FILE]`, where FILE is a TOML file such as config/ledger.toml.
 
-Exit codes: 0 after SIGTERM or SIGINT, 1 when it cannot go on (the log says why), 2 when its settings cannot be used.
+Exit codes: 0 after SIGTERM or SIGINT, 1 when it cannot go on (the log says why), 2 when its settings cannot be used,
+3 when its file is condemned: start it again, and it rebuilds the file from the log.
 """
 
 import asyncio
@@ -8,6 +9,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,16 +23,24 @@ from services.config import ConfigError, load
 from services.ledger.absorb import Absorber
 from services.ledger.config import PREFIX, LedgerConfig
 from services.ledger.server import SERVICE, LedgerServer
-from services.ledger.store import Store, StoreError
+from services.ledger.store import Store, StoreDamagedError, StoreError
 from services.ledger.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
+from services.ledger.verify import Verifier
 from services.ready import announce
 from services.rpc import BindError, Health, check_bind, create_server, read_token, serve
 
 log = structlog.get_logger()
 
+CONDEMNED = 3
+"""The exit code that asks for a start, and nothing else."""
+
+PROGRESS_S = 5.0
+"""How often a ledger that catches up says how far it is."""
+
 
 async def run(config: LedgerConfig) -> None:
     """Serve until SIGTERM or SIGINT. Raises BusError, StoreError, BindError, ConfigError."""
+    started_ns = time.time_ns()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -45,6 +55,7 @@ async def run(config: LedgerConfig) -> None:
         threads=config.threads,
         readers=config.readers,
         query_timeout_s=config.query_timeout_s,
+        aside_max=config.aside_max,
     )
     async with contextlib.AsyncExitStack() as open_things:
         open_things.callback(store.close)
@@ -52,42 +63,63 @@ async def run(config: LedgerConfig) -> None:
         open_things.push_async_callback(bus.close)
         await bus.ensure_streams()
         absorber = Absorber(
-            store, bus, linger_s=config.linger_s, batch_max=config.batch_max, watch_backlog=config.watch_backlog
+            store,
+            bus,
+            linger_s=config.linger_s,
+            batch_max=config.batch_max,
+            watch_backlog=config.watch_backlog,
+            lag_max=config.live_lag_max,
         )
         await absorber.verify()
         server = create_server(
             token=token, max_message_bytes=config.request_bytes_max, concurrent_rpcs=config.concurrent_rpcs
+        )
+        verifier = Verifier(
+            store,
+            absorber,
+            bus,
+            batch_max=config.batch_max,
+            memory_limit_mb=config.memory_limit_mb,
+            query_timeout_s=config.query_timeout_s,
         )
         answers = LedgerServer(
             store,
             absorber,
             bus.objects,
             bus,
+            verifier,
             heartbeat_s=config.heartbeat_s,
             artifact_bytes_max=config.artifact_bytes_max,
+            started_ns=started_ns,
         )
         add_LedgerServiceServicer_to_server(answers, server)  # type: ignore[no-untyped-call]  # generated code
         await _serve(config, server, absorber, stop)
+        if store.condemned:
+            raise StoreDamagedError(
+                f"{store.file} is condemned: {store.condemned}. Start the ledger again: it rebuilds it"
+            )
 
 
 async def _serve(config: LedgerConfig, server: grpc.aio.Server, absorber: Absorber, stop: asyncio.Event) -> None:
-    """Absorb and answer until `stop`, or until absorbing fails."""
+    """Absorb and answer until `stop`, until the file is condemned, or until absorbing fails."""
     health = Health([SERVICE])
     port = await serve(server, config.bind, [SERVICE], health)
     absorbing = asyncio.create_task(absorber.run())
     measuring = asyncio.create_task(_measure(config, absorber, health))
     stopping = asyncio.create_task(stop.wait())
+    condemned = asyncio.create_task(absorber.condemned.wait())
+    working = {absorbing, measuring, stopping, condemned}
     try:
         if config.ready_file is not None:
             announce(config.ready_file, port)
         log.info("ledger.serving", port=port, position=absorber.position, lag=absorber.lag)
-        await asyncio.wait({absorbing, measuring, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
     finally:
         await health.leave()
         ended = [task for task in (absorbing, measuring) if task.done()]
-        for task in (absorbing, measuring, stopping):
+        for task in working:
             task.cancel()
-        await asyncio.wait({absorbing, measuring, stopping})
+        await asyncio.wait(working)
         absorber.close()
         if config.ready_file is not None:
             config.ready_file.unlink(missing_ok=True)
@@ -98,9 +130,25 @@ async def _serve(config: LedgerConfig, server: grpc.aio.Server, absorber: Absorb
 
 
 async def _measure(config: LedgerConfig, absorber: Absorber, health: Health) -> None:
-    """Keep the lag and the answer to health probes up to date."""
+    """Keep the lag, the answer to health probes and the log up to date."""
+    behind_since = time.monotonic() if absorber.catching_up else None
+    said = -PROGRESS_S
     while True:
-        await health.say(absorber.connected and absorber.lag <= config.live_lag_max)
+        await health.say(absorber.caught_up)
+        now = time.monotonic()
+        status = absorber.status()
+        if behind_since is not None and not absorber.catching_up:
+            log.info("ledger.whole", position=status.position, seconds=round(now - behind_since, 1))
+            behind_since = None
+        elif behind_since is not None and now - said >= PROGRESS_S:
+            said = now
+            log.info(
+                "ledger.rebuilding" if status.rebuilding else "ledger.catching_up",
+                position=status.position,
+                end=status.stream_last,
+                events_per_s=round(status.events_per_s),
+                seconds_left=round(status.seconds_left),
+            )
         await asyncio.sleep(config.lag_interval_s)
         await absorber.look()
 
@@ -118,6 +166,9 @@ def main(arguments: Sequence[str], env: Mapping[str, str]) -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run(config))
+    except StoreDamagedError as error:
+        log.error("ledger.failed", error=str(error), exit_code=CONDEMNED)
+        return CONDEMNED
     except (BusError, StoreError, BindError, ConfigError) as error:
         log.error("ledger.failed", error=str(error), kind=type(error).__name__)
         return 1

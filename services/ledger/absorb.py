@@ -2,6 +2,9 @@
 
 Folding and committing happen in one writing thread; what watchers see was committed before. A batch under way is
 committed even when the loop is told to stop, so stopping never tears one.
+
+A ledger whose file is new, or far behind, at its start catches up first: until it reaches what the log held then, its
+tables are not whole and should not be asked.
 """
 
 import asyncio
@@ -13,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import Protocol
 
+import msgspec
 import structlog
 
 from services.bus import BusError, Recorded, StreamIdentity
@@ -22,6 +26,11 @@ from services.ledger.queries import EntryEvents
 from services.ledger.store import Store
 
 log = structlog.get_logger()
+
+ALL_EVENTS = "swell.event.>"
+
+RATE_WINDOW_S = 10.0
+"""Rates are of the last seconds, that many at most."""
 
 
 class EventLog(Protocol):
@@ -36,6 +45,12 @@ class EventLog(Protocol):
 
     async def read(self, sequence: int) -> Recorded | None:
         """The message at a position, None when it is purged."""
+
+    async def last(self, subject: str) -> Recorded | None:
+        """The newest message of a subject or wildcard."""
+
+    def replay(self, subject: str, *, after: int, batch_max: int) -> AsyncIterator[list[Recorded]]:
+        """What stands on a subject or wildcard after a position, in order, up to the present end."""
 
     def follow(self, after: int, *, linger_s: float, batch_max: int) -> AsyncIterator[list[Recorded]]:
         """The messages after a position, in order and without gap, for ever."""
@@ -93,6 +108,17 @@ class Watch:
         return taken
 
 
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the ledger is. `seconds_left` is 0 when it is level with the log, -1 when nobody knows."""
+
+    position: int
+    stream_last: int
+    caught_up: bool
+    rebuilding: bool
+    events_per_s: float
+    seconds_left: float
+
+
 REST = 4
 REST_MAX_S = 0.1
 """After a small commit, rest that many times as long as it took, at most so long: it bounds the ledger's share of a core."""
@@ -106,6 +132,8 @@ class Absorber:
 
     Gauges: `position` (absorbed and committed), `stream_last` (the log's end when it was last looked at),
     `lag` (entries between them), `entries`, `events` and `commits` (counted since the start).
+
+    `condemned` is set when the file is not to be used any more: the process should end, its next start rebuilds the file.
     """
 
     def __init__(
@@ -116,8 +144,12 @@ class Absorber:
         linger_s: float = 0.03,
         batch_max: int = 2000,
         watch_backlog: int = 10_000,
+        lag_max: int = 1000,
     ) -> None:
-        """`linger_s` is how long a batch is let fill, `batch_max` and `watch_backlog` count entries."""
+        """`linger_s` is how long a batch is let fill; `batch_max`, `watch_backlog` and `lag_max` count entries.
+
+        Up to `lag_max` entries behind the log the ledger is caught up.
+        """
         self._store = store
         self._log = event_log
         self._linger_s = linger_s
@@ -126,6 +158,10 @@ class Absorber:
         self._projector = Projector(store.tip, store)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ledger-writer")
         self._watches: set[Watch] = set()
+        self._lag_max = lag_max
+        self._catch_up_to = 0
+        self._marks: deque[tuple[float, int, int]] = deque()
+        self.condemned = asyncio.Event()
         self.position = store.tip.position
         self.stream_last = 0
         self.entries = 0
@@ -142,8 +178,46 @@ class Absorber:
         """Whether the log can be reached now."""
         return self._log.connected
 
+    @property
+    def catching_up(self) -> bool:
+        """Whether the tables do not hold yet what the log held at the start."""
+        return self.position < self._catch_up_to
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether answers are as fresh as promised: the log can be reached, and the lag is within its limit."""
+        return self.connected and not self.catching_up and self.lag <= self._lag_max
+
+    def status(self) -> Status:
+        """How far it is."""
+        entries_per_s, events_per_s = self._rates(time.monotonic())
+        unknown = self.lag > 0 and entries_per_s == 0
+        return Status(
+            position=self.position,
+            stream_last=self.stream_last,
+            caught_up=self.caught_up,
+            rebuilding=self._store.made_anew and self.catching_up,
+            events_per_s=events_per_s,
+            seconds_left=-1.0 if unknown else self.lag / (entries_per_s or 1.0),
+        )
+
+    def _rates(self, now: float) -> tuple[float, float]:
+        """Entries and events absorbed in a second, lately."""
+        while len(self._marks) > 1 and now - self._marks[1][0] >= RATE_WINDOW_S:
+            self._marks.popleft()
+        if not self._marks:
+            return 0.0, 0.0
+        since, entries, events = self._marks[0]
+        passed_s = max(now - since, 0.001)
+        return (self.entries - entries) / passed_s, (self.events - events) / passed_s
+
+    def condemn(self, reason: str) -> None:
+        """Condemn the file, and let whoever waits for `condemned` end the process."""
+        self._store.condemn(reason)
+        self.condemned.set()
+
     async def verify(self) -> None:
-        """Check once, before `run`, that the file and the log belong together.
+        """Check once, before `run`, that the file and the log belong together, and how far it has to catch up.
 
         Raises services.ledger.store.LedgerMismatchError, services.bus.BusError.
         """
@@ -155,14 +229,21 @@ class Absorber:
             self._store.bind(identity.created_ns)
         if self.position + 1 < identity.first:
             log.warning("ledger.purged", position=self.position, first=identity.first)
+        if self._store.made_anew or self.lag > self._lag_max:
+            newest = await self._log.last(ALL_EVENTS)  # the stream's own end may be purged
+            self._catch_up_to = 0 if newest is None else newest.sequence
 
     async def look(self) -> None:
-        """Bring `stream_last` up to date; leave it when the log cannot be reached."""
+        """Look after the file, and bring `stream_last` up to date; leave it when the log cannot be reached."""
+        await asyncio.to_thread(self._store.look)
+        if self._store.condemned:
+            self.condemned.set()
         with contextlib.suppress(BusError):
             self.stream_last = (await self._log.identity()).last
 
     async def run(self) -> None:
         """Absorb until cancelled. Raises services.ledger.store.StoreError; the process should end then."""
+        self._marks.append((time.monotonic(), self.entries, self.events))
         following = self._log.follow(self.position, linger_s=self._linger_s, batch_max=self._batch_max)
         async with aclosing(following) as batches:  # type: ignore[type-var]  # an async generator, typed as an iterator
             async for records in batches:
@@ -184,6 +265,8 @@ class Absorber:
         self.entries += len(batch.entries)
         self.events += len(batch.events)
         self.commits += 1
+        self._marks.append((time.monotonic(), self.entries, self.events))
+        self._rates(self._marks[-1][0])
         if self._watches:
             committed = queries.events_of(batch)
             for watch in self._watches:

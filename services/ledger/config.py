@@ -29,7 +29,9 @@ class LedgerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     `threads`: threads DuckDB may use for one query or commit. Default 1.
     `readers`: queries under way at a time. Default 4.
     `query_timeout_s`: a query is stopped after that, seconds. Default 30.
-    `live_lag_max`: the service is healthy while at most that many entries are not absorbed. Default 1,000.
+    `live_lag_max`: the service is healthy, and says so, while at most that many entries are not absorbed; one that is
+    further behind at its start answers nothing about runs before it has caught up. Default 1,000.
+    `aside_max`: how many files that were damaged or of another version are kept beside the file. Default 2.
     `lag_interval_s`: how often lag and health are measured, seconds. Default 1.
     `watch_backlog`: entries that may wait for one watcher; more end its watch. Default 10,000.
     `heartbeat_s`: how often a silent watch hears its position, seconds. Default 15.
@@ -51,6 +53,7 @@ class LedgerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     readers: Annotated[int, Meta(ge=1, le=64)] = 4
     query_timeout_s: Seconds = 30.0
     live_lag_max: Count = 1000
+    aside_max: Annotated[int, Meta(ge=0, le=100)] = 2
     lag_interval_s: Seconds = 1.0
     watch_backlog: Count = 10_000
     heartbeat_s: Seconds = 15.0

@@ -6,10 +6,11 @@ What it promises:
   batches, over rows read back from a store, gives the same rows.
 * Content never raises. Bytes that are no entry are kept as an entry with one event of kind `undecodable`; a kind that
   this version does not know, or an event that does not fit its kind, is kept as it is and changes nothing else.
-* A fact counts only where its writer may put it: decisions on `<run>.run`, requests on `<run>.request`, the life of
-  an attempt on its own subject and only if the attempt was scheduled. Anything else is recorded and otherwise ignored.
-* Memory holds the runs that have not ended, with their workstreams and open attempts, up to `live_rows_max` rows.
-  Everything else is fetched again through `Known` when a late fact mentions it.
+* A fact counts only where its writer may put it: decisions on `<run>.run`, decisions across runs on `fleet.run`,
+  requests on `<run>.request`, the life of an attempt on its own subject and only if the attempt was scheduled.
+  Anything else is recorded and otherwise ignored.
+* Memory holds the runs that have not ended, with their workstreams and open attempts, up to `live_rows_max` rows, and
+  what is paused, at most `PAUSES_MAX`. Everything else is fetched again through `Known` when a late fact mentions it.
 
 The batch that `fold` returns must be stored before `fold` is called again: the next call may fetch those rows.
 
@@ -20,7 +21,7 @@ size of the subject in UTF-8 as 2 bytes big-endian, `subject` those bytes, and `
 
 import hashlib
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Protocol, assert_never
 
 import msgspec
 
@@ -28,7 +29,7 @@ from services import events
 from services.events import LINE, TERMINAL_RUN, TERMINAL_WORKSTREAM, AnyEvent
 from services.wire import Place, Recorded, decode_envelope, parse_subject
 
-VERSION = 2
+VERSION = 3
 """The version of this projection: a store of any other version is rebuilt. Raise it whenever a row could differ."""
 
 GENESIS = bytes(32)
@@ -39,12 +40,15 @@ FLEET = "fleet"
 """Stands where a run's id stands, for decisions across runs; it is no run."""
 
 FILES_MAX = 200
+PAUSES_MAX = 1000
+"""Pauses of tools and pools at a time; more are recorded as events only."""
 
 _INT32 = 2**31 - 1
 _INT64 = 2**63 - 1
 _STEPS = frozenset({"edit", "static", "runtime"})
-_JUDGING = frozenset({"static", "runtime", "gate", "deliver"})
-_PRODUCING = frozenset({"edit", "fix", "compensate"})
+_JUDGING = frozenset({"static", "runtime", "gate", "deliver", "compensate"})
+_PRODUCING = frozenset({"edit", "fix"})
+_GOING_ON = frozenset({"retry", "reduce_context", "fallback_tool"})
 _CLOSED = frozenset({"finished", "cancelled", "lost"})
 
 EntryRow = tuple[int, str, str, str, str, int, int, str, bytes, bytes]
@@ -74,6 +78,7 @@ class RunRow(msgspec.Struct, kw_only=True):
     failed: int = 0
     blocked: int = 0
     cancelled: int = 0
+    awaiting_review: int = 0
     attempts: int = 0
     fix_attempts: int = 0
     line_attempt: int = 0
@@ -83,10 +88,15 @@ class RunRow(msgspec.Struct, kw_only=True):
     spec_digest: str = ""
     request_id: str = ""
     accepted: bool = False
+    rollback: str = ""
+    rollback_reason: str = ""
 
 
 class WorkstreamRow(msgspec.Struct, kw_only=True):
-    """A row of `workstreams`. `ordinal` is its place among those first mentioned; `steps_executed` a JSON list."""
+    """A row of `workstreams`. `ordinal` is its place among those first mentioned; `steps_executed` a JSON list.
+
+    `waiting_*` say what its next step, or the line on its behalf, waits for; `recoveries` counts what recovery did to go on.
+    """
 
     run: str
     workstream: str
@@ -105,6 +115,11 @@ class WorkstreamRow(msgspec.Struct, kw_only=True):
     finished_ns: int = 0
     fix_limit: str = ""
     verdicts_reused: int = 0
+    waiting_for: str = ""
+    waiting_reason: str = ""
+    waiting_until_ns: int = 0
+    recoveries: int = 0
+    tool: str = ""
 
 
 class AttemptRow(msgspec.Struct, kw_only=True):
@@ -134,6 +149,47 @@ class AttemptRow(msgspec.Struct, kw_only=True):
     signature: str = ""
     tool_wall_s: float = 0.0
     late_facts: int = 0
+    tool: str = ""
+    reduction: int = 0
+    action: str = ""
+
+
+class ExecutorRow(msgspec.Struct, kw_only=True):
+    """A row of `executors`, about its newest boot; `first_position` and `first_idx` say where it was first mentioned."""
+
+    executor: str
+    first_position: int
+    first_idx: int
+    boot: str = ""
+    pool: str = ""
+    slots: int = 0
+    state: str = ""
+    since_ns: int = 0
+    reason: str = ""
+    started_ns: int = 0
+    terminated_ns: int = 0
+
+
+class ToolBreakerRow(msgspec.Struct, kw_only=True):
+    """A row of `tool_breakers`; `failures` and `until_ns` are 0 once it is closed."""
+
+    tool: str
+    state: str = "closed"
+    failures: int = 0
+    opened_ns: int = 0
+    until_ns: int = 0
+    reason: str = ""
+    error_class: str = ""
+
+
+class PauseRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `pauses`, there as long as the pause."""
+
+    scope: str
+    name: str
+    actor: str
+    reason: str
+    since_ns: int
 
 
 class Tip(msgspec.Struct, frozen=True):
@@ -161,9 +217,21 @@ class Known(Protocol):
     def attempt(self, run: str, workstream: str, attempt: int) -> AttemptRow | None:
         """One attempt, or None when it is not stored."""
 
+    def executor(self, executor: str) -> ExecutorRow | None:
+        """One executor, or None when it is not stored."""
+
+    def tool_breaker(self, tool: str) -> ToolBreakerRow | None:
+        """The breaker of a tool, or None when it is not stored."""
+
+    def pauses(self) -> list[PauseRow]:
+        """Everything that is paused."""
+
 
 class Batch(msgspec.Struct, frozen=True):
-    """What one call of `fold` came to: rows to append, rows that replace those of the same key, and the new tip."""
+    """What one call of `fold` came to: rows to append, rows that replace those of the same key, and the new tip.
+
+    `pauses` replaces the whole table; None leaves it.
+    """
 
     tip: Tip
     entries: list[EntryRow]
@@ -172,6 +240,9 @@ class Batch(msgspec.Struct, frozen=True):
     runs: list[RunRow]
     workstreams: list[WorkstreamRow]
     attempts: list[AttemptRow]
+    executors: list[ExecutorRow] = []
+    tool_breakers: list[ToolBreakerRow] = []
+    pauses: list[PauseRow] | None = None
 
 
 class _Outline(msgspec.Struct, frozen=True, kw_only=True):
@@ -198,6 +269,53 @@ class _At(msgspec.Struct, frozen=True):
     time_ns: int
     run: str
 
+
+_Request = (
+    events.RunRequested
+    | events.CancelRequested
+    | events.StepRequested
+    | events.PauseRequested
+    | events.ResumeRequested
+    | events.ReviewRequested
+    | events.RecoveryRequested
+    | events.RollbackRequested
+)
+_RunDecision = (
+    events.RequestAnswered
+    | events.RunAccepted
+    | events.RunTransitioned
+    | events.RunAmended
+    | events.RunStopping
+    | events.WaveFinished
+    | events.IntegrationAdvanced
+    | events.MergeRefused
+    | events.LineDelivered
+    | events.DeliveryRefused
+    | events.RollbackStarted
+    | events.RollbackFinished
+    | events.RunFinished
+)
+_Decision = (
+    events.WorkstreamTransitioned
+    | events.StepScheduled
+    | events.StepDelayed
+    | events.StepSkipped
+    | events.FixLoopEnded
+    | events.RecoveryChosen
+    | events.ReviewResolved
+    | events.WaveStarted
+    | _RunDecision
+)
+_FleetDecision = (
+    events.FleetPaused
+    | events.FleetResumed
+    | events.ToolBreakerOpened
+    | events.ToolBreakerHalfOpened
+    | events.ProbeGranted
+    | events.ToolBreakerClosed
+    | events.ExecutorTransitioned
+)
+_Life = events.StepStarted | events.StepFinished | events.StepCancelled | events.StepLost
 
 _event_decoder: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
 _outline_decoder = msgspec.json.Decoder(_Outline)
@@ -235,6 +353,7 @@ class Projector:
         self._known = known
         self._live_rows_max = live_rows_max
         self._live: dict[str, _Live] = {}
+        self._paused = {(row.scope, row.name): row for row in known.pauses()}
         self._begin()
 
     def _begin(self) -> None:
@@ -244,6 +363,9 @@ class Projector:
         self._runs: dict[str, RunRow] = {}
         self._workstreams: dict[tuple[str, str], WorkstreamRow] = {}
         self._attempts: dict[tuple[str, str, int], AttemptRow] = {}
+        self._executors: dict[str, ExecutorRow] = {}
+        self._breakers: dict[str, ToolBreakerRow] = {}
+        self._pauses_moved = False
 
     @property
     def live_rows(self) -> int:
@@ -264,6 +386,9 @@ class Projector:
             runs=list(self._runs.values()),
             workstreams=list(self._workstreams.values()),
             attempts=list(self._attempts.values()),
+            executors=list(self._executors.values()),
+            tool_breakers=list(self._breakers.values()),
+            pauses=list(self._paused.values()) if self._pauses_moved else None,
         )
 
     def _forget(self) -> None:
@@ -359,20 +484,72 @@ class Projector:
         except (ValueError, RecursionError):
             event = None
             kind, workstream, number = _outline(raw)
+        if isinstance(event, events.StepDelayed):
+            workstream = event.step.workstream
         if place.kind in ("attempt", "late"):
             workstream, number = place.workstream, place.attempt
         self._events.append((at.position, at.idx, kind, at.run, workstream, _int32(number), at.time_ns, payload))
-        if event is None or place.run == FLEET:
-            return
-        match place.kind:
-            case "request":
-                self._requested(at, event)
-            case "run":
-                self._decided(at, event)
-            case "attempt" if attempt is not None:
-                self._lived(at, attempt, event)
+        if event is not None:
+            self._told(at, place, attempt, event)
+
+    def _told(self, at: _At, place: Place, attempt: AttemptRow | None, event: AnyEvent) -> None:
+        """Sort by who may tell it and where; the frequent kinds come first."""
+        match event:
+            case events.StepStarted() | events.StepFinished() | events.StepCancelled() | events.StepLost():
+                if place.kind == "attempt" and attempt is not None:
+                    self._lived(at, attempt, event)
+            case (
+                events.WorkstreamTransitioned()
+                | events.StepScheduled()
+                | events.StepDelayed()
+                | events.StepSkipped()
+                | events.FixLoopEnded()
+                | events.RecoveryChosen()
+                | events.ReviewResolved()
+                | events.WaveStarted()
+                | events.RequestAnswered()
+                | events.RunAccepted()
+                | events.RunTransitioned()
+                | events.RunAmended()
+                | events.RunStopping()
+                | events.WaveFinished()
+                | events.IntegrationAdvanced()
+                | events.MergeRefused()
+                | events.LineDelivered()
+                | events.DeliveryRefused()
+                | events.RollbackStarted()
+                | events.RollbackFinished()
+                | events.RunFinished()
+            ):
+                if place.kind == "run" and place.run != FLEET:
+                    self._decided(at, event)
+            case (
+                events.RunRequested()
+                | events.CancelRequested()
+                | events.StepRequested()
+                | events.PauseRequested()
+                | events.ResumeRequested()
+                | events.ReviewRequested()
+                | events.RecoveryRequested()
+                | events.RollbackRequested()
+            ):
+                if place.kind == "request" and place.run != FLEET:
+                    self._requested(at, event)
+            case (
+                events.FleetPaused()
+                | events.FleetResumed()
+                | events.ToolBreakerOpened()
+                | events.ToolBreakerHalfOpened()
+                | events.ProbeGranted()
+                | events.ToolBreakerClosed()
+                | events.ExecutorTransitioned()
+            ):
+                if place.kind == "run" and place.run == FLEET:
+                    self._decided_across_runs(at, event)
+            case events.ProcessesReaped() | events.ResultRefused():
+                pass  # counted by `_touch`, whatever the entry tells
             case _:
-                pass
+                assert_never(event)
 
     # Finding rows
 
@@ -428,7 +605,8 @@ class Projector:
 
     # What users ask
 
-    def _requested(self, at: _At, event: AnyEvent) -> None:
+    def _requested(self, at: _At, event: _Request) -> None:
+        """Only the first request for a run is a row; what comes of the others is decided."""
         if not isinstance(event, events.RunRequested):
             return
         row = self._run(at).row
@@ -439,42 +617,113 @@ class Projector:
 
     # What the scheduler decides
 
-    def _decided(self, at: _At, event: AnyEvent) -> None:
+    def _decided(self, at: _At, event: _Decision) -> None:
         live = self._run(at)
         match event:
             case events.WorkstreamTransitioned():
                 self._move_workstream(at, live, event)
             case events.StepScheduled():
                 self._schedule(at, live, event)
+            case events.StepDelayed():
+                self._delay(live, event)
             case events.WaveStarted():
                 live.row.waves_started += not event.more
                 for name in event.workstreams:
                     self._workstream(live, name).wave = _int32(event.wave)
-            case events.StepSkipped() if event.workstream != LINE:
-                _skip(self._workstream(live, event.workstream), event)
-            case events.FixLoopEnded() if event.workstream != LINE:
-                self._workstream(live, event.workstream).fix_limit = event.limit
+            case events.StepSkipped():
+                if event.workstream != LINE:
+                    _skip(self._workstream(live, event.workstream), event)
+            case events.FixLoopEnded():
+                if event.workstream != LINE:
+                    self._workstream(live, event.workstream).fix_limit = event.limit
+            case events.RecoveryChosen():
+                if event.workstream != LINE and event.strategy in _GOING_ON:
+                    self._workstream(live, event.workstream).recoveries += 1
+            case events.ReviewResolved():
+                pass  # the transition it leads to stands in the same entry
             case _:
                 self._decided_of_run(at, live.row, event)
 
-    def _decided_of_run(self, at: _At, row: RunRow, event: AnyEvent) -> None:
+    def _decided_of_run(self, at: _At, row: RunRow, event: _RunDecision) -> None:
         match event:
             case events.RunAccepted():
                 row.accepted = True
                 row.request_id = event.request_id
                 _describe(row, event)
-            case events.RequestAnswered(answer="refused") if event.request_id == row.request_id and not row.accepted:
-                self._move_run(at, row, "failed", event.reason, "scheduler")
+            case events.RequestAnswered():
+                if event.answer == "refused" and event.request_id == row.request_id and not row.accepted:
+                    self._move_run(at, row, "failed", event.reason, "scheduler")
             case events.RunTransitioned():
                 self._move_run(at, row, event.to_state, event.reason, event.actor, from_state=event.from_state)
+            case events.RunAmended():
+                row.spec_digest = event.spec.digest
             case events.IntegrationAdvanced():
                 row.head_commit = event.to.commit
             case events.LineDelivered():
                 row.delivered_ref, row.delivered_commit = event.ref, event.commit
+            case events.RollbackStarted():
+                row.rollback, row.rollback_reason = "running", event.reason
+            case events.RollbackFinished():
+                row.rollback, row.rollback_reason = event.state, event.reason
             case events.RunFinished():
                 self._finish(at, row, event)
+            case events.RunStopping() | events.WaveFinished() | events.MergeRefused() | events.DeliveryRefused():
+                pass  # the transitions they lead to are decided beside them
             case _:
-                pass
+                assert_never(event)
+
+    # What the scheduler decides across runs
+
+    def _decided_across_runs(self, at: _At, event: _FleetDecision) -> None:
+        match event:
+            case events.ExecutorTransitioned():
+                self._move_executor(at, event)
+            case events.FleetPaused():
+                if (event.scope, event.name) in self._paused or len(self._paused) < PAUSES_MAX:
+                    self._paused[event.scope, event.name] = PauseRow(
+                        scope=event.scope, name=event.name, actor=event.actor, reason=event.reason, since_ns=at.time_ns
+                    )
+                    self._pauses_moved = True
+            case events.FleetResumed():
+                self._pauses_moved |= self._paused.pop((event.scope, event.name), None) is not None
+            case events.ToolBreakerOpened():
+                row = self._breaker(event.tool)
+                row.state, row.reason, row.error_class = "open", event.reason, event.error_class
+                row.failures = _count(event.failures)
+                row.opened_ns, row.until_ns = at.time_ns, _int64(event.until_ns)
+            case events.ToolBreakerHalfOpened():
+                row = self._breaker(event.tool)
+                row.state, row.until_ns = "half_open", 0
+            case events.ToolBreakerClosed():
+                row = self._breaker(event.tool)
+                row.state, row.reason = "closed", event.reason
+                row.failures = row.until_ns = 0
+            case events.ProbeGranted():
+                pass  # the attempt that it grants tells how it went
+            case _:
+                assert_never(event)
+
+    def _breaker(self, tool: str) -> ToolBreakerRow:
+        """The breaker of a tool, made if this is its first mention."""
+        row = self._breakers.get(tool) or self._known.tool_breaker(tool) or ToolBreakerRow(tool=tool)
+        self._breakers[tool] = row
+        return row
+
+    def _move_executor(self, at: _At, event: events.ExecutorTransitioned) -> None:
+        """Another boot takes the row over, unless it is told only that it has ended: the newer one stays."""
+        row = self._executors.get(event.executor) or self._known.executor(event.executor)
+        if row is None:
+            row = ExecutorRow(executor=event.executor, first_position=at.position, first_idx=at.idx)
+        elif event.boot != row.boot and event.to_state == "terminated":
+            return
+        self._executors[event.executor] = row
+        if event.boot != row.boot or row.started_ns == 0:
+            row.started_ns = at.time_ns
+        row.boot, row.pool, row.slots = event.boot, event.pool, _count(event.slots)
+        row.state, row.reason, row.since_ns = event.to_state, event.reason, at.time_ns
+        row.terminated_ns = at.time_ns if event.to_state == "terminated" else 0
+
+    # Runs, workstreams, attempts
 
     def _finish(self, at: _At, row: RunRow, event: events.RunFinished) -> None:
         if row.state != event.state:
@@ -519,6 +768,14 @@ class Projector:
         row.reason = event.reason
         row.changed_ns = at.time_ns
         row.finished_ns = at.time_ns if event.to_state in TERMINAL_WORKSTREAM else 0
+        _wait_no_longer(row)
+
+    def _delay(self, live: _Live, event: events.StepDelayed) -> None:
+        name = _owner(event.step)
+        if not name:
+            return
+        row = self._workstream(live, name)
+        row.waiting_for, row.waiting_reason, row.waiting_until_ns = event.cause, event.reason, _int64(event.until_ns)
 
     def _schedule(self, at: _At, live: _Live, event: events.StepScheduled) -> None:
         name, number = event.workstream, event.attempt
@@ -534,6 +791,11 @@ class Projector:
             workstream.fix_iterations += event.step == "fix"
             workstream.last_attempt = max(workstream.last_attempt, number)
             workstream.started_ns = workstream.started_ns or at.time_ns
+            if event.step in _PRODUCING:
+                workstream.tool = event.tool
+        owner = _owner(event)
+        if owner in live.workstreams:
+            _wait_no_longer(self._workstream(live, owner))
         row = AttemptRow(
             run=at.run,
             workstream=name,
@@ -543,6 +805,9 @@ class Projector:
             step=event.step,
             scheduled_ns=at.time_ns,
             on_behalf=event.on_behalf,
+            tool=event.tool,
+            reduction=_count(event.reduction),
+            action=event.action,
         )
         if event.step in _JUDGING:
             row.commit, row.tree = event.input.commit, event.input.tree
@@ -551,7 +816,7 @@ class Projector:
 
     # The life of an attempt
 
-    def _lived(self, at: _At, row: AttemptRow, event: AnyEvent) -> None:
+    def _lived(self, at: _At, row: AttemptRow, event: _Life) -> None:
         if row.state in _CLOSED:
             return
         match event:
@@ -565,20 +830,23 @@ class Projector:
                 _result(row, event)
                 if row.workstream != LINE:
                     workstream = self._workstream(self._live[row.run], row.workstream)
-                    _executed(workstream, row.step)
+                    if event.error_class != "handed_back":
+                        _executed(workstream, row.step)
                     if event.snapshot is not None and row.step in _PRODUCING:
                         workstream.commit, workstream.tree = event.snapshot.commit, event.snapshot.tree
             case events.StepCancelled():
                 row.state = "cancelled"
                 row.closed_ns = at.time_ns
                 row.message = event.reason
+                row.error_class = event.error_class or ""
             case events.StepLost():
                 row.state = "lost"
                 row.closed_ns = at.time_ns
                 row.message = event.reason
+                row.error_class = "lost"
                 row.executor = row.executor or event.executor
             case _:
-                pass
+                assert_never(event)
 
 
 def _outline(raw: msgspec.Raw) -> tuple[str, str, int]:
@@ -591,6 +859,16 @@ def _outline(raw: msgspec.Raw) -> tuple[str, str, int]:
         except (ValueError, RecursionError):
             return UNDECODABLE, "", 0
     return outline.kind, outline.workstream, outline.attempt
+
+
+def _owner(step: events.StepScheduled) -> str:
+    """The workstream that a step is about; '' for one of the line that is about none alone."""
+    return step.on_behalf if step.workstream == LINE else step.workstream
+
+
+def _wait_no_longer(row: WorkstreamRow) -> None:
+    if row.waiting_for:
+        row.waiting_for, row.waiting_reason, row.waiting_until_ns = "", "", 0
 
 
 def _describe(row: RunRow, event: events.RunRequested | events.RunAccepted) -> None:
@@ -647,6 +925,8 @@ def _tally(row: RunRow, state: str, change: int) -> None:
             row.blocked = max(0, row.blocked + change)
         case "cancelled":
             row.cancelled = max(0, row.cancelled + change)
+        case "awaiting_review":
+            row.awaiting_review = max(0, row.awaiting_review + change)
         case _:
             pass
 

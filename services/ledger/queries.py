@@ -7,10 +7,20 @@ that there is a next page. All functions block: call them in a thread.
 # ruff: noqa: S608 - columns, operators and directions come from this module; every value is bound
 import msgspec
 
-from services.ledger.projector import AttemptRow, Batch, RunRow, WorkstreamRow
+from services.ledger.projector import (
+    AttemptRow,
+    Batch,
+    ExecutorRow,
+    PauseRow,
+    RunRow,
+    ToolBreakerRow,
+    WorkstreamRow,
+)
 from services.ledger.store import Store, columns_of, rows_of
 
 ENTRIES_PER_REPLAY = 200
+SMALL_LIST_MAX = 1000
+"""Rows of a list that has no pages."""
 
 _POSITION = "(SELECT position FROM meta)"
 _EVENT = 'e.position, e.idx, e.kind, e.run, e.workstream, e.attempt, e.time_ns, n."by", e.payload, n.id, n.cause'
@@ -92,6 +102,40 @@ def list_attempts(
     if not found:
         return None
     return rows_of(AttemptRow, [row for row in found if row[0] is not None])
+
+
+def list_executors(
+    store: Store, *, state: str, before: tuple[int, int] | None, limit: int
+) -> tuple[list[ExecutorRow], int]:
+    """Executors first mentioned before (position, idx) `before`, newest first, and the position the answer reflects."""
+    sql = f"""
+        SELECT meta.position, e.* FROM meta LEFT JOIN (
+            SELECT {columns_of(ExecutorRow)} FROM executors
+            WHERE (? = '' OR state = ?) AND (? OR (first_position, first_idx) < (?, ?))
+            ORDER BY first_position DESC, first_idx DESC LIMIT ?) AS e ON true
+        ORDER BY e.first_position DESC, e.first_idx DESC"""
+    found = store.read(sql, [state, state, before is None, *(before or (0, 0)), limit])
+    return rows_of(ExecutorRow, [row[1:] for row in found if row[1] is not None]), found[0][0]
+
+
+def list_tool_breakers(store: Store) -> tuple[list[ToolBreakerRow], int]:
+    """Every tool's breaker, at most SMALL_LIST_MAX, and the position the answer reflects."""
+    sql = f"""
+        SELECT meta.position, b.* FROM meta LEFT JOIN (
+            SELECT {columns_of(ToolBreakerRow)} FROM tool_breakers ORDER BY tool LIMIT {SMALL_LIST_MAX}) AS b ON true
+        ORDER BY b.tool"""
+    found = store.read(sql)
+    return rows_of(ToolBreakerRow, [row[1:] for row in found if row[1] is not None]), found[0][0]
+
+
+def list_pauses(store: Store) -> tuple[list[PauseRow], int]:
+    """Everything paused for all runs, at most SMALL_LIST_MAX, and the position the answer reflects."""
+    sql = f"""
+        SELECT meta.position, p.* FROM meta LEFT JOIN (
+            SELECT {columns_of(PauseRow)} FROM pauses ORDER BY scope, name LIMIT {SMALL_LIST_MAX}) AS p ON true
+        ORDER BY p.scope, p.name"""
+    found = store.read(sql)
+    return rows_of(PauseRow, [row[1:] for row in found if row[1] is not None]), found[0][0]
 
 
 def list_events(

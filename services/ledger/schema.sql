@@ -68,6 +68,7 @@ CREATE TABLE runs (
     failed INTEGER NOT NULL,
     blocked INTEGER NOT NULL,
     cancelled INTEGER NOT NULL,
+    awaiting_review INTEGER NOT NULL,
     attempts INTEGER NOT NULL,
     fix_attempts INTEGER NOT NULL,
     line_attempt INTEGER NOT NULL,
@@ -76,7 +77,9 @@ CREATE TABLE runs (
     finished_ns BIGINT NOT NULL,
     spec_digest VARCHAR NOT NULL,
     request_id VARCHAR NOT NULL,
-    accepted BOOLEAN NOT NULL
+    accepted BOOLEAN NOT NULL,
+    rollback VARCHAR NOT NULL,
+    rollback_reason VARCHAR NOT NULL
 );
 
 CREATE TABLE workstreams (
@@ -97,6 +100,11 @@ CREATE TABLE workstreams (
     finished_ns BIGINT NOT NULL,
     fix_limit VARCHAR NOT NULL,
     verdicts_reused INTEGER NOT NULL,
+    waiting_for VARCHAR NOT NULL,
+    waiting_reason VARCHAR NOT NULL,
+    waiting_until_ns BIGINT NOT NULL,
+    recoveries INTEGER NOT NULL,
+    tool VARCHAR NOT NULL,
     PRIMARY KEY (run, workstream)
 );
 
@@ -125,5 +133,43 @@ CREATE TABLE attempts (
     signature VARCHAR NOT NULL,
     tool_wall_s DOUBLE NOT NULL,
     late_facts INTEGER NOT NULL,
+    tool VARCHAR NOT NULL,
+    reduction INTEGER NOT NULL,
+    action VARCHAR NOT NULL,
     PRIMARY KEY (run, workstream, attempt)
+);
+
+-- Every executor that was seen, as its newest start left it. `terminated_ns` is 0 unless its state is terminated.
+CREATE TABLE executors (
+    executor VARCHAR PRIMARY KEY,
+    first_position BIGINT NOT NULL,
+    first_idx INTEGER NOT NULL,
+    boot VARCHAR NOT NULL,
+    pool VARCHAR NOT NULL,
+    slots INTEGER NOT NULL,
+    state VARCHAR NOT NULL,
+    since_ns BIGINT NOT NULL,
+    reason VARCHAR NOT NULL,
+    started_ns BIGINT NOT NULL,
+    terminated_ns BIGINT NOT NULL
+);
+
+-- The breaker of every tool that ever had one open.
+CREATE TABLE tool_breakers (
+    tool VARCHAR PRIMARY KEY,
+    state VARCHAR NOT NULL,
+    failures INTEGER NOT NULL,
+    opened_ns BIGINT NOT NULL,
+    until_ns BIGINT NOT NULL,
+    reason VARCHAR NOT NULL,
+    error_class VARCHAR NOT NULL
+);
+
+-- What is paused for all runs. Few rows, which come and go: replaced as a whole, hence no key.
+CREATE TABLE pauses (
+    scope VARCHAR NOT NULL,
+    name VARCHAR NOT NULL,
+    actor VARCHAR NOT NULL,
+    reason VARCHAR NOT NULL,
+    since_ns BIGINT NOT NULL
 );

@@ -20,11 +20,12 @@ from services.bus import BusError, BusUnavailableError, ObjectMissingError
 from services.ledger import queries
 from services.ledger.absorb import Absorber, WatchEndedError, WatchOverflowError
 from services.ledger.pages import cursor_of, page_size, token_of
-from services.ledger.projector import AttemptRow, RunRow, WorkstreamRow
+from services.ledger.projector import VERSION, AttemptRow, RunRow, WorkstreamRow
 from services.ledger.queries import EntryEvents, EventRecord
-from services.ledger.store import QueryTooSlowError, Store
+from services.ledger.store import QueryTooSlowError, Store, StoreDamagedError
 from services.ledger.v1 import ledger_pb2 as pb
 from services.ledger.v1 import ledger_pb2_grpc
+from services.ledger.verify import Difference, Progress, Result, Verifier, VerifyBusyError, VerifyError
 from services.rpc import RpcError, invalid
 from services.wire import live_subject
 
@@ -34,6 +35,8 @@ CHUNK_BYTES = 1024 * 1024
 # An answer stays well below the 4 MiB that clients take by default; one row may be large, so pages are cut by size as well.
 ANSWER_BYTES = 3 * 1024 * 1024
 KINDS_MAX = 64
+DIFFERENCES_MAX = 1000
+REASON_CHARACTERS_MAX = 500
 LIVE_BYTES_MAX = 64 * 1024
 NAME_CHARACTERS_MAX = 512
 
@@ -46,7 +49,7 @@ _names = msgspec.json.Decoder(list[str])
 _artifacts = msgspec.json.Decoder(list[events.Artifact])
 
 T = TypeVar("T")
-Message = TypeVar("Message", pb.Run, pb.Workstream, pb.Attempt, pb.Event)
+Message = TypeVar("Message", pb.Run, pb.Workstream, pb.Attempt, pb.Event, pb.Executor, pb.ToolBreaker, pb.Pause)
 
 
 class Objects(Protocol):
@@ -64,7 +67,10 @@ class LiveOutput(Protocol):
 
 
 class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
-    """The service. `heartbeat_s`: a silent watch hears its position that often; `artifact_bytes_max`: larger ones are refused."""
+    """The service. `heartbeat_s`: a silent watch hears its position that often; `artifact_bytes_max`: larger ones are refused.
+
+    `started_ns` is when the process started, for GetStatus.
+    """
 
     def __init__(
         self,
@@ -72,22 +78,50 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         absorber: Absorber,
         objects: Objects,
         live: LiveOutput,
+        verifier: Verifier,
         *,
         heartbeat_s: float = 15.0,
         artifact_bytes_max: int = 1024**3,
+        started_ns: int = 0,
     ) -> None:
         """Serve what `store` holds and `absorber` commits."""
         self._store = store
         self._absorber = absorber
         self._objects = objects
         self._live = live
+        self._verifier = verifier
+        self._started_ns = started_ns
         self._heartbeat_s = heartbeat_s
         self._artifact_bytes_max = artifact_bytes_max
+
+    async def _asked(self, query: Callable[..., T], *arguments: Any, **named: Any) -> T:
+        """The answer of a query over tables that are whole."""
+        if self._absorber.catching_up:
+            status = self._absorber.status()
+            left = f"; about {status.seconds_left:.0f} s are left" if status.seconds_left >= 0 else ""
+            raise RpcError(
+                grpc.StatusCode.UNAVAILABLE,
+                "LEDGER_BEHIND",
+                f"the ledger {'is being rebuilt' if status.rebuilding else 'catches up'}: it is at position "
+                f"{status.position} of {status.stream_last}{left}; try again then",
+                {"position": str(status.position), "stream_last": str(status.stream_last)},
+            )
+        return await self._read(query, *arguments, **named)
+
+    async def _read(self, query: Callable[..., T], *arguments: Any, **named: Any) -> T:
+        """The answer of a query, read in a thread."""
+        try:
+            return await asyncio.to_thread(query, self._store, *arguments, **named)
+        except QueryTooSlowError as error:
+            raise RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUERY_TOO_SLOW", str(error)) from error
+        except StoreDamagedError as error:
+            self._absorber.condemn(str(error))
+            raise _damaged(error) from error
 
     async def GetRun(self, request: pb.GetRunRequest, context: Any) -> pb.GetRunResponse:
         """One run, and the position the answer reflects."""
         run = _name("run", request.run)
-        found = await _asked(queries.get_run, self._store, run)
+        found = await self._asked(queries.get_run, run)
         if found is None:
             raise _no_run(run)
         row, position = found
@@ -98,9 +132,7 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         state = _optional(_WORD, "state", request.state)
         size = page_size(request.page_size, 50)
         cursor = cursor_of(request.page_token, "ListRuns", (state,), 1)
-        rows = await _asked(
-            queries.list_runs, self._store, state=state, before=cursor[0] if cursor else None, limit=size + 1
-        )
+        rows = await self._asked(queries.list_runs, state=state, before=cursor[0] if cursor else None, limit=size + 1)
         runs = _fitting((_run(row) for row in rows), size)
         token = token_of("ListRuns", (state,), [rows[len(runs) - 1].first_position]) if len(runs) < len(rows) else ""
         return pb.ListRunsResponse(runs=runs, next_page_token=token)
@@ -111,9 +143,8 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         state = _optional(_WORD, "state", request.state)
         size = page_size(request.page_size, 100)
         cursor = cursor_of(request.page_token, "ListWorkstreams", (run, state), 1)
-        found = await _asked(
+        found = await self._asked(
             queries.list_workstreams,
-            self._store,
             run,
             state=state,
             after=cursor[0] if cursor else None,
@@ -134,9 +165,8 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         workstream = _optional(_NAME, "workstream", request.workstream)
         size = page_size(request.page_size, 100)
         cursor = cursor_of(request.page_token, "ListAttempts", (run, workstream), 2) or [0, -1]
-        rows = await _asked(
+        rows = await self._asked(
             queries.list_attempts,
-            self._store,
             run,
             workstream=workstream,
             after=(cursor[0], cursor[1]),
@@ -160,9 +190,8 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         size = page_size(request.page_size, 100)
         arguments = (run, workstream, kinds, after, request.newest_first)
         cursor = cursor_of(request.page_token, "ListEvents", arguments, 2)
-        rows = await _asked(
+        rows = await self._asked(
             queries.list_events,
-            self._store,
             run=run,
             workstream=workstream,
             kinds=kinds,
@@ -177,12 +206,114 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
             token = token_of("ListEvents", arguments, [rows[len(page) - 1].position, rows[len(page) - 1].idx])
         return pb.ListEventsResponse(events=page, next_page_token=token)
 
+    async def ListExecutors(self, request: pb.ListExecutorsRequest, context: Any) -> pb.ListExecutorsResponse:
+        """A page of executors, newest first."""
+        state = _optional(_WORD, "state", request.state)
+        size = page_size(request.page_size, 100)
+        cursor = cursor_of(request.page_token, "ListExecutors", (state,), 2)
+        rows, position = await self._asked(
+            queries.list_executors, state=state, before=(cursor[0], cursor[1]) if cursor else None, limit=size + 1
+        )
+        page = _fitting((pb.Executor(**_said(row, _EXECUTOR_FIELDS)) for row in rows), size)
+        token = ""
+        if len(page) < len(rows):
+            last = rows[len(page) - 1]
+            token = token_of("ListExecutors", (state,), [last.first_position, last.first_idx])
+        return pb.ListExecutorsResponse(executors=page, next_page_token=token, position=position)
+
+    async def ListToolBreakers(self, request: pb.ListToolBreakersRequest, context: Any) -> pb.ListToolBreakersResponse:
+        """Every tool's breaker."""
+        rows, position = await self._asked(queries.list_tool_breakers)
+        told = _fitting((pb.ToolBreaker(**_said(row, _BREAKER_FIELDS)) for row in rows), len(rows))
+        return pb.ListToolBreakersResponse(tool_breakers=told, position=position)
+
+    async def ListPauses(self, request: pb.ListPausesRequest, context: Any) -> pb.ListPausesResponse:
+        """What is paused for all runs."""
+        rows, position = await self._asked(queries.list_pauses)
+        told = _fitting((pb.Pause(**_said(row, _PAUSE_FIELDS)) for row in rows), len(rows))
+        return pb.ListPausesResponse(pauses=told, position=position)
+
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:
+        """How far the ledger is; never refused."""
+        status = self._absorber.status()
+        return pb.GetStatusResponse(
+            position=status.position,
+            stream_last=status.stream_last,
+            caught_up=status.caught_up,
+            rebuilding=status.rebuilding,
+            events_per_s=status.events_per_s,
+            seconds_left=status.seconds_left,
+            file_bytes=self._store.size_bytes,
+            projection=VERSION,
+            started_ns=self._started_ns,
+            verifying=self._verifier.running,
+        )
+
+    async def VerifyLedger(
+        self, request: pb.VerifyLedgerRequest, context: Any
+    ) -> AsyncIterator[pb.VerifyLedgerResponse]:
+        """Progress, the first differences, and what came of it."""
+        most = _differences_max(request.differences_max)
+        if self._absorber.catching_up:
+            raise RpcError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "LEDGER_BEHIND",
+                "the ledger is not whole yet: verify it once GetStatus says caught_up",
+            )
+        told = 0
+        try:
+            async with aclosing(self._verifier.verify()) as saying:
+                async for said in saying:
+                    match said:
+                        case Progress():
+                            yield pb.VerifyLedgerResponse(progress=pb.VerifyProgress(**_said(said, _PROGRESS_FIELDS)))
+                        case Difference():
+                            told += 1
+                            if told <= most:
+                                yield pb.VerifyLedgerResponse(
+                                    difference=pb.Difference(**_said(said, _DIFFERENCE_FIELDS))
+                                )
+                        case Result():
+                            result = pb.VerifyResult(hash=said.hash.hex(), **_said(said, _RESULT_FIELDS))
+                            yield pb.VerifyLedgerResponse(result=result)
+        except VerifyBusyError as error:
+            raise RpcError(grpc.StatusCode.ABORTED, "VERIFY_RUNNING", str(error)) from error
+        except VerifyError as error:
+            raise RpcError(grpc.StatusCode.FAILED_PRECONDITION, "VERIFY_IMPOSSIBLE", str(error)) from error
+        except QueryTooSlowError as error:
+            raise RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUERY_TOO_SLOW", str(error)) from error
+        except StoreDamagedError as error:
+            self._absorber.condemn(str(error))
+            raise _damaged(error) from error
+
+    async def RebuildLedger(self, request: pb.RebuildLedgerRequest, context: Any) -> pb.RebuildLedgerResponse:
+        """Condemn the file; whoever started this process starts it again."""
+        if len(request.reason) > REASON_CHARACTERS_MAX:
+            raise invalid(
+                "reason", f"{len(request.reason)} characters are too many: use at most {REASON_CHARACTERS_MAX}"
+            )
+        if self._absorber.catching_up or self._absorber.condemned.is_set():
+            raise RpcError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "REBUILD_RUNNING",
+                "the file is being made anew, or catches up, already: see GetStatus, and wait until it says caught_up",
+            )
+        if not self._absorber.connected:
+            raise RpcError(
+                grpc.StatusCode.UNAVAILABLE,
+                "BUS_UNAVAILABLE",
+                "the log cannot be reached, and nothing could be rebuilt from it: check the NATS server, then try again",
+            )
+        answer = pb.RebuildLedgerResponse(position=self._absorber.position, stream_last=self._absorber.stream_last)
+        self._absorber.condemn(f"a rebuild was asked for: {request.reason or 'no reason given'}")
+        return answer
+
     async def WatchEvents(self, request: pb.WatchEventsRequest, context: Any) -> AsyncIterator[pb.WatchEventsResponse]:
         """Entries after a position, stored and then live; a message without events says how far the watch has come."""
         run = _optional(_NAME, "run", request.run)
         delivered = _position("after_position", request.after_position)
         while delivered < self._absorber.position:
-            page = await _asked(queries.replay, self._store, run=run, after=delivered)
+            page = await self._read(queries.replay, run=run, after=delivered)
             for entry in page.entries:
                 yield _entry(entry)
             delivered = page.position
@@ -256,14 +387,6 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
             )
 
 
-async def _asked(query: Callable[..., T], *arguments: Any, **named: Any) -> T:
-    """The answer of a query, read in a thread."""
-    try:
-        return await asyncio.to_thread(query, *arguments, **named)
-    except QueryTooSlowError as error:
-        raise RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUERY_TOO_SLOW", str(error)) from error
-
-
 # What is asked
 
 
@@ -285,6 +408,12 @@ def _position(field: str, value: int) -> int:
     if value < 0:
         raise invalid(field, f"{value} is negative: positions start at 1, and 0 means from the beginning")
     return value
+
+
+def _differences_max(asked: int) -> int:
+    if not 0 <= asked <= DIFFERENCES_MAX:
+        raise invalid("differences_max", f"{asked} cannot be used: give 1 to {DIFFERENCES_MAX}, or 0 for 100")
+    return asked or 100
 
 
 def _kinds(kinds: Sequence[str]) -> tuple[str, ...]:
@@ -309,13 +438,11 @@ def _fitting(messages: Iterable[Message], size: int) -> list[Message]:
 
 
 def _run(row: RunRow) -> pb.Run:
-    return pb.Run(**{name: getattr(row, name) for name in _RUN_FIELDS})
+    return pb.Run(**_said(row, _RUN_FIELDS))
 
 
 def _workstream(row: WorkstreamRow) -> pb.Workstream:
-    return pb.Workstream(
-        steps_executed=_names.decode(row.steps_executed), **{name: getattr(row, name) for name in _WORKSTREAM_FIELDS}
-    )
+    return pb.Workstream(steps_executed=_names.decode(row.steps_executed), **_said(row, _WORKSTREAM_FIELDS))
 
 
 def _attempt(row: AttemptRow) -> pb.Attempt:
@@ -323,9 +450,7 @@ def _attempt(row: AttemptRow) -> pb.Attempt:
         pb.Artifact(role=artifact.role, digest=artifact.digest, name=artifact.name, size_bytes=artifact.size_bytes)
         for artifact in _artifacts.decode(row.artifacts)
     ]
-    return pb.Attempt(
-        files=_names.decode(row.files), artifacts=artifacts, **{name: getattr(row, name) for name in _ATTEMPT_FIELDS}
-    )
+    return pb.Attempt(files=_names.decode(row.files), artifacts=artifacts, **_said(row, _ATTEMPT_FIELDS))
 
 
 def _event(record: EventRecord) -> pb.Event:
@@ -353,9 +478,20 @@ def _fields(message: Any, *composed: str) -> tuple[str, ...]:
     return tuple(field.name for field in message.DESCRIPTOR.fields if field.name not in composed)
 
 
+def _said(value: msgspec.Struct, fields: tuple[str, ...]) -> dict[str, Any]:
+    """What a message's fields hold."""
+    return {name: getattr(value, name) for name in fields}
+
+
 _RUN_FIELDS = _fields(pb.Run)
 _WORKSTREAM_FIELDS = _fields(pb.Workstream, "steps_executed")
 _ATTEMPT_FIELDS = _fields(pb.Attempt, "files", "artifacts")
+_EXECUTOR_FIELDS = _fields(pb.Executor)
+_BREAKER_FIELDS = _fields(pb.ToolBreaker)
+_PAUSE_FIELDS = _fields(pb.Pause)
+_PROGRESS_FIELDS = _fields(pb.VerifyProgress)
+_DIFFERENCE_FIELDS = _fields(pb.Difference)
+_RESULT_FIELDS = _fields(pb.VerifyResult, "hash")
 
 
 def _no_run(run: str) -> RpcError:
@@ -364,6 +500,14 @@ def _no_run(run: str) -> RpcError:
         "RUN_NOT_FOUND",
         f"no run {run} is recorded: check the id with ListRuns; a run just submitted appears within moments",
         {"run": run},
+    )
+
+
+def _damaged(error: Exception) -> RpcError:
+    return RpcError(
+        grpc.StatusCode.UNAVAILABLE,
+        "LEDGER_DAMAGED",
+        f"{error}; it ends now and is rebuilt when it is started again, by itself under a supervisor",
     )
 
 

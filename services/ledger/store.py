@@ -6,15 +6,19 @@
   crash the tables are those of some whole batch, and absorbing goes on behind it.
 * The file is disposable. What cannot be opened, is damaged or belongs to another version of the projection is moved
   aside as `<file>.corrupt-<n>` and rebuilt from the log. A file that belongs to another log is not: that is an error.
+* Damage found in use condemns the file: the mark `<file>.condemned` says why, whoever found it gets StoreDamagedError,
+  and the process should end; the next `open` moves the file aside. A full disk or a lack of memory is no damage.
 """
 
 import contextlib
 import fcntl
 import os
 import queue
+import re
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import duckdb
 import msgspec
@@ -22,18 +26,46 @@ import structlog
 
 from services.bus import Recorded, StreamIdentity
 from services.ledger import projector
-from services.ledger.projector import AttemptRow, Batch, KnownRun, RunRow, Tip, WorkstreamRow
+from services.ledger.projector import (
+    AttemptRow,
+    Batch,
+    ExecutorRow,
+    KnownRun,
+    PauseRow,
+    RunRow,
+    Tip,
+    ToolBreakerRow,
+    WorkstreamRow,
+)
 
 log = structlog.get_logger()
 
 _SCHEMA = Path(__file__).with_name("schema.sql")
 _CLOSED_STATES = "('finished', 'cancelled', 'lost')"
-_UPSERTED = ("runs", "workstreams", "attempts")
+_UPSERTED = ("runs", "workstreams", "attempts", "executors", "tool_breakers")
 _APPENDED = ("entries", "events", "transitions")
+_REPLACED = ("pauses",)
 # What goes wrong around a sound file; anything else that opening or committing meets is taken for damage.
-_SURROUNDINGS = ("no space left", "permission denied", "read-only file system", "too many open files")
+_SURROUNDINGS = (
+    "no space left",
+    "disk quota exceeded",
+    "permission denied",
+    "read-only file system",
+    "too many open files",
+)
+# What a read meets only in a file that is broken; the others would be a mistake in the query.
+_DAMAGE = (
+    duckdb.IOException,
+    duckdb.InternalException,
+    duckdb.FatalException,
+    duckdb.SerializationException,
+    duckdb.CatalogException,
+)
+_HEADERS_BYTES = 3 * 4096
+_ASIDE = re.compile(r"\.corrupt-([0-9]{1,9})(\.wal)?\Z")
+_SCRATCH = ".verify"
 
-Row = TypeVar("Row", RunRow, WorkstreamRow, AttemptRow)
+Row = TypeVar("Row", RunRow, WorkstreamRow, AttemptRow, ExecutorRow, ToolBreakerRow, PauseRow)
 
 
 class StoreError(RuntimeError):
@@ -45,7 +77,7 @@ class StoreBusyError(StoreError):
 
 
 class StoreDamagedError(StoreError):
-    """The file broke while in use: it is moved aside at the next start."""
+    """The file broke while in use and is condemned: it is moved aside at the next start."""
 
 
 class QueryTooSlowError(StoreError):
@@ -61,32 +93,63 @@ def columns_of(row: type[msgspec.Struct]) -> str:
     return ", ".join(row.__struct_fields__)
 
 
+class Snapshot:
+    """The tables as of one commit, however long they are read; belongs to one thread at a time."""
+
+    def __init__(self, store: "Store", cursor: duckdb.DuckDBPyConnection) -> None:
+        """Use `Store.snapshot`."""
+        self._store = store
+        self._cursor = cursor
+        position, entry, digest = self.read("SELECT position, entry, hash FROM meta")[0]
+        self.tip = Tip(position, entry, bytes(digest))
+
+    def read(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """As `Store.read`."""
+        return self._store.answer(self._cursor, sql, values)
+
+
 class Store:
-    """The open file. `commit` belongs to one thread; `read` may be called from any."""
+    """The open file. `commit` belongs to one thread; `read`, `snapshot` and `condemn` may be called from any.
+
+    `made_anew`: this `open` found no file that could be used. `condemned`: why the file is not to be used any more, or ''.
+    """
 
     def __init__(
-        self, file: Path, lock: int, connection: duckdb.DuckDBPyConnection, *, readers: int, query_timeout_s: float
+        self,
+        file: Path,
+        lock: int,
+        connection: duckdb.DuckDBPyConnection,
+        *,
+        readers: int,
+        query_timeout_s: float,
+        made_anew: bool,
     ) -> None:
         """Use `Store.open`."""
         self.file = file
+        self.made_anew = made_anew
+        self.condemned = ""
         self._lock = lock
+        self._inode = file.stat().st_ino
         self._connection = connection
         self._query_timeout_s = query_timeout_s
         self._appenders = {
-            **{table: connection.appender(table) for table in _APPENDED},
+            **{table: connection.appender(table) for table in (*_APPENDED, *_REPLACED)},
             **{table: connection.appender(table, action="upsert") for table in _UPSERTED},
         }
         self._cursors: queue.SimpleQueue[duckdb.DuckDBPyConnection] = queue.SimpleQueue()
         self._readers = readers
         for _ in range(readers):
-            cursor = connection.cursor()
-            cursor.execute(f"SET max_execution_time = {max(1, int(query_timeout_s * 1000))}").fetchall()
-            self._cursors.put(cursor)
+            self._cursors.put(self._new_cursor())
         created, position, entry, digest = connection.execute(
             "SELECT stream_created_ns, position, entry, hash FROM meta"
         ).fetchall()[0]
         self.stream_created_ns: int = created
         self.tip = Tip(position, entry, bytes(digest))
+
+    def _new_cursor(self) -> duckdb.DuckDBPyConnection:
+        cursor = self._connection.cursor()
+        cursor.execute(f"SET max_execution_time = {max(1, int(self._query_timeout_s * 1000))}").fetchall()
+        return cursor
 
     @classmethod
     def open(
@@ -97,8 +160,9 @@ class Store:
         threads: int = 2,
         readers: int = 4,
         query_timeout_s: float = 30.0,
+        aside_max: int = 2,
     ) -> "Store":
-        """Open or make the file.
+        """Open or make the file; of those moved aside, now or before, the newest `aside_max` are kept.
 
         Raises StoreBusyError when another process has it, StoreError when its surroundings do not let it be used.
         """
@@ -115,26 +179,98 @@ class Store:
             "autoload_known_extensions": False,
         }
         try:
-            if _condemned(file).exists():
-                _move_aside(file, "it was found damaged while in use")
+            remove_scratch(file)
+            reason = _unusable(file)
+            if reason:
+                _move_aside(file, reason, aside_max)
             try:
-                connection = _connect(file, settings)
+                return cls._opened(file, lock, settings, readers=readers, query_timeout_s=query_timeout_s)
             except duckdb.Error as error:
                 _complain_of_surroundings(file, error)
-                _move_aside(file, str(error))
-                connection = _connect(file, settings)
-            return cls(file, lock, connection, readers=readers, query_timeout_s=query_timeout_s)
+                _move_aside(file, str(error), aside_max)
+            return cls._opened(file, lock, settings, readers=readers, query_timeout_s=query_timeout_s)
+        except duckdb.Error as error:  # a new file cannot be made either
+            os.close(lock)
+            _complain_of_surroundings(file, error)
+            raise StoreError(f"{file} cannot be made: {error}. Mend its folder, or set `file` elsewhere") from error
+        except OSError as error:
+            os.close(lock)
+            raise StoreError(
+                f"{error.filename or file} cannot be used: {error.strerror}. "
+                "Free space or mend the permissions, then start again"
+            ) from error
         except BaseException:
             os.close(lock)
+            raise
+
+    @classmethod
+    def _opened(
+        cls,
+        file: Path,
+        lock: int,
+        settings: dict[str, str | bool | int | float | list[str]],
+        *,
+        readers: int,
+        query_timeout_s: float,
+    ) -> "Store":
+        """The file as it is, or a new one; raises duckdb.Error when it cannot be used."""
+        made_anew = not file.exists()
+        connection = _connect(file, settings)
+        try:
+            return cls(file, lock, connection, readers=readers, query_timeout_s=query_timeout_s, made_anew=made_anew)
+        except BaseException:
+            connection.close()
             raise
 
     def close(self) -> None:
         """Let go of the file. No read or commit may be under way."""
         self._appenders.clear()
-        for _ in range(self._readers):
-            self._cursors.get().close()
-        self._connection.close()
+        with contextlib.suppress(duckdb.Error):  # of a file that is broken; a sound one has stored all it was given
+            for _ in range(self._readers):
+                self._cursors.get().close()
+            self._connection.close()
         os.close(self._lock)
+
+    # Whether it can be used
+
+    def condemn(self, reason: str) -> None:
+        """Mark the file: the next `open` moves it aside. The first reason stands."""
+        if self.condemned:
+            return
+        self.condemned = reason
+        log.error("ledger.condemned", file=str(self.file), reason=reason)
+        with contextlib.suppress(OSError):  # without the mark the next start finds the damage again
+            _condemned(self.file).write_text(reason[:2000])
+
+    def look(self) -> None:
+        """Condemn the file if it is no longer where it was opened: what is committed to it is lost with this process."""
+        try:
+            gone = self.file.stat().st_ino != self._inode
+        except FileNotFoundError:
+            gone = True
+        except OSError:
+            gone = False
+        if gone:
+            self.condemn("it was deleted or replaced while in use")
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the file and its journal."""
+        total = 0
+        for part in (self.file, _journal(self.file)):
+            with contextlib.suppress(OSError):
+                total += part.stat().st_size
+        return total
+
+    def _fail(self, error: duckdb.Error, *, writing: bool) -> NoReturn:
+        _complain_of_surroundings(self.file, error)
+        if writing or isinstance(error, _DAMAGE):
+            self.condemn(f"it failed in use: {error}")
+            raise StoreDamagedError(
+                f"{self.file} cannot be {'written' if writing else 'read'} ({error}): "
+                "restart the ledger, it rebuilds the file from the log"
+            ) from error
+        raise StoreError(f"the ledger's file could not be read: {error}") from error
 
     # Writing
 
@@ -185,9 +321,14 @@ class Store:
             "runs": [msgspec.structs.astuple(row) for row in batch.runs],
             "workstreams": [msgspec.structs.astuple(row) for row in batch.workstreams],
             "attempts": [msgspec.structs.astuple(row) for row in batch.attempts],
+            "executors": [msgspec.structs.astuple(row) for row in batch.executors],
+            "tool_breakers": [msgspec.structs.astuple(row) for row in batch.tool_breakers],
+            "pauses": [msgspec.structs.astuple(row) for row in batch.pauses or ()],
         }
         try:
             self._connection.begin()
+            if batch.pauses is not None:
+                self._connection.execute("DELETE FROM pauses").fetchall()
             for table, values in rows.items():
                 if values:
                     appender = self._appenders[table]
@@ -201,11 +342,7 @@ class Store:
         except duckdb.Error as error:
             with contextlib.suppress(duckdb.Error):
                 self._connection.rollback()
-            _complain_of_surroundings(self.file, error)
-            _condemned(self.file).touch()
-            raise StoreDamagedError(
-                f"{self.file} cannot be written ({error}): restart the ledger, it rebuilds the file from the log"
-            ) from error
+            self._fail(error, writing=True)
         self.tip = batch.tip
 
     # What the fold needs back
@@ -228,8 +365,25 @@ class Store:
         )
         return found[0] if found else None
 
+    def executor(self, executor: str) -> ExecutorRow | None:
+        """A stored executor; for the writing thread."""
+        found = self._rows(ExecutorRow, "executors WHERE executor = ?", [executor])
+        return found[0] if found else None
+
+    def tool_breaker(self, tool: str) -> ToolBreakerRow | None:
+        """The stored breaker of a tool; for the writing thread."""
+        found = self._rows(ToolBreakerRow, "tool_breakers WHERE tool = ?", [tool])
+        return found[0] if found else None
+
+    def pauses(self) -> list[PauseRow]:
+        """Everything stored as paused; for the writing thread."""
+        return self._rows(PauseRow, "pauses", [])
+
     def _rows(self, row: type[Row], source: str, values: Sequence[object]) -> list[Row]:
-        found = self._connection.execute(f"SELECT {columns_of(row)} FROM {source}", values).fetchall()  # noqa: S608 - constants
+        try:
+            found = self._connection.execute(f"SELECT {columns_of(row)} FROM {source}", values).fetchall()  # noqa: S608 - constants
+        except duckdb.Error as error:
+            self._fail(error, writing=True)
         return rows_of(row, found)
 
     # Reading
@@ -240,14 +394,33 @@ class Store:
         Raises QueryTooSlowError after `query_timeout_s`, StoreDamagedError when the file is broken, StoreError.
         """
         with self._cursor() as cursor:
-            try:
-                return cursor.execute(sql, list(values)).fetchall()
-            except duckdb.InterruptException as error:
-                raise QueryTooSlowError(
-                    f"the ledger needed more than {self._query_timeout_s:g} s: ask for less, such as one run or a smaller page"
-                ) from error
-            except duckdb.Error as error:
-                raise StoreError(f"the ledger's file could not be read: {error}") from error
+            return self.answer(cursor, sql, values)
+
+    def answer(self, cursor: duckdb.DuckDBPyConnection, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        """What a cursor of this store answers; raises as `read`."""
+        try:
+            return cursor.execute(sql, list(values)).fetchall()
+        except duckdb.InterruptException as error:
+            raise QueryTooSlowError(
+                f"the ledger needed more than {self._query_timeout_s:g} s: ask for less, such as one run or a smaller page"
+            ) from error
+        except duckdb.Error as error:
+            self._fail(error, writing=False)
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """The tables as they are now, while commits go on. Blocks: use it in a thread. Raises as `read`.
+
+        No checkpoint happens meanwhile, so the journal grows by what is committed.
+        """
+        cursor = self._new_cursor()
+        try:
+            cursor.begin()
+            yield Snapshot(self, cursor)
+        finally:
+            with contextlib.suppress(duckdb.Error):
+                cursor.rollback()
+                cursor.close()
 
     @contextlib.contextmanager
     def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -288,7 +461,7 @@ def _check_tables(connection: duckdb.DuckDBPyConnection) -> None:
     found = connection.execute("SELECT projection FROM meta").fetchall()
     if found != [(projector.VERSION,)]:
         raise duckdb.InvalidInputException(f"projection {found} is not version {projector.VERSION}")
-    for table in (*_APPENDED, *_UPSERTED):
+    for table in (*_APPENDED, *_UPSERTED, *_REPLACED):
         connection.execute(f"SELECT * FROM {table} LIMIT 1").fetchall()  # noqa: S608 - constants
 
 
@@ -327,14 +500,51 @@ def _condemned(file: Path) -> Path:
     return file.with_name(file.name + ".condemned")
 
 
-def _move_aside(file: Path, reason: str) -> None:
-    number = 1
-    while (target := file.with_name(f"{file.name}.corrupt-{number}")).exists():
-        number += 1
+def _journal(file: Path) -> Path:
+    return file.with_name(file.name + ".wal")
+
+
+def scratch_file(file: Path) -> Path:
+    """Where a second store for a verification of `file` stands."""
+    return file.with_name(file.name + _SCRATCH)
+
+
+def remove_scratch(file: Path) -> None:
+    """Remove what a verification of `file` left; opening `file` does so too."""
+    for left in file.parent.iterdir():
+        if not left.name.startswith(scratch_file(file).name):
+            continue
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def _unusable(file: Path) -> str:
+    """Why what stands there cannot be opened, or ''."""
+    mark = _condemned(file)
+    if mark.exists():
+        return mark.read_text(errors="replace")[:2000] or "it was found damaged while in use"
+    if not file.exists() and _journal(file).exists():
+        return "it was deleted, its journal was not"
+    return ""
+
+
+def _move_aside(file: Path, reason: str, aside_max: int) -> None:
+    number = max(_aside(file), default=0) + 1
+    target = file.with_name(f"{file.name}.corrupt-{number}")
     log.warning("ledger.rebuild", file=str(file), moved_to=str(target), reason=reason)
-    journal = file.with_name(file.name + ".wal")
-    if journal.exists():
-        journal.replace(target.with_name(target.name + ".wal"))
+    if _journal(file).exists():
+        _journal(file).replace(target.with_name(target.name + ".wal"))
     if file.exists():
         file.replace(target)
     _condemned(file).unlink(missing_ok=True)
+    for old in sorted(_aside(file))[: -aside_max or None]:
+        for part in (file.with_name(f"{file.name}.corrupt-{old}"), file.with_name(f"{file.name}.corrupt-{old}.wal")):
+            part.unlink(missing_ok=True)
+
+
+def _aside(file: Path) -> set[int]:
+    """The numbers of the files moved aside."""
+    named = (_ASIDE.fullmatch(found.name.removeprefix(file.name)) for found in file.parent.iterdir())
+    return {int(match[1]) for match in named if match}

@@ -23,6 +23,7 @@ from services.config import ConfigError, load
 from services.ready import announce
 from services.rpc import BindError, Health, check_bind, create_server, read_token, serve
 from services.scheduler.config import PREFIX, SchedulerConfig
+from services.scheduler.notify import Notifier
 from services.scheduler.server import SERVICE, SchedulerServer
 from services.scheduler.shell import Shell
 from services.scheduler.submission import Submissions
@@ -44,6 +45,7 @@ async def run(config: SchedulerConfig) -> None:
     check_bind(config.bind)
     token = None if config.token_file is None else read_token(config.token_file)
     submissions = Submissions(config)
+    notifier = Notifier(config.notifications)
     async with contextlib.AsyncExitStack() as open_things:
         bus = await Bus.connect(config.bus, name="swell-scheduler")
         open_things.push_async_callback(bus.close)
@@ -55,10 +57,13 @@ async def run(config: SchedulerConfig) -> None:
             name=config.id or uuid.uuid4().hex[:8],
             lease_s=config.executor_lease_s,
             reconcile_s=config.reconcile_s,
+            limits=config.tool_breaker,
+            snapshot_entries=config.fold_snapshot_entries,
         )
         server = create_server(token=token, max_message_bytes=REQUEST_BYTES_MAX, concurrent_rpcs=config.concurrent_rpcs)
         answers = SchedulerServer(config, bus, artifacts, shell, submissions)
         add_SchedulerServiceServicer_to_server(answers, server)  # type: ignore[no-untyped-call]  # generated code
+        await open_things.enter_async_context(notifier.telling(bus))
         await _serve(config, server, shell, bus, stop)
 
 

@@ -56,12 +56,13 @@ class BreakerConfigError(ValueError):
 
 
 class StepTimeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Seconds after which a step is ended."""
+    """Seconds after which a step is ended; `idle` without progress (output, CPU time, a changed file), 0 for no such limit."""
 
     edit: _Seconds = 600
     static: _Seconds = 300
     runtime: _Seconds = 300
     fix: _Seconds = 300
+    idle: Annotated[float, Meta(ge=0, le=STEP_TIMEOUT_S_MAX)] = 120
 
 
 class StepLimits(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,23 +1,47 @@
 """The scheduler's settings, one frozen value; config/scheduler.toml is the shipped file."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 import msgspec
 from msgspec import Meta
 
 from services.bus import BusConfig
+from services.scheduler.fleet import BreakerLimits
 
 PREFIX = "SWELL_SCHEDULER"
 
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
+NotificationKind = Literal["run_ended", "review_needed", "run_held", "breaker_open"]
+
+
+class NotificationsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whom to tell, and of what; nobody is told when neither `command` nor `webhook_url` is set. See scheduler/notify.py.
+
+    `command`: a program and its arguments; it gets the notification as JSON on standard input. Default none.
+    `webhook_url`: gets it by POST; https, or http on this machine. Default none.
+    `webhook_secret_file`: holds the secret that signs what is posted, 16 bytes at least. Default none: unsigned.
+    `on`: which notifications are sent. Default all.
+    `timeout_s`: how long a delivery may take, seconds. Default 10.
+    `retry_max_s`: the longest pause before it is tried again, seconds. Default 300.
+    `give_up_s`: for how long it is tried, seconds since the event. Default 86,400.
+    """
+
+    command: tuple[str, ...] = ()
+    webhook_url: str = ""
+    webhook_secret_file: Path | None = None
+    on: tuple[NotificationKind, ...] = get_args(NotificationKind)
+    timeout_s: Seconds = 10.0
+    retry_max_s: Seconds = 300.0
+    give_up_s: Seconds = 86_400.0
 
 
 class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings of the scheduler service.
 
     `bus`: how to reach the bus (services.bus.BusConfig). Default: a server on this machine.
+    `notifications`: whom to tell of what (NotificationsConfig). Default: nobody.
     `id`: its name in the log. Default: a fresh one at every start.
     `bind`: where to listen, host:port, port 0 for any; loopback only. Default "127.0.0.1:0".
     `token_file`: holds the bearer token that callers must send. Default none: every local process may call.
@@ -27,6 +51,9 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     `tool_profiles`: a file laid over the shipped tool profiles. Default none.
     `client_profiles`: whether a submission may bring its own tool profiles. Default true.
     `breaker_file`: FIX-loop limits and step time limits. Default: the shipped config/circuit_breaker_config.yaml.
+    `recovery_file`: what follows from each class of error. Default: the shipped config/recovery.yaml.
+    `review`: whether a workstream that no automatic recovery helps waits for a person ("wait") or fails ("fail"), when the
+    submission does not say. Default "wait".
     `max_workers`: attempts of one run at a time, when the submission does not say. Default 4.
     `max_workers_limit`: the most a submission may ask for. Default 10,000.
     `run_timeout_s`: a run's time limit when the submission does not say, seconds. Default 3,600.
@@ -34,11 +61,15 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     `queue_timeout_s`: how long a command may wait for an executor, seconds. Default 900.
     `losses_max`: losses of its executor in a row before an attempt is given up. Default 2.
     `submission_bytes_max`: all bundle files of a submission, bytes. Default 64 MiB.
+    `fold_snapshot_entries`: the folded state is kept every so many entries, so that a start need not fold the whole log;
+        0 keeps none and removes the one that is there. Default 2,000.
+    `tool_breaker`: when the breaker of a tool opens, and for how long (services.scheduler.fleet.BreakerLimits).
     `concurrent_rpcs`: calls under way at a time. Default 128.
     `stop_grace_s`: how long calls under way may go on after SIGTERM, seconds. Default 2.
     """
 
     bus: BusConfig = BusConfig()
+    notifications: NotificationsConfig = NotificationsConfig()
     id: str = ""
     bind: str = "127.0.0.1:0"
     token_file: Path | None = None
@@ -48,6 +79,8 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     tool_profiles: Path | None = None
     client_profiles: bool = True
     breaker_file: Path | None = None
+    recovery_file: Path | None = None
+    review: Literal["wait", "fail"] = "wait"
     max_workers: Count = 4
     max_workers_limit: Count = 10_000
     run_timeout_s: Seconds = 3600.0
@@ -55,5 +88,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     queue_timeout_s: Seconds = 900.0
     losses_max: Annotated[int, Meta(ge=0)] = 2
     submission_bytes_max: Count = 64 * 1024 * 1024
+    fold_snapshot_entries: Annotated[int, Meta(ge=0)] = 2000
+    tool_breaker: BreakerLimits = BreakerLimits()
     concurrent_rpcs: Count = 128
     stop_grace_s: Annotated[float, Meta(ge=0)] = 2.0

@@ -1,7 +1,8 @@
 """What the scheduler owes. Pure: no clock, no I/O, no randomness.
 
-    due(run, now_ns, sightings) -> [Decision]
-    outstanding(run)            -> [RunStep]
+    due(run, now_ns, sightings, fleet) -> [Decision]
+    outstanding(run)                   -> [RunStep]
+    wanting(run)                       -> [Want]
 
 A Decision is a group of events that belong together; the shell appends decisions in order and may stop after any of
 them, because what is left is derived again from the state that the appended ones fold into. Recovery is therefore
@@ -20,14 +21,26 @@ from services.events import (
     AnyEvent,
     CancelRequested,
     Check,
+    Delay,
     DeliveryRefused,
+    ErrorClass,
     FixInput,
     FixLoopEnded,
     IntegrationAdvanced,
     LineDelivered,
     MergeRefused,
+    PauseRequested,
+    RecoveryChosen,
+    RecoveryRequested,
     RequestAnswered,
+    ResumeRequested,
+    ReviewRequested,
+    ReviewResolved,
+    RollbackFinished,
+    RollbackRequested,
+    RollbackStarted,
     RunAccepted,
+    RunAmended,
     RunFinished,
     RunStatus,
     RunStopping,
@@ -35,6 +48,7 @@ from services.events import (
     Snapshot,
     Step,
     StepCancelled,
+    StepDelayed,
     StepFinished,
     StepLost,
     StepRequested,
@@ -45,14 +59,20 @@ from services.events import (
     WorkstreamState,
     WorkstreamTransitioned,
 )
+from services.plan import clash
+from services.profiles import ToolProfile, placeholders
 from services.scheduler.breaker import BreakerConfig, decide
+from services.scheduler.fleet import Barrier, Fleet, Want, barrier
+from services.scheduler.recovery import Choice, RecoveryConfig, Used, choose
 from services.scheduler.state import (
     ALLOWED,
     Attempt,
     Closed,
     Line,
+    Rollback,
     RunState,
     Workstream,
+    is_handed_back,
     is_loss,
     is_over,
     unknown_checks,
@@ -69,6 +89,9 @@ REASON_MAX = 1500
 """Characters of a reason."""
 
 _SECOND_NS = 1_000_000_000
+
+_COUNTED_BY_FIX_LOOP = frozenset({None, "tool_failed", "timeout", "idle_timeout", "no_change"})
+"""Ends of a FIX attempt after which its loop goes on, and counts it."""
 
 _STATE_OF: Mapping[Step, WorkstreamState] = {
     "edit": "editing",
@@ -92,10 +115,14 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class Sighting(msgspec.Struct):
-    """The newest beat of an executor: its boot, and when each attempt was last named, in the scheduler's own time."""
+    """The newest beat of an executor: its boot, and when each attempt was last named, in the scheduler's own time.
+
+    `gone`: it said so itself.
+    """
 
     boot: str
     seen_ns: int
+    gone: bool = False
     named: dict[tuple[str, str, int], int] = {}
 
 
@@ -107,10 +134,13 @@ class Sightings(msgspec.Struct):
     lease_s: float
 
 
-def due(run: RunState, now_ns: int, sightings: Sightings | None = None) -> list[Decision]:
-    """The decisions the scheduler owes to a run at `now_ns` (log time). Without `sightings` nobody is declared lost."""
+def due(run: RunState, now_ns: int, sightings: Sightings | None = None, fleet: Fleet | None = None) -> list[Decision]:
+    """The decisions the scheduler owes to a run at `now_ns` (log time).
+
+    Without `sightings` nobody is declared lost; without `fleet` nothing is paused and every tool can be used.
+    """
     decisions: list[Decision] = []
-    for decision in _due(run, now_ns, sightings):
+    for decision in _due(run, now_ns, sightings, fleet or Fleet()):
         decisions.append(decision)
         if len(decisions) >= DECISIONS_MAX:
             break
@@ -119,30 +149,43 @@ def due(run: RunState, now_ns: int, sightings: Sightings | None = None) -> list[
 
 def outstanding(run: RunState) -> list[RunStep]:
     """The commands of attempts that are scheduled and that nobody has claimed, oldest first."""
-    if run.accepted is None or is_over(run):
+    if run.spec is None or (is_over(run) and run.rollback is None):
         return []
-    spec = run.accepted.spec
+    spec = run.spec
     return [
         RunStep(run=run.run, spec=spec, scheduled_ns=attempt.scheduled_ns, step=attempt.scheduled)
         for attempt in run.unclaimed.values()
     ]
 
 
-def _due(run: RunState, now_ns: int, sightings: Sightings | None) -> Iterator[Decision]:
+def wanting(run: RunState) -> list[Want]:
+    """The attempts of a run that wait for the breaker of a tool, in plan order."""
+    if run.held or run.stopping is not None or is_over(run):
+        return []
+    wants: list[Want] = []
+    for name in sorted(run.delayed):
+        workstream = run.workstreams[name]
+        delayed = workstream.delayed
+        if delayed is not None and delayed.cause == "tool_breaker":
+            wants.append(Want(delayed.step.tool, run.run, name, workstream.attempts + 1))
+    return wants
+
+
+def _due(run: RunState, now_ns: int, sightings: Sightings | None, fleet: Fleet) -> Iterator[Decision]:
     if is_over(run):
-        for request in run.requests.values():
-            yield Decision([_refuse(request.request_id, f"run {run.run} is over: {run.status}")])
+        yield from _after_the_end(run, now_ns, sightings, fleet)
         return
     if run.accepted is None:
         if run.requested is not None:
             yield _accept(run, now_ns)
         return
     yield from _closes(run, now_ns, sightings)
-    yield from _answers(run)
+    answers = list(_answers(run, now_ns))
+    if answers:
+        yield from answers  # what they change is decided on once it is folded
+        return
     if run.unreadable:
         yield _finish(run, "failed", run.unreadable)
-        return
-    if any(isinstance(request, CancelRequested) for request in run.requests.values()):
         return
     definitions = run.definitions
     if definitions is None:
@@ -150,11 +193,51 @@ def _due(run: RunState, now_ns: int, sightings: Sightings | None) -> Iterator[De
     if run.stopping is not None:
         yield from _stop(run, run.stopping)
         return
-    if now_ns >= run.accepted.deadline_ns > 0:
-        limit = definitions.spec.options.timeout_s
-        yield Decision([RunStopping(outcome="failed", reason=f"the run's time limit of {limit:g} s has passed")])
+    if run.held:
+        yield from _resume(run)
         return
-    yield from _Deciding(run, definitions, now_ns).decisions()
+    if now_ns >= run.accepted.deadline_ns + run.held_ns and run.accepted.deadline_ns > 0:
+        limit = definitions.spec.options.timeout_s
+        reason = f"the run's time limit of {limit:g} s has passed"
+        yield Decision([RunStopping(outcome="failed", reason=reason, cause="run_timeout")])
+        return
+    if fleet.pause_of(definitions.spec.options.pool) is None:
+        yield from _Deciding(run, definitions, now_ns, fleet).decisions()
+
+
+def _resume(run: RunState) -> Iterator[Decision]:
+    """A run that waited for a review goes on as soon as there is something to do."""
+    if run.held == "review" and (run.startable or not run.reviews):
+        yield Decision(
+            [RunTransitioned(from_state="paused", to_state="running", reason="a review was resolved", cause="review")]
+        )
+
+
+def _after_the_end(run: RunState, now_ns: int, sightings: Sightings | None, fleet: Fleet) -> Iterator[Decision]:
+    """An ended run owes answers, and the undoing of its work if somebody asked for that."""
+    for request in run.requests.values():
+        if isinstance(request, RollbackRequested) and run.rollback is None and run.definitions is not None:
+            yield Decision(
+                [
+                    RequestAnswered(request_id=request.request_id, answer="accepted"),
+                    RollbackStarted(
+                        request_id=request.request_id,
+                        actor=request.actor,
+                        workstreams=sum(w.state in _COMPENSABLE for w in run.workstreams.values()),
+                        reason=request.reason,
+                    ),
+                ]
+            )
+            return
+        said = "is being rolled back already" if run.rollback is not None else f"is over: {run.status}"
+        yield Decision([_refuse(request.request_id, f"run {run.run} {said}")])
+    if run.rollback is not None and run.definitions is not None:
+        yield from _closes(run, now_ns, sightings)
+        if fleet.pause_of(run.definitions.spec.options.pool) is None:
+            yield from _Deciding(run, run.definitions, now_ns, fleet).compensation(run.rollback)
+
+
+_COMPENSABLE = frozenset({"completed", "compensating", "compensation_failed"})
 
 
 def _accept(run: RunState, now_ns: int) -> Decision:
@@ -173,8 +256,13 @@ def _accept(run: RunState, now_ns: int) -> Decision:
                 deadline_ns=now_ns + int(request.timeout_s * _SECOND_NS) if request.timeout_s else 0,
             ),
             RunTransitioned(from_state="pending", to_state="running", reason="accepted", actor=request.actor),
+            *([_paused("asked for at submission", request.actor, "running")] if request.paused else []),
         ]
     )
+
+
+def _paused(reason: str, actor: str, before: RunStatus) -> RunTransitioned:
+    return RunTransitioned(from_state=before, to_state="paused", reason=reason, actor=actor, cause="request")
 
 
 def _refuse(request_id: str, reason: str) -> RequestAnswered:
@@ -184,14 +272,14 @@ def _refuse(request_id: str, reason: str) -> RequestAnswered:
 def _closes(run: RunState, now_ns: int, sightings: Sightings | None) -> Iterator[Decision]:
     """Attempts that the scheduler itself closes: unclaimed past their deadline, unwanted, or without an executor."""
     for attempt in list(run.open.values()):
-        if run.stopping is not None:
+        if run.stopping is not None and not is_over(run):
             reason = run.stopping.reason or run.stopping.outcome
             yield Decision([StepCancelled(reason=reason, actor=run.stopping.actor)], attempt, attempt.sequence)
         elif not attempt.executor:
             if now_ns >= attempt.scheduled.queue_deadline_ns:
                 waited = (now_ns - attempt.scheduled_ns) / _SECOND_NS
                 reason = f"no executor of pool {attempt.scheduled.pool} claimed it within {waited:.0f} s: start one"
-                yield Decision([StepCancelled(reason=reason)], attempt, attempt.sequence)
+                yield Decision([StepCancelled(reason=reason, error_class="queue_timeout")], attempt, attempt.sequence)
         elif sightings is not None and (reason := _loss(run.run, attempt, now_ns, sightings)):
             yield Decision([StepLost(reason=reason, executor=attempt.executor)], attempt, attempt.sequence)
 
@@ -205,6 +293,8 @@ def _loss(run: str, attempt: Attempt, now_ns: int, sightings: Sightings) -> str:
     sighting = sightings.executors.get(attempt.executor)
     if sighting is not None and sighting.boot != attempt.boot and sighting.seen_ns >= attempt.started_ns:
         return f"executor {attempt.executor} has started anew"
+    if sighting is not None and sighting.gone and sighting.boot == attempt.boot:
+        return f"executor {attempt.executor} has ended"
     key = (run, attempt.scheduled.workstream, attempt.scheduled.attempt)
     named_ns = sighting.named.get(key, 0) if sighting is not None else 0
     silent_ns = now_ns - max(named_ns, attempt.started_ns, sightings.since_ns)
@@ -213,10 +303,12 @@ def _loss(run: str, attempt: Attempt, now_ns: int, sightings: Sightings) -> str:
     return ""
 
 
-def _answers(run: RunState) -> Iterator[Decision]:
+def _answers(run: RunState, now_ns: int) -> Iterator[Decision]:
     """Answers to what was asked of a live run, in the order of asking."""
     stopping = run.stopping is not None
+    held = run.held
     taken = {workstream.id for workstream in run.workstreams.values() if workstream.goal is not None}
+    reviewed = False
     for request in run.requests.values():
         match request:
             case CancelRequested():
@@ -226,8 +318,29 @@ def _answers(run: RunState) -> Iterator[Decision]:
                     events.append(RunStopping(outcome="cancelled", reason=reason, actor=request.actor))
                 stopping = True
                 yield Decision(events)
+            case _ if stopping:
+                yield Decision([_refuse(request.request_id, "the run is stopping")])
+            case PauseRequested():
+                events = [RequestAnswered(request_id=request.request_id, answer="accepted")]
+                if held != "request":
+                    reason = request.reason or f"paused by {request.actor}"
+                    events.append(_paused(reason, request.actor, "paused" if held else "running"))
+                held = "request"
+                yield Decision(events)
+            case ResumeRequested():
+                yield _resumed(run, request, held)
+                held = "" if held == "request" else held
+            case ReviewRequested():
+                if not reviewed:  # the next one is judged by what this one leads to
+                    reviewed = True
+                    yield from _reviewed(run, request)
+            case RecoveryRequested():
+                yield _recovered(run, request, now_ns)
+            case RollbackRequested():
+                reason = f"run {run.run} goes on: cancel it first"
+                yield Decision([_refuse(request.request_id, reason)])
             case StepRequested():
-                refusal = "the run is stopping" if stopping else _step_refusal(run, request)
+                refusal = _step_refusal(run, request)
                 if refusal:
                     yield Decision([_refuse(request.request_id, refusal)])
                 elif request.workstream not in taken:
@@ -235,6 +348,172 @@ def _answers(run: RunState) -> Iterator[Decision]:
                     yield Decision([RequestAnswered(request_id=request.request_id, answer="accepted")])
             case _:
                 assert_never(request)
+
+
+def _resumed(run: RunState, request: ResumeRequested, held: str) -> Decision:
+    if held == "review":
+        waiting = ", ".join(sorted(run.reviews)[:5])
+        return Decision([_refuse(request.request_id, f"the run waits for the review of {waiting}: resolve that")])
+    events: list[AnyEvent] = [RequestAnswered(request_id=request.request_id, answer="accepted")]
+    if held:
+        reason = request.reason or f"resumed by {request.actor}"
+        events.append(
+            RunTransitioned(
+                from_state="paused", to_state="running", reason=reason, actor=request.actor, cause="request"
+            )
+        )
+    return Decision(events)
+
+
+def _reviewed(run: RunState, request: ReviewRequested) -> Iterator[Decision]:
+    """A person's verdict, one decision for each workstream, then the answer: any prefix is a state to go on from."""
+    done = run.resolved.get(request.request_id, set())
+    named = list(dict.fromkeys(request.workstreams)) or sorted(run.reviews | done)
+    left = [name for name in named if name not in done]
+    amending = request.spec is not None and (run.spec is None or run.spec.digest != request.spec.digest)
+    refusal = ""
+    if wrong := [name for name in left if name not in run.reviews]:
+        refusal = f"{', '.join(wrong[:5])} of run {run.run} does not await review"
+    elif not named:
+        refusal = f"nothing of run {run.run} awaits review"
+    elif request.verdict == "adjust" and request.spec is None:
+        refusal = "an adjustment needs the definition it leads to"
+    elif amending and (run.spec is None or run.spec.digest != request.amends):
+        refusal = "the definition was changed meanwhile: look at it again, and ask again"
+    elif request.from_step is not None and (step := _cannot_restart(run, left, request.from_step)):
+        refusal = step
+    if refusal:
+        yield Decision([_refuse(request.request_id, refusal)])
+        return
+    for name in left:
+        workstream = run.workstreams[name]
+        events: list[AnyEvent] = []
+        if amending and request.spec is not None:
+            events.append(
+                RunAmended(
+                    spec=request.spec,
+                    amends=request.amends,
+                    workstreams=named[:GROUP_MAX],
+                    actor=request.actor,
+                    reason=request.reason,
+                )
+            )
+            amending = False
+        events.append(
+            ReviewResolved(
+                workstream=name,
+                verdict=request.verdict,
+                actor=request.actor,
+                request_id=request.request_id,
+                from_step=request.from_step,
+                reason=request.reason,
+            )
+        )
+        to: WorkstreamState = "failed" if request.verdict == "reject" else "ready"
+        said = request.reason or workstream.reason if to == "failed" else request.reason
+        events.append(_move(workstream, to, f"{request.verdict} by {request.actor}{_because(said)}", request.actor))
+        yield Decision(events)
+    yield Decision([RequestAnswered(request_id=request.request_id, answer="accepted")])
+
+
+def _cannot_restart(run: RunState, names: list[str], step: Step) -> str:
+    """Why some workstream cannot go on at a step; '' when all can."""
+    if step not in {"edit", "static", "runtime", "fix"}:
+        return f"a workstream cannot go on at {step!r}: use edit, static, runtime or fix"
+    for name in names:
+        workstream = run.workstreams[name]
+        if step != "edit" and workstream.latest is None:
+            return f"{name} has nothing to go on with at {step}: start at edit"
+        if step == "fix" and workstream.failure is None:
+            return f"{name} has nothing to fix: no check of it has failed"
+    return ""
+
+
+def _recovered(run: RunState, request: RecoveryRequested, now_ns: int) -> Decision:
+    """What the recovery table says about a failed step of a stepwise run, put in force."""
+    workstream = run.workstreams.get(request.workstream)
+    definitions = run.definitions
+    if definitions is None or not definitions.spec.options.stepwise:
+        return Decision([_refuse(request.request_id, "the run recovers by itself: see `swell review list`")])
+    if workstream is None:
+        return Decision([_refuse(request.request_id, f"run {run.run} has no workstream {request.workstream}")])
+    if workstream.goal is not None or workstream.state == "awaiting_review":
+        said = "awaits review" if workstream.goal is None else "is still at a step"
+        return Decision([_refuse(request.request_id, f"{workstream.id} {said}")])
+    if "awaiting_review" not in ALLOWED[workstream.state]:
+        said = f"{workstream.id} is {workstream.state}: there is nothing to recover from"
+        return Decision([_refuse(request.request_id, said)])
+    chosen, events = _choice(run, definitions, workstream, request.step, request.error_class, now_ns, request.reason)
+    if chosen.strategy == "review":
+        events.append(_move(workstream, "awaiting_review", chosen.reason, request.actor))
+    events.append(
+        RequestAnswered(
+            request_id=request.request_id,
+            answer="done",
+            ok=chosen.strategy != "review",
+            reason=f"{chosen.strategy}: {chosen.reason}"[:REASON_MAX],
+        )
+    )
+    return Decision(events)
+
+
+def _choice(
+    run: RunState,
+    definitions: Definitions,
+    workstream: Workstream,
+    step: Step,
+    error_class: ErrorClass,
+    now_ns: int,
+    detail: str,
+    used: Used | None = None,
+) -> tuple[Choice, list[AnyEvent]]:
+    """What recovery does about a failed step, and the event that puts it in force."""
+    own = used or workstream.recovery.get(step, Used())
+    tool = own.tool or _tool_of(definitions, workstream, step)
+    profile = definitions.spec.profiles.get(tool)
+    changing = step in {"edit", "fix"}
+    chosen = choose(
+        run.recovery or RecoveryConfig(),
+        own,
+        error_class,
+        tool=tool,
+        fallback=_fallbacks(definitions, workstream, step) if changing else (),
+        reducible=changing and profile is not None and "files" in placeholders(profile, fix=step == "fix"),
+        name=f"{run.run}/{workstream.id}/{step}",
+    )
+    reason = f"{chosen.reason}{_because(detail)}"
+    event = RecoveryChosen(
+        workstream=workstream.id,
+        step=step,
+        attempt=workstream.attempts,
+        error_class=error_class,
+        strategy=chosen.strategy,
+        reason=reason[:REASON_MAX],
+        tool=chosen.tool,
+        reduction=chosen.reduction,
+        not_before_ns=now_ns + int(chosen.delay_s * _SECOND_NS) if chosen.delay_s else 0,
+        replaced=tool if chosen.strategy == "fallback_tool" else "",
+    )
+    return msgspec.structs.replace(chosen, reason=reason[:REASON_MAX]), [event]
+
+
+def _tool_of(definitions: Definitions, workstream: Workstream, step: Step) -> str:
+    """The tool that the definition names for a step that changes the tree; '' for any other step."""
+    if step not in {"edit", "fix"}:
+        return ""
+    own = definitions.bundles[workstream.id].tool
+    return (definitions.checks(workstream.id).fix_tool or own) if step == "fix" else own
+
+
+def _fallbacks(definitions: Definitions, workstream: Workstream, step: Step) -> tuple[str, ...]:
+    """The tools that may stand in for the defined one, as its profile lists them, as far as they are known."""
+    profile: ToolProfile | None = definitions.spec.profiles.get(_tool_of(definitions, workstream, step))
+    listed: tuple[str, ...] = getattr(profile, "fallback", ())
+    return tuple(tool for tool in listed if tool in definitions.spec.profiles)
+
+
+def _because(reason: str) -> str:
+    return f": {reason}" if reason else ""
 
 
 def _step_refusal(run: RunState, request: StepRequested) -> str:
@@ -248,6 +527,10 @@ def _step_refusal(run: RunState, request: StepRequested) -> str:
         return f"step {request.step!r} cannot be asked for: ask for edit, static, runtime or fix"
     if request.step == "fix" and workstream.failure is None:
         return "there is nothing to fix: no check of this workstream has failed yet"
+    if workstream.state == "awaiting_review":
+        return f"{workstream.id} awaits review: {workstream.reason}"
+    if workstream.state in TERMINAL_WORKSTREAM:
+        return f"{workstream.id} has ended: it is {workstream.state}"
     return ""
 
 
@@ -313,11 +596,14 @@ class _Draft:
 class _Deciding:
     """One call of `due` for a run that is going on."""
 
-    def __init__(self, run: RunState, definitions: Definitions, now_ns: int) -> None:
+    def __init__(self, run: RunState, definitions: Definitions, now_ns: int, fleet: Fleet) -> None:
         self.run = run
         self.definitions = definitions
         self.options: Options = definitions.spec.options
         self.now_ns = now_ns
+        self.fleet = fleet
+        self.eager = self.options.scheduling == "eager"
+        self.starting: set[str] = set()
         self.slots = self.options.max_workers - len(run.open)
         self.failing = run.failures > 0
 
@@ -325,19 +611,37 @@ class _Deciding:
         if self.run.doomed:
             yield from self._block()
             return
+        if self.eager and not self.options.stepwise:
+            # First, so that what is done is merged before more is begun.
+            yield from self._line_step()
         for workstream in sorted(self.run.agenda, key=lambda name: self.definitions.index[name]):
             if self.slots > 0:
                 yield self._after_close(self.run.workstreams[workstream])
+        yield from self._delayed()
         if self.options.stepwise:
             yield from self._goals()
             return
         if self.options.fail_fast and self.run.failures:
             yield from self._give_up_unstarted()
         yield from self._start()
-        if self.run.wave_open:
-            yield from self._line()
-        else:
-            yield from self._next_wave()
+        if self.eager:
+            yield from self._start_eagerly()
+            if not (self.run.unsettled or self.run.agenda or self.starting or self._line_busy()):
+                yield self._end()
+        elif not (self._under_way() or self.starting or self.run.agenda or not self.run.wave_complete):
+            if self._line_busy():
+                yield from self._line_step()
+            elif self.run.unsettled:
+                return
+            elif self.run.wave_open:
+                delay_ns = int(self.options.wave_delay_s * _SECOND_NS)
+                yield Decision([WaveFinished(wave=self.run.wave, next_not_before_ns=self.now_ns + delay_ns)])
+            else:
+                yield from self._next_wave()
+
+    def _under_way(self) -> int:
+        """Unsettled workstreams that have begun; what could not begin waits for what is to be merged."""
+        return self.run.unsettled - len(self.run.startable)
 
     # Waves
 
@@ -364,24 +668,20 @@ class _Deciding:
             yield Decision([_move(workstream, "cancelled", "fail_fast: another workstream failed")])
 
     def _next_wave(self) -> Iterator[Decision]:
-        if self.run.agenda:
-            return
-        if self.options.fail_fast and self.run.failures:
-            if all(w.state in TERMINAL_WORKSTREAM for w in self.run.workstreams.values()):
-                yield self._end()
-            return
-        wave = self.run.wave + 1
-        waves = self.definitions.spec.waves
-        while wave < len(waves) and not self._pending(wave):
-            wave += 1
-        if wave >= len(waves):
+        """The wave of the first workstream whose dependencies are all merged."""
+        if not self.run.eligible or (self.options.fail_fast and self.run.failures):
             yield self._end()
         elif self.now_ns >= self.run.next_not_before_ns:
-            yield from self._wave_start(wave)
+            yield from self._wave_start(self.definitions.wave_of[self.run.eligible[0]])
 
     def _pending(self, wave: int) -> list[Workstream]:
-        members = (self.run.workstreams[name] for name in self.definitions.spec.waves[wave])
-        return [w for w in members if w.state == "pending"]
+        members: list[Workstream] = []
+        for index in self.run.eligible:
+            if self.definitions.wave_of[index] == wave:
+                members.append(self.run.workstreams[self.definitions.order[index]])
+            elif self.definitions.wave_of[index] > wave:
+                break
+        return members
 
     def _wave_start(self, wave: int) -> Iterator[Decision]:
         members = self._pending(wave)
@@ -402,17 +702,69 @@ class _Deciding:
             return
         if self.options.fail_fast and self.failing:
             return
-        line = self.run.line
         for index in self.run.startable:
-            if self.slots <= 0 or line is None:
+            if self.slots <= 0:
                 return
-            draft = _Draft(self.run.workstreams[self.definitions.order[index]])
-            draft.move("editing", "dispatched")
-            self._schedule(draft, "edit", line.head)
-            yield draft.decision()
+            workstream = self.run.workstreams[self.definitions.order[index]]
+            if self._clashes(workstream, planned=not workstream.returned and not self.eager):
+                continue
+            draft = _Draft(workstream)
+            self._begin(draft)
+            yield self._begun(draft)
+
+    def _start_eagerly(self) -> Iterator[Decision]:
+        """Whatever has its dependencies merged and clashes with nothing that is under way, in plan order."""
+        if self.options.fail_fast and self.failing:
+            return
+        for index in self.run.eligible:
+            if self.slots <= 0:
+                return
+            workstream = self.run.workstreams[self.definitions.order[index]]
+            if self._clashes(workstream, planned=False):
+                continue
+            draft = _Draft(workstream)
+            draft.move("ready", "its dependencies are merged")
+            self._begin(draft)
+            yield self._begun(draft)
+
+    def _begun(self, draft: _Draft) -> Decision:
+        self.starting.add(draft.workstream.id)
+        return draft.decision()
+
+    def _clashes(self, workstream: Workstream, *, planned: bool) -> bool:
+        """Whether something under way stands in its place. Workstreams of one wave were planned not to clash."""
+        bundles = self.definitions.bundles
+        others = self.run.returned & self.run.active if planned else self.run.active
+        return any(
+            other != workstream.id and clash(bundles[workstream.id], bundles[other])
+            for other in (*others, *self.starting)
+        )
+
+    def _begin(self, draft: _Draft) -> None:
+        """The first step; for one that a review lets go on, the step at which it does."""
+        workstream = draft.workstream
+        match workstream.restart:
+            case "static":
+                self._static(draft, self._latest(workstream))
+            case "runtime":
+                self._check_again(draft, self._latest(workstream))
+            case "fix" if workstream.failure is not None:
+                self._schedule_fix(draft, workstream.failure.step)
+            case _:
+                draft.move("editing", "dispatched" if workstream.restart is None else "goes on after a review")
+                self._schedule(draft, "edit", self._latest(workstream))
+
+    def _check_again(self, draft: _Draft, snapshot: Snapshot) -> None:
+        """Both kinds of checks, for the verdicts that are known are reused: one tree has to pass them all."""
+        self._static(draft, snapshot)
 
     def _end(self) -> Decision:
         states = [w.state for w in self.run.workstreams.values()]
+        if self.run.reviews:
+            waiting = sorted(self.run.reviews)
+            more = f" and {len(waiting) - 5} more" if len(waiting) > 5 else ""
+            reason = f"waits for the review of {', '.join(waiting[:5])}{more}"
+            return Decision([RunTransitioned(from_state="running", to_state="paused", reason=reason, cause="review")])
         completed = states.count("completed")
         line = self.run.line
         if line is not None and line.refused:
@@ -432,10 +784,13 @@ class _Deciding:
         *,
         checks: list[Check] | None = None,
         fix: FixInput | None = None,
+        not_before_ns: int = 0,
     ) -> None:
         workstream = draft.workstream
         index = workstream.index
-        draft.add(
+        used = workstream.recovery.get(step, Used())
+        self._dispatch(
+            draft,
             StepScheduled(
                 workstream=workstream.id,
                 attempt=workstream.attempts + 1,
@@ -450,9 +805,67 @@ class _Deciding:
                 merged=[(index, index + 1)] if checks else [],
                 fix=fix,
                 dry_run=self.options.dry_run,
-            )
+                tool=used.tool or _tool_of(self.definitions, workstream, step),
+                reduction=used.reductions,
+                idle_timeout_s=self._idle_s(),
+            ),
+            not_before_ns=not_before_ns,
         )
+
+    def _dispatch(self, draft: _Draft, step: StepScheduled, *, not_before_ns: int = 0) -> None:
+        """Schedule a step, or record what it waits for."""
+        if not_before_ns > self.now_ns:
+            reason = "it failed, and is tried again after a pause"
+            draft.add(StepDelayed(step=step, cause="retry", reason=reason, until_ns=not_before_ns))
+            return
+        step, found = self._routed(draft.workstream, step)
+        if found is not None:
+            draft.add(StepDelayed(step=step, cause=found.cause, reason=found.reason, until_ns=found.until_ns))
+            return
+        draft.add(step)
         self.slots -= 1
+
+    def _routed(self, workstream: Workstream, step: StepScheduled) -> tuple[StepScheduled, Barrier | None]:
+        """The step with a tool that can be used now; else what stands before the one it should use."""
+        if not step.tool or step.dry_run:
+            return step, None
+
+        def before(tool: str) -> Barrier | None:
+            return barrier(self.fleet, tool, Want(tool, self.run.run, step.workstream, step.attempt))
+
+        used = workstream.recovery.get(step.step, Used())
+        wanted = used.tool or _tool_of(self.definitions, workstream, step.step) or step.tool
+        found = before(wanted)
+        if found is None:
+            return msgspec.structs.replace(step, tool=wanted, reason=""), None
+        for other in _fallbacks(self.definitions, workstream, step.step):
+            if other != wanted and before(other) is None:
+                reason = f"{found.reason}; {other} does it"
+                return msgspec.structs.replace(step, tool=other, reason=reason[:REASON_MAX]), None
+        return msgspec.structs.replace(step, tool=wanted, reason=""), found
+
+    def _delayed(self) -> Iterator[Decision]:
+        """Steps that wait: scheduled once nothing stands before them, or told what does now."""
+        for name in sorted(self.run.delayed, key=lambda one: self.definitions.index[one]):
+            workstream = self.run.workstreams[name]
+            delayed = workstream.delayed
+            if delayed is None or (delayed.cause == "retry" and self.now_ns < delayed.until_ns):
+                continue
+            step = msgspec.structs.replace(
+                delayed.step, attempt=workstream.attempts + 1, queue_deadline_ns=self._queue_deadline_ns()
+            )
+            step, found = self._routed(workstream, step)
+            if found is None:
+                if self.slots > 0:
+                    self.slots -= 1
+                    yield Decision([step])
+            elif _differs(delayed, found):
+                yield Decision(
+                    [StepDelayed(step=step, cause=found.cause, reason=found.reason, until_ns=found.until_ns)]
+                )
+
+    def _idle_s(self) -> float:
+        return float(self.run.breaker.timeouts.idle) if self.run.breaker is not None else 0.0
 
     def _timeout_s(self, step: Step) -> float:
         breaker = self.run.breaker
@@ -471,7 +884,10 @@ class _Deciding:
             case StepLost():
                 self._after_loss(draft, closed, closed.event.reason)
             case StepCancelled():
-                self._fail(draft, closed.event.reason)
+                error_class = closed.event.error_class or "unknown"
+                self._recover(draft, closed.attempt.scheduled, error_class, closed.event.reason)
+            case StepFinished() if is_handed_back(closed.event):
+                self._again(draft, closed.attempt.scheduled)
             case StepFinished() if is_loss(closed.event):
                 self._after_loss(draft, closed, closed.event.message)
             case StepFinished():
@@ -483,20 +899,76 @@ class _Deciding:
     def _after_loss(self, draft: _Draft, closed: Closed, reason: str) -> None:
         """The same step again, from the newest snapshot; a command that keeps killing executors stops."""
         scheduled = closed.attempt.scheduled
+        losses = draft.workstream.losses
+        if losses <= self.options.losses_max:
+            self._again(draft, scheduled)
+        else:
+            told = f"lost {losses} times, the last time: {reason}"
+            event = closed.event
+            error_class: ErrorClass = "lost"
+            if isinstance(event, StepFinished) and event.error_class is not None:
+                error_class = event.error_class
+            self._recover(draft, scheduled, error_class, told)
+
+    def _again(self, draft: _Draft, scheduled: StepScheduled, *, not_before_ns: int = 0) -> None:
+        """The step that `scheduled` was, as a new attempt: what changes the tree goes on from the newest snapshot."""
         workstream = draft.workstream
-        if workstream.losses > self.options.losses_max:
-            self._fail(draft, f"{scheduled.step}: lost {workstream.losses} times, the last time: {reason}")
-            return
-        snapshot = scheduled.input if scheduled.step != "edit" else workstream.latest or scheduled.input
+        snapshot = scheduled.input
+        if scheduled.step in {"edit", "fix"}:
+            snapshot = workstream.latest or scheduled.input
         checks = scheduled.checks
         if scheduled.every_check:
             checks = self.definitions.required(scheduled.step, scheduled.merged)
-        self._schedule(draft, scheduled.step, snapshot, checks=checks, fix=scheduled.fix)
+        self._schedule(draft, scheduled.step, snapshot, checks=checks, fix=scheduled.fix, not_before_ns=not_before_ns)
+
+    def _recover(self, draft: _Draft, scheduled: StepScheduled, error_class: ErrorClass, detail: str) -> None:
+        """What the recovery table says: the step again, later or otherwise; or a person."""
+        workstream = draft.workstream
+        if workstream.goal is not None:
+            self._answer(draft, ok=False, reason=f"{scheduled.step}: {detail}")
+            return
+        chosen, events = _choice(
+            self.run, self.definitions, workstream, scheduled.step, error_class, self.now_ns, detail
+        )
+        for event in events:
+            draft.add(event)
+        if chosen.strategy == "review":
+            self._give_up(draft, f"{scheduled.step}: {detail}")
+            return
+        used = Used(tool=chosen.tool, reductions=chosen.reduction)
+        draft.workstream = msgspec.structs.replace(workstream, recovery={**workstream.recovery, scheduled.step: used})
+        delay_ns = int(chosen.delay_s * _SECOND_NS)
+        self._again(draft, scheduled, not_before_ns=self.now_ns + delay_ns if delay_ns else 0)
+
+    def _stop_for(self, draft: _Draft, step: Step, error_class: ErrorClass, reason: str) -> None:
+        """No automatic recovery is left: say so, and ask a person."""
+        if draft.workstream.goal is not None:
+            self._answer(draft, ok=False, reason=reason)
+            return
+        draft.add(
+            RecoveryChosen(
+                workstream=draft.workstream.id,
+                step=step,
+                attempt=draft.workstream.attempts,
+                error_class=error_class,
+                strategy="review",
+                reason=reason[:REASON_MAX],
+            )
+        )
+        self._give_up(draft, reason)
+
+    def _give_up(self, draft: _Draft, reason: str) -> None:
+        """A person decides what becomes of the workstream; in a run that nobody watches, it fails."""
+        if self.options.review == "fail" or self.options.fail_fast:
+            self.failing = True
+            draft.move("failed", reason)
+        else:
+            draft.move("awaiting_review", reason)
 
     def _after_finish(self, draft: _Draft, scheduled: StepScheduled, event: StepFinished) -> None:
         step = scheduled.step
         workstream = draft.workstream
-        if step == "fix" and event.error_class in {None, "tool_failed", "timeout", "no_change"}:
+        if step == "fix" and event.error_class in _COUNTED_BY_FIX_LOOP:
             self._after_fix(draft, scheduled)
         elif event.ok:
             if workstream.goal is not None:
@@ -513,7 +985,7 @@ class _Deciding:
             detail = event.message or event.error_class or "failed"
             if event.violations:
                 detail = f"scope_violation: {', '.join(event.violations[:10])}"
-            self._fail(draft, f"{step}: {detail}")
+            self._recover(draft, scheduled, event.error_class or "unknown", detail)
 
     def _static(self, draft: _Draft, snapshot: Snapshot) -> None:
         draft.move("static_check")
@@ -583,7 +1055,7 @@ class _Deciding:
             return
         limit = verdict.limit or "not_fixable"
         draft.add(FixLoopEnded(workstream=workstream.id, step=step, limit=limit, reason=verdict.reason[:REASON_MAX]))
-        self._fail(draft, f"{step}: {limit}: {verdict.reason}")
+        self._stop_for(draft, step, "check_failed", f"{step}: {limit}: {verdict.reason}")
 
     def _schedule_fix(self, draft: _Draft, step: Step) -> None:
         workstream = draft.workstream
@@ -598,13 +1070,6 @@ class _Deciding:
             earlier_patches=workstream.patches[-5:],
         )
         self._schedule(draft, "fix", self._latest(workstream), fix=fix)
-
-    def _fail(self, draft: _Draft, reason: str) -> None:
-        if draft.workstream.goal is not None:
-            self._answer(draft, ok=False, reason=reason)
-        else:
-            self.failing = True
-            draft.move("failed", reason)
 
     def _latest(self, workstream: Workstream) -> Snapshot:
         line = self.run.line
@@ -626,6 +1091,8 @@ class _Deciding:
         for workstream in self.run.workstreams.values():
             goal = workstream.goal
             if goal is None or workstream.open is not None or workstream.closed is not None or self.slots <= 0:
+                continue
+            if workstream.delayed is not None:
                 continue
             draft = _Draft(workstream)
             if draft.state == "pending":
@@ -652,20 +1119,39 @@ class _Deciding:
 
     # The line
 
-    def _line(self) -> Iterator[Decision]:
-        """Once every workstream of the wave is settled: merge in plan order, deliver, close the wave."""
+    def _line_busy(self) -> bool:
+        """Whether the line has something to do: an attempt, a decision, a merge, a delivery."""
+        line = self.run.line
+        return line is not None and bool(
+            line.open or line.closed or line.delayed or self.run.mergeable or self._undelivered(line)
+        )
+
+    def _undelivered(self, line: Line) -> bool:
+        return bool(line.merged) and line.head.commit not in {line.delivered, line.refused}
+
+    def _line_step(self) -> Iterator[Decision]:
+        """One thing at a time: merge in order, deliver what is verified once nothing is under way."""
         run, line = self.run, self.run.line
-        if line is None or run.unsettled or run.agenda or not run.wave_complete or line.open is not None:
+        if line is None or line.open is not None or self.slots <= 0:
             return
+        decision: Decision | None = None
         if line.closed is not None:
-            yield self._after_line_close(line, line.closed)
+            decision = self._after_line_close(line, line.closed)
+        elif line.delayed is not None:
+            if self.now_ns >= line.delayed.until_ns:
+                decision = Decision([self._line_again(line, line.delayed.step)])
         elif run.mergeable:
-            yield self._merge(line, run.workstreams[self.definitions.order[run.mergeable[0]]])
-        elif line.merged and line.head.commit not in {line.delivered, line.refused}:
-            yield self._schedule_line("deliver", line.head, delivered=line.delivered)
-        else:
-            delay_ns = int(self.options.wave_delay_s * _SECOND_NS)
-            yield Decision([WaveFinished(wave=run.wave, next_not_before_ns=self.now_ns + delay_ns)])
+            decision = self._merge(line, run.workstreams[self.definitions.order[run.mergeable[0]]])
+        elif self._undelivered(line) and not run.unsettled:
+            decision = self._schedule_line("deliver", line.head, delivered=line.delivered)
+        if decision is not None:
+            self.slots -= sum(isinstance(event, StepScheduled) for event in decision.events)
+            yield decision
+
+    def _line_again(self, line: Line, scheduled: StepScheduled) -> StepScheduled:
+        return msgspec.structs.replace(
+            scheduled, attempt=line.attempts + 1, queue_deadline_ns=self._queue_deadline_ns()
+        )
 
     def _schedule_line(
         self,
@@ -720,11 +1206,8 @@ class _Deciding:
         scheduled = closed.attempt.scheduled
         workstream = self.run.workstreams.get(scheduled.on_behalf)
         event = closed.event
-        if is_loss(event) and line.losses <= self.options.losses_max:
-            again = msgspec.structs.replace(
-                scheduled, attempt=line.attempts + 1, queue_deadline_ns=self._queue_deadline_ns()
-            )
-            return Decision([again])
+        if is_handed_back(event) or (is_loss(event) and line.losses <= self.options.losses_max):
+            return Decision([self._line_again(line, scheduled)])
         if scheduled.step == "deliver":
             return self._after_delivery(scheduled, event)
         if workstream is None:
@@ -733,7 +1216,43 @@ class _Deciding:
             if scheduled.step == "merge":
                 return self._gate(line, workstream, event.snapshot or line.head)
             return self._advance(line, workstream, scheduled.input)
-        return self._refuse_merge(workstream, scheduled.step, event)
+        return self._retry_line(line, workstream, scheduled, event) or self._refuse_merge(
+            workstream, scheduled.step, event
+        )
+
+    def _retry_line(
+        self,
+        line: Line,
+        workstream: Workstream,
+        scheduled: StepScheduled,
+        event: StepFinished | StepLost | StepCancelled,
+    ) -> Decision | None:
+        """A merge or a gate that could not judge is tried again, as far as the recovery table goes."""
+        if not isinstance(event, StepFinished) or event.error_class is None:
+            return None
+        if event.error_class in {"check_failed", "merge_conflict"}:
+            return None
+        used = line.recovery.get(scheduled.step, Used())
+        chosen, events = _choice(
+            self.run,
+            self.definitions,
+            workstream,
+            scheduled.step,
+            event.error_class,
+            self.now_ns,
+            event.message,
+            used,
+        )
+        if chosen.strategy != "retry":
+            return None
+        until_ns = self.now_ns + int(chosen.delay_s * _SECOND_NS)
+        recovery = [
+            msgspec.structs.replace(found, workstream=LINE, attempt=scheduled.attempt)
+            for found in events
+            if isinstance(found, RecoveryChosen)
+        ]
+        delayed = StepDelayed(step=scheduled, cause="retry", reason=chosen.reason, until_ns=until_ns)
+        return Decision([*recovery, delayed])
 
     def _gate(self, line: Line, workstream: Workstream, candidate: Snapshot) -> Decision:
         """A merged tree becomes the head only if it passes every check of everything it carries; verdicts are reused."""
@@ -782,7 +1301,13 @@ class _Deciding:
             detail = event.message if isinstance(event, StepFinished) else event.reason
             reason = f"{step}: {detail}"
             refused = MergeRefused(workstream=workstream.id, reason="error", message=reason[:REASON_MAX])
-        return Decision([refused, _move(workstream, "failed", reason)])
+        draft = _Draft(workstream)
+        draft.add(refused)
+        error_class: ErrorClass = "unknown"
+        if isinstance(event, StepFinished):
+            error_class = event.error_class or "unknown"
+        self._stop_for(draft, step, error_class, reason)
+        return draft.decision()
 
     def _after_delivery(self, scheduled: StepScheduled, event: StepFinished | StepLost | StepCancelled) -> Decision:
         ref = f"refs/heads/swell/{self.run.run}"
@@ -791,6 +1316,110 @@ class _Deciding:
             return Decision([LineDelivered(ref=ref, commit=commit)])
         reason = event.message if isinstance(event, StepFinished) else event.reason
         return Decision([DeliveryRefused(ref=ref, commit=commit, reason=reason[:REASON_MAX])])
+
+    # Undoing
+
+    def compensation(self, rollback: Rollback) -> Iterator[Decision]:
+        """Completed workstreams one after another, the last of the plan first; what fails does not stop the others."""
+        for name in rollback.order:
+            workstream = self.run.workstreams[name]
+            if workstream.state in {"completed", "compensation_failed"} and not self._given_up(workstream):
+                yield Decision([_move(workstream, "compensating", "rollback")])
+                return
+            if workstream.state == "compensating":
+                yield from self._compensate(workstream)
+                return
+        states = {name: self.run.workstreams[name].state for name in rollback.order}
+        remaining = [name for name, state in states.items() if state != "compensated"]
+        done = len(states) - len(remaining)
+        reason = f"{done} of {len(states)} workstreams compensated, {rollback.without_actions} have no actions"
+        yield Decision(
+            [
+                RollbackFinished(
+                    state="compensation_failed" if remaining else "compensated",
+                    compensated=done,
+                    failed=len(remaining),
+                    without_actions=rollback.without_actions,
+                    remaining=remaining[:GROUP_MAX],
+                    reason=reason,
+                )
+            ]
+        )
+
+    def _given_up(self, workstream: Workstream) -> bool:
+        """Whether this rollback has failed at it already."""
+        return workstream.recovery.get("compensate", Used()).retries > self._compensations()
+
+    def _compensations(self) -> int:
+        return (self.run.recovery or RecoveryConfig()).compensations
+
+    def _compensate(self, workstream: Workstream) -> Iterator[Decision]:
+        """The next action of a workstream, or the failed one again after a pause."""
+        actions = self.definitions.bundles[workstream.id].compensation_actions
+        line = self.run.line
+        if workstream.open is not None or line is None:
+            return
+        closed, delayed = workstream.closed, workstream.delayed
+        if closed is not None and not (isinstance(closed.event, StepFinished) and closed.event.ok):
+            yield self._after_failed_compensation(workstream, closed)
+        elif delayed is not None and self.now_ns < delayed.until_ns:
+            return
+        elif workstream.actions >= len(actions):
+            yield Decision([_move(workstream, "compensated", f"{len(actions)} actions done")])
+        else:
+            delivered = Snapshot(commit=line.delivered, tree="") if line.delivered else None
+            yield Decision(
+                [
+                    StepScheduled(
+                        workstream=workstream.id,
+                        attempt=workstream.attempts + 1,
+                        step="compensate",
+                        pool=self.options.pool,
+                        input=line.head,
+                        base=delivered,
+                        timeout_s=self._timeout_s("compensate"),
+                        queue_deadline_ns=self._queue_deadline_ns(),
+                        dry_run=self.options.dry_run,
+                        action=actions[workstream.actions],
+                        idle_timeout_s=self._idle_s(),
+                    )
+                ]
+            )
+
+    def _after_failed_compensation(self, workstream: Workstream, closed: Closed) -> Decision:
+        event, scheduled = closed.event, closed.attempt.scheduled
+        used = workstream.recovery.get("compensate", Used())
+        detail = event.message if isinstance(event, StepFinished) else event.reason
+        config = self.run.recovery or RecoveryConfig()
+        again = is_handed_back(event)
+        delay_s = 0.0 if again else config.delay_s(used.retries, f"{self.run.run}/{workstream.id}/compensate")
+        events: list[AnyEvent] = []
+        if not again:
+            error_class: ErrorClass = "unknown"
+            if isinstance(event, StepFinished):
+                error_class = event.error_class or "unknown"
+            events.append(
+                RecoveryChosen(
+                    workstream=workstream.id,
+                    step="compensate",
+                    attempt=scheduled.attempt,
+                    error_class=error_class,
+                    strategy="retry",
+                    reason=f"{scheduled.action[:200]}: {detail}"[:REASON_MAX],
+                    not_before_ns=self.now_ns + int(delay_s * _SECOND_NS),
+                )
+            )
+        if not again and used.retries >= config.compensations:
+            reason = f"{scheduled.action[:200]} failed {used.retries + 1} times: {detail}"
+            return Decision([*events, _move(workstream, "compensation_failed", reason)])
+        until_ns = self.now_ns + int(delay_s * _SECOND_NS)
+        delayed = StepDelayed(step=scheduled, cause="retry", reason=detail[:REASON_MAX], until_ns=until_ns)
+        return Decision([*events, delayed])
+
+
+def _differs(delayed: StepDelayed, found: Barrier) -> bool:
+    cause: Delay = found.cause
+    return (delayed.cause, delayed.reason, delayed.until_ns) != (cause, found.reason, found.until_ns)
 
 
 def _too_many(checks: list[Check] | None) -> bool:

@@ -1,39 +1,67 @@
 """SchedulerService: what users ask for becomes requests in the log; the answers come back through the log as well."""
 
 import asyncio
-import time
-import uuid
-from collections.abc import AsyncIterator
-from typing import Any
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any, cast, get_args
 
 import grpc
 import grpc.aio
 import structlog
 
 from services.artifacts import Artifacts
-from services.bus import Bus, BusError, BusUnavailableError, RefusedError
-from services.events import AnyEvent, CancelRequested, RunRequested, Step, StepRequested
+from services.bus import Bus, BusError, BusUnavailableError
+from services.events import (
+    CancelRequested,
+    ErrorClass,
+    PauseRequested,
+    PauseScope,
+    RecoveryRequested,
+    ResumeRequested,
+    ReviewRequested,
+    RollbackRequested,
+    RunRequested,
+    Step,
+    StepRequested,
+    Verdict,
+)
 from services.plan import Finding, PlanReport
 from services.rpc import RpcError, invalid
+from services.scheduler.amendment import Adjustment, Another, amended, another, chosen, with_dependencies
 from services.scheduler.config import SchedulerConfig
+from services.scheduler.requests import Requests, unavailable
 from services.scheduler.shell import Shell
-from services.scheduler.submission import REQUEST_ID, RUN_ID, Header, Planned, SubmissionError, Submissions
+from services.scheduler.state import RunState
+from services.scheduler.submission import Header, Planned, SubmissionError, Submissions, run_of
 from services.scheduler.v1 import scheduler_pb2 as pb
 from services.scheduler.v1.scheduler_pb2_grpc import SchedulerServiceServicer
 from services.spec import RunSpec, decode_spec, encode_spec
-from services.wire import Entry, all_of_run, encode_entry, request_subject
 
 log = structlog.get_logger()
 
 SERVICE = "swell.scheduler.v1.SchedulerService"
 FINDINGS_MAX = 200
-FOLD_TIMEOUT_S = 10.0
 SILENCE_S = 30.0
 DOCUMENT_COST_BYTES = 256
 """What a document weighs beside its content and name: many empty ones are not free."""
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _STEPS: dict[str, Step] = {"edit": "edit", "static": "static", "runtime": "runtime", "fix": "fix"}
+_VERDICTS: dict[int, Verdict] = {
+    pb.VERDICT_APPROVE: "approve",
+    pb.VERDICT_REJECT: "reject",
+    pb.VERDICT_RETRY: "retry",
+}
+_SCOPES: dict[int, PauseScope] = {pb.FLEET_SCOPE_TOOL: "tool", pb.FLEET_SCOPE_POOL: "pool", pb.FLEET_SCOPE_ALL: "all"}
+_SCOPE_OF: dict[PauseScope, pb.FleetScope] = {
+    "tool": pb.FLEET_SCOPE_TOOL,
+    "pool": pb.FLEET_SCOPE_POOL,
+    "all": pb.FLEET_SCOPE_ALL,
+}
+REVIEWS_PAGE = 100
+REVIEWS_PAGE_MAX = 1000
+NAMED_MAX = 10_000
+FLEET = "fleet"
 
 
 class SchedulerServer(SchedulerServiceServicer):
@@ -44,10 +72,10 @@ class SchedulerServer(SchedulerServiceServicer):
     ) -> None:
         """`shell` tells what has been folded; nothing is decided here."""
         self._config = config
-        self._bus = bus
         self._artifacts = artifacts
         self._shell = shell
         self._submissions = submissions
+        self._requests = Requests(bus, shell)
 
     async def PlanRun(self, request: pb.PlanRunRequest, _context: _Context) -> pb.PlanRunResponse:  # noqa: N802
         """See the protocol."""
@@ -81,31 +109,297 @@ class SchedulerServer(SchedulerServiceServicer):
             repository=spec.repository.location,
             base_commit=spec.repository.base_commit,
             timeout_s=spec.options.timeout_s,
+            paused=spec.options.paused,
         )
-        position = await self._first_request(spec.run, event)
+        position = await self._requests.first(spec.run, event)
         return pb.SubmitRunResponse(run=spec.run, position=position, warnings=_findings(planned.report.warnings))
 
     async def CancelRun(self, request: pb.CancelRunRequest, _context: _Context) -> pb.CancelRunResponse:  # noqa: N802
         """See the protocol."""
-        await self._live(request.run, request.request_id)
+        await self._requests.live(request.run, request.request_id)
         event = CancelRequested(
-            request_id=request.request_id, actor=request.actor[:200] or "unknown", reason=request.reason[:500]
+            request_id=request.request_id, actor=_actor(request.actor), reason=_reason(request.reason)
         )
-        return pb.CancelRunResponse(position=await self._request(request.run, event))
+        return pb.CancelRunResponse(position=await self._requests.add(request.run, event))
 
     async def RequestStep(self, request: pb.RequestStepRequest, _context: _Context) -> pb.RequestStepResponse:  # noqa: N802
         """See the protocol."""
-        await self._live(request.run, request.request_id)
-        if request.step not in _STEPS:
-            raise invalid("step", f"{request.step[:40]!r} cannot be asked for: use {', '.join(_STEPS)}")
+        await self._requests.live(request.run, request.request_id)
         event = StepRequested(
             request_id=request.request_id,
-            actor=request.actor[:200] or "unknown",
+            actor=_actor(request.actor),
             workstream=request.workstream[:128],
-            step=_STEPS[request.step],
+            step=_step(request.step, "step"),
             with_fix=request.with_fix,
         )
-        return pb.RequestStepResponse(position=await self._request(request.run, event))
+        return pb.RequestStepResponse(position=await self._requests.add(request.run, event))
+
+    # Pauses
+
+    async def PauseRun(self, request: pb.PauseRunRequest, _context: _Context) -> pb.PauseRunResponse:  # noqa: N802
+        """See the protocol."""
+        await self._requests.live(request.run, request.request_id)
+        event = PauseRequested(
+            request_id=request.request_id, actor=_actor(request.actor), reason=_reason(request.reason)
+        )
+        done = await self._requests.answered(request.run, event)
+        return pb.PauseRunResponse(position=done.position, answer=done.text)
+
+    async def ResumeRun(self, request: pb.ResumeRunRequest, _context: _Context) -> pb.ResumeRunResponse:  # noqa: N802
+        """See the protocol."""
+        await self._requests.live(request.run, request.request_id)
+        event = ResumeRequested(
+            request_id=request.request_id, actor=_actor(request.actor), reason=_reason(request.reason)
+        )
+        done = await self._requests.answered(request.run, event)
+        return pb.ResumeRunResponse(position=done.position, answer=done.text)
+
+    async def PauseFleet(self, request: pb.PauseFleetRequest, _context: _Context) -> pb.PauseFleetResponse:  # noqa: N802
+        """See the protocol."""
+        scope, name = _fleet_scope(request.scope, request.name)
+        event = PauseRequested(
+            request_id=request.request_id,
+            actor=_actor(request.actor),
+            scope=scope,
+            name=name,
+            reason=_reason(request.reason),
+        )
+        done = await self._requests.answered(FLEET, event)
+        return pb.PauseFleetResponse(position=done.position, answer=done.text)
+
+    async def ResumeFleet(self, request: pb.ResumeFleetRequest, _context: _Context) -> pb.ResumeFleetResponse:  # noqa: N802
+        """See the protocol."""
+        scope, name = _fleet_scope(request.scope, request.name)
+        event = ResumeRequested(
+            request_id=request.request_id,
+            actor=_actor(request.actor),
+            scope=scope,
+            name=name,
+            reason=_reason(request.reason),
+        )
+        done = await self._requests.answered(FLEET, event)
+        return pb.ResumeFleetResponse(position=done.position, answer=done.text)
+
+    async def GetFleet(self, _request: pb.GetFleetRequest, _context: _Context) -> pb.GetFleetResponse:  # noqa: N802
+        """See the protocol."""
+        fleet = self._shell.fleet
+        executors = self._shell.executors
+        return pb.GetFleetResponse(
+            executors=[
+                pb.Executor(
+                    executor=life.executor,
+                    boot=life.boot,
+                    pool=life.pool,
+                    slots=life.slots,
+                    state=life.state,
+                    since_ns=life.since_ns,
+                    reason=life.reason,
+                )
+                for _, life in sorted(executors.items())
+            ],
+            breakers=[
+                pb.ToolBreaker(
+                    tool=breaker.tool,
+                    state=breaker.state,
+                    failures=breaker.failures,
+                    until_ns=breaker.until_ns,
+                    reason=breaker.reason,
+                )
+                for _, breaker in sorted(fleet.breakers.items())
+            ],
+            pauses=[
+                pb.FleetPause(scope=_SCOPE_OF[scope], name=name, actor=paused.actor, reason=paused.reason)
+                for (scope, name), paused in sorted(fleet.paused.items())
+            ],
+        )
+
+    # Reviews
+
+    async def ListReviews(self, request: pb.ListReviewsRequest, _context: _Context) -> pb.ListReviewsResponse:  # noqa: N802
+        """See the protocol."""
+        size = request.page_size or REVIEWS_PAGE
+        if not 1 <= size <= REVIEWS_PAGE_MAX:
+            raise invalid("page_size", f"{size} is not between 1 and {REVIEWS_PAGE_MAX}")
+        after = _page_token(request.page_token)
+        if request.run:
+            await self._requests.known(request.run)
+        names = [request.run] if request.run else sorted(self._shell.runs)
+        found: list[pb.Review] = []
+        for review in _reviews(self._shell.runs, names, after):
+            if request.error_classes and review.error_class not in request.error_classes:
+                continue
+            if request.text and request.text.lower() not in review.reason.lower():
+                continue
+            if len(found) == size:
+                return pb.ListReviewsResponse(reviews=found, next_page_token=f"{found[-1].run}/{found[-1].workstream}")
+            found.append(review)
+        return pb.ListReviewsResponse(reviews=found)
+
+    async def ResolveReviews(  # noqa: N802
+        self, request: pb.ResolveReviewsRequest, _context: _Context
+    ) -> pb.ResolveReviewsResponse:
+        """See the protocol."""
+        await self._requests.live(request.run, request.request_id)
+        if request.verdict not in _VERDICTS:
+            raise invalid("verdict", "say whether it is approved, rejected or to be tried again")
+        verdict = _VERDICTS[request.verdict]
+        if verdict == "reject" and request.from_step:
+            raise invalid("from_step", "what is rejected goes on nowhere: leave it out")
+        event = ReviewRequested(
+            request_id=request.request_id,
+            actor=_actor(request.actor),
+            verdict=verdict,
+            workstreams=_named(request.workstreams),
+            from_step=_step(request.from_step, "from_step") if request.from_step else None,
+            reason=_reason(request.reason),
+        )
+        done = await self._requests.answered(request.run, event)
+        return pb.ResolveReviewsResponse(position=done.position, answer=done.text)
+
+    async def AdjustWorkstream(  # noqa: N802
+        self, request: pb.AdjustWorkstreamRequest, _context: _Context
+    ) -> pb.AdjustWorkstreamResponse:
+        """See the protocol."""
+        await self._requests.live(request.run, request.request_id)
+        known = await self._requests.answer(request.run, request.request_id)
+        if known is not None:
+            return pb.AdjustWorkstreamResponse(answer=known.text)
+        state = self._shell.runs[request.run]
+        if state.definitions is None or state.spec is None:
+            raise invalid("run", f"run {request.run} has no definition that can be adjusted")
+        change = Adjustment(
+            workstream=request.workstream,
+            tool=request.tool,
+            add_files_scope=tuple(request.add_files_scope[:NAMED_MAX]),
+            add_files_create=tuple(request.add_files_create[:NAMED_MAX]),
+            hint=request.hint,
+            more_attempts=request.more_attempts,
+        )
+        amends = state.spec.digest
+        with _submission_errors():
+            spec = await asyncio.to_thread(amended, state.definitions.spec, change, self._submissions.profiles)
+        artifact = await self._stored(await asyncio.to_thread(_encoded, spec))
+        event = ReviewRequested(
+            request_id=request.request_id,
+            actor=_actor(request.actor),
+            verdict="adjust",
+            workstreams=[request.workstream],
+            from_step=_step(request.from_step, "from_step") if request.from_step else None,
+            spec=artifact,
+            amends=amends,
+            reason=_reason(request.reason),
+        )
+        done = await self._requests.answered(request.run, event)
+        return pb.AdjustWorkstreamResponse(position=done.position, answer=done.text, spec_digest=artifact.digest)
+
+    # Trying again, and undoing
+
+    async def RetryRun(self, request: pb.RetryRunRequest, _context: _Context) -> pb.RetryRunResponse:  # noqa: N802
+        """See the protocol."""
+        await self._requests.known(request.run, request.request_id)
+        if request.run in self._shell.runs and self._shell.runs[request.run].finished is None:
+            return await self._retry_live(request)
+        if request.from_step:
+            raise invalid("from_step", f"run {request.run} has ended, and a new run begins with edit: leave it out")
+        return await self._retry_ended(request)
+
+    async def _retry_live(self, request: pb.RetryRunRequest) -> pb.RetryRunResponse:
+        event = ReviewRequested(
+            request_id=request.request_id,
+            actor=_actor(request.actor),
+            verdict="retry",
+            workstreams=_named(request.workstreams),
+            from_step=_step(request.from_step, "from_step") if request.from_step else None,
+            reason=_reason(request.reason),
+        )
+        done = await self._requests.answered(request.run, event)
+        return pb.RetryRunResponse(
+            position=done.position, answer=done.text, run=request.run, workstreams=request.workstreams
+        )
+
+    async def _retry_ended(self, request: pb.RetryRunRequest) -> pb.RetryRunResponse:
+        """A new run, whose id follows from the request: asking again makes no second one."""
+        old = await self._ended(request.run)
+        definitions = old.definitions
+        if definitions is None:
+            raise invalid("run", f"run {request.run} has no definition that could be tried again")
+        with _submission_errors():
+            spec = await asyncio.to_thread(_another, old, definitions.spec, request)
+        artifact = await self._stored(await asyncio.to_thread(_encoded, spec))
+        event = RunRequested(
+            request_id=request.request_id,
+            actor=spec.actor,
+            spec=artifact,
+            workstreams=len(spec.bundles),
+            repository=spec.repository.location,
+            base_commit=spec.repository.base_commit,
+            timeout_s=spec.options.timeout_s,
+        )
+        position = await self._requests.first(spec.run, event)
+        return pb.RetryRunResponse(
+            position=position,
+            run=spec.run,
+            new_run=True,
+            workstreams=[name for wave in spec.waves for name in wave],
+        )
+
+    async def RollbackRun(self, request: pb.RollbackRunRequest, _context: _Context) -> pb.RollbackRunResponse:  # noqa: N802
+        """See the protocol."""
+        await self._requests.known(request.run, request.request_id)
+        if request.run in self._shell.runs and self._shell.runs[request.run].finished is None:
+            raise RpcError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "RUN_IS_LIVE",
+                f"run {request.run} has not ended: cancel it first: swell cancel {request.run}",
+                {"run": request.run},
+            )
+        event = RollbackRequested(
+            request_id=request.request_id, actor=_actor(request.actor), reason=_reason(request.reason)
+        )
+        done = await self._requests.answered(request.run, event)
+        return pb.RollbackRunResponse(position=done.position, answer=done.text)
+
+    async def RecoverStep(self, request: pb.RecoverStepRequest, _context: _Context) -> pb.RecoverStepResponse:  # noqa: N802
+        """See the protocol."""
+        await self._requests.live(request.run, request.request_id)
+        if request.error_class and request.error_class not in get_args(ErrorClass):
+            raise invalid(
+                "error_class", f"{request.error_class[:40]!r} is none: use one of {', '.join(get_args(ErrorClass))}"
+            )
+        event = RecoveryRequested(
+            request_id=request.request_id,
+            actor=_actor(request.actor),
+            workstream=request.workstream[:128],
+            step=_step(request.step, "step"),
+            error_class=cast("ErrorClass", request.error_class or "unknown"),
+            reason=_reason(request.reason),
+        )
+        done, choice = await self._requests.recovered(request.run, event)
+        return pb.RecoverStepResponse(
+            position=done.position,
+            answer=done.text,
+            recovered=choice.strategy not in {"review", "fail"},
+            strategy=choice.strategy,
+            reason=choice.reason,
+            not_before_ns=choice.not_before_ns,
+            tool=choice.tool,
+            reduction=choice.reduction,
+        )
+
+    async def _ended(self, run: str) -> RunState:
+        """An ended run, folded again from the log."""
+        try:
+            state = await self._shell.recall(run)
+        except BusUnavailableError as error:
+            raise unavailable(error) from error
+        if state is None:
+            raise RpcError(
+                grpc.StatusCode.NOT_FOUND,
+                "RUN_NOT_FOUND",
+                f"the log has no run {run} any more: submit its bundles anew",
+                {"run": run},
+            )
+        return state
 
     # Submitting
 
@@ -137,87 +431,16 @@ class SchedulerServer(SchedulerServiceServicer):
         return header, documents
 
     async def _planned(self, header: pb.RunHeader, documents: list[tuple[str, bytes]]) -> Planned:
-        try:
+        with _submission_errors():
             return await asyncio.to_thread(self._submissions.plan, _plain(header), documents)
-        except SubmissionError as error:
-            raise RpcError(
-                grpc.StatusCode.INVALID_ARGUMENT, error.reason, f"{error.field}: {error}"[:4000], {"field": error.field}
-            ) from error
 
     async def _stored(self, data: bytes) -> Any:
         try:
             return await self._artifacts.put("spec", data, keep=True)
         except BusUnavailableError as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
         except BusError as error:
             raise RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, "SUBMISSION_TOO_LARGE", str(error)) from error
-
-    async def _first_request(self, run: str, event: RunRequested) -> int:
-        """The request stands first on its subject, or this very request stands there already."""
-        try:
-            return await self._append(run, event, expect=0)
-        except RefusedError as refused:
-            position = refused.last.sequence if refused.last is not None else 0
-            await self._shell.folded(position, FOLD_TIMEOUT_S)
-            known = self._shell.request_of(run)
-            if known == event.request_id:
-                return position
-            raise RpcError(
-                grpc.StatusCode.ALREADY_EXISTS,
-                "RUN_EXISTS",
-                f"run {run} exists already: choose another id, or none",
-                {"run": run},
-            ) from refused
-
-    async def _request(self, run: str, event: CancelRequested | StepRequested) -> int:
-        """Append a request; somebody else's, between our look and our append, only means looking again."""
-        for _ in range(20):
-            try:
-                last = await self._bus.last(request_subject(run))
-            except BusUnavailableError as error:
-                raise _unavailable(error) from error
-            try:
-                return await self._append(run, event, expect=last.sequence if last is not None else 0)
-            except RefusedError:
-                continue
-        raise RpcError(grpc.StatusCode.ABORTED, "TOO_MANY_REQUESTS", f"run {run} is asked too much at once: try again")
-
-    async def _append(self, run: str, event: AnyEvent, *, expect: int) -> int:
-        entry = Entry(
-            id=uuid.uuid4().hex, run=run, at_ns=time.time_ns(), by="client", events=[event], seen=self._shell.position
-        )
-        try:
-            return await self._bus.append(request_subject(run), encode_entry(entry), expect=expect)
-        except BusUnavailableError as error:
-            raise _unavailable(error) from error
-
-    async def _live(self, run: str, request_id: str) -> None:
-        """Raise RpcError unless the run exists and goes on, as far as the log tells by now."""
-        if not RUN_ID.match(run):
-            raise invalid("run", f"{run[:80]!r} is no run id")
-        if not REQUEST_ID.match(request_id):
-            raise invalid("request_id", "give a fresh UUID of 8 to 64 letters, digits, '-' or '_'")
-        if run not in self._shell.runs and run not in self._shell.over:
-            try:
-                last = await self._bus.last(all_of_run(run))
-            except BusUnavailableError as error:
-                raise _unavailable(error) from error
-            if last is not None:
-                await self._shell.folded(last.sequence, FOLD_TIMEOUT_S)
-        if run in self._shell.over:
-            raise RpcError(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                "RUN_IS_OVER",
-                f"run {run} has ended already: {self._shell.over[run].finished.state}",
-                {"run": run},
-            )
-        if run not in self._shell.runs:
-            raise RpcError(
-                grpc.StatusCode.NOT_FOUND,
-                "RUN_NOT_FOUND",
-                f"there is no run {run}: `swell list` shows them",
-                {"run": run},
-            )
 
 
 async def _in_time(messages: AsyncIterator[pb.SubmitRunRequest]) -> AsyncIterator[pb.SubmitRunRequest]:
@@ -253,9 +476,13 @@ def _plain(header: pb.RunHeader) -> Header:
         accept_unenforced=options.accept_unenforced,
         stepwise=options.stepwise,
         context_json=options.context_json,
+        scheduling=options.scheduling,
+        review=options.review,
+        paused=options.paused,
         checks_toml=header.checks_toml,
         tool_profiles_json=header.tool_profiles_json,
         breaker_json=header.breaker_json,
+        recovery_json=header.recovery_json,
         actor=header.actor,
     )
 
@@ -289,5 +516,94 @@ def _refused(report: PlanReport) -> RpcError:
     )
 
 
-def _unavailable(error: BusUnavailableError) -> RpcError:
-    return RpcError(grpc.StatusCode.UNAVAILABLE, "BUS_UNAVAILABLE", str(error))
+@contextlib.contextmanager
+def _submission_errors() -> Iterator[None]:
+    """What is wrong with a definition, as an answer that names the field."""
+    try:
+        yield
+    except SubmissionError as error:
+        raise RpcError(
+            grpc.StatusCode.INVALID_ARGUMENT, error.reason, f"{error.field}: {error}"[:4000], {"field": error.field}
+        ) from error
+
+
+def _actor(text: str) -> str:
+    return text[:200] or "unknown"
+
+
+def _reason(text: str) -> str:
+    return text[:500]
+
+
+def _step(text: str, field: str) -> Step:
+    if text not in _STEPS:
+        raise invalid(field, f"{text[:40]!r} cannot be asked for: use {', '.join(_STEPS)}")
+    return _STEPS[text]
+
+
+def _named(workstreams: Sequence[str]) -> list[str]:
+    if len(workstreams) > NAMED_MAX:
+        raise invalid("workstreams", f"name {NAMED_MAX} at most, or none for all")
+    return [name[:128] for name in dict.fromkeys(workstreams)]
+
+
+def _fleet_scope(scope: int, name: str) -> tuple[PauseScope, str]:
+    if scope not in _SCOPES:
+        raise invalid("scope", "say what is meant: a tool, a pool, or all")
+    if (scope == pb.FLEET_SCOPE_ALL) != (not name):
+        raise invalid("name", "name the tool or the pool; all has no name")
+    if len(name) > 200:
+        raise invalid("name", "is longer than 200 characters: give the id of a tool profile or the name of a pool")
+    return _SCOPES[scope], name
+
+
+def _page_token(text: str) -> tuple[str, str]:
+    run, slash, workstream = text.partition("/")
+    if text and not (slash and run and workstream):
+        raise invalid("page_token", "is not one of ours: give the one from the previous answer, or none")
+    return run, workstream
+
+
+def _reviews(runs: Mapping[str, RunState], names: Sequence[str], after: tuple[str, str]) -> Iterator[pb.Review]:
+    """What waits for a person in these runs, by run and workstream, from behind `after` on."""
+    for name in names:
+        if name not in runs or name < after[0]:
+            continue
+        for workstream in sorted(runs[name].reviews):
+            state = runs[name].workstreams[workstream]
+            if (name, workstream) <= after:
+                continue
+            review = state.review
+            yield pb.Review(
+                run=name,
+                workstream=workstream,
+                step=review.step if review is not None else "",
+                error_class=review.error_class if review is not None else "",
+                reason=review.reason if review is not None else state.reason,
+                since_ns=getattr(review, "since_ns", 0),
+                attempts=state.attempts,
+                commit=state.latest.commit if state.latest is not None else "",
+            )
+
+
+def _another(old: RunState, spec: RunSpec, request: pb.RetryRunRequest) -> RunSpec:
+    """The definition of a new run of what an ended one left undone.
+
+    It starts from what was delivered, if that is all that was merged; else from the old base, and then what its
+    workstreams depend on is done again, since nothing contains it.
+    """
+    states = {name: workstream.state for name, workstream in old.workstreams.items()}
+    workstreams = chosen(spec, states, _named(request.workstreams))
+    line = old.line
+    undone = {"compensated", "compensation_failed", "compensating"} & set(states.values())
+    delivered = line.delivered if line is not None and line.delivered == line.head.commit and not undone else ""
+    return another(
+        spec,
+        Another(
+            run=run_of(request.request_id),
+            actor=_actor(request.actor),
+            workstreams=workstreams if delivered else with_dependencies(spec, workstreams),
+            base_commit=delivered or spec.repository.base_commit,
+            base_ref=f"swell/{old.run}" if delivered else spec.repository.base_ref,
+        ),
+    )

@@ -6,12 +6,16 @@ Safety never rests on leadership: every decision is appended with the sequence t
 that decide at once one is refused, folds what the other wrote, and decides anew. Leadership only keeps them from trying.
 After an append nothing more is decided or published for that run until the entry has come back through the log.
 A reconcile loop looks at every live run a few times a second, so nothing depends on having noticed something once.
+
+A scheduler that stood still (stopped, starved, swapped out) steps back before it decides anything: what it has not seen in
+the meantime proves nothing about executors.
 """
 
 import asyncio
 import contextlib
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Callable
 
 import msgspec
@@ -21,18 +25,27 @@ from services.artifacts import Artifacts
 from services.beats import Beat, nudge_subject
 from services.bus import EXECUTORS, LEASES, Bus, BusError, BusUnavailableError, Log, Recorded, RefusedError
 from services.commands import RunStep
-from services.events import AnyEvent, RunAccepted, RunFinished, RunStopping
-from services.scheduler.decide import Decision, Sighting, Sightings, due, outstanding
-from services.scheduler.state import Fact, RunState, evolve, skip
+from services.events import (
+    AnyEvent,
+    RequestAnswered,
+    RollbackRequested,
+    RunAccepted,
+    RunAmended,
+    RunStopping,
+)
+from services.scheduler import fleet as fleets
+from services.scheduler.appends import Append, appends, may_decide
+from services.scheduler.decide import Decision, Sighting, Sightings, due, outstanding, wanting
+from services.scheduler.fleet import FLEET, BreakerLimits, ExecutorLife, Fleet, Seen
+from services.scheduler.snapshots import Folded, Snapshots, id_of
+from services.scheduler.state import ANSWERS_KEPT, Fact, Over, RunState, evolve, skip
 from services.spec import RunSpec, decode_spec
 from services.wire import (
-    ENTRY_BYTES_MAX,
     Entry,
     Place,
     UnknownKindError,
     WireError,
     all_of_run,
-    attempt_subject,
     command_subject,
     decode_entry,
     encode_command,
@@ -43,8 +56,11 @@ from services.wire import (
 
 log = structlog.get_logger()
 
-ENTRY_BUDGET_BYTES = ENTRY_BYTES_MAX * 3 // 4
 RETRY_S = 0.5
+STALL_S = 1.0
+"""A scheduler whose own loop stood still for that long has not watched executors meanwhile."""
+
+TICK_S = 0.1
 REPUBLISH_S = 5.0
 """A command nobody has claimed is offered again after this long; harmless, for its subject takes only one."""
 
@@ -58,39 +74,37 @@ class Clock:
         self._base_ns = 0
         self._at_ns = monotonic_ns()
 
-    def saw(self, time_ns: int) -> None:
-        """A message of the log carries this time."""
-        if time_ns > self.now_ns() or self._base_ns == 0:
-            self._base_ns, self._at_ns = time_ns, self._monotonic_ns()
+    def saw(self, time_ns: int) -> int:
+        """A message of the log carries this time. By how much the clock jumped: that time was not lived through."""
+        jump_ns = time_ns - self.now_ns()
+        if jump_ns <= 0 and self._base_ns:
+            return 0
+        self._base_ns, self._at_ns = time_ns, self._monotonic_ns()
+        return jump_ns
 
     def now_ns(self) -> int:
         """Log time now, in nanoseconds."""
         return self._base_ns + (self._monotonic_ns() - self._at_ns)
 
 
-class Over(msgspec.Struct, frozen=True):
-    """What is remembered of a run that has ended."""
-
-    request_id: str
-    finished: RunFinished
-    last_run_sequence: int
-
-    def again(self, run: str) -> RunState:
-        """As much of its state as a late request needs to be answered."""
-        return RunState(
-            run=run,
-            status=self.finished.state,
-            finished=self.finished,
-            requested=None,
-            last_run_sequence=self.last_run_sequence,
-        )
-
-
 class Shell:
     """One scheduler. `run` it; the server asks it about runs and wakes it with nothing: requests come through the log."""
 
-    def __init__(self, bus: Bus, artifacts: Artifacts, *, name: str, lease_s: float, reconcile_s: float) -> None:
-        """`lease_s`: how long an executor may go unseen. `reconcile_s`: how often every live run is looked at."""
+    def __init__(
+        self,
+        bus: Bus,
+        artifacts: Artifacts,
+        *,
+        name: str,
+        lease_s: float,
+        reconcile_s: float,
+        limits: BreakerLimits | None = None,
+        snapshot_entries: int = 0,
+    ) -> None:
+        """`lease_s`: how long an executor may go unseen. `reconcile_s`: how often every live run is looked at.
+
+        `limits`: when the breakers of tools open. `snapshot_entries`: a fold snapshot every so many entries, 0 for none.
+        """
         self._bus = bus
         self._log: Log = bus
         self._artifacts = artifacts
@@ -104,22 +118,73 @@ class Shell:
         self.caught_up = False
         self.leader = False
         self.halted = ""
-        self.executors: dict[str, Beat] = {}
+        self.fleet = Fleet()
+        self._limits = limits or BreakerLimits()
+        self._snapshots = Snapshots(bus, artifacts, entries=snapshot_entries)
+        self._beats: dict[str, Beat] = {}
+        self._ticked = time.monotonic()
         self._sightings = Sightings(executors={}, since_ns=0, lease_s=lease_s)
         self._awaiting: dict[str, int] = {}
         self._driving: dict[str, asyncio.Task[None]] = {}
         self._dirty: set[str] = set()
         self._published: dict[str, dict[tuple[str, int], float]] = {}
         self._publishing: set[asyncio.Task[None]] = set()
+        self._last_answers: OrderedDict[tuple[str, str], RequestAnswered] = OrderedDict()
         self._changed = asyncio.Condition()
 
     async def run(self) -> None:
-        """Run until cancelled."""
+        """Run until cancelled. Raises services.scheduler.snapshots.SnapshotMismatchError."""
+        await self._restore()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow())
             group.create_task(self._lead())
             group.create_task(self._watch_executors())
             group.create_task(self._reconcile())
+            group.create_task(self._tick())
+
+    @property
+    def executors(self) -> dict[str, ExecutorLife]:
+        """Every executor as it was recorded, busy or idle by its newest beat."""
+        lives = dict(self.fleet.executors)
+        for name, life in lives.items():
+            beat = self._beats.get(name)
+            if beat is not None and beat.boot == life.boot and life.state == "idle" and beat.state == "busy":
+                lives[name] = msgspec.structs.replace(life, state="busy")
+        return lives
+
+    async def answer(self, run: str, request_id: str, timeout_s: float) -> RequestAnswered | None:
+        """The answer to a request of a run (or of the fleet), once it is folded; None when there is none in time."""
+
+        def found() -> RequestAnswered | None:
+            if run == FLEET:
+                return self.fleet.answers.get(request_id)
+            state = self.runs.get(run)
+            return state.answers.get(request_id) if state is not None else self._last_answers.get((run, request_id))
+
+        try:
+            async with asyncio.timeout(timeout_s), self._changed:
+                await self._changed.wait_for(lambda: found() is not None)
+        except TimeoutError:
+            return None
+        return found()
+
+    async def recall(self, run: str, before: int = 0) -> RunState | None:
+        """A run folded again from the log, as far as the entry `before` (0: to the log's end as of now)."""
+        state: RunState | None = None
+        async for batch in self._bus.replay(all_of_run(run)):
+            for recorded in batch:
+                if before and recorded.sequence >= before:
+                    return state
+                place = None
+                try:
+                    place = parse_subject(recorded.subject)
+                    entry = decode_entry(recorded.data)
+                except WireError:
+                    if state is not None:
+                        skip(state, recorded.sequence, place)
+                    continue
+                state = evolve(state, await self._fact(recorded, place, entry))
+        return state
 
     async def folded(self, position: int, timeout_s: float) -> bool:
         """Wait until everything up to `position` has been folded."""
@@ -139,6 +204,27 @@ class Shell:
 
     # Folding
 
+    async def _restore(self) -> None:
+        """Go on from the newest fold snapshot, if there is one that can be used."""
+        restored = await self._snapshots.restore()
+        if restored is None:
+            return
+        self.runs, self.over, self.fleet = restored.folded.runs, restored.folded.over, restored.folded.fleet
+        self._last_answers = OrderedDict(((run, request), answer) for run, request, answer in restored.folded.answers)
+        self.position = restored.position
+        self.clock.saw(restored.time_ns)
+        log.info("scheduler.restored", position=self.position, live_runs=len(self.runs), ended_runs=len(self.over))
+
+    def _snapshot_soon(self, newest: Recorded) -> None:
+        if self.leader and self.caught_up and not self.halted:
+            folded = Folded(
+                runs=self.runs,
+                over=self.over,
+                fleet=self.fleet,
+                answers=[(run, request, answer) for (run, request), answer in self._last_answers.items()],
+            )
+            self._snapshots.soon(newest.sequence, newest.time_ns, id_of(newest.data), folded)
+
     async def _follow(self) -> None:
         end = (await self._bus.identity()).last
         self.caught_up = self.position >= end
@@ -149,14 +235,18 @@ class Shell:
                 if run:
                     touched.add(run)
             self.position = batch[-1].sequence
-            self.clock.saw(batch[-1].time_ns)
+            self._saw(batch[-1].time_ns)
             if not self.caught_up and self.position >= end:
                 self.caught_up = True
                 self._sightings.since_ns = self.clock.now_ns()
                 touched.update(self.runs)
+                touched.add(FLEET)
                 log.info("scheduler.caught_up", position=self.position, live_runs=len(self.runs))
+            self._snapshot_soon(batch[-1])
             async with self._changed:
                 self._changed.notify_all()
+            if FLEET in touched:
+                touched.update(self.runs)
             for run in touched:
                 self._wake(run)
 
@@ -172,12 +262,25 @@ class Shell:
             log.error("scheduler.unreadable_entry", position=recorded.sequence, error=str(error))
             return self._skip(recorded, place)
         run = self.runs.get(place.run)
+        attempt = run.open.get((place.workstream, place.attempt)) if run is not None else None
+        scheduled = attempt.scheduled if attempt is not None and place.kind == "attempt" else None
+        fleets.evolve(self.fleet, recorded.sequence, recorded.time_ns, place, entry, scheduled)
+        if place.run == FLEET:
+            return FLEET
         over = self.over.get(place.run)
         if run is None and over is not None:
             if place.kind != "request":
                 return ""
-            run = over.again(place.run)
+            if any(isinstance(event, RollbackRequested) for event in entry.events):
+                run = await self.recall(place.run, before=recorded.sequence)
+            else:
+                run = over.again(place.run)
         folded = evolve(run, await self._fact(recorded, place, entry))
+        for event in entry.events:
+            if isinstance(event, RequestAnswered):
+                self._last_answers[place.run, event.request_id] = event
+                while len(self._last_answers) > ANSWERS_KEPT:
+                    self._last_answers.popitem(last=False)
         if folded.alive:
             self.runs[place.run] = folded
         else:
@@ -187,6 +290,9 @@ class Shell:
     def _skip(self, recorded: Recorded, place: Place | None) -> str:
         """An entry that cannot be read still ends its subject."""
         name = recorded.subject.split(".")[2] if recorded.subject.count(".") > 1 else ""
+        if name == FLEET:
+            fleets.skip(self.fleet, recorded.sequence, place)
+            return FLEET
         run = self.runs.get(name)
         over = self.over.get(name)
         if run is None:
@@ -199,11 +305,11 @@ class Shell:
     async def _fact(self, recorded: Recorded, place: Place, entry: Entry) -> Fact:
         spec = None
         for event in entry.events:
-            if isinstance(event, RunAccepted):
+            if isinstance(event, RunAccepted | RunAmended):
                 spec = await self._spec(event)
         return Fact(recorded.sequence, recorded.time_ns, place, entry, spec)
 
-    async def _spec(self, accepted: RunAccepted) -> RunSpec | None:
+    async def _spec(self, accepted: RunAccepted | RunAmended) -> RunSpec | None:
         while True:
             try:
                 return decode_spec(await self._artifacts.get(accepted.spec, keep=True))
@@ -221,7 +327,7 @@ class Shell:
         if run.requested is not None:
             request_id = run.requested.request_id
         if run.finished is not None:
-            self.over[run.run] = Over(request_id, run.finished, run.last_run_sequence)
+            self.over[run.run] = Over(request_id, run.finished, run.last_run_sequence, run.answers)
         self.runs.pop(run.run, None)
         self._awaiting.pop(run.run, None)
         self._published.pop(run.run, None)
@@ -236,11 +342,12 @@ class Shell:
     # Deciding
 
     def _wake(self, run: str) -> None:
-        if not (self.leader and self.caught_up) or run not in self.runs:
+        if not (self.leader and self.caught_up) or (run not in self.runs and run != FLEET):
             return
         self._dirty.add(run)
         if run not in self._driving:
-            self._driving[run] = asyncio.create_task(self._drive(run))
+            driving = self._drive_fleet() if run == FLEET else self._drive(run)
+            self._driving[run] = asyncio.create_task(driving)
 
     async def _drive(self, run: str) -> None:
         """Append what is due and publish what is outstanding, until nothing is left to do before the log moves on."""
@@ -248,10 +355,12 @@ class Shell:
             while run in self._dirty and self.leader:
                 self._dirty.discard(run)
                 state = self.runs.get(run)
-                if state is None or state.last_sequence < self._awaiting.get(run, 0):
+                if state is None or not may_decide(state, self._awaiting.get(run, 0)):
                     continue
+                if self._stood_still():
+                    return
                 try:
-                    decisions = due(state, self.clock.now_ns(), self._sightings)
+                    decisions = due(state, self.clock.now_ns(), self._sightings, self.fleet)
                     self._publish_soon(state)
                     if decisions:
                         await self._append(state, decisions)
@@ -266,6 +375,57 @@ class Shell:
         finally:
             # At once, not by a callback: a wake-up in between would find a driver that has stopped looking.
             self._driving.pop(run, None)
+
+    async def _drive_fleet(self) -> None:
+        """Append what is due across runs, until nothing is left to do before the log moves on."""
+        try:
+            while FLEET in self._dirty and self.leader:
+                self._dirty.discard(FLEET)
+                if self.fleet.last_sequence < self._awaiting.get(FLEET, 0) or self._stood_still():
+                    continue
+                try:
+                    events = self._due_across_runs()
+                    if events:
+                        state = RunState(run=FLEET, last_entry=self.fleet.last_entry)
+                        data = encode_entry(self._entry(state, events))
+                        self._awaiting[FLEET] = await self._log.append(
+                            run_subject(FLEET), data, expect=self.fleet.last_run_sequence
+                        )
+                except RefusedError as error:
+                    log.info("scheduler.refused", run=FLEET, error=str(error))
+                except (BusError, WireError) as error:
+                    log.warning("scheduler.append_unanswered", run=FLEET, error=str(error))
+                    await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(0)
+        finally:
+            self._driving.pop(FLEET, None)
+
+    def _due_across_runs(self) -> list[AnyEvent]:
+        now_ns = self.clock.now_ns()
+        since_ns = self._sightings.since_ns
+        watched_s = (now_ns - since_ns) / 1e9 if since_ns else 0.0
+        seen = [
+            Seen(
+                executor=name,
+                boot=sighting.boot,
+                pool=self._beats[name].pool,
+                slots=self._beats[name].slots,
+                state=self._beats[name].state,
+                silent_s=min((now_ns - sighting.seen_ns) / 1e9, watched_s),
+            )
+            for name, sighting in self._sightings.executors.items()
+        ]
+        probing = any(breaker.state == "half_open" for breaker in self.fleet.breakers.values())
+        wants = [want for run in self.runs.values() if run.delayed for want in wanting(run)] if probing else []
+        return fleets.due(
+            self.fleet,
+            now_ns,
+            self._limits,
+            wants=wants,
+            seen=seen,
+            watched_s=watched_s,
+            lease_s=self._lease_s,
+        )
 
     async def _give_up(self, state: RunState, error: Exception) -> None:
         """A decision that cannot be taken or written stops its run, with the reason, instead of being tried for ever."""
@@ -283,42 +443,19 @@ class Shell:
             await asyncio.sleep(RETRY_S)
 
     async def _append(self, state: RunState, decisions: list[Decision]) -> None:
-        """Closes on their own subjects; then as many run decisions as one entry holds. What is left is derived again."""
-        run = state.run
+        """Append what is next of these decisions; what is left is derived again."""
         # What is expected is taken now: by the time an append is under way, more may have been folded.
-        closes = [(d, encode_entry(self._entry(state, d.events))) for d in decisions if d.attempt is not None]
-        if closes:
-            results = await asyncio.gather(*(self._close(run, *close) for close in closes), return_exceptions=True)
-            for result in results:
-                if isinstance(result, BaseException) and not isinstance(result, RefusedError):
-                    raise result
-            return
-        if decisions[0].final:
-            data = encode_entry(self._entry(state, decisions[0].events))
-            self._awaiting[run] = await self._log.append(
-                run_subject(run), data, expect=state.last_sequence, over=all_of_run(run)
-            )
-            return
-        events: list[AnyEvent] = []
-        size = 0
-        for decision in decisions:
-            size += len(msgspec.json.encode(decision.events))
-            if decision.final or (events and size > ENTRY_BUDGET_BYTES):
-                break
-            events.extend(decision.events)
-        data = encode_entry(self._entry(state, events))
-        expect = state.last_run_sequence
-        self._awaiting[run] = await self._log.append(run_subject(run), data, expect=expect)
+        wanted = [(one, encode_entry(self._entry(state, one.events))) for one in appends(state, decisions)]
+        results = await asyncio.gather(*(self._append_one(state.run, *one) for one in wanted), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException) and not (isinstance(result, RefusedError) and len(wanted) > 1):
+                raise result
 
-    async def _close(self, run: str, decision: Decision, data: bytes) -> None:
-        attempt = decision.attempt
-        if attempt is None:
-            return
-        subject = attempt_subject(run, attempt.scheduled.workstream, attempt.scheduled.attempt)
-        sequence = await self._log.append(subject, data, expect=decision.expect)
+    async def _append_one(self, run: str, append: Append, data: bytes) -> None:
+        sequence = await self._log.append(append.subject, data, expect=append.expect, over=append.over)
         self._awaiting[run] = max(sequence, self._awaiting.get(run, 0))
-        if attempt.executor:
-            await self._bus.say(nudge_subject(attempt.executor), subject.encode())
+        if append.executor:
+            await self._bus.say(nudge_subject(append.executor), append.subject.encode())
 
     def _entry(self, state: RunState, events: list[AnyEvent]) -> Entry:
         return Entry(
@@ -370,8 +507,27 @@ class Shell:
             elif self._sightings.since_ns == 0:
                 self._sightings.since_ns = self.clock.now_ns()
             if self._bus.connected and self.caught_up:
+                self._wake(FLEET)
                 for run in list(self.runs):
                     self._wake(run)
+
+    async def _tick(self) -> None:
+        """Notice when this process stood still."""
+        while True:
+            self._stood_still()
+            self._ticked = time.monotonic()
+            await asyncio.sleep(TICK_S)
+
+    def _stood_still(self) -> bool:
+        """Whether the loop has not moved for a while: then nothing is decided before the lease is held anew."""
+        still_s = time.monotonic() - self._ticked
+        if still_s < STALL_S:
+            return False
+        log.warning("scheduler.stood_still", seconds=round(still_s, 1))
+        self._ticked = time.monotonic()
+        self._sightings.since_ns = self.clock.now_ns()
+        self.leader = False
+        return True
 
     async def _lead(self) -> None:
         """Hold the lease, or wait for it. Its loss only stops the trying."""
@@ -394,7 +550,7 @@ class Shell:
                 self.leader = leading
                 if leading:
                     self._sightings.since_ns = self.clock.now_ns()
-                    for run in list(self.runs):
+                    for run in (FLEET, *self.runs):
                         self._wake(run)
             await asyncio.sleep(interval_s)
 
@@ -405,17 +561,27 @@ class Shell:
                 with contextlib.suppress(msgspec.DecodeError, msgspec.ValidationError):
                     self._see(decoder.decode(recorded.data), recorded.time_ns)
 
+    def _saw(self, time_ns: int) -> None:
+        """Log time that jumps was not watched: what happened meanwhile proves nothing about executors."""
+        jump_ns = self.clock.saw(time_ns)
+        if self._sightings.since_ns:
+            self._sightings.since_ns = min(self._sightings.since_ns + jump_ns, time_ns)
+
     def _see(self, beat: Beat, time_ns: int) -> None:
-        self.clock.saw(time_ns)
+        self._saw(time_ns)
         before = self._sightings.executors.get(beat.executor)
         anew = before is not None and before.boot != beat.boot
         named = {} if before is None or anew else before.named
         live = dict.fromkeys(beat.attempts, time_ns)
         kept = {key: at for key, at in named.items() if self._is_open(key)}
-        self._sightings.executors[beat.executor] = Sighting(boot=beat.boot, seen_ns=time_ns, named=kept | live)
-        self.executors[beat.executor] = beat
-        if anew:
-            for run in list(self.runs):
+        gone = beat.state == "terminated"
+        ended = gone and (before is None or not before.gone)
+        self._sightings.executors[beat.executor] = Sighting(
+            boot=beat.boot, seen_ns=time_ns, gone=gone, named=kept | live
+        )
+        self._beats[beat.executor] = beat
+        if anew or ended:
+            for run in (FLEET, *self.runs):
                 self._wake(run)
 
     def _is_open(self, key: tuple[str, str, int]) -> bool:
@@ -429,3 +595,4 @@ class Shell:
         pending = [*self._driving.values(), *self._publishing]
         if pending:
             await asyncio.wait(pending, timeout=2)
+        await self._snapshots.close()

@@ -9,11 +9,15 @@ A fact never moves a workstream by itself: facts are noted (`closed`), and the s
 What a decision has still to be taken on stands in `agenda`; deciding is `services.scheduler.decide`.
 
     pending → blocked | ready → editing → static_check ⇄ fixing → runtime_check ⇄ fixing → validating → merging → completed
-    any active state → failed | cancelled
+    any active state → failed | cancelled | awaiting_review;  awaiting_review → ready | failed
+    completed → compensating → compensated | compensation_failed
+
+A step that is decided and cannot be scheduled yet is `delayed`: a recorded decision with its cause and, where one is
+known, its time. A run is `held` while it is paused: by somebody's request, or because all that is left awaits review.
 """
 
-from bisect import insort
-from typing import assert_never
+from bisect import bisect_left, insort
+from typing import Literal, assert_never
 
 import msgspec
 
@@ -26,14 +30,29 @@ from services.events import (
     CancelRequested,
     Check,
     DeliveryRefused,
+    ErrorClass,
+    ExecutorTransitioned,
     FixLoopEnded,
+    FleetPaused,
+    FleetResumed,
     IntegrationAdvanced,
     LineDelivered,
     MergeRefused,
+    PauseRequested,
+    ProbeGranted,
     ProcessesReaped,
+    RecoveryChosen,
+    RecoveryRequested,
     RequestAnswered,
     ResultRefused,
+    ResumeRequested,
+    ReviewRequested,
+    ReviewResolved,
+    RollbackFinished,
+    RollbackRequested,
+    RollbackStarted,
     RunAccepted,
+    RunAmended,
     RunFinished,
     RunRequested,
     RunStatus,
@@ -42,12 +61,16 @@ from services.events import (
     Snapshot,
     Step,
     StepCancelled,
+    StepDelayed,
     StepFinished,
     StepLost,
     StepRequested,
     StepScheduled,
     StepSkipped,
     StepStarted,
+    ToolBreakerClosed,
+    ToolBreakerHalfOpened,
+    ToolBreakerOpened,
     WaveFinished,
     WaveStarted,
     WorkstreamState,
@@ -61,22 +84,38 @@ from services.scheduler.breaker import (
     record_failure,
     record_fix,
 )
+from services.scheduler.recovery import (
+    RecoveryConfig,
+    RecoveryConfigError,
+    Used,
+    after,
+    parse_recovery_config,
+)
 from services.spec import Definitions, RunSpec
 from services.wire import Entry, Place
 
 UNSETTLED: frozenset[str] = frozenset({"ready", "editing", "static_check", "runtime_check", "fixing", "validating"})
 """States in which a workstream still holds its wave open."""
 
+ACTIVE: frozenset[str] = (UNSETTLED - {"ready"}) | {"merging"}
+"""States in which a workstream may have changed what it declares: nothing that clashes with it is started."""
+
+_ENDS: frozenset[WorkstreamState] = frozenset({"awaiting_review", "failed", "cancelled"})
+
 ALLOWED: dict[WorkstreamState, frozenset[WorkstreamState]] = {
     "pending": frozenset({"ready", "blocked", "cancelled"}),
-    "ready": frozenset({"editing", "static_check", "runtime_check", "fixing", "failed", "cancelled"}),
-    "editing": frozenset({"static_check", "runtime_check", "fixing", "editing", "failed", "cancelled"}),
-    "static_check": frozenset({"fixing", "runtime_check", "editing", "failed", "cancelled"}),
-    "fixing": frozenset({"static_check", "runtime_check", "editing", "failed", "cancelled"}),
-    "runtime_check": frozenset({"fixing", "validating", "static_check", "editing", "failed", "cancelled"}),
-    "validating": frozenset({"merging", "failed", "cancelled"}),
-    "merging": frozenset({"completed", "failed", "cancelled"}),
-    "completed": frozenset(),
+    "ready": frozenset({"editing", "static_check", "runtime_check", "fixing", "merging", *_ENDS}),
+    "editing": frozenset({"static_check", "runtime_check", "fixing", "editing", *_ENDS}),
+    "static_check": frozenset({"fixing", "runtime_check", "editing", *_ENDS}),
+    "fixing": frozenset({"static_check", "runtime_check", "editing", *_ENDS}),
+    "runtime_check": frozenset({"fixing", "validating", "static_check", "editing", *_ENDS}),
+    "validating": frozenset({"merging", *_ENDS}),
+    "merging": frozenset({"completed", *_ENDS}),
+    "awaiting_review": frozenset({"ready", "failed", "cancelled"}),
+    "completed": frozenset({"compensating"}),
+    "compensating": frozenset({"compensated", "compensation_failed"}),
+    "compensation_failed": frozenset({"compensating"}),
+    "compensated": frozenset(),
     "failed": frozenset(),
     "blocked": frozenset(),
     "cancelled": frozenset(),
@@ -84,6 +123,17 @@ ALLOWED: dict[WorkstreamState, frozenset[WorkstreamState]] = {
 """Which moves exist. The moves between check states and back to `editing` happen in stepwise runs, where a person orders them."""
 
 Close = StepFinished | StepCancelled | StepLost
+Request = (
+    CancelRequested
+    | StepRequested
+    | PauseRequested
+    | ResumeRequested
+    | ReviewRequested
+    | RecoveryRequested
+    | RollbackRequested
+)
+ANSWERS_KEPT = 10_000
+"""Answers that a run remembers, so that a repeated request gets the first one."""
 
 
 class Fact(msgspec.Struct, frozen=True):
@@ -132,8 +182,20 @@ class Goal(msgspec.Struct, frozen=True):
     with_fix: bool
 
 
+class Review(msgspec.Struct, frozen=True):
+    """What stopped a workstream, so that a person has to decide."""
+
+    step: Step
+    error_class: ErrorClass
+    reason: str
+
+
 class Workstream(msgspec.Struct):
-    """A workstream of a run. `base` is the head it was dispatched from, `latest` its newest snapshot."""
+    """A workstream of a run. `base` is the head it was dispatched from, `latest` its newest snapshot.
+
+    `recovery` counts by step what recovery has done. `restart` is the step at which a review lets it go on. `missing`
+    dependencies are not merged yet. `actions` of its compensation have succeeded.
+    """
 
     id: str
     index: int
@@ -149,6 +211,21 @@ class Workstream(msgspec.Struct):
     losses: int = 0
     patches: list[Artifact] = []
     goal: Goal | None = None
+    delayed: StepDelayed | None = None
+    recovery: dict[str, Used] = {}
+    review: Review | None = None
+    restart: Step | None = None
+    returned: bool = False
+    missing: int = 0
+    actions: int = 0
+
+
+class Rollback(msgspec.Struct, frozen=True):
+    """The undoing of completed work: `order` names the workstreams with compensation actions, the first to undo first."""
+
+    request_id: str
+    order: tuple[str, ...]
+    without_actions: int
 
 
 class Line(msgspec.Struct):
@@ -167,6 +244,8 @@ class Line(msgspec.Struct):
     delivered: str = ""
     refused: str = ""
     refusal: str = ""
+    delayed: StepDelayed | None = None
+    recovery: dict[str, Used] = {}
 
 
 class RunState(msgspec.Struct):
@@ -179,8 +258,13 @@ class RunState(msgspec.Struct):
     accepted: RunAccepted | None = None
     accepted_ns: int = 0
     definitions: Definitions | None = None
+    spec: Artifact | None = None
     breaker: BreakerConfig | None = None
+    recovery: RecoveryConfig | None = None
     unreadable: str = ""
+    held: Literal["", "request", "review"] = ""
+    held_since_ns: int = 0
+    held_ns: int = 0
     workstreams: dict[str, Workstream] = {}
     line: Line | None = None
     wave: int = -1
@@ -190,13 +274,21 @@ class RunState(msgspec.Struct):
     unsettled: int = 0
     startable: list[int] = []
     mergeable: list[int] = []
+    eligible: list[int] = []
+    active: set[str] = set()
+    reviews: set[str] = set()
+    delayed: set[str] = set()
+    returned: set[str] = set()
     doomed: dict[str, str] = {}
     agenda: set[str] = set()
     open: dict[tuple[str, int], Attempt] = {}
     unclaimed: dict[tuple[str, int], Attempt] = {}
     verdicts: dict[str, set[str]] = {}
-    requests: dict[str, CancelRequested | StepRequested] = {}
-    answered: set[str] = set()
+    requests: dict[str, Request] = {}
+    answers: dict[str, RequestAnswered] = {}
+    resolved: dict[str, set[str]] = {}
+    rollback: Rollback | None = None
+    rolled_back: RollbackFinished | None = None
     stopping: RunStopping | None = None
     failures: int = 0
     finished: RunFinished | None = None
@@ -208,7 +300,27 @@ class RunState(msgspec.Struct):
     @property
     def alive(self) -> bool:
         """Whether anything may still be owed to this run."""
-        return self.finished is None or bool(self.requests)
+        return self.finished is None or bool(self.requests) or self.rollback is not None
+
+
+class Over(msgspec.Struct, frozen=True):
+    """What is remembered of a run that has ended."""
+
+    request_id: str
+    finished: RunFinished
+    last_run_sequence: int
+    answers: dict[str, RequestAnswered]
+
+    def again(self, run: str) -> RunState:
+        """As much of its state as a late request needs to be answered."""
+        return RunState(
+            run=run,
+            status=self.finished.state,
+            finished=self.finished,
+            requested=None,
+            answers=dict(self.answers),
+            last_run_sequence=self.last_run_sequence,
+        )
 
 
 def evolve(run: RunState | None, fact: Fact) -> RunState:
@@ -258,15 +370,25 @@ def _fold(  # noqa: PLR0915 - one case per kind of event
         case RunRequested():
             if run.requested is None:
                 run.requested = event
-        case CancelRequested() | StepRequested():
-            if event.request_id not in run.answered:
+        case (
+            CancelRequested()
+            | StepRequested()
+            | PauseRequested()
+            | ResumeRequested()
+            | ReviewRequested()
+            | RecoveryRequested()
+            | RollbackRequested()
+        ):
+            if event.request_id not in run.answers:
                 run.requests.setdefault(event.request_id, event)
         case RequestAnswered():
             _answer(run, event)
         case RunAccepted():
             _accept(run, fact, event)
         case RunTransitioned():
-            run.status, run.reason = event.to_state, event.reason
+            _run_transition(run, fact, event)
+        case RunAmended():
+            _amend(run, fact.spec, event)
         case RunStopping():
             run.stopping = event
         case WaveStarted():
@@ -277,18 +399,35 @@ def _fold(  # noqa: PLR0915 - one case per kind of event
             _transition(run, event)
         case StepScheduled():
             _schedule(run, fact, event)
+        case StepDelayed():
+            _delay(run, event)
+        case RecoveryChosen():
+            _recover(run, event)
+        case ReviewResolved():
+            _resolve(run, event)
         case StepSkipped() | FixLoopEnded() | ProcessesReaped() | ResultRefused():
             pass
+        case (
+            FleetPaused()
+            | FleetResumed()
+            | ToolBreakerOpened()
+            | ToolBreakerHalfOpened()
+            | ProbeGranted()
+            | ToolBreakerClosed()
+            | ExecutorTransitioned()
+        ):
+            pass  # decisions across runs: services.scheduler.fleet
         case IntegrationAdvanced():
             if run.line is not None:
                 run.line.head, run.line.candidate, run.line.closed, run.line.losses = event.to, None, None, 0
+                run.line.recovery = {}
                 workstream = run.workstreams.get(event.workstream)
                 if workstream is not None:
                     insort(run.line.merged, workstream.index)
         case MergeRefused():
             if run.line is not None:
                 run.line.candidate = run.line.closed = None
-                run.line.losses = 0
+                run.line.losses, run.line.recovery = 0, {}
         case LineDelivered():
             if run.line is not None:
                 run.line.delivered, run.line.refused, run.line.closed = event.commit, "", None
@@ -296,6 +435,10 @@ def _fold(  # noqa: PLR0915 - one case per kind of event
             if run.line is not None:
                 run.line.refused, run.line.refusal, run.line.closed = event.commit, event.reason, None
                 run.line.losses = 0
+        case RollbackStarted():
+            _start_rollback(run, event)
+        case RollbackFinished():
+            run.rollback, run.rolled_back = None, event
         case RunFinished():
             run.finished, run.status, run.reason = event, event.state, event.reason
         case StepStarted():
@@ -312,15 +455,16 @@ def _fold(  # noqa: PLR0915 - one case per kind of event
 def _accept(run: RunState, fact: Fact, event: RunAccepted) -> None:
     if run.accepted is not None:
         return
-    run.accepted, run.accepted_ns = event, fact.time_ns
-    run.answered.add(event.request_id)
+    run.accepted, run.accepted_ns, run.spec = event, fact.time_ns, event.spec
+    run.answers[event.request_id] = RequestAnswered(request_id=event.request_id, answer="accepted")
     spec = fact.spec
     if spec is None:
         run.unreadable = f"the run's definition {event.spec.digest[:12]} cannot be read"
         return
     try:
         run.breaker = parse_breaker_config(spec.breaker, "the run's definition")
-    except BreakerConfigError as error:
+        run.recovery = parse_recovery_config(spec.recovery, "the run's definition")
+    except (BreakerConfigError, RecoveryConfigError) as error:
         run.unreadable = str(error)[:1000]
         return
     run.definitions = Definitions(spec)
@@ -329,12 +473,27 @@ def _accept(run: RunState, fact: Fact, event: RunAccepted) -> None:
         workstream: Workstream(id=workstream, index=index) for workstream, index in run.definitions.index.items()
     }
     for bundle in spec.bundles:
+        run.workstreams[bundle.id].missing = len(bundle.depends_on)
         for dependency in bundle.depends_on:
             run.dependents.setdefault(dependency, []).append(bundle.id)
+    run.eligible = [workstream.index for workstream in run.workstreams.values() if workstream.missing == 0]
+    run.eligible.sort()
+
+
+def _amend(run: RunState, spec: RunSpec | None, event: RunAmended) -> None:
+    """A definition of the same workstreams in the same order takes the place of the one before; any other is no amendment."""
+    if spec is None or run.definitions is None:
+        return
+    definitions = Definitions(spec)
+    if definitions.order == run.definitions.order:
+        run.spec, run.definitions = event.spec, definitions
 
 
 def _answer(run: RunState, event: RequestAnswered) -> None:
-    run.answered.add(event.request_id)
+    run.answers[event.request_id] = event
+    while len(run.answers) > ANSWERS_KEPT:
+        run.answers.pop(next(iter(run.answers)))
+    run.resolved.pop(event.request_id, None)
     request = run.requests.pop(event.request_id, None)
     if event.answer == "accepted" and isinstance(request, StepRequested):
         workstream = run.workstreams.get(request.workstream)
@@ -355,17 +514,15 @@ def _transition(run: RunState, event: WorkstreamTransitioned) -> None:
     before, after = workstream.state, event.to_state
     workstream.state, workstream.reason = after, event.reason
     run.unsettled += (after in UNSETTLED) - (before in UNSETTLED)
-    if after == "ready":
-        insort(run.startable, workstream.index)
-    if before == "ready" and workstream.index in run.startable:
-        run.startable.remove(workstream.index)
-    if after == "merging":
-        insort(run.mergeable, workstream.index)
-    if before == "merging" and workstream.index in run.mergeable:
-        run.mergeable.remove(workstream.index)
-    if after == "merging" or after in TERMINAL_WORKSTREAM:
-        workstream.closed = None
+    _move_between_lists(run, workstream, before, after)
+    if after in {"merging", "awaiting_review"} or after in TERMINAL_WORKSTREAM:
+        workstream.closed = workstream.delayed = None
         run.agenda.discard(workstream.id)
+        run.delayed.discard(workstream.id)
+    if after == "awaiting_review":
+        workstream.losses = 0
+    if after in TERMINAL_WORKSTREAM or after == "ready":
+        workstream.review = None
     if after in {"failed", "blocked"}:
         run.failures += after == "failed"
         root = run.doomed.pop(workstream.id, workstream.id)
@@ -376,18 +533,137 @@ def _transition(run: RunState, event: WorkstreamTransitioned) -> None:
         run.doomed.pop(workstream.id, None)
 
 
+def _move_between_lists(run: RunState, workstream: Workstream, before: WorkstreamState, after: WorkstreamState) -> None:
+    """Who may start, who may be merged, who is under way: kept, so that no decision has to look at every workstream."""
+    index = workstream.index
+    if before == "pending":
+        _drop(run.eligible, index)
+    if after == "ready":
+        insort(run.startable, index)
+    if before == "ready":
+        _drop(run.startable, index)
+    if after == "merging":
+        if run.definitions is not None and run.definitions.spec.options.scheduling == "eager":
+            run.mergeable.append(index)
+        else:
+            insort(run.mergeable, index)
+    if before == "merging" and index in run.mergeable:
+        run.mergeable.remove(index)
+    (run.active.add if after in ACTIVE else run.active.discard)(workstream.id)
+    (run.reviews.add if after == "awaiting_review" else run.reviews.discard)(workstream.id)
+    if after not in ACTIVE and after != "ready":
+        workstream.returned = False
+        run.returned.discard(workstream.id)
+    if after == "completed":
+        for dependent in run.dependents.get(workstream.id, ()):
+            other = run.workstreams[dependent]
+            other.missing -= 1
+            if other.missing == 0 and other.state == "pending":
+                insort(run.eligible, other.index)
+
+
+def _drop(ascending: list[int], index: int) -> None:
+    at = bisect_left(ascending, index)
+    if at < len(ascending) and ascending[at] == index:
+        del ascending[at]
+
+
+def _run_transition(run: RunState, fact: Fact, event: RunTransitioned) -> None:
+    """A paused run's deadline stands still: the time it was held is added to it."""
+    if event.to_state == "paused":
+        if not run.held:
+            run.held_since_ns = fact.time_ns
+        run.held = event.cause or "request"
+    elif run.held:
+        run.held_ns += max(fact.time_ns - run.held_since_ns, 0)
+        run.held = ""
+    run.status, run.reason = event.to_state, event.reason
+
+
+def _delay(run: RunState, event: StepDelayed) -> None:
+    if event.step.workstream == LINE:
+        if run.line is not None:
+            run.line.delayed, run.line.closed = event, None
+        return
+    workstream = run.workstreams.get(event.step.workstream)
+    if workstream is None:
+        return
+    workstream.delayed, workstream.closed = event, None
+    run.agenda.discard(workstream.id)
+    run.delayed.add(workstream.id)
+
+
+def _recover(run: RunState, event: RecoveryChosen) -> None:
+    owner = run.line if event.workstream == LINE else run.workstreams.get(event.workstream)
+    if owner is None:
+        return
+    used = owner.recovery.get(event.step, Used())
+    owner.recovery = {
+        **owner.recovery,
+        event.step: after(used, event.strategy, event.tool, event.reduction, event.replaced),
+    }
+    if isinstance(owner, Workstream) and event.strategy == "review":
+        owner.review = Review(event.step, event.error_class, event.reason)
+
+
+def _resolve(run: RunState, event: ReviewResolved) -> None:
+    """The person's word renews what recovery may do, and says where to go on."""
+    workstream = run.workstreams.get(event.workstream)
+    if workstream is None:
+        return
+    run.resolved.setdefault(event.request_id, set()).add(event.workstream)
+    if event.verdict == "reject":
+        return
+    stopped = workstream.review
+    workstream.recovery, workstream.losses, workstream.returned = {}, 0, True
+    run.returned.add(workstream.id)
+    workstream.restart = event.from_step or (stopped.step if stopped is not None else "edit")
+    if event.verdict != "adjust":
+        # An adjustment may raise the limits of the FIX loop; without one, a person's word starts it afresh.
+        workstream.fix = FixLoopState()
+    if workstream.restart == "edit" and _must_start_over(stopped, event):
+        workstream.base = workstream.latest = workstream.failure = None
+        workstream.patches = []
+
+
+def _must_start_over(stopped: Review | None, event: ReviewResolved) -> bool:
+    """Work that does not merge, or that broke its scope, is begun again on the head; any other is gone on with."""
+    if stopped is None:
+        return False
+    return stopped.step in {"merge", "gate"} or (stopped.error_class == "scope_violation" and event.verdict != "adjust")
+
+
+def _start_rollback(run: RunState, event: RollbackStarted) -> None:
+    order: list[str] = []
+    without = 0
+    if run.definitions is not None:
+        for name in reversed(run.definitions.order):
+            if run.workstreams[name].state in {"completed", "compensating", "compensation_failed"}:
+                if run.definitions.bundles[name].compensation_actions:
+                    order.append(name)
+                else:
+                    without += 1
+    run.rollback = Rollback(event.request_id, tuple(order), without)
+    for name in order:
+        workstream = run.workstreams[name]
+        workstream.recovery, workstream.losses, workstream.closed = {}, 0, None
+
+
 def _schedule(run: RunState, fact: Fact, event: StepScheduled) -> None:
     attempt = Attempt(scheduled=event, scheduled_ns=fact.time_ns)
     if event.workstream == LINE:
         if run.line is None:
             return
         run.line.attempts, run.line.open, run.line.closed = event.attempt, attempt, None
+        run.line.delayed = None
     else:
         workstream = run.workstreams.get(event.workstream)
         if workstream is None:
             return
         workstream.attempts, workstream.open, workstream.closed = event.attempt, attempt, None
+        workstream.delayed = workstream.restart = None
         run.agenda.discard(workstream.id)
+        run.delayed.discard(workstream.id)
         if workstream.base is None:
             workstream.base = event.base or event.input
     run.open[event.workstream, event.attempt] = attempt
@@ -403,7 +679,8 @@ def _close(run: RunState, attempt: Attempt, event: Close) -> None:
     if owner is None:
         return
     owner.open, owner.closed = None, closed
-    owner.losses = owner.losses + 1 if is_loss(event) else 0
+    if not is_handed_back(event):
+        owner.losses = owner.losses + 1 if is_loss(event) else 0
     if isinstance(event, StepFinished):
         known = run.verdicts.setdefault(scheduled.input.tree, set())
         known.update(result.check for result in event.checks if result.outcome in {"passed", "not_executable"})
@@ -414,7 +691,10 @@ def _close(run: RunState, attempt: Attempt, event: Close) -> None:
             owner.candidate = event.snapshot
         return
     run.agenda.add(owner.id)
-    if isinstance(event, StepFinished) and not is_loss(event):
+    if isinstance(event, StepFinished) and is_handed_back(event):
+        if scheduled.step in {"edit", "fix"}:
+            owner.latest = event.snapshot or owner.latest
+    elif isinstance(event, StepFinished) and not is_loss(event):
         _note(owner, scheduled, event)
 
 
@@ -443,7 +723,9 @@ def _note(workstream: Workstream, scheduled: StepScheduled, event: StepFinished)
             if failure is not None and workstream.latest is not None and workstream.latest.tree == failure.tree:
                 # The same tree would be judged the same: the verdict is known, so it is counted and not taken again.
                 workstream.fix = record_failure(workstream.fix, failure.step, failure.signature, failure.tree)
-        case "merge" | "gate" | "deliver" | "compensate":
+        case "compensate":
+            workstream.actions += event.ok
+        case "merge" | "gate" | "deliver":
             pass
 
 
@@ -452,6 +734,11 @@ def is_loss(event: Close) -> bool:
     return isinstance(event, StepLost) or (
         isinstance(event, StepFinished) and event.error_class in {"workspace_error", "unknown"}
     )
+
+
+def is_handed_back(event: Close) -> bool:
+    """Whether an executor that had to stop gave the attempt back: neither a failure nor a loss."""
+    return isinstance(event, StepFinished) and event.error_class == "handed_back"
 
 
 def is_over(run: RunState) -> bool:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -25,6 +25,7 @@ from services.profiles import (
 from services.resources import resource
 from services.scheduler.breaker import BreakerConfigError, parse_breaker_config
 from services.scheduler.config import SchedulerConfig
+from services.scheduler.recovery import RecoveryConfigError, parse_recovery_config
 from services.spec import Options, Repository, RunSpec
 
 RUN_ID = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
@@ -34,6 +35,9 @@ RESERVED_RUNS = frozenset({"fleet"})
 OF_ONE_ATTEMPT = frozenset({"workstream", "step", "attempt", "prompt", "prompt_file", "diagnostics_file"})
 CONTEXT_BYTES_MAX = 64 * 1024
 BREAKER_BYTES_MAX = 64 * 1024
+RECOVERY_BYTES_MAX = 64 * 1024
+SCHEDULINGS: dict[str, Literal["barrier", "eager"]] = {"": "barrier", "barrier": "barrier", "eager": "eager"}
+REVIEWS: dict[str, Literal["wait", "fail"]] = {"wait": "wait", "fail": "fail"}
 TIMEOUT_S_MAX = 30 * 86_400.0
 
 
@@ -63,9 +67,13 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     accept_unenforced: bool = False
     stepwise: bool = False
     context_json: str = ""
+    scheduling: str = ""
+    review: str = ""
+    paused: bool = False
     checks_toml: bytes = b""
     tool_profiles_json: bytes = b""
     breaker_json: bytes = b""
+    recovery_json: bytes = b""
     actor: str = ""
 
 
@@ -80,13 +88,16 @@ class Submissions:
     """Turns requests into definitions, by this scheduler's policy."""
 
     def __init__(self, config: SchedulerConfig) -> None:
-        """Reads the policy files once. Raises ConfigError, ProfileError, BreakerConfigError."""
+        """Reads the policy files once. Raises ConfigError, ProfileError, BreakerConfigError, RecoveryConfigError."""
         self._config = config
         own = load_tool_profiles(config.tool_profiles) if config.tool_profiles is not None else {}
         self._profiles = overlay(shipped_tool_profiles(), own)
         file = config.breaker_file or resource("config/circuit_breaker_config.yaml")
         self._breaker = load_yaml(file, BREAKER_BYTES_MAX)
         parse_breaker_config(self._breaker, str(file))
+        file = config.recovery_file or resource("config/recovery.yaml")
+        self._recovery = load_yaml(file, RECOVERY_BYTES_MAX)
+        parse_recovery_config(self._recovery, str(file))
 
     def plan(self, header: Header, documents: Sequence[tuple[str, bytes]]) -> Planned:
         """Look a submission through. Raises SubmissionError for what is not about the plan itself."""
@@ -95,11 +106,17 @@ class Submissions:
         checks = self._checks(header)
         profiles = self._tool_profiles(header)
         breaker = self._breaker_of(header)
+        recovery = self._recovery_of(header)
         bundles = self._bundles(documents)
         try:
-            return self._planned(header, run, options, checks, profiles, breaker, bundles)
+            return self._planned(header, run, options, checks, profiles, breaker, recovery, bundles)
         except ChecksError as error:
             raise SubmissionError("documents", str(error), "INVALID_CHECKS") from error
+
+    @property
+    def profiles(self) -> Mapping[str, ToolProfile]:
+        """The tool profiles of this scheduler, by id."""
+        return self._profiles
 
     def _planned(
         self,
@@ -109,18 +126,20 @@ class Submissions:
         checks: Checks,
         profiles: dict[str, ToolProfile],
         breaker: Mapping[str, Any],
+        recovery: Mapping[str, Any],
         bundles: list[WorkstreamBundle],
     ) -> Planned:
         report = validate_plan(
             bundles,
             known_tools=profiles.keys(),
             max_workers=options.max_workers,
-            checks_present=lambda bundle: _has_checks(checks, options.context, bundle),
+            checks_present=lambda bundle: has_checks(checks, options.context, bundle),
         )
         errors = [
             *report.errors,
             *_unknown_check_tools(bundles, checks, options.context, profiles),
             *_unsound_checks(bundles, checks, options.context, profiles),
+            *_unknown_fallbacks(bundles, profiles),
         ]
         if not bundles:
             errors.append(Finding(code="EMPTY_PLAN", message="there is no workstream", remedy="declare at least one"))
@@ -137,8 +156,9 @@ class Submissions:
             bundles=bundles,
             waves=[list(wave) for wave in report.plan.waves],
             checks=checks,
-            profiles=_used(profiles, bundles, checks, options.context),
+            profiles=pinned_profiles(profiles, bundles, checks, options.context),
             breaker=dict(breaker),
+            recovery=dict(recovery),
             options=options,
             actor=header.actor[:200] or "unknown",
         )
@@ -147,7 +167,7 @@ class Submissions:
     def _run(self, header: Header) -> str:
         if not REQUEST_ID.match(header.request_id):
             raise SubmissionError("request_id", "give a fresh UUID of 8 to 64 letters, digits, '-' or '_'")
-        run = header.run or f"run-{hashlib.sha256(header.request_id.encode()).hexdigest()[:12]}"
+        run = header.run or run_of(header.request_id)
         if not RUN_ID.match(run) or run in RESERVED_RUNS:
             raise SubmissionError("run", f"{run[:80]!r} is no run id: use 1 to 64 letters, digits, '-' or '_'")
         if not header.location or len(header.location) > 4096:
@@ -176,6 +196,10 @@ class Submissions:
         timeout_s = header.timeout_s or default_s
         if not 0 < timeout_s <= TIMEOUT_S_MAX:
             raise SubmissionError("options.timeout_s", f"is not between 0 and {TIMEOUT_S_MAX:g} seconds")
+        if header.scheduling not in SCHEDULINGS:
+            raise SubmissionError("options.scheduling", f"{header.scheduling[:40]!r} is not barrier or eager")
+        if header.review and header.review not in REVIEWS:
+            raise SubmissionError("options.review", f"{header.review[:40]!r} is not wait or fail")
         return Options(
             max_workers=workers,
             wave_delay_s=header.wave_delay_s,
@@ -185,6 +209,9 @@ class Submissions:
             stepwise=header.stepwise,
             queue_timeout_s=config.queue_timeout_s,
             losses_max=config.losses_max,
+            scheduling=SCHEDULINGS[header.scheduling],
+            review="fail" if header.fail_fast else REVIEWS[header.review or config.review],
+            paused=header.paused,
             context=_context(header.context_json),
         )
 
@@ -219,6 +246,18 @@ class Submissions:
             raise SubmissionError("breaker_json", str(error), "INVALID_BREAKER_CONFIG") from error
         return given or {}
 
+    def _recovery_of(self, header: Header) -> Mapping[str, Any]:
+        if not header.recovery_json:
+            return self._recovery
+        try:
+            given = json.loads(header.recovery_json) if len(header.recovery_json) <= RECOVERY_BYTES_MAX else None
+            if not isinstance(given, dict):
+                raise RecoveryConfigError(f"must be an object of at most {RECOVERY_BYTES_MAX} bytes")
+            parse_recovery_config(given, "the submission's recovery table")
+        except (ValueError, RecursionError) as error:
+            raise SubmissionError("recovery_json", str(error), "INVALID_RECOVERY_CONFIG") from error
+        return given
+
     def _bundles(self, documents: Sequence[tuple[str, bytes]]) -> list[WorkstreamBundle]:
         try:
             return parse_bundles(documents, file_bytes=SET_BYTES_MAX)
@@ -226,6 +265,11 @@ class Submissions:
             graph = {"UNKNOWN_DEPENDENCY", "CYCLE"}
             reason = "INVALID_PLAN" if {p.code for p in error.problems} <= graph else "INVALID_BUNDLES"
             raise SubmissionError("documents", str(error), reason) from error
+
+
+def run_of(request_id: str) -> str:
+    """The id of the run that a request makes, when it names none."""
+    return f"run-{hashlib.sha256(request_id.encode()).hexdigest()[:12]}"
 
 
 def _context(text: str) -> dict[str, Any]:
@@ -248,7 +292,8 @@ def _context(text: str) -> dict[str, Any]:
     return dict(given)
 
 
-def _has_checks(checks: Checks, context: Mapping[str, Any], bundle: WorkstreamBundle) -> bool:
+def has_checks(checks: Checks, context: Mapping[str, Any], bundle: WorkstreamBundle) -> bool:
+    """Whether anything at all checks a workstream."""
     effective = resolve(checks, context, bundle.checks)
     return bool(effective.static_tools or effective.runtime_tool or bundle.acceptance_tests)
 
@@ -280,6 +325,22 @@ def _unknown_check_tools(
         )
         for tool, workstream in _named_tools(bundles, checks, context).items()
         if tool not in profiles
+    ]
+
+
+def _unknown_fallbacks(bundles: Sequence[WorkstreamBundle], profiles: Mapping[str, ToolProfile]) -> list[Finding]:
+    first = {bundle.tool: bundle.id for bundle in reversed(bundles)}
+    return [
+        Finding(
+            code="UNKNOWN_TOOL",
+            workstream=workstream,
+            message=f"its tool {tool!r} may be replaced by {other!r}, which has no profile",
+            remedy="add a tool profile, or correct `fallback` of the profile",
+        )
+        for tool, workstream in sorted(first.items())
+        if tool in profiles
+        for other in profiles[tool].fallback
+        if other not in profiles
     ]
 
 
@@ -315,15 +376,22 @@ def _unsound_checks(
     return findings
 
 
-def _used(
+def pinned_profiles(
     profiles: Mapping[str, ToolProfile],
     bundles: Sequence[WorkstreamBundle],
     checks: Checks,
     context: Mapping[str, Any],
 ) -> dict[str, ToolProfile]:
-    """Only what the run can need is pinned into it."""
+    """Only what the run can need is pinned into it: tools, what may stand in for them, and checks."""
     needed = {bundle.tool for bundle in bundles} | _named_tools(bundles, checks, context).keys()
-    return {tool: profiles[tool] for tool in sorted(needed) if tool in profiles}
+    pending = [tool for tool in needed if tool in profiles]
+    pinned = {}
+    while pending:
+        tool = pending.pop()
+        if tool not in pinned:
+            pinned[tool] = profiles[tool]
+            pending += [other for other in profiles[tool].fallback if other in profiles]
+    return dict(sorted(pinned.items()))
 
 
 __all__ = ["ConfigError", "Header", "Planned", "SubmissionError", "Submissions"]

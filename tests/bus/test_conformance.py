@@ -11,7 +11,7 @@ from memory_bus import Faults, MemoryBus, MemoryServer, newest_of_key
 from proxy import AnswerSwallower
 
 from services.artifacts import ARTIFACT_BYTES_MAX, ArtifactDamagedError, Artifacts
-from services.bus import EXECUTORS, LEASES, Bus, BusConfig, BusError, ObjectMissingError, RefusedError
+from services.bus import EXECUTORS, LEASES, SNAPSHOTS, Bus, BusConfig, BusError, ObjectMissingError, RefusedError
 from services.events import Artifact
 
 KIB, MIB = 1024, 1024 * 1024
@@ -258,6 +258,59 @@ async def test_two_followers_see_the_same(bus, run):
         assert await taken(one, 1) == await taken(two, 1)
 
 
+# Replaying
+
+
+async def replayed(bus, subject, **options):
+    return [message async for batch in bus.replay(subject, **options) for message in batch]
+
+
+async def test_a_replay_is_what_a_wildcard_names_in_order_and_then_it_ends(bus, run):
+    names = ["run", "request", "ws-a.1", "run", "ws-a.1.late", "run"]
+    for number, name in enumerate(names):
+        await bus.add(f"swell.event.{run}.{name}", b"%d" % number)
+        await bus.add(f"swell.event.{run}-other.{name}", b"other")
+    got = await replayed(bus, f"swell.event.{run}.>")
+    assert [(m.subject.removeprefix(f"swell.event.{run}."), m.data) for m in got] == [
+        (name, b"%d" % number) for number, name in enumerate(names)
+    ]
+    assert [m.sequence for m in got] == sorted(m.sequence for m in got)
+    assert [m.data for m in await replayed(bus, f"swell.event.{run}.run")] == [b"0", b"3", b"5"]
+    assert got[0] == await bus.read(got[0].sequence)
+
+
+async def test_a_replay_of_nothing_is_empty(bus, run):
+    assert await replayed(bus, f"swell.event.{run}.>") == []
+
+
+async def test_a_replay_may_start_after_a_position(bus, run):
+    sequences = [await bus.add(f"swell.event.{run}.run", b"%d" % number) for number in range(4)]
+    got = await replayed(bus, f"swell.event.{run}.>", after=sequences[1])
+    assert [m.sequence for m in got] == sequences[2:]
+    assert await replayed(bus, f"swell.event.{run}.>", after=sequences[3]) == []
+
+
+async def test_a_replay_ends_at_what_was_the_end_when_it_began(bus, run):
+    """However much is written meanwhile."""
+    for number in range(5):
+        await bus.add(f"swell.event.{run}.run", b"%d" % number)
+    got = []
+    async with aclosing(bus.replay(f"swell.event.{run}.>", batch_max=2)) as batches:
+        async for batch in batches:
+            assert len(batch) <= 2
+            got += [m.data for m in batch]
+            await bus.add(f"swell.event.{run}.ws-{len(got)}.1", b"later")
+    assert got == [b"%d" % number for number in range(5)]
+
+
+async def test_a_replay_can_be_left_early(bus, run):
+    for number in range(5):
+        await bus.add(f"swell.event.{run}.run", b"%d" % number)
+    async with aclosing(bus.replay(f"swell.event.{run}.>", batch_max=1)) as batches:
+        assert [m.data for m in await anext(batches)] == [b"0"]
+    assert len(await replayed(bus, f"swell.event.{run}.>")) == 5
+
+
 # Commands
 
 
@@ -300,6 +353,19 @@ async def test_what_is_not_acknowledged_still_holds_its_subject(bus, run):
     await puller.close()
 
 
+async def test_a_command_that_is_put_off_goes_to_somebody_else_then(world, bus, run):
+    await bus.command(f"swell.command.{run}.{run}.ws-a.1", b"1")
+    puller, other = bus.commands(run), (await world.bus()).commands(run)
+    await puller.open()
+    await other.open()
+    [delivery] = await puller.next(wanted=1, timeout_s=WAIT_S)
+    await puller.close()
+    await delivery.nak(0.1)
+    [again] = await other.next(wanted=1, timeout_s=WAIT_S)
+    assert (again.subject, again.data) == (delivery.subject, b"1")
+    await other.close()
+
+
 async def test_no_more_is_pulled_than_wanted_and_nothing_twice(world, bus, run):
     for number in range(10):
         await bus.command(f"swell.command.{run}.{run}.ws-{number}.1", b"x")
@@ -336,6 +402,134 @@ async def test_a_command_that_comes_later_ends_the_wait(bus, run):
     await bus.command(f"swell.command.{run}.{run}.ws-a.1", b"x")
     assert [d.data for d in await waiting] == [b"x"]
     await puller.close()
+
+
+# Consumers
+
+
+def consumer_of(bus, run, **options):
+    return bus.consume(run, [f"swell.event.{run}.run", f"swell.event.{run}.*.1"], **{"ack_wait_s": 30.0} | options)
+
+
+async def consumed(consumer, count):
+    got = []
+    async with asyncio.timeout(WAIT_S):
+        while len(got) < count:
+            got += await consumer.next(wanted=count - len(got), timeout_s=1.0)
+    return got
+
+
+async def test_a_new_consumer_gets_what_comes_and_not_what_was(bus, run):
+    await bus.add(f"swell.event.{run}.run", b"old news")
+    consumer = consumer_of(bus, run)
+    await consumer.open()
+    sequences = [
+        await bus.add(f"swell.event.{run}.{name}", name.encode())
+        for name in ("run", "request", "ws-a.1", "ws-a.2", "run")
+    ]
+    got = await consumed(consumer, 3)
+    assert [d.data for d in got] == [b"run", b"ws-a.1", b"run"]
+    assert [d.sequence for d in got] == [sequences[0], sequences[2], sequences[4]]
+    stored = await bus.read(got[1].sequence)
+    assert (got[1].subject, got[1].time_ns, got[1].count) == (stored.subject, stored.time_ns, 1)
+    assert await consumer.next(wanted=1, timeout_s=0.05) == []
+    await consumer.close()
+
+
+async def test_a_consumer_that_exists_goes_on_where_it_was(world, bus, run):
+    """What came while nobody was there is delivered to whoever opens it next."""
+    first = consumer_of(bus, run)
+    await first.open()
+    await first.close()
+    await bus.add(f"swell.event.{run}.run", b"meanwhile")
+    other = consumer_of(await world.bus(), run)
+    await other.open()
+    [delivery] = await consumed(other, 1)
+    assert delivery.data == b"meanwhile"
+    await delivery.ack()
+    await other.close()
+
+
+async def test_consumers_of_one_name_share_and_of_two_names_do_not(world, bus, run):
+    shared = [consumer_of(bus, run), consumer_of(await world.bus(), run)]
+    alone = bus.consume(f"{run}-b", [f"swell.event.{run}.run"], ack_wait_s=30.0)
+    for consumer in (*shared, alone):
+        await consumer.open()
+    for number in range(6):
+        await bus.add(f"swell.event.{run}.run", b"%d" % number)
+    got = await consumed(shared[0], 3) + await consumed(shared[1], 3)
+    assert sorted(d.data for d in got) == [b"%d" % number for number in range(6)]
+    assert [d.data for d in await consumed(alone, 6)] == [b"%d" % number for number in range(6)]
+    for consumer in (*shared, alone):
+        await consumer.close()
+
+
+async def test_what_is_not_acknowledged_comes_again_and_says_so(world, bus, run):
+    """To anybody, when its time is over; what is acknowledged does not."""
+    first = consumer_of(bus, run, ack_wait_s=0.3)
+    await first.open()
+    await bus.add(f"swell.event.{run}.run", b"kept")
+    await bus.add(f"swell.event.{run}.run", b"done")
+    kept, done = await consumed(first, 2)
+    await done.ack()
+    await first.close()
+    other = consumer_of(await world.bus(), run, ack_wait_s=0.3)
+    await other.open()
+    [again] = await consumed(other, 1)
+    assert (again.sequence, again.data, kept.count, again.count) == (kept.sequence, b"kept", 1, 2)
+    await again.ack()
+    assert await other.next(wanted=1, timeout_s=0.5) == []
+    await other.close()
+
+
+async def test_what_is_put_off_comes_again_later_and_blocks_nothing(bus, run):
+    consumer = consumer_of(bus, run)
+    await consumer.open()
+    await bus.add(f"swell.event.{run}.run", b"1")
+    [first] = await consumed(consumer, 1)
+    await first.nak(0.4)
+    await bus.add(f"swell.event.{run}.run", b"2")
+    [second] = await consumed(consumer, 1)
+    assert second.data == b"2"
+    await second.ack()
+    assert await consumer.next(wanted=1, timeout_s=0.1) == []
+    [again] = await consumed(consumer, 1)
+    assert (again.data, again.count) == (b"1", 2)
+    await again.nak(0.0)
+    [once_more] = await consumed(consumer, 1)
+    assert once_more.count == 3
+    await once_more.ack()
+    await consumer.close()
+
+
+async def test_who_asks_for_more_time_keeps_it(world, bus, run):
+    """For longer than it would have had."""
+    holder = consumer_of(bus, run, ack_wait_s=0.4)
+    other = consumer_of(await world.bus(), run, ack_wait_s=0.4)
+    await holder.open()
+    await other.open()
+    await bus.add(f"swell.event.{run}.run", b"1")
+    [held] = await consumed(holder, 1)
+    for _ in range(6):
+        await held.more_time()
+        assert await other.next(wanted=1, timeout_s=0.1) == []
+    await held.ack()
+    assert await other.next(wanted=1, timeout_s=0.5) == []
+    for consumer in (holder, other):
+        await consumer.close()
+
+
+async def test_no_more_is_outstanding_than_allowed(bus, run):
+    consumer = consumer_of(bus, run, outstanding_max=2)
+    await consumer.open()
+    for number in range(3):
+        await bus.add(f"swell.event.{run}.run", b"%d" % number)
+    one, _ = await consumed(consumer, 2)
+    assert await consumer.next(wanted=1, timeout_s=0.1) == []
+    await one.ack()
+    [three] = await consumed(consumer, 1)
+    assert three.data == b"2"
+    await consumer.close()
 
 
 # Keys
@@ -381,6 +575,27 @@ async def test_following_keys_starts_with_what_is_there(bus, run):
             if (f"{run}-b", b"4") in seen:
                 break
     assert seen == [(f"{run}-a", b"2"), (f"{run}-b", b"3"), (f"{run}-b", b"4")]
+
+
+async def test_a_snapshot_is_replaced_by_whoever_knows_its_revision(world, bus, run):
+    """And it stays: nothing of it expires."""
+    other = await world.bus()
+    assert await bus.get_key(SNAPSHOTS, run) is None
+    revision = await bus.take_key(SNAPSHOTS, run, b"1", expect=0)
+    found = await other.get_key(SNAPSHOTS, run)
+    assert (found.sequence, found.data) == (revision, b"1")
+    assert await other.take_key(SNAPSHOTS, run, b"theirs", expect=0) is None
+    newer = await other.take_key(SNAPSHOTS, run, b"2", expect=revision)
+    assert await bus.take_key(SNAPSHOTS, run, b"mine", expect=revision) is None
+    found = await bus.get_key(SNAPSHOTS, run)
+    assert (found.sequence, found.data) == (newer, b"2")
+
+
+async def test_keys_do_not_mix(bus, run):
+    await bus.take_key(SNAPSHOTS, f"{run}.a", b"a", expect=0)
+    assert await bus.get_key(SNAPSHOTS, run) is None
+    assert await bus.get_key(SNAPSHOTS, f"{run}.b") is None
+    assert (await bus.get_key(SNAPSHOTS, f"{run}.a")).data == b"a"
 
 
 # What is said
@@ -446,6 +661,18 @@ async def test_an_object_over_the_readers_limit_is_not_read(bus, run):
     await bus.objects.write(run, bytes(10))
     with pytest.raises(BusError, match="over the limit of 9"):
         _ = [chunk async for chunk in bus.objects.read(run, limit_bytes=9)]
+
+
+@pytest.mark.parametrize("size", [0, 5, 300 * KIB])
+async def test_a_deleted_object_is_missing(bus, run, size):
+    """Deleting again says that it was not there; others stay."""
+    await bus.objects.write(run, bytes(size))
+    await bus.objects.write(f"{run}-other", b"other")
+    assert await bus.objects.delete(run) is True
+    with pytest.raises(ObjectMissingError, match=run):
+        _ = [chunk async for chunk in bus.objects.read(run, limit_bytes=MIB)]
+    assert await bus.objects.delete(run) is False
+    assert [chunk async for chunk in bus.objects.read(f"{run}-other", limit_bytes=MIB)] == [b"other"]
 
 
 async def test_an_artifact_over_the_limit_is_not_written():

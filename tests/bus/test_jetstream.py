@@ -4,6 +4,8 @@ import asyncio
 import base64
 import contextlib
 import json
+import os
+import subprocess
 import time
 from contextlib import aclosing
 
@@ -13,11 +15,16 @@ from services.bus import (
     COMMANDS,
     EVENTS,
     EXECUTORS,
+    FOLLOW_BACKLOG_BYTES,
     LEASES,
+    SNAPSHOTS,
     Bus,
     BusConfig,
     BusError,
+    BusFullError,
     BusUnavailableError,
+    Consumer,
+    Follower,
     ObjectMissingError,
     StreamMismatchError,
     stream_settings,
@@ -257,6 +264,108 @@ async def test_commands_reach_executors_again_after_a_kill_of_the_server(own_nat
         assert delivery.data == b"2"
 
 
+@contextlib.asynccontextmanager
+async def consuming(bus, **options):
+    consumer = bus.consume("told", ["swell.event.*.run"], **{"ack_wait_s": 1.0} | options)
+    await consumer.open()
+    try:
+        yield consumer
+    finally:
+        await consumer.close()
+
+
+async def test_a_consumer_goes_on_across_a_kill_of_the_server(own_nats_server):
+    async with connected(own_nats_server) as bus:
+        await bus.ensure_streams()
+        async with consuming(bus) as consumer:
+            await bus.add("swell.event.r1.run", b"1")
+            assert await eventually(lambda: consumer.next(wanted=1, timeout_s=0.2))
+            own_nats_server.kill()
+            own_nats_server.start()
+            await eventually(lambda: asyncio.sleep(0, bus.revision == 1))
+            await bus.add("swell.event.r1.run", b"2")
+            got = set()
+            while got != {b"1", b"2"}:
+                for delivery in await eventually(lambda: consumer.next(wanted=2, timeout_s=0.2)):
+                    got.add(delivery.data)
+                    await delivery.ack()
+
+
+@pytest.mark.parametrize("noticed_by", ["status", "check"])
+async def test_a_consumer_that_somebody_deleted_is_made_again_without_a_gap(own_nats_server, noticed_by, monkeypatch):
+    """What is acknowledged stays so; what came between the deletion and its discovery is delivered, as is what was under way."""
+    async with connected(own_nats_server) as bus:
+        await bus.ensure_streams()
+        await bus.add("swell.event.r0.run", b"old news")
+        async with consuming(bus) as consumer:
+            for data in (b"1", b"2"):
+                await bus.add("swell.event.r1.run", data)
+                [delivery] = await eventually(lambda: consumer.next(wanted=1, timeout_s=0.2))
+                await delivery.ack()
+
+            async def acknowledged():
+                await consumer.open()
+                return consumer._floor == 3
+
+            await eventually(acknowledged)
+            if noticed_by == "status":
+                assert await consumer.next(wanted=1, timeout_s=0.01) == []  # leaves a pull at the server, which it ends
+            else:
+                monkeypatch.setattr(Consumer, "_CHECK_S", 0.0)
+            assert (await bus._api(f"CONSUMER.DELETE.{EVENTS}.told"))["success"]
+            await bus.add("swell.event.r1.run", b"3")
+            [delivery] = await eventually(lambda: consumer.next(wanted=1, timeout_s=0.2))
+            assert delivery.data == b"3"
+            await delivery.ack()
+            assert await consumer.next(wanted=1, timeout_s=0.1) == []
+
+
+async def test_other_settings_of_a_consumer_are_taken_over(own_nats_server):
+    async with connected(own_nats_server) as bus:
+        await bus.ensure_streams()
+        async with consuming(bus):
+            pass
+        async with consuming(bus, ack_wait_s=7.0, outstanding_max=5):
+            config = (await bus._api(f"CONSUMER.INFO.{EVENTS}.told"))["config"]
+        assert (config["ack_wait"], config["max_ack_pending"]) == (7_000_000_000, 5)
+        assert config["deliver_policy"] == "new"
+
+
+async def test_what_was_fetched_and_not_handed_out_is_given_back_at_once(own_nats_server):
+    async with connected(own_nats_server) as bus:
+        await bus.ensure_streams()
+        async with consuming(bus, ack_wait_s=60.0) as leaving:
+            assert await leaving.next(wanted=2, timeout_s=0.01) == []
+            await bus.add("swell.event.r1.run", b"1")
+            await eventually(lambda: asyncio.sleep(0, not leaving._queue.empty()))
+        async with consuming(bus, ack_wait_s=60.0) as other:
+            [delivery] = await eventually(lambda: other.next(wanted=1, timeout_s=0.2))
+            assert (delivery.data, delivery.count) == (b"1", 2)
+
+
+async def test_a_pools_consumer_of_an_older_version_is_taken_over(own_nats_server):
+    """It names its one subject in another field."""
+    async with connected(own_nats_server) as bus:
+        await bus.ensure_streams()
+        older = {
+            "durable_name": "p",
+            "filter_subject": "swell.command.p.>",
+            "ack_policy": "explicit",
+            "ack_wait": 5_000_000_000,
+            "max_deliver": -1,
+            "max_ack_pending": 20000,
+            "deliver_policy": "all",
+            "mem_storage": True,
+        }
+        made = await bus._api(f"CONSUMER.DURABLE.CREATE.{COMMANDS}.p", {"stream_name": COMMANDS, "config": older})
+        assert "error" not in made
+        puller = bus.commands("p")
+        await puller.open()
+        await bus.command("swell.command.p.r1.ws-a.1", b"1")
+        assert [d.data for d in await puller.next(wanted=1, timeout_s=WAIT_S)] == [b"1"]
+        await puller.close()
+
+
 async def test_leases_and_beats_go_on_after_a_kill_of_the_server(own_nats_server):
     """Both live in memory: whoever follows the keys sees what is written afterwards, however much was written before."""
     async with connected(own_nats_server) as bus:
@@ -293,6 +402,169 @@ async def test_objects_survive_a_kill_of_the_server(own_nats_server):
             return b"".join([chunk async for chunk in bus.objects.read("o1", limit_bytes=1_000_000)])
 
         assert await eventually(read) == b"x" * 300_000
+
+
+async def test_snapshots_survive_a_kill_of_the_server(own_nats_server):
+    async with connected(own_nats_server) as bus:
+        await bus.ensure_streams()
+        revision = await bus.take_key(SNAPSHOTS, "r1", b"state", expect=0)
+        own_nats_server.kill()
+        own_nats_server.start()
+        await eventually(lambda: asyncio.sleep(0, bus.revision == 1))
+        found = await eventually(lambda: bus.get_key(SNAPSHOTS, "r1"))
+        assert (found.sequence, found.data) == (revision, b"state")
+
+
+async def test_a_replay_goes_on_across_a_kill_of_the_server(own_nats_server):
+    async with connected(own_nats_server) as bus:
+        await bus.ensure_streams()
+        for number in range(50):
+            await bus.append(f"swell.event.r1.ws-a.{number}", b"%d" % number, expect=0)
+        got = []
+        async with aclosing(bus.replay("swell.event.r1.>", batch_max=1)) as batches:
+            async for batch in batches:
+                got += [m.data for m in batch]
+                if len(got) == 10:
+                    own_nats_server.kill()
+                    own_nats_server.start()
+                    await eventually(lambda: asyncio.sleep(0, bus.revision == 1))
+        assert got == [b"%d" % number for number in range(50)]
+
+
+async def test_a_replay_of_much_holds_little(own_nats_server):
+    """Who reads slowly makes the server wait: what is held does not grow with the log."""
+    async with connected(own_nats_server) as bus:
+        await bus.ensure_streams()
+        big = bytes(256 * 1024)
+        await asyncio.gather(*(bus.add(f"swell.event.r1.ws-{n}.1", big) for n in range(400)))
+        follower = Follower(bus, EVENTS, "swell.event.r1.>")
+        async with aclosing(follower.batches(batch_max=1)) as batches:
+            read = most = 0
+            async for batch in batches:
+                read += len(batch)
+                most = max(most, follower.buffered_bytes)
+                await asyncio.sleep(0.001)
+                if read == 400:
+                    break
+        assert most <= 2 * FOLLOW_BACKLOG_BYTES
+
+
+async def test_a_deleted_object_gives_its_room_back(nats_server):
+    async with connected(nats_server) as bus:
+        await bus.ensure_streams()
+        before = (await bus._api("STREAM.INFO.OBJ_SWELL_ARTIFACTS"))["state"]["bytes"]
+        await bus.objects.write("short-lived", bytes(1_000_000))
+        await bus.objects.delete("short-lived")
+        assert (await bus._api("STREAM.INFO.OBJ_SWELL_ARTIFACTS"))["state"]["bytes"] == before
+
+
+# A full disk
+
+
+@pytest.fixture
+def small_disk(tmp_path, nats_server):
+    """A file system of its own for the store of a server; skips where mounting is not permitted."""
+    folder = tmp_path / "disk"
+    (folder / "store").mkdir(parents=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder / "store"], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"cannot mount: {mounted.stderr.decode()}")
+    server = type(nats_server)(folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+        subprocess.run(["umount", folder / "store"], check=True)
+
+
+async def filled(bus, size_bytes):
+    """How many entries were stored until the bus had enough, and what it said then."""
+    for number in range(1000):
+        try:
+            await bus.append(f"swell.event.r1.ws-a.{number}", bytes(size_bytes), expect=0)
+        except BusUnavailableError as error:
+            return number, error
+    raise AssertionError("the disk is larger than thought")
+
+
+async def test_a_broker_without_room_is_waited_for_and_refuses_nothing(small_disk):
+    """It answers so; what it took is there, and as soon as there is room the same append is stored.
+
+    A server takes three quarters of its disk at most, if it is not told otherwise.
+    """
+    async with connected(small_disk, append_timeout_s=0.3) as bus, connected(small_disk) as patient:
+        await bus.ensure_streams()
+        stored, error = await filled(bus, 400_000)
+        assert stored > 10
+        assert isinstance(error, BusFullError)
+        assert "cannot store swell.event.r1.ws-a." in str(error)
+        assert "make room on its disk" in str(error)
+        with pytest.raises(BusFullError):
+            await bus.add("swell.event.r1.request", b"1")
+        with pytest.raises(BusFullError):
+            await bus.objects.write("o1", bytes(300_000))
+        with pytest.raises(BusFullError):
+            await bus.take_key(SNAPSHOTS, "r1", b"1", expect=0)
+        assert await bus.take_key(LEASES, "scheduler", b"me", expect=0)
+        appending = asyncio.create_task(patient.append("swell.event.r1.run", b"1", expect=0))
+        adding = asyncio.create_task(patient.add("swell.event.r1.request", b"1"))
+        await asyncio.sleep(0.1)
+        assert not appending.done()
+        await bus._api(f"STREAM.PURGE.{EVENTS}", {"filter": "swell.event.r1.ws-a.0"})
+        async with asyncio.timeout(WAIT_S):
+            await asyncio.gather(appending, adding)
+        held = [m async for batch in bus.replay("swell.event.r1.>") for m in batch]
+        assert len(held) == stored - 1 + 2
+
+
+async def test_a_full_log_is_waited_for(own_nats_server):
+    """Somebody limited the log while we were running: it holds no more, and what we append waits until that is mended."""
+    async with connected(own_nats_server, append_timeout_s=0.3) as bus, connected(own_nats_server) as patient:
+        await bus.ensure_streams()
+        await bus.append("swell.event.r1.run", b"1", expect=0)
+        settings = next(s for s in stream_settings(bus.config) if s["name"] == EVENTS)
+        await bus._api(f"STREAM.UPDATE.{EVENTS}", settings | {"max_msgs": 1})
+        with pytest.raises(BusFullError, match="maximum messages exceeded"):
+            await bus.append("swell.event.r1.run", b"2", expect=1)
+        appending = asyncio.create_task(patient.append("swell.event.r1.run", b"2", expect=1))
+        await asyncio.sleep(0.1)
+        await bus._api(f"STREAM.UPDATE.{EVENTS}", settings)
+        async with asyncio.timeout(WAIT_S):
+            assert await appending == 2
+
+
+async def test_a_full_disk_loses_nothing_and_the_log_goes_on_after_a_restart(small_disk):
+    """The server then answers nothing, and goes on refusing to store when there is room again, until it is restarted."""
+    async with connected(small_disk, append_timeout_s=0.1) as bus, connected(small_disk) as patient:
+        await bus.ensure_streams()
+        store = small_disk.folder / "store"
+        ballast = store / "ballast"
+        room = os.statvfs(store)
+        ballast.write_bytes(bytes(room.f_bavail * room.f_frsize - 1024 * 1024))
+        stored, error = await filled(bus, 100_000)
+        assert stored > 3
+        assert "check the NATS server, its log and its disk" in str(error)
+        appending = asyncio.create_task(patient.append("swell.event.r1.run", b"1", expect=0))
+        await asyncio.sleep(0.1)
+        ballast.unlink()
+        small_disk.kill()
+        small_disk.start()
+        async with asyncio.timeout(20):
+            await appending
+        held = [m.subject async for batch in bus.replay("swell.event.r1.>") for m in batch]
+        assert held[:stored] == [f"swell.event.r1.ws-a.{number}" for number in range(stored)]
+        assert held[-1] == "swell.event.r1.run"
+
+
+async def test_what_is_larger_than_the_server_takes_is_said_at_once(nats_server):
+    async with connected(nats_server) as bus:
+        await bus.ensure_streams()
+        with pytest.raises(BusError, match=r"max_payload of 1048576.*artifact") as refused:
+            await bus.take_key(SNAPSHOTS, "large", bytes(2_000_000), expect=0)
+        assert not isinstance(refused.value, BusUnavailableError)
 
 
 async def test_an_object_without_its_chunks_is_missing(nats_server):

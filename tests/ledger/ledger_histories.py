@@ -131,6 +131,15 @@ class MemoryLog:
     async def read(self, sequence: int) -> Recorded | None:
         return next((record for record in self.records if record.sequence == sequence), None)
 
+    async def last(self, subject: str) -> Recorded | None:
+        return self.records[-1] if self.records else None
+
+    async def replay(self, subject: str, *, after: int = 0, batch_max: int = 2000) -> AsyncIterator[list[Recorded]]:
+        records = [record for record in self.records if record.sequence > after]
+        for first in range(0, len(records), batch_max):
+            await asyncio.sleep(0)
+            yield records[first : first + batch_max]
+
     async def follow(self, after: int, *, linger_s: float, batch_max: int) -> AsyncIterator[list[Recorded]]:
         while True:
             batch = [record for record in self.records if record.sequence > after][:batch_max]
@@ -186,8 +195,13 @@ def sha256(data: bytes) -> str:
 _runs = st.sampled_from(["r1", "r2", "fleet"])
 _names = st.sampled_from(["w1", "w2", ev.LINE])
 _numbers = st.integers(0, 4)
-_steps = st.sampled_from(["edit", "static", "runtime", "fix", "merge", "gate", "deliver"])
-_states = st.sampled_from(["pending", "ready", "editing", "completed", "failed", "blocked", "cancelled", "invalidated"])
+_steps = st.sampled_from(["edit", "static", "runtime", "fix", "merge", "gate", "deliver", "compensate"])
+_states = st.sampled_from(
+    [
+        "pending", "ready", "editing", "completed", "failed", "blocked", "cancelled", "invalidated", "awaiting_review",
+        "compensating", "compensated", "compensation_failed",
+    ]
+)  # fmt: skip
 _run_states = st.sampled_from(["pending", "running", "paused", "completed", "failed", "cancelled"])
 _big = st.integers(-(2**80), 2**80)
 _texts = st.text(max_size=5)
@@ -196,6 +210,7 @@ _artifacts = st.builds(ev.Artifact, role=_texts, digest=_texts, name=_texts, siz
 _finishes = st.builds(
     ev.StepFinished,
     ok=st.booleans(),
+    error_class=st.none() | st.sampled_from(["timeout", "handed_back"]),
     message=_texts,
     exit_code=st.none() | _big,
     snapshot=st.none() | _snapshots,
@@ -207,14 +222,56 @@ _known = {
     "request_id": st.sampled_from(["q1", "q2"]), "actor": _texts, "spec": _artifacts, "workstreams": _big,
     "repository": _texts, "base_commit": _texts,
 }  # fmt: skip
+_scheduled = st.builds(
+    scheduled, _names, _numbers, _steps, tool=_texts, reduction=_big, action=_texts, on_behalf=_names | st.just("")
+)
+_asked = {"request_id": _known["request_id"], "actor": _texts, "reason": _texts}
+_tools = st.sampled_from(["aider", "claude", "\0", ""])
+_scopes = st.sampled_from(["run", "tool", "pool", "all"])
+_executors = st.sampled_from(["e1", "e2", "\u00e9"])
+_executor_states = st.sampled_from(["spawning", "idle", "busy", "draining", "terminated"])
+_classes = st.sampled_from(["timeout", "lost", "handed_back", "rate_limited", "unknown"])
 _told = st.one_of(
+    st.builds(ev.CancelRequested, **_asked),
+    st.builds(ev.StepRequested, request_id=_known["request_id"], actor=_texts, workstream=_names, step=_steps),
+    st.builds(ev.PauseRequested, **_asked, scope=_scopes, name=_tools),
+    st.builds(ev.ResumeRequested, **_asked, scope=_scopes, name=_tools),
+    st.builds(ev.ReviewRequested, **_asked, verdict=st.just("adjust"), workstreams=st.lists(_names, max_size=2)),
+    st.builds(ev.RecoveryRequested, **_asked, workstream=_names, step=_steps),
+    st.builds(ev.RollbackRequested, **_asked),
+    st.builds(ev.RunAmended, spec=_artifacts, amends=_texts, workstreams=st.lists(_names, max_size=2), actor=_texts),
+    st.builds(ev.RunStopping, outcome=_run_states, reason=_texts),
+    st.builds(ev.WaveFinished, wave=_big),
+    st.builds(ev.StepDelayed, step=_scheduled, cause=st.just("tool_breaker"), reason=_texts, until_ns=_big),
+    st.builds(
+        ev.RecoveryChosen,
+        workstream=_names,
+        step=_steps,
+        attempt=_big,
+        error_class=_classes,
+        strategy=st.sampled_from(["retry", "reduce_context", "fallback_tool", "review", "fail"]),
+        reason=_texts,
+    ),
+    st.builds(ev.ReviewResolved, workstream=_names, verdict=st.just("retry"), actor=_texts),
+    st.builds(ev.MergeRefused, workstream=_names, reason=st.just("red"), message=_texts),
+    st.builds(ev.DeliveryRefused, ref=_texts, commit=_texts, reason=_texts),
+    st.builds(ev.RollbackStarted, request_id=_known["request_id"], actor=_texts, workstreams=_big, reason=_texts),
+    st.builds(
+        ev.RollbackFinished,
+        state=st.sampled_from(["compensated", "compensation_failed"]),
+        compensated=_big,
+        failed=_big,
+        without_actions=_big,
+        reason=_texts,
+    ),
+    st.builds(ev.StepCancelled, reason=_texts, error_class=_classes),
     st.builds(ev.RunRequested, **_known),
     st.builds(ev.RunAccepted, **_known),
     st.builds(ev.RequestAnswered, request_id=_known["request_id"], answer=st.sampled_from(["accepted", "refused"])),
     st.builds(ev.RunTransitioned, from_state=_run_states, to_state=_run_states, reason=_texts),
     st.builds(ev.WaveStarted, wave=_big, workstreams=st.lists(_names, max_size=2)),
     st.builds(ev.WorkstreamTransitioned, workstream=_names, from_state=_states, to_state=_states, reason=_texts),
-    st.builds(scheduled, _names, _numbers, _steps),
+    _scheduled,
     st.builds(
         ev.StepSkipped, workstream=_names, step=_steps, tree=_texts, reason=st.sampled_from(["noop", "verdict_reused"])
     ),
@@ -236,6 +293,25 @@ _told = st.one_of(
     st.builds(ev.StepLost, reason=_texts, executor=_texts),
     st.builds(ev.ProcessesReaped, executor=_texts, boot=_texts, processes=_numbers),
     st.builds(ev.ResultRefused, executor=_texts, boot=_texts, result=_finishes),
+)
+_across_runs = st.one_of(
+    st.builds(ev.FleetPaused, scope=_scopes, name=_tools, actor=_texts, reason=_texts),
+    st.builds(ev.FleetPaused, scope=_scopes, name=_tools, reason=_texts),
+    st.builds(ev.FleetResumed, scope=_scopes, name=_tools),
+    st.builds(ev.ToolBreakerOpened, tool=_tools, failures=_big, until_ns=_big, reason=_texts, error_class=_classes),
+    st.builds(ev.ToolBreakerHalfOpened, tool=_tools),
+    st.builds(ev.ProbeGranted, tool=_tools, run=_runs, workstream=_names, attempt=_big, expires_ns=_big),
+    st.builds(ev.ToolBreakerClosed, tool=_tools, reason=_texts),
+    st.builds(
+        ev.ExecutorTransitioned,
+        executor=_executors,
+        boot=st.sampled_from(["k1", "k2"]),
+        pool=_texts,
+        slots=_big,
+        from_state=_executor_states,
+        to_state=_executor_states,
+        reason=_texts,
+    ),
 )
 _subjects = st.one_of(
     st.builds(run_subject, _runs),
@@ -265,10 +341,14 @@ def histories(draw) -> list[Recorded]:
     story = Story()
     for _ in range(draw(st.integers(1, 40))):
         subject = draw(_subjects)
-        if draw(st.integers(0, 9)) == 0:
-            story.raw(subject, draw(_garbage))
-        else:
-            story.entry(subject, *draw(st.lists(_told, max_size=3)))
+        match draw(st.integers(0, 9)):
+            case 0:
+                story.raw(subject, draw(_garbage))
+            case 1 | 2:
+                fleet = draw(st.sampled_from([run_subject("fleet"), run_subject("fleet"), subject]))
+                story.entry(fleet, *draw(st.lists(_across_runs, max_size=3)))
+            case _:
+                story.entry(subject, *draw(st.lists(_told, max_size=3)))
     return story.records
 
 

@@ -11,7 +11,19 @@ from ledger_histories import BASE, LOG, Story, batchings, histories, moved, sche
 
 from services import events as ev
 from services.bus import Recorded
-from services.ledger.projector import GENESIS, AttemptRow, Batch, KnownRun, Projector, RunRow, Tip, WorkstreamRow
+from services.ledger.projector import (
+    GENESIS,
+    AttemptRow,
+    Batch,
+    ExecutorRow,
+    KnownRun,
+    PauseRow,
+    Projector,
+    RunRow,
+    Tip,
+    ToolBreakerRow,
+    WorkstreamRow,
+)
 
 
 class Tables:
@@ -24,6 +36,9 @@ class Tables:
         self.runs: dict[str, RunRow] = {}
         self.workstreams: dict[tuple[str, str], WorkstreamRow] = {}
         self.attempts: dict[tuple[str, str, int], AttemptRow] = {}
+        self.executors: dict[str, ExecutorRow] = {}
+        self.breakers: dict[str, ToolBreakerRow] = {}
+        self.paused: list[PauseRow] = []
 
     def commit(self, batch: Batch) -> None:
         self.entries += batch.entries
@@ -32,6 +47,10 @@ class Tables:
         self.runs |= {row.run: copy.copy(row) for row in batch.runs}
         self.workstreams |= {(row.run, row.workstream): copy.copy(row) for row in batch.workstreams}
         self.attempts |= {(row.run, row.workstream, row.attempt): copy.copy(row) for row in batch.attempts}
+        self.executors |= {row.executor: copy.copy(row) for row in batch.executors}
+        self.breakers |= {row.tool: copy.copy(row) for row in batch.tool_breakers}
+        if batch.pauses is not None:
+            self.paused = list(batch.pauses)
 
     def run(self, run: str) -> KnownRun | None:
         if run not in self.runs:
@@ -45,8 +64,18 @@ class Tables:
     def attempt(self, run: str, workstream: str, attempt: int) -> AttemptRow | None:
         return copy.copy(self.attempts.get((run, workstream, attempt)))
 
+    def executor(self, executor: str) -> ExecutorRow | None:
+        return copy.copy(self.executors.get(executor))
+
+    def tool_breaker(self, tool: str) -> ToolBreakerRow | None:
+        return copy.copy(self.breakers.get(tool))
+
+    def pauses(self) -> list[PauseRow]:
+        return list(self.paused)
+
     def rows(self) -> tuple:
-        return (self.entries, self.events, self.transitions, self.runs, self.workstreams, self.attempts)
+        keyed = (self.runs, self.workstreams, self.attempts, self.executors, self.breakers)
+        return (self.entries, self.events, self.transitions, *keyed, self.paused)
 
 
 def folded(batches: list[list[Recorded]], *, forgetful: bool = False, live_rows_max: int = 50_000) -> Tables:

@@ -29,6 +29,7 @@ from services.ledger.server import SERVICE, LedgerServer
 from services.ledger.store import Store
 from services.ledger.v1 import ledger_pb2 as pb
 from services.ledger.v1 import ledger_pb2_grpc
+from services.ledger.verify import Verifier
 from services.rpc import Health, create_server, serve
 
 
@@ -60,7 +61,14 @@ async def serving(folder: Path, records=(), *, objects: MemoryObjects | None = N
     server = create_server(token=None, max_message_bytes=65536, concurrent_rpcs=50)
     live = MemoryLive()
     answers = LedgerServer(
-        store, absorber, objects or MemoryObjects(), live, heartbeat_s=heartbeat_s, artifact_bytes_max=10**9
+        store,
+        absorber,
+        objects or MemoryObjects(),
+        live,
+        Verifier(store, absorber, log, batch_max=50),
+        heartbeat_s=heartbeat_s,
+        artifact_bytes_max=10**9,
+        started_ns=17,
     )
     ledger_pb2_grpc.add_LedgerServiceServicer_to_server(answers, server)
     port = await serve(server, "127.0.0.1:0", [SERVICE], Health([SERVICE]))

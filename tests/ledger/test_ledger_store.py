@@ -15,10 +15,21 @@ from ledger_histories import MemoryLog, Story, batchings, histories, steady
 from services.bus import Recorded
 from services.ledger import projector
 from services.ledger.absorb import Absorber
-from services.ledger.projector import AttemptRow, Projector, RunRow, WorkstreamRow
+from services.ledger.projector import (
+    AttemptRow,
+    ExecutorRow,
+    PauseRow,
+    Projector,
+    RunRow,
+    ToolBreakerRow,
+    WorkstreamRow,
+)
 from services.ledger.store import LedgerMismatchError, QueryTooSlowError, Store, StoreBusyError, StoreError
 
-TABLES = ("meta", "entries", "events", "transitions", "runs", "workstreams", "attempts")
+TABLES = (
+    "meta", "entries", "events", "transitions", "runs", "workstreams", "attempts", "executors", "tool_breakers",
+    "pauses",
+)  # fmt: skip
 
 
 def absorb(file: Path, batches: list[list[Recorded]], *, reopening: bool = False) -> dict[str, list[tuple]]:
@@ -52,7 +63,14 @@ def test_the_rebuilt_tables_equal_the_live_ones(data, tmp_path_factory):
 
 def test_every_column_stands_where_its_field_stands(tmp_path):
     store = Store.open(tmp_path / "l")
-    for table, row in (("runs", RunRow), ("workstreams", WorkstreamRow), ("attempts", AttemptRow)):
+    for table, row in (
+        ("runs", RunRow),
+        ("workstreams", WorkstreamRow),
+        ("attempts", AttemptRow),
+        ("executors", ExecutorRow),
+        ("tool_breakers", ToolBreakerRow),
+        ("pauses", PauseRow),
+    ):
         found = store.read(
             "SELECT column_name FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index", [table]
         )

@@ -342,6 +342,102 @@ async def test_stop_gives_the_tool_its_grace(supervisor, launch, tmp_path):
     assert (tmp_path / "out").read_text() == "ready\nbye\n"
 
 
+# Progress
+
+
+@pytest.mark.parametrize(
+    "working",
+    [
+        "end = time.monotonic() + 1.7\nwhile time.monotonic() < end: pass",
+        "subprocess.run([sys.executable, '-c', 'import time\\nwhile time.process_time() < 1.5: pass'])",
+        "for n in range(17): time.sleep(0.1); open('file', 'w').write('same')",
+        "for n in range(17): time.sleep(0.1); pathlib.Path('a/b', str(n)).mkdir(parents=True)",
+        "for n in range(17): time.sleep(0.1); print(n, flush=True)",
+    ],
+)
+async def test_a_tool_that_makes_progress_is_not_idle(supervisor, launch, working):
+    """CPU time, its own or that of a child; a changed file or folder; output."""
+    program = f"import pathlib, subprocess, sys, time\n{working}"
+    ended = await run(supervisor, launch(sys.executable, "-c", program, idle_timeout_s=1.0))
+    assert (ended.ended_by, ended.exit_code) == ("itself", 0)
+
+
+@pytest.mark.parametrize(
+    "idle",
+    [
+        "while :; do sleep 0.2; done",
+        "(setsid sleep 600 &); sleep 600",
+        "mkdir .git; while :; do sleep 0.2; echo x > .git/x; done",
+        "while :; do sleep 0.2; cat big > /dev/null; done",
+    ],
+)
+async def test_polling_and_reading_are_no_progress(supervisor, launch, tmp_path, idle):
+    (tmp_path / "big").write_bytes(bytes(10_000))
+    started = time.monotonic()
+    ended = await run(supervisor, launch("sh", "-c", idle, idle_timeout_s=1.0))
+    assert ended.ended_by == "idle"
+    assert time.monotonic() - started < 6
+
+
+async def test_progress_that_ends_is_followed_by_the_idle_limit(supervisor, launch):
+    program = "import time\nwhile time.process_time() < 1: pass\ntime.sleep(600)"
+    ended = await run(supervisor, launch(sys.executable, "-c", program, idle_timeout_s=0.6, timeout_s=60))
+    assert ended.ended_by == "idle"
+    assert ended.wall_s > 1.3
+
+
+async def test_one_tools_progress_is_not_anothers(supervisor, launch, tmp_path):
+    busy = await supervisor.spawn(
+        launch(
+            sys.executable, "-c", "while True: pass", cwd=tmp_path.parent, marker="test/busy/1", idle_timeout_s=1.0,
+            stdout=tmp_path / "busy", stderr=tmp_path / "busy.err",
+        )
+    )  # fmt: skip
+    ended = await run(supervisor, launch("sleep", "600", idle_timeout_s=1.0))
+    assert ended.ended_by == "idle"
+    assert not busy.ended.done()
+    busy.stop()
+    assert (await busy.wait()).ended_by == "cancel"
+
+
+async def test_nothing_is_left_of_an_idle_tool(supervisor, launch, tmp_path):
+    """It ignores SIGTERM, and its children left its session, its tree and its environment."""
+    tool = await supervisor.spawn(launch(sys.executable, "-c", STUBBORN, "stay", idle_timeout_s=1.0, grace_s=0.5))
+    await until(lambda: (tmp_path / "out").read_text() == "ready\n")
+    assert len(descendants_of(supervisor._process.pid)) >= 5
+    assert (await tool.wait()).ended_by == "idle"
+    assert descendants_of(supervisor._process.pid) == []
+    assert living(tool.marker) == []
+
+
+async def test_a_stop_can_shorten_the_grace(supervisor, launch, tmp_path):
+    script = "trap '' TERM; echo ready; while :; do sleep 0.01; done"
+    tool = await supervisor.spawn(launch("sh", "-c", script, grace_s=60))
+    await until(lambda: (tmp_path / "out").read_text() == "ready\n")
+    tool.stop(grace_s=0.2)
+    async with asyncio.timeout(8):
+        assert (await tool.wait()).ended_by == "cancel"
+
+
+async def test_a_sweep_counts_what_it_ended_by_marker(tmp_path):
+    marked = [
+        subprocess.Popen(["sleep", "600"], env={"PATH": os.environ["PATH"], "SWELL_ATTEMPT": f"{tmp_path.name}/{n}"})  # noqa: ASYNC220
+        for n in (1, 1, 2)
+    ]
+    others = subprocess.Popen(["sleep", "600"])  # noqa: ASYNC220 - as above: to be swept, and not to be
+    try:
+        await until(lambda: len(living(f"{tmp_path.name}/")) == 3)
+        swept = await process.sweep([f"{tmp_path.name}/{n}" for n in (1, 2, 3)])
+        assert swept == {f"{tmp_path.name}/1": 2, f"{tmp_path.name}/2": 1, f"{tmp_path.name}/3": 0}
+        assert [one.wait() for one in marked] == [-signal.SIGKILL] * 3
+        assert others.poll() is None
+        assert await process.sweep([]) == {}
+    finally:
+        for one in (*marked, others):
+            one.kill()
+            one.wait()
+
+
 STUBBORN = """
 import os, signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)

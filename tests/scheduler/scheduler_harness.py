@@ -30,7 +30,7 @@ from services.events import (
     WorkstreamTransitioned,
 )
 from services.scheduler.decide import Decision, Sightings, due, outstanding
-from services.scheduler.shell import ENTRY_BUDGET_BYTES
+from services.scheduler.appends import ENTRY_BUDGET_BYTES
 from services.scheduler.state import ALLOWED, Fact, RunState, evolve
 from services.spec import Options, Repository, RunSpec
 from services.wire import Entry, Place, encode_entry
@@ -58,9 +58,14 @@ def spec(
     static: tuple[str, ...] = ("ruff",),
     runtime: str | None = "pytest",
     breaker: dict | None = None,
+    recovery: dict | None = None,
+    profiles: dict | None = None,
     **options,
 ) -> RunSpec:
-    """A run; without `waves`, each level of dependencies is one."""
+    """A run; without `waves`, each level of dependencies is one.
+
+    What fails, fails at once, unless a test says otherwise: nothing is retried, and nobody reviews.
+    """
     known = list(bundles)
     return RunSpec(
         run=RUN,
@@ -68,9 +73,10 @@ def spec(
         bundles=known,
         waves=waves if waves is not None else levels(known),
         checks=Checks(static_tools=static, runtime_tool=runtime),
-        profiles={},
+        profiles=profiles or {},
         breaker=breaker or {},
-        options=Options(**{"max_workers": 4, **options}),
+        recovery={"retries": 0, "reductions": 0} if recovery is None else recovery,
+        options=Options(**{"max_workers": 4, "review": "fail", **options}),
     )
 
 

@@ -29,7 +29,7 @@ FORM = {
     "max_fix_iterations": {"static": 3, "runtime": 2},
     "oscillation_window": 5,
     "min_oscillation_repeats": 2,
-    "timeouts": {"edit": 600, "static": 300, "runtime": 300, "fix": 300},
+    "timeouts": {"edit": 600, "static": 300, "runtime": 300, "fix": 300, "idle": 120},
 }
 
 

@@ -395,7 +395,8 @@ def test_what_nobody_claims_in_time_is_cancelled_and_fails():
     assert play.states == {A: "failed"}
     [cancelled] = play.of(StepCancelled)
     assert cancelled.reason == "no executor of pool default claimed it within 10 s: start one"
-    assert play.reason(A) == cancelled.reason
+    assert play.reason(A) == f"static: {cancelled.reason}"
+    assert cancelled.error_class == "queue_timeout"
 
 
 def test_a_queue_deadline_holds_for_the_unclaimed_only():

@@ -43,6 +43,14 @@ def bundles(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def at_once(tmp_path: Path) -> Path:
+    """A recovery table that repeats nothing: what fails, stops."""
+    file = tmp_path / "recovery.yaml"
+    file.write_text("retries: 0\nreductions: 0\n")
+    return file
+
+
+@pytest.fixture
 def swell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result]:
     """Call the command line in this process, with nothing of the user's settings."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))

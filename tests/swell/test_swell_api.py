@@ -55,14 +55,17 @@ def test_fix_iterations_are_counted(repo: Path, bundles: Callable[..., Path]) ->
     assert result["total_fix_iterations"] == 1
 
 
-def test_every_workstream_has_a_result_also_when_blocked(repo: Path, bundles: Callable[..., Path]) -> None:
+def test_every_workstream_has_a_result_also_when_blocked(
+    repo: Path, bundles: Callable[..., Path], at_once: Path
+) -> None:
     several = loaded(
         bundles,
         bundle("ws-a", "break"),
         bundle("ws-b", scope="src/b.py", depends_on=["ws-a"]),
         bundle("ws-c", scope="src/c.py"),
     )
-    results = swell.execute_workstreams_parallel(fresh(), several, {"repo_root": repo, "max_workers": 2})
+    context = {"repo_root": repo, "max_workers": 2, "recovery": str(at_once)}
+    results = swell.execute_workstreams_parallel(fresh(), several, context)
     assert set(results) == {"ws-a", "ws-b", "ws-c"}
     assert results["ws-a"]["success"] is False
     assert results["ws-a"]["steps_executed"] == ["edit"]
@@ -71,12 +74,11 @@ def test_every_workstream_has_a_result_also_when_blocked(repo: Path, bundles: Ca
     assert results["ws-c"]["success"] is True
 
 
-def test_fail_fast_cancels_what_was_not_started(repo: Path, bundles: Callable[..., Path]) -> None:
+def test_fail_fast_cancels_what_was_not_started(repo: Path, bundles: Callable[..., Path], at_once: Path) -> None:
     scopes = ("src/b.py", "src/c.py")
     several = loaded(bundles, bundle("ws-a", "break"), *(bundle(f"ws-{s[4]}", scope=s) for s in scopes))
-    results = swell.execute_workstreams_parallel(
-        fresh(), several, {"repo_root": repo, "max_workers": 1, "fail_fast": True}
-    )
+    context = {"repo_root": repo, "max_workers": 1, "fail_fast": True, "recovery": str(at_once)}
+    results = swell.execute_workstreams_parallel(fresh(), several, context)
     assert results["ws-c"]["final_status"] == "cancelled"
     assert results["ws-c"]["error"]
 

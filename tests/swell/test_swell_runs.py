@@ -36,11 +36,13 @@ def test_a_run_that_completes_delivers_a_branch(swell: Swell, bundles: Bundles, 
         assert line in shown.stdout
 
 
-def test_a_failure_blocks_its_dependents_and_ends_with_1(swell: Swell, bundles: Bundles, repo: Path) -> None:
+def test_a_failure_blocks_its_dependents_and_ends_with_1(
+    swell: Swell, bundles: Bundles, repo: Path, at_once: Path
+) -> None:
     folder = bundles(
         bundle("ws-a", "break"), bundle("ws-b", depends_on=["ws-a"], scope="src/b.py"), bundle("ws-c", scope="src/c.py")
     )
-    shown = swell("run", folder, "--repo", repo)
+    shown = swell("run", folder, "--repo", repo, "--review", "fail", "--recovery", at_once)
     assert shown.exit_code == 1
     assert "dependency ws-a failed" in shown.stdout
     assert "no \\x1b[31mway" in shown.stdout
@@ -76,8 +78,9 @@ def test_a_run_id_that_exists_is_refused(swell: Swell, bundles: Bundles, repo: P
     assert "exists already" in shown.stderr
 
 
-def test_a_run_can_be_looked_at_afterwards(swell: Swell, bundles: Bundles, repo: Path) -> None:
-    swell("run", bundles(bundle("ws-a"), bundle("ws-b", "break", "src/b.py")), "--repo", repo)
+def test_a_run_can_be_looked_at_afterwards(swell: Swell, bundles: Bundles, repo: Path, at_once: Path) -> None:
+    folder = bundles(bundle("ws-a"), bundle("ws-b", "break", "src/b.py"))
+    swell("run", folder, "--repo", repo, "--review", "fail", "--recovery", at_once)
     run = last_line(swell("list", "--limit", 1, "--json"))[0]["run"]  # type: ignore[index]
     assert str(run) in swell("list").stdout
     assert "ws-b" in swell("status", "last").stdout

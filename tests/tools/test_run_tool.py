@@ -268,7 +268,7 @@ async def test_a_started_tool_can_be_stopped_and_is_never_ok(supervisor, tmp_pat
     """Its exit code after our SIGTERM means nothing, 0 included."""
     pids = []
 
-    async def stop(tool) -> None:
+    def stop(tool) -> None:
         pids.append(tool.pid)
         tool.stop()
 

@@ -23,15 +23,34 @@ FINISHED = ev.StepFinished(
     tool_wall_s=1.25, wall_s=2.0, dry_run=True,
 )  # fmt: skip
 
+DELAYED = ev.StepScheduled(
+    workstream="ws-a", attempt=0, step="edit", pool="default", input=PLAIN, timeout_s=600.0, queue_deadline_ns=0,
+    tool="claude",
+)  # fmt: skip
+
 FULL: dict[str, ev.AnyEvent] = {
     "run_requested": ev.RunRequested(
         request_id="q-12345678", actor="ann", spec=SPEC, workstreams=7, repository="/srv/repo", base_commit="a" * 40,
-        timeout_s=3600.5,
+        timeout_s=3600.5, paused=True,
     ),
     "cancel_requested": ev.CancelRequested(request_id="q-12345678", actor="ann", reason="wrong branch"),
     "step_requested": ev.StepRequested(
         request_id="q-12345678", actor="ann", workstream="ws-a", step="static", with_fix=True
     ),
+    "pause_requested": ev.PauseRequested(
+        request_id="q-12345678", actor="ann", scope="tool", name="claude", reason="its key is being changed"
+    ),
+    "resume_requested": ev.ResumeRequested(
+        request_id="q-12345678", actor="ann", scope="pool", name="default", reason="the key is changed"
+    ),
+    "review_requested": ev.ReviewRequested(
+        request_id="q-12345678", actor="ann", verdict="adjust", workstreams=["ws-a", "ws-b"], from_step="static",
+        spec=SPEC, amends="9" * 64, reason="another tool",
+    ),
+    "recovery_requested": ev.RecoveryRequested(
+        request_id="q-12345678", actor="ann", workstream="ws-a", step="edit", error_class="timeout", reason="too slow"
+    ),
+    "rollback_requested": ev.RollbackRequested(request_id="q-12345678", actor="ann", reason="released by mistake"),
     "request_answered": ev.RequestAnswered(
         request_id="q-12345678", answer="refused", reason="the run is over", ok=False
     ),
@@ -40,9 +59,14 @@ FULL: dict[str, ev.AnyEvent] = {
         deadline_ns=1_790_000_000_000_000_000,
     ),
     "run_transitioned": ev.RunTransitioned(
-        from_state="pending", to_state="running", reason="accepted", actor="ann"
+        from_state="running", to_state="paused", reason="3 workstreams await review", actor="ann", cause="review"
     ),
-    "run_stopping": ev.RunStopping(outcome="cancelled", reason="wrong branch", actor="ann"),
+    "run_amended": ev.RunAmended(
+        spec=SPEC, amends="9" * 64, workstreams=["ws-a", "ws-b"], actor="ann", reason="another tool"
+    ),
+    "run_stopping": ev.RunStopping(
+        outcome="cancelled", reason="its time is over", actor="ann", cause="run_timeout"
+    ),
     "wave_started": ev.WaveStarted(wave=2, workstreams=["ws-a", "ws-b"], more=True),
     "wave_finished": ev.WaveFinished(wave=2, next_not_before_ns=1_790_000_000_000_000_001),
     "workstream_transitioned": ev.WorkstreamTransitioned(
@@ -51,7 +75,20 @@ FULL: dict[str, ev.AnyEvent] = {
     "step_scheduled": ev.StepScheduled(
         workstream="_line", attempt=3, step="gate", pool="default", input=PLAIN, timeout_s=600.0,
         queue_deadline_ns=1_790_000_000_000_000_002, base=PLAIN, on_behalf="ws-a", theirs=CARRIED, checks=[CHECK, TEST],
-        every_check=True, merged=[(0, 3), (5, 6)], fix=FIX, dry_run=True,
+        every_check=True, merged=[(0, 3), (5, 6)], fix=FIX, dry_run=True, tool="codex", reduction=2,
+        action="cmd:make undo", idle_timeout_s=120.5, reason="the breaker of claude is open",
+    ),
+    "step_delayed": ev.StepDelayed(
+        step=DELAYED, cause="tool_breaker", reason="the breaker of claude is open", until_ns=1_790_000_000_000_000_005
+    ),
+    "recovery_chosen": ev.RecoveryChosen(
+        workstream="ws-a", step="edit", attempt=3, error_class="tool_failed", strategy="fallback_tool",
+        reason="claude failed 3 times", tool="codex", reduction=1, not_before_ns=1_790_000_000_000_000_006,
+        replaced="claude",
+    ),
+    "review_resolved": ev.ReviewResolved(
+        workstream="ws-a", verdict="retry", actor="ann", request_id="q-12345678", from_step="runtime",
+        reason="the network is back",
     ),
     "step_skipped": ev.StepSkipped(
         workstream="ws-a", step="gate", tree="b" * 40, reason="verdict_reused", checks=[CHECK]
@@ -65,12 +102,34 @@ FULL: dict[str, ev.AnyEvent] = {
     ),
     "line_delivered": ev.LineDelivered(ref="refs/heads/swell/r1", commit="c" * 40),
     "delivery_refused": ev.DeliveryRefused(ref="refs/heads/swell/r1", commit="c" * 40, reason="checked out elsewhere"),
+    "rollback_started": ev.RollbackStarted(
+        request_id="q-12345678", actor="ann", workstreams=2, reason="released by mistake"
+    ),
+    "rollback_finished": ev.RollbackFinished(
+        state="compensation_failed", compensated=1, failed=1, without_actions=3, remaining=["ws-a"],
+        reason="make undo ended with 2",
+    ),
     "run_finished": ev.RunFinished(
         state="partial", reason="2 of 7 workstreams completed", completed=2, failed=1, blocked=3, cancelled=1
     ),
+    "fleet_paused": ev.FleetPaused(scope="tool", name="claude", actor="ann", reason="its key is being changed"),
+    "fleet_resumed": ev.FleetResumed(scope="tool", name="claude", actor="ann", reason="the key is changed"),
+    "tool_breaker_opened": ev.ToolBreakerOpened(
+        tool="claude", failures=5, until_ns=1_790_000_000_000_000_007, reason="5 failures in a row",
+        error_class="rate_limited",
+    ),
+    "tool_breaker_half_opened": ev.ToolBreakerHalfOpened(tool="claude"),
+    "probe_granted": ev.ProbeGranted(
+        tool="claude", run="r1", workstream="ws-a", attempt=3, expires_ns=1_790_000_000_000_000_008
+    ),
+    "tool_breaker_closed": ev.ToolBreakerClosed(tool="claude", reason="the probe succeeded", actor="ann"),
+    "executor_transitioned": ev.ExecutorTransitioned(
+        executor="executor-1", boot="0123456789ab", pool="default", slots=4, from_state="busy", to_state="draining",
+        reason="it is being ended",
+    ),
     "step_started": ev.StepStarted(executor="executor-1", boot="0123456789ab"),
     "step_finished": FINISHED,
-    "step_cancelled": ev.StepCancelled(reason="nobody claimed it", actor="ann"),
+    "step_cancelled": ev.StepCancelled(reason="nobody claimed it", actor="ann", error_class="queue_timeout"),
     "step_lost": ev.StepLost(reason="the executor has started anew", executor="executor-1"),
     "processes_reaped": ev.ProcessesReaped(executor="executor-1", boot="0123456789ab", processes=3),
     "result_refused": ev.ResultRefused(executor="executor-1", boot="0123456789ab", result=FINISHED),
@@ -82,11 +141,17 @@ MINIMAL: dict[str, ev.AnyEvent] = {
     ),
     "cancel_requested": ev.CancelRequested(request_id="q", actor="a"),
     "step_requested": ev.StepRequested(request_id="q", actor="a", workstream="w", step="edit"),
+    "pause_requested": ev.PauseRequested(request_id="q", actor="a"),
+    "resume_requested": ev.ResumeRequested(request_id="q", actor="a"),
+    "review_requested": ev.ReviewRequested(request_id="q", actor="a", verdict="approve"),
+    "recovery_requested": ev.RecoveryRequested(request_id="q", actor="a", workstream="w", step="edit"),
+    "rollback_requested": ev.RollbackRequested(request_id="q", actor="a"),
     "request_answered": ev.RequestAnswered(request_id="q", answer="accepted"),
     "run_accepted": ev.RunAccepted(
         request_id="q", actor="a", spec=SPEC, workstreams=1, repository="r", base_commit="c"
     ),
     "run_transitioned": ev.RunTransitioned(from_state="pending", to_state="running"),
+    "run_amended": ev.RunAmended(spec=SPEC, amends="d", workstreams=[], actor="a"),
     "run_stopping": ev.RunStopping(outcome="failed", reason=""),
     "wave_started": ev.WaveStarted(wave=0, workstreams=[]),
     "wave_finished": ev.WaveFinished(wave=0),
@@ -94,13 +159,34 @@ MINIMAL: dict[str, ev.AnyEvent] = {
     "step_scheduled": ev.StepScheduled(
         workstream="w", attempt=1, step="edit", pool="p", input=PLAIN, timeout_s=1.0, queue_deadline_ns=0
     ),
+    "step_delayed": ev.StepDelayed(
+        step=ev.StepScheduled(
+            workstream="w", attempt=0, step="edit", pool="p", input=PLAIN, timeout_s=1.0, queue_deadline_ns=0
+        ),
+        cause="retry", reason="",
+    ),
+    "recovery_chosen": ev.RecoveryChosen(
+        workstream="w", step="edit", attempt=0, error_class="unknown", strategy="review", reason=""
+    ),
+    "review_resolved": ev.ReviewResolved(workstream="w", verdict="reject", actor="a"),
     "step_skipped": ev.StepSkipped(workstream="w", step="static", tree="", reason="noop"),
     "fix_loop_ended": ev.FixLoopEnded(workstream="w", step="static", limit="max_fix_iterations", reason=""),
     "integration_advanced": ev.IntegrationAdvanced(workstream="w", from_commit="c", to=PLAIN),
     "merge_refused": ev.MergeRefused(workstream="w", reason="red", message=""),
     "line_delivered": ev.LineDelivered(ref="r", commit="c"),
     "delivery_refused": ev.DeliveryRefused(ref="r", commit="c", reason=""),
+    "rollback_started": ev.RollbackStarted(request_id="q", actor="a", workstreams=0),
+    "rollback_finished": ev.RollbackFinished(state="compensated", compensated=0, failed=0, without_actions=0),
     "run_finished": ev.RunFinished(state="completed", reason="", completed=0, failed=0, blocked=0, cancelled=0),
+    "fleet_paused": ev.FleetPaused(scope="all"),
+    "fleet_resumed": ev.FleetResumed(scope="all"),
+    "tool_breaker_opened": ev.ToolBreakerOpened(tool="t", failures=1, until_ns=0, reason=""),
+    "tool_breaker_half_opened": ev.ToolBreakerHalfOpened(tool="t"),
+    "probe_granted": ev.ProbeGranted(tool="t", run="r", workstream="w", attempt=1, expires_ns=0),
+    "tool_breaker_closed": ev.ToolBreakerClosed(tool="t", reason=""),
+    "executor_transitioned": ev.ExecutorTransitioned(
+        executor="e", boot="b", pool="p", slots=1, from_state="spawning", to_state="idle"
+    ),
     "step_started": ev.StepStarted(executor="e", boot="b"),
     "step_finished": ev.StepFinished(ok=False),
     "step_cancelled": ev.StepCancelled(reason=""),

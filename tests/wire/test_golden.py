@@ -34,6 +34,8 @@ from services.wire import (
 )
 
 GOLDEN = Path(__file__).parent / "golden"
+EARLIER = Path(__file__).parent / "earlier"
+"""What versions before wrote of kinds that have gained fields since."""
 EVENT_KINDS = sorted(kind.__struct_config__.tag for kind in ev.AnyEvent.__args__)
 COMMAND_KINDS = ["run_step"]
 
@@ -65,6 +67,15 @@ def test_events_are_written_and_read_as_recorded(kind):
     assert encode_entry(least) == minimal
     assert decode_entry(full) == whole
     assert decode_entry(minimal) == least
+
+
+@pytest.mark.parametrize("kind", sorted(path.stem for path in EARLIER.iterdir()))
+def test_what_earlier_versions_wrote_is_read_and_written_as_it_was(kind):
+    """A field added since has its default, so that the bytes stay the same."""
+    decode, encode = (decode_command, encode_command) if kind in COMMAND_KINDS else (decode_entry, encode_entry)
+    forms = msgspec.json.decode((EARLIER / f"{kind}.json").read_bytes(), type=dict[str, msgspec.Raw])
+    for written in (bytes(forms["full"]), bytes(forms["minimal"])):
+        assert encode(decode(written)) == written
 
 
 @pytest.mark.parametrize("kind", COMMAND_KINDS)

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Run(_message.Message):
-    __slots__ = ("run", "state", "reason", "actor", "repository", "base_commit", "head_commit", "delivered_ref", "delivered_commit", "workstreams", "completed", "failed", "blocked", "cancelled", "attempts", "fix_attempts", "waves_started", "submitted_ns", "finished_ns", "position", "spec_digest")
+    __slots__ = ("run", "state", "reason", "actor", "repository", "base_commit", "head_commit", "delivered_ref", "delivered_commit", "workstreams", "completed", "failed", "blocked", "cancelled", "attempts", "fix_attempts", "waves_started", "submitted_ns", "finished_ns", "position", "spec_digest", "awaiting_review", "rollback", "rollback_reason")
     RUN_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +29,9 @@ class Run(_message.Message):
     FINISHED_NS_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     SPEC_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    AWAITING_REVIEW_FIELD_NUMBER: _ClassVar[int]
+    ROLLBACK_FIELD_NUMBER: _ClassVar[int]
+    ROLLBACK_REASON_FIELD_NUMBER: _ClassVar[int]
     run: str
     state: str
     reason: str
@@ -50,10 +53,13 @@ class Run(_message.Message):
     finished_ns: int
     position: int
     spec_digest: str
-    def __init__(self, run: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., actor: _Optional[str] = ..., repository: _Optional[str] = ..., base_commit: _Optional[str] = ..., head_commit: _Optional[str] = ..., delivered_ref: _Optional[str] = ..., delivered_commit: _Optional[str] = ..., workstreams: _Optional[int] = ..., completed: _Optional[int] = ..., failed: _Optional[int] = ..., blocked: _Optional[int] = ..., cancelled: _Optional[int] = ..., attempts: _Optional[int] = ..., fix_attempts: _Optional[int] = ..., waves_started: _Optional[int] = ..., submitted_ns: _Optional[int] = ..., finished_ns: _Optional[int] = ..., position: _Optional[int] = ..., spec_digest: _Optional[str] = ...) -> None: ...
+    awaiting_review: int
+    rollback: str
+    rollback_reason: str
+    def __init__(self, run: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., actor: _Optional[str] = ..., repository: _Optional[str] = ..., base_commit: _Optional[str] = ..., head_commit: _Optional[str] = ..., delivered_ref: _Optional[str] = ..., delivered_commit: _Optional[str] = ..., workstreams: _Optional[int] = ..., completed: _Optional[int] = ..., failed: _Optional[int] = ..., blocked: _Optional[int] = ..., cancelled: _Optional[int] = ..., attempts: _Optional[int] = ..., fix_attempts: _Optional[int] = ..., waves_started: _Optional[int] = ..., submitted_ns: _Optional[int] = ..., finished_ns: _Optional[int] = ..., position: _Optional[int] = ..., spec_digest: _Optional[str] = ..., awaiting_review: _Optional[int] = ..., rollback: _Optional[str] = ..., rollback_reason: _Optional[str] = ...) -> None: ...
 
 class Workstream(_message.Message):
-    __slots__ = ("run", "workstream", "state", "reason", "wave", "steps_executed", "fix_iterations", "attempts", "commit", "tree", "started_ns", "changed_ns", "finished_ns", "fix_limit", "verdicts_reused")
+    __slots__ = ("run", "workstream", "state", "reason", "wave", "steps_executed", "fix_iterations", "attempts", "commit", "tree", "started_ns", "changed_ns", "finished_ns", "fix_limit", "verdicts_reused", "waiting_for", "waiting_reason", "waiting_until_ns", "recoveries", "tool")
     RUN_FIELD_NUMBER: _ClassVar[int]
     WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -69,6 +75,11 @@ class Workstream(_message.Message):
     FINISHED_NS_FIELD_NUMBER: _ClassVar[int]
     FIX_LIMIT_FIELD_NUMBER: _ClassVar[int]
     VERDICTS_REUSED_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FOR_FIELD_NUMBER: _ClassVar[int]
+    WAITING_REASON_FIELD_NUMBER: _ClassVar[int]
+    WAITING_UNTIL_NS_FIELD_NUMBER: _ClassVar[int]
+    RECOVERIES_FIELD_NUMBER: _ClassVar[int]
+    TOOL_FIELD_NUMBER: _ClassVar[int]
     run: str
     workstream: str
     state: str
@@ -84,7 +95,12 @@ class Workstream(_message.Message):
     finished_ns: int
     fix_limit: str
     verdicts_reused: int
-    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., wave: _Optional[int] = ..., steps_executed: _Optional[_Iterable[str]] = ..., fix_iterations: _Optional[int] = ..., attempts: _Optional[int] = ..., commit: _Optional[str] = ..., tree: _Optional[str] = ..., started_ns: _Optional[int] = ..., changed_ns: _Optional[int] = ..., finished_ns: _Optional[int] = ..., fix_limit: _Optional[str] = ..., verdicts_reused: _Optional[int] = ...) -> None: ...
+    waiting_for: str
+    waiting_reason: str
+    waiting_until_ns: int
+    recoveries: int
+    tool: str
+    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., wave: _Optional[int] = ..., steps_executed: _Optional[_Iterable[str]] = ..., fix_iterations: _Optional[int] = ..., attempts: _Optional[int] = ..., commit: _Optional[str] = ..., tree: _Optional[str] = ..., started_ns: _Optional[int] = ..., changed_ns: _Optional[int] = ..., finished_ns: _Optional[int] = ..., fix_limit: _Optional[str] = ..., verdicts_reused: _Optional[int] = ..., waiting_for: _Optional[str] = ..., waiting_reason: _Optional[str] = ..., waiting_until_ns: _Optional[int] = ..., recoveries: _Optional[int] = ..., tool: _Optional[str] = ...) -> None: ...
 
 class Artifact(_message.Message):
     __slots__ = ("role", "digest", "name", "size_bytes")
@@ -99,7 +115,7 @@ class Artifact(_message.Message):
     def __init__(self, role: _Optional[str] = ..., digest: _Optional[str] = ..., name: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class Attempt(_message.Message):
-    __slots__ = ("run", "workstream", "attempt", "step", "state", "ok", "error_class", "message", "executor", "exit_code", "scheduled_ns", "started_ns", "closed_ns", "commit", "tree", "on_behalf", "files", "artifacts", "checks_json", "signature", "tool_wall_s", "late_facts")
+    __slots__ = ("run", "workstream", "attempt", "step", "state", "ok", "error_class", "message", "executor", "exit_code", "scheduled_ns", "started_ns", "closed_ns", "commit", "tree", "on_behalf", "files", "artifacts", "checks_json", "signature", "tool_wall_s", "late_facts", "tool", "reduction", "action")
     RUN_FIELD_NUMBER: _ClassVar[int]
     WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -122,6 +138,9 @@ class Attempt(_message.Message):
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     TOOL_WALL_S_FIELD_NUMBER: _ClassVar[int]
     LATE_FACTS_FIELD_NUMBER: _ClassVar[int]
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    REDUCTION_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
     run: str
     workstream: str
     attempt: int
@@ -144,7 +163,10 @@ class Attempt(_message.Message):
     signature: str
     tool_wall_s: float
     late_facts: int
-    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., attempt: _Optional[int] = ..., step: _Optional[str] = ..., state: _Optional[str] = ..., ok: _Optional[bool] = ..., error_class: _Optional[str] = ..., message: _Optional[str] = ..., executor: _Optional[str] = ..., exit_code: _Optional[int] = ..., scheduled_ns: _Optional[int] = ..., started_ns: _Optional[int] = ..., closed_ns: _Optional[int] = ..., commit: _Optional[str] = ..., tree: _Optional[str] = ..., on_behalf: _Optional[str] = ..., files: _Optional[_Iterable[str]] = ..., artifacts: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., checks_json: _Optional[str] = ..., signature: _Optional[str] = ..., tool_wall_s: _Optional[float] = ..., late_facts: _Optional[int] = ...) -> None: ...
+    tool: str
+    reduction: int
+    action: str
+    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., attempt: _Optional[int] = ..., step: _Optional[str] = ..., state: _Optional[str] = ..., ok: _Optional[bool] = ..., error_class: _Optional[str] = ..., message: _Optional[str] = ..., executor: _Optional[str] = ..., exit_code: _Optional[int] = ..., scheduled_ns: _Optional[int] = ..., started_ns: _Optional[int] = ..., closed_ns: _Optional[int] = ..., commit: _Optional[str] = ..., tree: _Optional[str] = ..., on_behalf: _Optional[str] = ..., files: _Optional[_Iterable[str]] = ..., artifacts: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., checks_json: _Optional[str] = ..., signature: _Optional[str] = ..., tool_wall_s: _Optional[float] = ..., late_facts: _Optional[int] = ..., tool: _Optional[str] = ..., reduction: _Optional[int] = ..., action: _Optional[str] = ...) -> None: ...
 
 class Event(_message.Message):
     __slots__ = ("position", "index", "kind", "run", "workstream", "attempt", "time_ns", "by", "payload_json", "entry", "cause")
@@ -317,3 +339,209 @@ class WatchOutputResponse(_message.Message):
     workstream: str
     chunk: bytes
     def __init__(self, workstream: _Optional[str] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+
+class Executor(_message.Message):
+    __slots__ = ("executor", "boot", "pool", "slots", "state", "since_ns", "reason", "started_ns", "terminated_ns")
+    EXECUTOR_FIELD_NUMBER: _ClassVar[int]
+    BOOT_FIELD_NUMBER: _ClassVar[int]
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SINCE_NS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    STARTED_NS_FIELD_NUMBER: _ClassVar[int]
+    TERMINATED_NS_FIELD_NUMBER: _ClassVar[int]
+    executor: str
+    boot: str
+    pool: str
+    slots: int
+    state: str
+    since_ns: int
+    reason: str
+    started_ns: int
+    terminated_ns: int
+    def __init__(self, executor: _Optional[str] = ..., boot: _Optional[str] = ..., pool: _Optional[str] = ..., slots: _Optional[int] = ..., state: _Optional[str] = ..., since_ns: _Optional[int] = ..., reason: _Optional[str] = ..., started_ns: _Optional[int] = ..., terminated_ns: _Optional[int] = ...) -> None: ...
+
+class ListExecutorsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token", "state")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    state: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., state: _Optional[str] = ...) -> None: ...
+
+class ListExecutorsResponse(_message.Message):
+    __slots__ = ("executors", "next_page_token", "position")
+    EXECUTORS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    executors: _containers.RepeatedCompositeFieldContainer[Executor]
+    next_page_token: str
+    position: int
+    def __init__(self, executors: _Optional[_Iterable[_Union[Executor, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...
+
+class ToolBreaker(_message.Message):
+    __slots__ = ("tool", "state", "failures", "opened_ns", "until_ns", "reason", "error_class")
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    OPENED_NS_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_NS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ERROR_CLASS_FIELD_NUMBER: _ClassVar[int]
+    tool: str
+    state: str
+    failures: int
+    opened_ns: int
+    until_ns: int
+    reason: str
+    error_class: str
+    def __init__(self, tool: _Optional[str] = ..., state: _Optional[str] = ..., failures: _Optional[int] = ..., opened_ns: _Optional[int] = ..., until_ns: _Optional[int] = ..., reason: _Optional[str] = ..., error_class: _Optional[str] = ...) -> None: ...
+
+class ListToolBreakersRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListToolBreakersResponse(_message.Message):
+    __slots__ = ("tool_breakers", "position")
+    TOOL_BREAKERS_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    tool_breakers: _containers.RepeatedCompositeFieldContainer[ToolBreaker]
+    position: int
+    def __init__(self, tool_breakers: _Optional[_Iterable[_Union[ToolBreaker, _Mapping]]] = ..., position: _Optional[int] = ...) -> None: ...
+
+class Pause(_message.Message):
+    __slots__ = ("scope", "name", "actor", "reason", "since_ns")
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SINCE_NS_FIELD_NUMBER: _ClassVar[int]
+    scope: str
+    name: str
+    actor: str
+    reason: str
+    since_ns: int
+    def __init__(self, scope: _Optional[str] = ..., name: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., since_ns: _Optional[int] = ...) -> None: ...
+
+class ListPausesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListPausesResponse(_message.Message):
+    __slots__ = ("pauses", "position")
+    PAUSES_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    pauses: _containers.RepeatedCompositeFieldContainer[Pause]
+    position: int
+    def __init__(self, pauses: _Optional[_Iterable[_Union[Pause, _Mapping]]] = ..., position: _Optional[int] = ...) -> None: ...
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetStatusResponse(_message.Message):
+    __slots__ = ("position", "stream_last", "caught_up", "rebuilding", "events_per_s", "file_bytes", "projection", "started_ns", "seconds_left", "verifying")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    STREAM_LAST_FIELD_NUMBER: _ClassVar[int]
+    CAUGHT_UP_FIELD_NUMBER: _ClassVar[int]
+    REBUILDING_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    FILE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PROJECTION_FIELD_NUMBER: _ClassVar[int]
+    STARTED_NS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_LEFT_FIELD_NUMBER: _ClassVar[int]
+    VERIFYING_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    stream_last: int
+    caught_up: bool
+    rebuilding: bool
+    events_per_s: float
+    file_bytes: int
+    projection: int
+    started_ns: int
+    seconds_left: float
+    verifying: bool
+    def __init__(self, position: _Optional[int] = ..., stream_last: _Optional[int] = ..., caught_up: _Optional[bool] = ..., rebuilding: _Optional[bool] = ..., events_per_s: _Optional[float] = ..., file_bytes: _Optional[int] = ..., projection: _Optional[int] = ..., started_ns: _Optional[int] = ..., seconds_left: _Optional[float] = ..., verifying: _Optional[bool] = ...) -> None: ...
+
+class VerifyLedgerRequest(_message.Message):
+    __slots__ = ("differences_max",)
+    DIFFERENCES_MAX_FIELD_NUMBER: _ClassVar[int]
+    differences_max: int
+    def __init__(self, differences_max: _Optional[int] = ...) -> None: ...
+
+class VerifyLedgerResponse(_message.Message):
+    __slots__ = ("progress", "difference", "result")
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    progress: VerifyProgress
+    difference: Difference
+    result: VerifyResult
+    def __init__(self, progress: _Optional[_Union[VerifyProgress, _Mapping]] = ..., difference: _Optional[_Union[Difference, _Mapping]] = ..., result: _Optional[_Union[VerifyResult, _Mapping]] = ...) -> None: ...
+
+class VerifyProgress(_message.Message):
+    __slots__ = ("phase", "position", "end", "table", "rows")
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    phase: str
+    position: int
+    end: int
+    table: str
+    rows: int
+    def __init__(self, phase: _Optional[str] = ..., position: _Optional[int] = ..., end: _Optional[int] = ..., table: _Optional[str] = ..., rows: _Optional[int] = ...) -> None: ...
+
+class Difference(_message.Message):
+    __slots__ = ("table", "key", "kind", "column", "stored", "folded")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    COLUMN_FIELD_NUMBER: _ClassVar[int]
+    STORED_FIELD_NUMBER: _ClassVar[int]
+    FOLDED_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    key: str
+    kind: str
+    column: str
+    stored: str
+    folded: str
+    def __init__(self, table: _Optional[str] = ..., key: _Optional[str] = ..., kind: _Optional[str] = ..., column: _Optional[str] = ..., stored: _Optional[str] = ..., folded: _Optional[str] = ...) -> None: ...
+
+class VerifyResult(_message.Message):
+    __slots__ = ("ok", "position", "differences", "rows", "entries", "chain_broken_at", "hash", "wall_s")
+    OK_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    CHAIN_BROKEN_AT_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    WALL_S_FIELD_NUMBER: _ClassVar[int]
+    ok: bool
+    position: int
+    differences: int
+    rows: int
+    entries: int
+    chain_broken_at: int
+    hash: str
+    wall_s: float
+    def __init__(self, ok: _Optional[bool] = ..., position: _Optional[int] = ..., differences: _Optional[int] = ..., rows: _Optional[int] = ..., entries: _Optional[int] = ..., chain_broken_at: _Optional[int] = ..., hash: _Optional[str] = ..., wall_s: _Optional[float] = ...) -> None: ...
+
+class RebuildLedgerRequest(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class RebuildLedgerResponse(_message.Message):
+    __slots__ = ("position", "stream_last")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    STREAM_LAST_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    stream_last: int
+    def __init__(self, position: _Optional[int] = ..., stream_last: _Optional[int] = ...) -> None: ...

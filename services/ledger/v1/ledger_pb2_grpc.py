@@ -75,6 +75,36 @@ class LedgerServiceStub:
                 request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ReadArtifactRequest.SerializeToString,
                 response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ReadArtifactResponse.FromString,
                 _registered_method=True)
+        self.ListExecutors = channel.unary_unary(
+                '/swell.ledger.v1.LedgerService/ListExecutors',
+                request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListExecutorsRequest.SerializeToString,
+                response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListExecutorsResponse.FromString,
+                _registered_method=True)
+        self.ListToolBreakers = channel.unary_unary(
+                '/swell.ledger.v1.LedgerService/ListToolBreakers',
+                request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListToolBreakersRequest.SerializeToString,
+                response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListToolBreakersResponse.FromString,
+                _registered_method=True)
+        self.ListPauses = channel.unary_unary(
+                '/swell.ledger.v1.LedgerService/ListPauses',
+                request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListPausesRequest.SerializeToString,
+                response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListPausesResponse.FromString,
+                _registered_method=True)
+        self.GetStatus = channel.unary_unary(
+                '/swell.ledger.v1.LedgerService/GetStatus',
+                request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.GetStatusRequest.SerializeToString,
+                response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.GetStatusResponse.FromString,
+                _registered_method=True)
+        self.VerifyLedger = channel.unary_stream(
+                '/swell.ledger.v1.LedgerService/VerifyLedger',
+                request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.VerifyLedgerRequest.SerializeToString,
+                response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.VerifyLedgerResponse.FromString,
+                _registered_method=True)
+        self.RebuildLedger = channel.unary_unary(
+                '/swell.ledger.v1.LedgerService/RebuildLedger',
+                request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.RebuildLedgerRequest.SerializeToString,
+                response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.RebuildLedgerResponse.FromString,
+                _registered_method=True)
 
 
 class LedgerServiceServicer:
@@ -137,6 +167,49 @@ class LedgerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListExecutors(self, request, context):
+        """The executors that were ever seen, each as its newest start left it, the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListToolBreakers(self, request, context):
+        """The breakers of tools that ever opened, by tool.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPauses(self, request, context):
+        """What is paused for all runs: tools, pools, or everything. A paused run is in the state paused.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetStatus(self, request, context):
+        """How far the ledger is; answers always, also while the health service says NOT_SERVING.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyLedger(self, request, context):
+        """Folds the whole log anew beside the ledger's file and compares every row of every table, and checks the chain of hashes.
+        Progress first, then differences, then one result. One at a time; the ledger goes on meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RebuildLedger(self, request, context):
+        """Condemns the ledger's file: the service ends with exit code 3, and its next start rebuilds the file from the log.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LedgerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -179,6 +252,36 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.ReadArtifact,
                     request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ReadArtifactRequest.FromString,
                     response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ReadArtifactResponse.SerializeToString,
+            ),
+            'ListExecutors': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListExecutors,
+                    request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListExecutorsRequest.FromString,
+                    response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListExecutorsResponse.SerializeToString,
+            ),
+            'ListToolBreakers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListToolBreakers,
+                    request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListToolBreakersRequest.FromString,
+                    response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListToolBreakersResponse.SerializeToString,
+            ),
+            'ListPauses': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPauses,
+                    request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListPausesRequest.FromString,
+                    response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListPausesResponse.SerializeToString,
+            ),
+            'GetStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatus,
+                    request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.GetStatusRequest.FromString,
+                    response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'VerifyLedger': grpc.unary_stream_rpc_method_handler(
+                    servicer.VerifyLedger,
+                    request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.VerifyLedgerRequest.FromString,
+                    response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.VerifyLedgerResponse.SerializeToString,
+            ),
+            'RebuildLedger': grpc.unary_unary_rpc_method_handler(
+                    servicer.RebuildLedger,
+                    request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.RebuildLedgerRequest.FromString,
+                    response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.RebuildLedgerResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -398,6 +501,168 @@ class LedgerService:
             '/swell.ledger.v1.LedgerService/ReadArtifact',
             services_dot_ledger_dot_v1_dot_ledger__pb2.ReadArtifactRequest.SerializeToString,
             services_dot_ledger_dot_v1_dot_ledger__pb2.ReadArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListExecutors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.ledger.v1.LedgerService/ListExecutors',
+            services_dot_ledger_dot_v1_dot_ledger__pb2.ListExecutorsRequest.SerializeToString,
+            services_dot_ledger_dot_v1_dot_ledger__pb2.ListExecutorsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListToolBreakers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.ledger.v1.LedgerService/ListToolBreakers',
+            services_dot_ledger_dot_v1_dot_ledger__pb2.ListToolBreakersRequest.SerializeToString,
+            services_dot_ledger_dot_v1_dot_ledger__pb2.ListToolBreakersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPauses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.ledger.v1.LedgerService/ListPauses',
+            services_dot_ledger_dot_v1_dot_ledger__pb2.ListPausesRequest.SerializeToString,
+            services_dot_ledger_dot_v1_dot_ledger__pb2.ListPausesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.ledger.v1.LedgerService/GetStatus',
+            services_dot_ledger_dot_v1_dot_ledger__pb2.GetStatusRequest.SerializeToString,
+            services_dot_ledger_dot_v1_dot_ledger__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyLedger(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/swell.ledger.v1.LedgerService/VerifyLedger',
+            services_dot_ledger_dot_v1_dot_ledger__pb2.VerifyLedgerRequest.SerializeToString,
+            services_dot_ledger_dot_v1_dot_ledger__pb2.VerifyLedgerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RebuildLedger(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.ledger.v1.LedgerService/RebuildLedger',
+            services_dot_ledger_dot_v1_dot_ledger__pb2.RebuildLedgerRequest.SerializeToString,
+            services_dot_ledger_dot_v1_dot_ledger__pb2.RebuildLedgerResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,10 +1,33 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class FleetScope(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FLEET_SCOPE_UNSPECIFIED: _ClassVar[FleetScope]
+    FLEET_SCOPE_TOOL: _ClassVar[FleetScope]
+    FLEET_SCOPE_POOL: _ClassVar[FleetScope]
+    FLEET_SCOPE_ALL: _ClassVar[FleetScope]
+
+class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    VERDICT_UNSPECIFIED: _ClassVar[Verdict]
+    VERDICT_APPROVE: _ClassVar[Verdict]
+    VERDICT_REJECT: _ClassVar[Verdict]
+    VERDICT_RETRY: _ClassVar[Verdict]
+FLEET_SCOPE_UNSPECIFIED: FleetScope
+FLEET_SCOPE_TOOL: FleetScope
+FLEET_SCOPE_POOL: FleetScope
+FLEET_SCOPE_ALL: FleetScope
+VERDICT_UNSPECIFIED: Verdict
+VERDICT_APPROVE: Verdict
+VERDICT_REJECT: Verdict
+VERDICT_RETRY: Verdict
 
 class BundleDocument(_message.Message):
     __slots__ = ("name", "content")
@@ -25,7 +48,7 @@ class Repository(_message.Message):
     def __init__(self, location: _Optional[str] = ..., base_commit: _Optional[str] = ..., base_ref: _Optional[str] = ...) -> None: ...
 
 class RunOptions(_message.Message):
-    __slots__ = ("max_workers", "wave_delay_s", "fail_fast", "dry_run", "timeout_s", "accept_unenforced", "stepwise", "context_json")
+    __slots__ = ("max_workers", "wave_delay_s", "fail_fast", "dry_run", "timeout_s", "accept_unenforced", "stepwise", "context_json", "scheduling", "review", "paused")
     MAX_WORKERS_FIELD_NUMBER: _ClassVar[int]
     WAVE_DELAY_S_FIELD_NUMBER: _ClassVar[int]
     FAIL_FAST_FIELD_NUMBER: _ClassVar[int]
@@ -34,6 +57,9 @@ class RunOptions(_message.Message):
     ACCEPT_UNENFORCED_FIELD_NUMBER: _ClassVar[int]
     STEPWISE_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_JSON_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULING_FIELD_NUMBER: _ClassVar[int]
+    REVIEW_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_FIELD_NUMBER: _ClassVar[int]
     max_workers: int
     wave_delay_s: float
     fail_fast: bool
@@ -42,10 +68,13 @@ class RunOptions(_message.Message):
     accept_unenforced: bool
     stepwise: bool
     context_json: str
-    def __init__(self, max_workers: _Optional[int] = ..., wave_delay_s: _Optional[float] = ..., fail_fast: _Optional[bool] = ..., dry_run: _Optional[bool] = ..., timeout_s: _Optional[float] = ..., accept_unenforced: _Optional[bool] = ..., stepwise: _Optional[bool] = ..., context_json: _Optional[str] = ...) -> None: ...
+    scheduling: str
+    review: str
+    paused: bool
+    def __init__(self, max_workers: _Optional[int] = ..., wave_delay_s: _Optional[float] = ..., fail_fast: _Optional[bool] = ..., dry_run: _Optional[bool] = ..., timeout_s: _Optional[float] = ..., accept_unenforced: _Optional[bool] = ..., stepwise: _Optional[bool] = ..., context_json: _Optional[str] = ..., scheduling: _Optional[str] = ..., review: _Optional[str] = ..., paused: _Optional[bool] = ...) -> None: ...
 
 class RunHeader(_message.Message):
-    __slots__ = ("request_id", "run", "repository", "options", "checks_toml", "tool_profiles_json", "breaker_json", "actor")
+    __slots__ = ("request_id", "run", "repository", "options", "checks_toml", "tool_profiles_json", "breaker_json", "actor", "recovery_json")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     REPOSITORY_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +83,7 @@ class RunHeader(_message.Message):
     TOOL_PROFILES_JSON_FIELD_NUMBER: _ClassVar[int]
     BREAKER_JSON_FIELD_NUMBER: _ClassVar[int]
     ACTOR_FIELD_NUMBER: _ClassVar[int]
+    RECOVERY_JSON_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     run: str
     repository: Repository
@@ -62,7 +92,8 @@ class RunHeader(_message.Message):
     tool_profiles_json: bytes
     breaker_json: bytes
     actor: str
-    def __init__(self, request_id: _Optional[str] = ..., run: _Optional[str] = ..., repository: _Optional[_Union[Repository, _Mapping]] = ..., options: _Optional[_Union[RunOptions, _Mapping]] = ..., checks_toml: _Optional[bytes] = ..., tool_profiles_json: _Optional[bytes] = ..., breaker_json: _Optional[bytes] = ..., actor: _Optional[str] = ...) -> None: ...
+    recovery_json: bytes
+    def __init__(self, request_id: _Optional[str] = ..., run: _Optional[str] = ..., repository: _Optional[_Union[Repository, _Mapping]] = ..., options: _Optional[_Union[RunOptions, _Mapping]] = ..., checks_toml: _Optional[bytes] = ..., tool_profiles_json: _Optional[bytes] = ..., breaker_json: _Optional[bytes] = ..., actor: _Optional[str] = ..., recovery_json: _Optional[bytes] = ...) -> None: ...
 
 class PlanRunRequest(_message.Message):
     __slots__ = ("header", "documents")
@@ -161,3 +192,337 @@ class RequestStepResponse(_message.Message):
     POSITION_FIELD_NUMBER: _ClassVar[int]
     position: int
     def __init__(self, position: _Optional[int] = ...) -> None: ...
+
+class PauseRunRequest(_message.Message):
+    __slots__ = ("run", "reason", "request_id", "actor")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    reason: str
+    request_id: str
+    actor: str
+    def __init__(self, run: _Optional[str] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ..., actor: _Optional[str] = ...) -> None: ...
+
+class PauseRunResponse(_message.Message):
+    __slots__ = ("position", "answer")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    answer: str
+    def __init__(self, position: _Optional[int] = ..., answer: _Optional[str] = ...) -> None: ...
+
+class ResumeRunRequest(_message.Message):
+    __slots__ = ("run", "reason", "request_id", "actor")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    reason: str
+    request_id: str
+    actor: str
+    def __init__(self, run: _Optional[str] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ..., actor: _Optional[str] = ...) -> None: ...
+
+class ResumeRunResponse(_message.Message):
+    __slots__ = ("position", "answer")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    answer: str
+    def __init__(self, position: _Optional[int] = ..., answer: _Optional[str] = ...) -> None: ...
+
+class PauseFleetRequest(_message.Message):
+    __slots__ = ("scope", "name", "reason", "request_id", "actor")
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    scope: FleetScope
+    name: str
+    reason: str
+    request_id: str
+    actor: str
+    def __init__(self, scope: _Optional[_Union[FleetScope, str]] = ..., name: _Optional[str] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ..., actor: _Optional[str] = ...) -> None: ...
+
+class PauseFleetResponse(_message.Message):
+    __slots__ = ("position", "answer")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    answer: str
+    def __init__(self, position: _Optional[int] = ..., answer: _Optional[str] = ...) -> None: ...
+
+class ResumeFleetRequest(_message.Message):
+    __slots__ = ("scope", "name", "reason", "request_id", "actor")
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    scope: FleetScope
+    name: str
+    reason: str
+    request_id: str
+    actor: str
+    def __init__(self, scope: _Optional[_Union[FleetScope, str]] = ..., name: _Optional[str] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ..., actor: _Optional[str] = ...) -> None: ...
+
+class ResumeFleetResponse(_message.Message):
+    __slots__ = ("position", "answer")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    answer: str
+    def __init__(self, position: _Optional[int] = ..., answer: _Optional[str] = ...) -> None: ...
+
+class Review(_message.Message):
+    __slots__ = ("run", "workstream", "step", "error_class", "reason", "since_ns", "attempts", "commit")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    ERROR_CLASS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SINCE_NS_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    workstream: str
+    step: str
+    error_class: str
+    reason: str
+    since_ns: int
+    attempts: int
+    commit: str
+    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., step: _Optional[str] = ..., error_class: _Optional[str] = ..., reason: _Optional[str] = ..., since_ns: _Optional[int] = ..., attempts: _Optional[int] = ..., commit: _Optional[str] = ...) -> None: ...
+
+class ListReviewsRequest(_message.Message):
+    __slots__ = ("run", "error_classes", "text", "page_size", "page_token")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    ERROR_CLASSES_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    error_classes: _containers.RepeatedScalarFieldContainer[str]
+    text: str
+    page_size: int
+    page_token: str
+    def __init__(self, run: _Optional[str] = ..., error_classes: _Optional[_Iterable[str]] = ..., text: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListReviewsResponse(_message.Message):
+    __slots__ = ("reviews", "next_page_token")
+    REVIEWS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    reviews: _containers.RepeatedCompositeFieldContainer[Review]
+    next_page_token: str
+    def __init__(self, reviews: _Optional[_Iterable[_Union[Review, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class ResolveReviewsRequest(_message.Message):
+    __slots__ = ("run", "verdict", "workstreams", "from_step", "reason", "request_id", "actor")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    WORKSTREAMS_FIELD_NUMBER: _ClassVar[int]
+    FROM_STEP_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    verdict: Verdict
+    workstreams: _containers.RepeatedScalarFieldContainer[str]
+    from_step: str
+    reason: str
+    request_id: str
+    actor: str
+    def __init__(self, run: _Optional[str] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., workstreams: _Optional[_Iterable[str]] = ..., from_step: _Optional[str] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ..., actor: _Optional[str] = ...) -> None: ...
+
+class ResolveReviewsResponse(_message.Message):
+    __slots__ = ("position", "answer")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    answer: str
+    def __init__(self, position: _Optional[int] = ..., answer: _Optional[str] = ...) -> None: ...
+
+class AdjustWorkstreamRequest(_message.Message):
+    __slots__ = ("run", "workstream", "tool", "add_files_scope", "add_files_create", "hint", "more_attempts", "from_step", "reason", "request_id", "actor")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    ADD_FILES_SCOPE_FIELD_NUMBER: _ClassVar[int]
+    ADD_FILES_CREATE_FIELD_NUMBER: _ClassVar[int]
+    HINT_FIELD_NUMBER: _ClassVar[int]
+    MORE_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    FROM_STEP_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    workstream: str
+    tool: str
+    add_files_scope: _containers.RepeatedScalarFieldContainer[str]
+    add_files_create: _containers.RepeatedScalarFieldContainer[str]
+    hint: str
+    more_attempts: int
+    from_step: str
+    reason: str
+    request_id: str
+    actor: str
+    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., tool: _Optional[str] = ..., add_files_scope: _Optional[_Iterable[str]] = ..., add_files_create: _Optional[_Iterable[str]] = ..., hint: _Optional[str] = ..., more_attempts: _Optional[int] = ..., from_step: _Optional[str] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ..., actor: _Optional[str] = ...) -> None: ...
+
+class AdjustWorkstreamResponse(_message.Message):
+    __slots__ = ("position", "answer", "spec_digest")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    SPEC_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    answer: str
+    spec_digest: str
+    def __init__(self, position: _Optional[int] = ..., answer: _Optional[str] = ..., spec_digest: _Optional[str] = ...) -> None: ...
+
+class RetryRunRequest(_message.Message):
+    __slots__ = ("run", "workstreams", "from_step", "reason", "request_id", "actor")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    WORKSTREAMS_FIELD_NUMBER: _ClassVar[int]
+    FROM_STEP_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    workstreams: _containers.RepeatedScalarFieldContainer[str]
+    from_step: str
+    reason: str
+    request_id: str
+    actor: str
+    def __init__(self, run: _Optional[str] = ..., workstreams: _Optional[_Iterable[str]] = ..., from_step: _Optional[str] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ..., actor: _Optional[str] = ...) -> None: ...
+
+class RetryRunResponse(_message.Message):
+    __slots__ = ("position", "answer", "run", "new_run", "workstreams")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    NEW_RUN_FIELD_NUMBER: _ClassVar[int]
+    WORKSTREAMS_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    answer: str
+    run: str
+    new_run: bool
+    workstreams: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, position: _Optional[int] = ..., answer: _Optional[str] = ..., run: _Optional[str] = ..., new_run: _Optional[bool] = ..., workstreams: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class RollbackRunRequest(_message.Message):
+    __slots__ = ("run", "reason", "request_id", "actor")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    reason: str
+    request_id: str
+    actor: str
+    def __init__(self, run: _Optional[str] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ..., actor: _Optional[str] = ...) -> None: ...
+
+class RollbackRunResponse(_message.Message):
+    __slots__ = ("position", "answer")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    answer: str
+    def __init__(self, position: _Optional[int] = ..., answer: _Optional[str] = ...) -> None: ...
+
+class RecoverStepRequest(_message.Message):
+    __slots__ = ("run", "workstream", "step", "error_class", "reason", "request_id", "actor")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    ERROR_CLASS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    workstream: str
+    step: str
+    error_class: str
+    reason: str
+    request_id: str
+    actor: str
+    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., step: _Optional[str] = ..., error_class: _Optional[str] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ..., actor: _Optional[str] = ...) -> None: ...
+
+class RecoverStepResponse(_message.Message):
+    __slots__ = ("position", "answer", "recovered", "strategy", "reason", "not_before_ns", "tool", "reduction")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    RECOVERED_FIELD_NUMBER: _ClassVar[int]
+    STRATEGY_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    NOT_BEFORE_NS_FIELD_NUMBER: _ClassVar[int]
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    REDUCTION_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    answer: str
+    recovered: bool
+    strategy: str
+    reason: str
+    not_before_ns: int
+    tool: str
+    reduction: int
+    def __init__(self, position: _Optional[int] = ..., answer: _Optional[str] = ..., recovered: _Optional[bool] = ..., strategy: _Optional[str] = ..., reason: _Optional[str] = ..., not_before_ns: _Optional[int] = ..., tool: _Optional[str] = ..., reduction: _Optional[int] = ...) -> None: ...
+
+class GetFleetRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetFleetResponse(_message.Message):
+    __slots__ = ("executors", "breakers", "pauses")
+    EXECUTORS_FIELD_NUMBER: _ClassVar[int]
+    BREAKERS_FIELD_NUMBER: _ClassVar[int]
+    PAUSES_FIELD_NUMBER: _ClassVar[int]
+    executors: _containers.RepeatedCompositeFieldContainer[Executor]
+    breakers: _containers.RepeatedCompositeFieldContainer[ToolBreaker]
+    pauses: _containers.RepeatedCompositeFieldContainer[FleetPause]
+    def __init__(self, executors: _Optional[_Iterable[_Union[Executor, _Mapping]]] = ..., breakers: _Optional[_Iterable[_Union[ToolBreaker, _Mapping]]] = ..., pauses: _Optional[_Iterable[_Union[FleetPause, _Mapping]]] = ...) -> None: ...
+
+class Executor(_message.Message):
+    __slots__ = ("executor", "boot", "pool", "slots", "state", "since_ns", "reason")
+    EXECUTOR_FIELD_NUMBER: _ClassVar[int]
+    BOOT_FIELD_NUMBER: _ClassVar[int]
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SINCE_NS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    executor: str
+    boot: str
+    pool: str
+    slots: int
+    state: str
+    since_ns: int
+    reason: str
+    def __init__(self, executor: _Optional[str] = ..., boot: _Optional[str] = ..., pool: _Optional[str] = ..., slots: _Optional[int] = ..., state: _Optional[str] = ..., since_ns: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ToolBreaker(_message.Message):
+    __slots__ = ("tool", "state", "failures", "until_ns", "reason")
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_NS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    tool: str
+    state: str
+    failures: int
+    until_ns: int
+    reason: str
+    def __init__(self, tool: _Optional[str] = ..., state: _Optional[str] = ..., failures: _Optional[int] = ..., until_ns: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class FleetPause(_message.Message):
+    __slots__ = ("scope", "name", "actor", "reason")
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    scope: FleetScope
+    name: str
+    actor: str
+    reason: str
+    def __init__(self, scope: _Optional[_Union[FleetScope, str]] = ..., name: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...

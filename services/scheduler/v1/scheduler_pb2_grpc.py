@@ -55,6 +55,61 @@ class SchedulerServiceStub:
                 request_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.RequestStepRequest.SerializeToString,
                 response_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.RequestStepResponse.FromString,
                 _registered_method=True)
+        self.PauseRun = channel.unary_unary(
+                '/swell.scheduler.v1.SchedulerService/PauseRun',
+                request_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.PauseRunRequest.SerializeToString,
+                response_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.PauseRunResponse.FromString,
+                _registered_method=True)
+        self.ResumeRun = channel.unary_unary(
+                '/swell.scheduler.v1.SchedulerService/ResumeRun',
+                request_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.ResumeRunRequest.SerializeToString,
+                response_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.ResumeRunResponse.FromString,
+                _registered_method=True)
+        self.PauseFleet = channel.unary_unary(
+                '/swell.scheduler.v1.SchedulerService/PauseFleet',
+                request_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.PauseFleetRequest.SerializeToString,
+                response_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.PauseFleetResponse.FromString,
+                _registered_method=True)
+        self.ResumeFleet = channel.unary_unary(
+                '/swell.scheduler.v1.SchedulerService/ResumeFleet',
+                request_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.ResumeFleetRequest.SerializeToString,
+                response_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.ResumeFleetResponse.FromString,
+                _registered_method=True)
+        self.ListReviews = channel.unary_unary(
+                '/swell.scheduler.v1.SchedulerService/ListReviews',
+                request_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.ListReviewsRequest.SerializeToString,
+                response_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.ListReviewsResponse.FromString,
+                _registered_method=True)
+        self.ResolveReviews = channel.unary_unary(
+                '/swell.scheduler.v1.SchedulerService/ResolveReviews',
+                request_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.ResolveReviewsRequest.SerializeToString,
+                response_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.ResolveReviewsResponse.FromString,
+                _registered_method=True)
+        self.AdjustWorkstream = channel.unary_unary(
+                '/swell.scheduler.v1.SchedulerService/AdjustWorkstream',
+                request_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.AdjustWorkstreamRequest.SerializeToString,
+                response_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.AdjustWorkstreamResponse.FromString,
+                _registered_method=True)
+        self.RetryRun = channel.unary_unary(
+                '/swell.scheduler.v1.SchedulerService/RetryRun',
+                request_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.RetryRunRequest.SerializeToString,
+                response_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.RetryRunResponse.FromString,
+                _registered_method=True)
+        self.RollbackRun = channel.unary_unary(
+                '/swell.scheduler.v1.SchedulerService/RollbackRun',
+                request_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.RollbackRunRequest.SerializeToString,
+                response_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.RollbackRunResponse.FromString,
+                _registered_method=True)
+        self.RecoverStep = channel.unary_unary(
+                '/swell.scheduler.v1.SchedulerService/RecoverStep',
+                request_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.RecoverStepRequest.SerializeToString,
+                response_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.RecoverStepResponse.FromString,
+                _registered_method=True)
+        self.GetFleet = channel.unary_unary(
+                '/swell.scheduler.v1.SchedulerService/GetFleet',
+                request_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.GetFleetRequest.SerializeToString,
+                response_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.GetFleetResponse.FromString,
+                _registered_method=True)
 
 
 class SchedulerServiceServicer:
@@ -89,6 +144,83 @@ class SchedulerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseRun(self, request, context):
+        """Pauses a run: nothing new is started, what runs goes on, and the run's time limit stands still.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeRun(self, request, context):
+        """Ends the pause of a run that somebody asked for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseFleet(self, request, context):
+        """Pauses a tool, a pool of executors, or everything, in all runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeFleet(self, request, context):
+        """Ends such a pause; for a tool also its open breaker.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReviews(self, request, context):
+        """Lists the workstreams of live runs that wait for a person.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveReviews(self, request, context):
+        """Decides about workstreams of a run that wait for a person.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AdjustWorkstream(self, request, context):
+        """Lets a workstream that waits for a person go on by an amended definition.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryRun(self, request, context):
+        """Tries again: in a live run, what waits for a person; for a run that has ended, what did not complete, as a new run.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackRun(self, request, context):
+        """Undoes what a run that has ended completed, by the compensation actions of its workstreams.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecoverStep(self, request, context):
+        """Recovers from a failed step of a stepwise run by the run's recovery table.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetFleet(self, request, context):
+        """Shows executors, the breakers of tools, and pauses.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SchedulerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +243,61 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.RequestStep,
                     request_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.RequestStepRequest.FromString,
                     response_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.RequestStepResponse.SerializeToString,
+            ),
+            'PauseRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseRun,
+                    request_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.PauseRunRequest.FromString,
+                    response_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.PauseRunResponse.SerializeToString,
+            ),
+            'ResumeRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeRun,
+                    request_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.ResumeRunRequest.FromString,
+                    response_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.ResumeRunResponse.SerializeToString,
+            ),
+            'PauseFleet': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseFleet,
+                    request_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.PauseFleetRequest.FromString,
+                    response_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.PauseFleetResponse.SerializeToString,
+            ),
+            'ResumeFleet': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeFleet,
+                    request_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.ResumeFleetRequest.FromString,
+                    response_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.ResumeFleetResponse.SerializeToString,
+            ),
+            'ListReviews': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReviews,
+                    request_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.ListReviewsRequest.FromString,
+                    response_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.ListReviewsResponse.SerializeToString,
+            ),
+            'ResolveReviews': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveReviews,
+                    request_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.ResolveReviewsRequest.FromString,
+                    response_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.ResolveReviewsResponse.SerializeToString,
+            ),
+            'AdjustWorkstream': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdjustWorkstream,
+                    request_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.AdjustWorkstreamRequest.FromString,
+                    response_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.AdjustWorkstreamResponse.SerializeToString,
+            ),
+            'RetryRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryRun,
+                    request_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.RetryRunRequest.FromString,
+                    response_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.RetryRunResponse.SerializeToString,
+            ),
+            'RollbackRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackRun,
+                    request_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.RollbackRunRequest.FromString,
+                    response_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.RollbackRunResponse.SerializeToString,
+            ),
+            'RecoverStep': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecoverStep,
+                    request_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.RecoverStepRequest.FromString,
+                    response_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.RecoverStepResponse.SerializeToString,
+            ),
+            'GetFleet': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFleet,
+                    request_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.GetFleetRequest.FromString,
+                    response_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.GetFleetResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +409,303 @@ class SchedulerService:
             '/swell.scheduler.v1.SchedulerService/RequestStep',
             services_dot_scheduler_dot_v1_dot_scheduler__pb2.RequestStepRequest.SerializeToString,
             services_dot_scheduler_dot_v1_dot_scheduler__pb2.RequestStepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.scheduler.v1.SchedulerService/PauseRun',
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.PauseRunRequest.SerializeToString,
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.PauseRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.scheduler.v1.SchedulerService/ResumeRun',
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.ResumeRunRequest.SerializeToString,
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.ResumeRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseFleet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.scheduler.v1.SchedulerService/PauseFleet',
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.PauseFleetRequest.SerializeToString,
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.PauseFleetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeFleet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.scheduler.v1.SchedulerService/ResumeFleet',
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.ResumeFleetRequest.SerializeToString,
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.ResumeFleetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReviews(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.scheduler.v1.SchedulerService/ListReviews',
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.ListReviewsRequest.SerializeToString,
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.ListReviewsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveReviews(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.scheduler.v1.SchedulerService/ResolveReviews',
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.ResolveReviewsRequest.SerializeToString,
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.ResolveReviewsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AdjustWorkstream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.scheduler.v1.SchedulerService/AdjustWorkstream',
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.AdjustWorkstreamRequest.SerializeToString,
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.AdjustWorkstreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.scheduler.v1.SchedulerService/RetryRun',
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.RetryRunRequest.SerializeToString,
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.RetryRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.scheduler.v1.SchedulerService/RollbackRun',
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.RollbackRunRequest.SerializeToString,
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.RollbackRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecoverStep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.scheduler.v1.SchedulerService/RecoverStep',
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.RecoverStepRequest.SerializeToString,
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.RecoverStepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFleet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.scheduler.v1.SchedulerService/GetFleet',
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.GetFleetRequest.SerializeToString,
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.GetFleetResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,438 @@
+"""What runs share: pauses, tool breakers, executors. Folded from `swell.event.fleet.>` and from the closes of all attempts.
+
+    evolve(fleet, fact, attempt) -> fleet
+    due(fleet, now_ns, …)        -> [events]
+
+    closed ── N failures in a row ──▶ open ── its time is over ──▶ half_open ── probe succeeds ──▶ closed
+                                       ▲                               └────── probe fails ──┐
+                                       └─────────────────────────────────────────────────────┘
+
+A breaker never fails a workstream: what needs the tool goes to another tool, or waits. Failures are folded facts, so every
+scheduler counts the same, and a restart forgets nothing. Which tool an attempt used stands in its `StepScheduled`.
+
+Pure: no clock, no I/O, no randomness.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from services.beats import EXECUTOR_MOVES
+from services.events import (
+    AnyEvent,
+    ErrorClass,
+    ExecutorState,
+    ExecutorTransitioned,
+    FleetPaused,
+    FleetResumed,
+    PauseRequested,
+    PauseScope,
+    ProbeGranted,
+    RequestAnswered,
+    ResumeRequested,
+    StepFinished,
+    StepScheduled,
+    ToolBreakerClosed,
+    ToolBreakerHalfOpened,
+    ToolBreakerOpened,
+)
+from services.wire import Entry, Place
+
+FLEET = "fleet"
+"""Stands where a run's id stands; no run can have it."""
+
+TOOL_FAULTS: frozenset[ErrorClass] = frozenset(
+    {"tool_missing", "tool_failed", "timeout", "idle_timeout", "auth", "rate_limited"}
+)
+"""Failures that say something about the tool, not about the work."""
+
+EVENTS_MAX = 200
+"""Events of one decision; what is left is derived again."""
+
+TERMINATED_KEPT = 200
+"""Executors that have gone and are still remembered."""
+
+_SECOND_NS = 1_000_000_000
+_Seconds = Annotated[float, Meta(gt=0)]
+
+
+class ToolLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When the breaker of one tool opens, and for how long, seconds."""
+
+    failures: Annotated[int, Meta(ge=1)] = 5
+    open_s: _Seconds = 60.0
+
+
+class BreakerLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Tool breakers: `failures` in a row open one, for `open_s` seconds; `tools` overrides both for single tools.
+
+    `probe_s`: how long a grant for a probe stands before another workstream may have it, seconds.
+    """
+
+    failures: Annotated[int, Meta(ge=1)] = 5
+    open_s: _Seconds = 60.0
+    probe_s: _Seconds = 30.0
+    tools: dict[str, ToolLimits] = {}
+
+    def of(self, tool: str) -> ToolLimits:
+        """The limits of one tool."""
+        return self.tools.get(tool) or ToolLimits(failures=self.failures, open_s=self.open_s)
+
+
+class ToolBreaker(msgspec.Struct):
+    """The breaker of a tool. `failures` in a row; `probe` is the attempt that may use a half-open one."""
+
+    tool: str
+    state: Literal["closed", "open", "half_open"] = "closed"
+    failures: int = 0
+    error_class: ErrorClass = "unknown"
+    opened_ns: int = 0
+    until_ns: int = 0
+    reason: str = ""
+    probe: ProbeGranted | None = None
+    probing: bool = False
+    verdict: bool | None = None
+
+
+class ExecutorLife(msgspec.Struct):
+    """An executor as it was last recorded."""
+
+    executor: str
+    boot: str
+    pool: str
+    slots: int
+    state: ExecutorState
+    since_ns: int
+    reason: str = ""
+
+
+class Want(msgspec.Struct, frozen=True):
+    """An attempt that waits for the breaker of a tool."""
+
+    tool: str
+    run: str
+    workstream: str
+    attempt: int
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What the scheduler sees of an executor: its newest beat, and for how long there was none (in its own connected time)."""
+
+    executor: str
+    boot: str
+    pool: str
+    slots: int
+    state: ExecutorState
+    silent_s: float
+
+
+class Fleet(msgspec.Struct):
+    """Everything that runs share."""
+
+    paused: dict[tuple[PauseScope, str], FleetPaused] = {}
+    breakers: dict[str, ToolBreaker] = {}
+    executors: dict[str, ExecutorLife] = {}
+    requests: dict[str, PauseRequested | ResumeRequested] = {}
+    answers: dict[str, RequestAnswered] = {}
+    last_run_sequence: int = 0
+    last_sequence: int = 0
+    last_entry: str = ""
+
+    def pause_of(self, pool: str) -> FleetPaused | None:
+        """The pause that holds everything of a pool, if any."""
+        return self.paused.get(("all", "")) or self.paused.get(("pool", pool))
+
+
+class Barrier(msgspec.Struct, frozen=True):
+    """Why a tool cannot be used now; `until_ns` is 0 when nobody knows how long."""
+
+    cause: Literal["tool_breaker", "tool_paused"]
+    reason: str
+    until_ns: int = 0
+
+
+def barrier(fleet: Fleet, tool: str, want: Want) -> Barrier | None:
+    """What stands between an attempt and a tool, or None."""
+    pause = fleet.paused.get(("tool", tool))
+    if pause is not None:
+        return Barrier("tool_paused", f"tool {tool} is paused by {pause.actor}{_because(pause.reason)}")
+    breaker = fleet.breakers.get(tool)
+    if breaker is None or breaker.state == "closed":
+        return None
+    if breaker.state == "open":
+        return Barrier("tool_breaker", f"the breaker of {tool} is open: {breaker.reason}", breaker.until_ns)
+    probe = breaker.probe
+    mine = probe is not None and (probe.run, probe.workstream, probe.attempt) == (
+        want.run,
+        want.workstream,
+        want.attempt,
+    )
+    if mine and not breaker.probing:
+        return None
+    return Barrier("tool_breaker", f"the breaker of {tool} is half open: one attempt probes it")
+
+
+def evolve(
+    fleet: Fleet, sequence: int, time_ns: int, place: Place, entry: Entry, attempt: StepScheduled | None
+) -> Fleet:
+    """Fold one entry of the log; `attempt` is the open attempt on whose subject it stands. Total; changes its argument."""
+    if place.run != FLEET:
+        if attempt is not None and attempt.tool:
+            for event in entry.events:
+                _note(fleet, entry.run, attempt, event)
+        for event in entry.events:
+            if isinstance(event, StepScheduled) and event.tool:
+                _scheduled(fleet, entry.run, event)
+        return fleet
+    fleet.last_sequence, fleet.last_entry = sequence, entry.id
+    if place.kind == "run":
+        fleet.last_run_sequence = sequence
+    for event in entry.events:
+        _fold(fleet, time_ns, place, event)
+    return fleet
+
+
+def skip(fleet: Fleet, sequence: int, place: Place | None) -> Fleet:
+    """Note an entry that cannot be read."""
+    fleet.last_sequence = sequence
+    if place is not None and place.kind == "run":
+        fleet.last_run_sequence = sequence
+    return fleet
+
+
+def _note(fleet: Fleet, run: str, attempt: StepScheduled, event: AnyEvent) -> None:
+    """The close of an attempt tells whether its tool works; a cancelled, lost or handed back one tells nothing."""
+    breaker = fleet.breakers.get(attempt.tool)
+    probe = breaker.probe if breaker is not None else None
+    mine = probe is not None and (probe.run, probe.workstream, probe.attempt) == (
+        run,
+        attempt.workstream,
+        attempt.attempt,
+    )
+    match event:
+        case StepFinished(dry_run=False) if event.error_class not in {"handed_back", "workspace_error", "unknown"}:
+            failed = event.error_class in TOOL_FAULTS
+            if breaker is None:
+                if not failed:
+                    return
+                breaker = fleet.breakers.setdefault(attempt.tool, ToolBreaker(tool=attempt.tool))
+            if breaker.state == "closed":
+                breaker.failures = breaker.failures + 1 if failed else 0
+            elif mine:
+                breaker.verdict = not failed
+                breaker.failures += failed
+            if failed:
+                breaker.error_class = event.error_class or "unknown"
+                breaker.reason = f"{breaker.failures} failures in a row, the last one: {event.message[:300]}"
+        case _ if mine and breaker is not None and type(event).__name__ in _CLOSES:
+            breaker.probe, breaker.probing = None, False
+        case _:
+            pass
+
+
+_CLOSES = frozenset({"StepFinished", "StepCancelled", "StepLost"})
+
+
+def _scheduled(fleet: Fleet, run: str, event: StepScheduled) -> None:
+    breaker = fleet.breakers.get(event.tool)
+    if breaker is None or breaker.probe is None:
+        return
+    probe = breaker.probe
+    if (probe.run, probe.workstream, probe.attempt) == (run, event.workstream, event.attempt):
+        breaker.probing = True
+
+
+def _fold(fleet: Fleet, time_ns: int, place: Place, event: AnyEvent) -> None:
+    match event:
+        case PauseRequested() | ResumeRequested() if place.kind == "request":
+            if event.request_id not in fleet.answers:
+                fleet.requests.setdefault(event.request_id, event)
+        case _ if place.kind != "run":
+            pass
+        case RequestAnswered():
+            fleet.requests.pop(event.request_id, None)
+            fleet.answers[event.request_id] = event
+            while len(fleet.answers) > TERMINATED_KEPT:
+                fleet.answers.pop(next(iter(fleet.answers)))
+        case FleetPaused():
+            fleet.paused[event.scope, event.name] = event
+        case FleetResumed():
+            fleet.paused.pop((event.scope, event.name), None)
+        case ToolBreakerOpened():
+            breaker = fleet.breakers.setdefault(event.tool, ToolBreaker(tool=event.tool))
+            breaker.state, breaker.opened_ns, breaker.until_ns = "open", time_ns, event.until_ns
+            breaker.failures, breaker.error_class, breaker.reason = event.failures, event.error_class, event.reason
+            breaker.probe, breaker.probing, breaker.verdict = None, False, None
+        case ToolBreakerHalfOpened():
+            breaker = fleet.breakers.setdefault(event.tool, ToolBreaker(tool=event.tool))
+            breaker.state, breaker.probe, breaker.probing, breaker.verdict = "half_open", None, False, None
+        case ProbeGranted():
+            breaker = fleet.breakers.setdefault(event.tool, ToolBreaker(tool=event.tool))
+            breaker.probe, breaker.probing = event, False
+        case ToolBreakerClosed():
+            fleet.breakers.pop(event.tool, None)
+        case ExecutorTransitioned():
+            fleet.executors[event.executor] = ExecutorLife(
+                executor=event.executor,
+                boot=event.boot,
+                pool=event.pool,
+                slots=event.slots,
+                state=event.to_state,
+                since_ns=time_ns,
+                reason=event.reason,
+            )
+            _forget_gone(fleet)
+        case _:
+            pass
+
+
+def _forget_gone(fleet: Fleet) -> None:
+    gone = [life.executor for life in fleet.executors.values() if life.state == "terminated"]
+    for executor in gone[: max(len(gone) - TERMINATED_KEPT, 0)]:
+        del fleet.executors[executor]
+
+
+def due(
+    fleet: Fleet,
+    now_ns: int,
+    limits: BreakerLimits,
+    *,
+    wants: Sequence[Want],
+    seen: Sequence[Seen],
+    watched_s: float,
+    lease_s: float,
+) -> list[AnyEvent]:
+    """What is owed across runs at `now_ns`. Any prefix of it is safe to record: the rest is derived again.
+
+    `wants` are the attempts that wait for breakers; `seen` the executors, of which one that was silent for three leases
+    counts as gone. `watched_s`: for how long beats have been watched without a break.
+    """
+    events: list[AnyEvent] = []
+    answered: set[tuple[PauseScope, str]] = set()
+    for request in fleet.requests.values():
+        if (request.scope, request.name) not in answered:  # the next one is judged by what this one leads to
+            answered.add((request.scope, request.name))
+            events.extend(_answer(fleet, request))
+    if events:
+        return events[:EVENTS_MAX]  # what they change is decided on once it is folded
+    for breaker in fleet.breakers.values():
+        events.extend(_breaker(breaker, now_ns, limits, wants))
+    events.extend(_executors(fleet, {found.executor: found for found in seen}, watched_s, lease_s))
+    return events[:EVENTS_MAX]
+
+
+def _answer(fleet: Fleet, request: PauseRequested | ResumeRequested) -> list[AnyEvent]:
+    scope, name, actor = request.scope, request.name, request.actor
+    events: list[AnyEvent] = []
+    if scope == "run" or (scope in {"tool", "pool"}) != bool(name):
+        reason = "name a tool or a pool, or ask for all"
+        return [RequestAnswered(request_id=request.request_id, answer="refused", reason=reason, ok=False)]
+    if isinstance(request, PauseRequested):
+        if (scope, name) not in fleet.paused:
+            events.append(FleetPaused(scope=scope, name=name, actor=actor, reason=request.reason))
+    else:
+        if (scope, name) in fleet.paused:
+            events.append(FleetResumed(scope=scope, name=name, actor=actor, reason=request.reason))
+        breaker = fleet.breakers.get(name) if scope == "tool" else None
+        if breaker is not None and breaker.state != "closed":
+            events.append(ToolBreakerClosed(tool=name, reason=f"reset by {actor}", actor=actor))
+    return [*events, RequestAnswered(request_id=request.request_id, answer="accepted")]
+
+
+def _breaker(breaker: ToolBreaker, now_ns: int, limits: BreakerLimits, wants: Sequence[Want]) -> list[AnyEvent]:
+    own = limits.of(breaker.tool)
+    match breaker.state:
+        case "closed" if breaker.failures >= own.failures:
+            return [_opened(breaker, now_ns, own)]
+        case "open" if now_ns >= breaker.until_ns:
+            return [ToolBreakerHalfOpened(tool=breaker.tool)]
+        case "half_open" if breaker.verdict is not None:
+            if breaker.verdict:
+                return [ToolBreakerClosed(tool=breaker.tool, reason="its probe succeeded")]
+            return [_opened(breaker, now_ns, own)]
+        case "half_open" if breaker.probe is None or (not breaker.probing and now_ns >= breaker.probe.expires_ns):
+            expired = breaker.probe
+            for want in wants:
+                same = expired is not None and (want.run, want.workstream) == (expired.run, expired.workstream)
+                if want.tool == breaker.tool and not same:
+                    return [_grant(want, now_ns, limits)]
+            # Nobody else wants it: the one whose grant ran out may try again.
+            again = next((want for want in wants if want.tool == breaker.tool), None)
+            return [] if again is None else [_grant(again, now_ns, limits)]
+        case _:
+            return []
+
+
+def _opened(breaker: ToolBreaker, now_ns: int, limits: ToolLimits) -> ToolBreakerOpened:
+    return ToolBreakerOpened(
+        tool=breaker.tool,
+        failures=breaker.failures,
+        until_ns=now_ns + int(limits.open_s * _SECOND_NS),
+        reason=breaker.reason[:1500],
+        error_class=breaker.error_class,
+    )
+
+
+def _grant(want: Want, now_ns: int, limits: BreakerLimits) -> ProbeGranted:
+    return ProbeGranted(
+        tool=want.tool,
+        run=want.run,
+        workstream=want.workstream,
+        attempt=want.attempt,
+        expires_ns=now_ns + int(limits.probe_s * _SECOND_NS),
+    )
+
+
+def _executors(fleet: Fleet, seen: Mapping[str, Seen], watched_s: float, lease_s: float) -> list[AnyEvent]:
+    """Who came, who drains, who went: by their own word, or by silence."""
+    events: list[AnyEvent] = []
+    for found in seen.values():
+        life = fleet.executors.get(found.executor)
+        silent = found.silent_s > 3 * lease_s
+        says: ExecutorState = "idle" if found.state == "busy" else found.state
+        if life is not None and life.boot != found.boot and life.state != "terminated":
+            events.append(_moved(life, "terminated", "it has started anew"))
+            life = None
+        if life is None or life.boot != found.boot or (life.state == "terminated" and says != "terminated"):
+            if silent or says in {"terminated", "spawning"}:
+                continue
+            back = life is not None and life.boot == found.boot
+            life = ExecutorLife(
+                executor=found.executor,
+                boot=found.boot,
+                pool=found.pool,
+                slots=found.slots,
+                state="spawning",
+                since_ns=0,
+            )
+            events.append(_moved(life, "idle", "it was silent, and is back" if back else "it beats"))
+            life.state = "idle"
+        if silent and life.state != "terminated":
+            events.append(_moved(life, "terminated", f"not seen for {found.silent_s:.0f} s"))
+        elif says != life.state and says in EXECUTOR_MOVES[life.state]:
+            events.append(_moved(life, says, "it says so"))
+    if watched_s > 3 * lease_s:
+        events.extend(
+            _moved(life, "terminated", "its beats are gone")
+            for executor, life in fleet.executors.items()
+            if executor not in seen and life.state != "terminated"
+        )
+    return events
+
+
+def _moved(life: ExecutorLife, to: ExecutorState, reason: str) -> ExecutorTransitioned:
+    return ExecutorTransitioned(
+        executor=life.executor,
+        boot=life.boot,
+        pool=life.pool,
+        slots=life.slots,
+        from_state=life.state,
+        to_state=to,
+        reason=reason,
+    )
+
+
+def _because(reason: str) -> str:
+    return f": {reason}" if reason else ""

@@ -1,0 +1,203 @@
+"""How reviews, executors, breakers, pauses and the ledger are printed. Rendering, and the reads it needs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+import msgspec
+
+from swell.errors import SwellError
+from swell.follow import review_commands
+from swell.listing import attempt_lines, require_workstream, when, write_diff
+from swell.text import columns, duration, one_line, size
+from swell.values import Difference, Fleet, LedgerStatus, Review, VerifyResult
+
+if TYPE_CHECKING:
+    from swell.client import Client
+    from swell.values import Attempt
+
+DIAGNOSTICS_BYTES_MAX: Final = 8 * 1024 * 1024
+DIAGNOSTICS_SHOWN: Final = 20
+TAIL_LINES: Final = 10
+
+
+def json_line(value: msgspec.Struct) -> str:
+    """A value as one line of JSON, with its kind."""
+    return msgspec.json.encode({"kind": type(value).__name__.lower(), **msgspec.structs.asdict(value)}).decode()
+
+
+# Reviews
+
+
+class ReviewList(msgspec.Struct, frozen=True):
+    """What waits for a person."""
+
+    reviews: list[Review]
+
+    def json(self) -> str:
+        """The reviews as a JSON array."""
+        return msgspec.json.encode(self.reviews).decode()
+
+    def lines(self) -> list[str]:
+        """One line for each."""
+        if not self.reviews:
+            return ["nothing waits for a person"]
+        rows = [["run", "workstream", "step", "class", "since", "attempts", "reason"]]
+        for review in self.reviews:
+            step, what = review.step or "-", review.error_class or "-"
+            since, tries = when(review.since_ns), str(review.attempts)
+            rows.append([review.run, review.workstream, step, what, since, tries, review.reason or "-"])
+        return columns(rows)
+
+
+def write_review(client: Client, run: str, workstream: str, out: TextIO) -> None:
+    """Why a workstream waits: reason, attempts, diagnostics, the patch so far, and the commands that answer.
+
+    Raises SwellError WORKSTREAM_NOT_FOUND, NOT_IN_REVIEW.
+    """
+    require_workstream(client.list_workstreams(run), run, workstream)
+    review = next((found for found in client.list_reviews(run) if found.workstream == workstream), None)
+    if review is None:
+        raise SwellError(
+            "FAILED_PRECONDITION",
+            "NOT_IN_REVIEW",
+            f"{workstream} of run {run} does not wait for a person",
+            f"See its state with `swell show {run} {workstream}`.",
+        )
+    attempts = client.list_attempts(run, workstream)
+    lines = [
+        f"{workstream} of run {run} waits for a person since {when(review.since_ns)}",
+        f"  step     {review.step or '-'}",
+        f"  class    {review.error_class or '-'}",
+        f"  reason   {one_line(review.reason, 1000)}",
+        f"  attempts {review.attempts}, newest snapshot {review.commit[:12] or '-'}",
+    ]
+    for attempt in attempts:
+        lines += ["", *attempt_lines(attempt)]
+    lines += _diagnostics(client, attempts)
+    lines += ["", "patch so far:", ""]
+    out.write("\n".join(lines) + "\n")
+    out.flush()
+    write_diff(client, run, workstream, out)
+    out.write("\n".join(["", *(f"next: {line}" for line in review_commands(run, [review]))]) + "\n")
+
+
+def _diagnostics(client: Client, attempts: Sequence[Attempt]) -> list[str]:
+    """What the newest diagnostics say, in short."""
+    for attempt in reversed(attempts):
+        for artifact in attempt.artifacts:
+            if artifact.role == "diagnostics" and artifact.size_bytes <= DIAGNOSTICS_BYTES_MAX:
+                found = _decoded(b"".join(client.read_artifact(artifact)))
+                return ["", f"diagnostics of attempt {attempt.attempt} ({attempt.step}):", *_summary(found)]
+    return []
+
+
+def _decoded(data: bytes) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(data, type=dict[str, Any])
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        return {}
+
+
+def _summary(found: dict[str, Any]) -> list[str]:
+    lines = []
+    for check in _objects(found.get("checks")):
+        lines.append(f"  {check.get('check', '')}: exit code {check.get('exit_code', '-')}")
+        tail = str(check.get("output_tail", "")).splitlines()[-TAIL_LINES:]
+        lines += [f"    {one_line(line, 200)}" for line in tail]
+    told = _objects(found.get("diagnostics"))
+    for item in told[:DIAGNOSTICS_SHOWN]:
+        where = ":".join(str(item[key]) for key in ("path", "line", "column") if item.get(key))
+        lines.append(f"  {where}: {item.get('code') or item.get('tool', '')} {item.get('message', '')}")
+    if len(told) > DIAGNOSTICS_SHOWN:
+        lines.append(f"  and {len(told) - DIAGNOSTICS_SHOWN} more")
+    return [line[: len(line) - len(line.lstrip())] + one_line(line, 500) for line in lines]
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+# The fleet
+
+
+class FleetList(msgspec.Struct, frozen=True):
+    """Executors, breakers of tools, and pauses."""
+
+    fleet: Fleet
+
+    def json(self) -> str:
+        """All of it as one JSON object."""
+        return msgspec.json.encode(self.fleet).decode()
+
+    def lines(self) -> list[str]:
+        """A table of executors, then the tools that are held back, then the pauses."""
+        rows = [["executor", "pool", "slots", "state", "since", "reason"]]
+        for executor in self.fleet.executors:
+            since, why = when(executor.since_ns), executor.reason or "-"
+            rows.append([executor.executor, executor.pool, str(executor.slots), executor.state, since, why])
+        lines = columns(rows) if self.fleet.executors else ["no executor was seen yet"]
+        breakers = [["tool", "breaker", "failures", "until", "reason"]]
+        for breaker in self.fleet.breakers:
+            until = when(breaker.until_ns) if breaker.state == "open" else "-"
+            breakers.append([breaker.tool, breaker.state, str(breaker.failures), until, breaker.reason or "-"])
+        if len(breakers) > 1:
+            lines += ["", *columns(breakers)]
+        pauses = [["paused", "by", "reason"]]
+        for pause in self.fleet.pauses:
+            what = "everything" if pause.scope == "all" else f"{pause.scope} {pause.name}"
+            pauses.append([what, pause.actor, pause.reason or "-"])
+        if len(pauses) > 1:
+            lines += ["", *columns(pauses)]
+        return lines
+
+
+# The ledger
+
+
+class LedgerState(msgspec.Struct, frozen=True):
+    """How far the ledger is."""
+
+    status: LedgerStatus
+
+    def json(self) -> str:
+        """All of it as one JSON object."""
+        return msgspec.json.encode(self.status).decode()
+
+    def lines(self) -> list[str]:
+        """What it is doing, and how far it is."""
+        now = self.status
+        doing = "being made anew from the log" if now.rebuilding else "whole"
+        if now.verifying:
+            doing += ", being verified"
+        level = "level with the log" if now.caught_up else "behind the log"
+        left = "" if now.seconds_left <= 0 else f", about {duration(now.seconds_left)} left"
+        return [
+            f"ledger {level}: position {now.position} of {now.stream_last}{left}",
+            f"  file      {doing}; {size(now.file_bytes)}, projection {now.projection}",
+            f"  absorbs   {now.events_per_s:.0f} events a second",
+            f"  runs for  {duration(max(time.time_ns() - now.started_ns, 0) / 1e9)}",
+        ]
+
+
+def difference_line(found: Difference) -> str:
+    """One difference on one line."""
+    where = f"{found.table} {found.key}"
+    if found.kind != "changed":
+        return one_line(f"{where}: {found.kind}", 1000)
+    return one_line(f"{where}: {found.column} is {found.stored!r}, the log says {found.folded!r}", 1000)
+
+
+def verified_lines(result: VerifyResult) -> list[str]:
+    """What came of a verification."""
+    verdict = "every row is what the log says" if not result.differences else f"{result.differences} differences"
+    chain = "the chain of hashes holds"
+    if result.chain_broken_at:
+        chain = f"the chain of hashes is broken at position {result.chain_broken_at}"
+    lines = [
+        f"{verdict}, and {chain}: {result.rows} rows, {result.entries} entries, {duration(result.wall_s)}",
+        f"  position {result.position}, hash {result.hash}",
+    ]
+    return lines if result.ok else [*lines, "  next: swell ledger rebuild makes the tables anew from the log"]

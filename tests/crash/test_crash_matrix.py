@@ -1,0 +1,69 @@
+"""Real processes are killed, stopped and asked to end, at named points and at random: what was promised holds.
+
+`python -m tests.crash.soak` goes on for as long as one likes; this is what fits into a minute.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.crash.faults import leaders
+from tests.crash.history import keep
+from tests.crash.rig import Rig
+from tests.crash.session import Session, Verdict, close_and_compare
+
+QUIET_SEED = 10
+SEEDS = (11, 12, 13)
+KILLS = 10
+LEADER_SEED = 14
+LEADER_KILLS = 1
+KILLS_MIN = 30
+
+
+async def test_what_was_promised_holds_whoever_dies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every run ends as it should; the log, the branch, the ledger and /proc say the same. Left alone, nothing even complains."""
+    rig = Rig(tmp_path)
+    verdicts: list[Verdict] = []
+    wrong: list[str] = []
+    try:
+        await rig.start()
+        verdicts += [await Session(rig, QUIET_SEED, kills=0).run()]
+        wrong += [f"left alone, this happened: {what}" for what in (*rig.deaths, *rig.complaints())]
+        sessions = [Session(rig, seed, kills=KILLS) for seed in SEEDS]
+        sessions.append(Session(rig, LEADER_SEED, kills=LEADER_KILLS, planned=leaders, strikers=1))
+        for session in sessions:
+            verdicts += [await session.run()]
+        wrong += await close_and_compare(rig)
+    finally:
+        await rig.stop()
+        keep(tmp_path / "history.jsonl", rig.watched)
+    wrong += [f"seed {verdict.seed}: {line}" for verdict in verdicts for line in verdict.wrong]
+    with capsys.disabled():
+        print("\n" + "\n".join(told(rig, verdicts, wrong)))  # noqa: T201 - what was done to whom is a result as well
+    assert not wrong, f"{wrong}; the stream is kept in {tmp_path / 'history.jsonl'}, logs beside it"
+    assert killed(rig) >= KILLS_MIN
+
+
+def killed(rig: Rig) -> int:
+    return sum(strike.number is signal.SIGKILL for strike in rig.strikes)
+
+
+def told(rig: Rig, verdicts: list[Verdict], wrong: list[str]) -> list[str]:
+    """What the terminal shows."""
+    parts = Counter(f"{strike.part.partition('-')[0]} {strike.number.name}" for strike in rig.strikes)
+    named = sum(strike.point != "random" for strike in rig.strikes)
+    takeovers = [f"{name} {seconds:.1f} s" for verdict in verdicts for name, seconds in verdict.takeovers_s]
+    runs, cancelled = (sum(getattr(verdict, what) for verdict in verdicts) for what in ("runs", "cancelled"))
+    seeds = ", ".join(str(verdict.seed) for verdict in verdicts)
+    faults = f"{killed(rig)} kills of {len(rig.strikes)} faults, {named} at named points"
+    return [
+        f"crash matrix: seeds {seeds}: {runs} runs ({cancelled} cancelled), {faults}",
+        f"  struck: {', '.join(f'{part} {count}' for part, count in sorted(parts.items()))}",
+        f"  to the next decision after: {', '.join(takeovers) or 'nothing undisturbed'}",
+        f"  findings: {len(wrong)}",
+        *(f"  - {line}" for line in wrong[:20]),
+    ]

@@ -1,0 +1,625 @@
+"""What must hold of a history, judged from its entries alone, by rules written down here once more and not shared with Swell.
+
+I1 what was asked is in the log and answered         I5 slots, groups, scopes, parallel_ok
+I2 one claim at most, one close, only `late` after   I9 bounded attempts
+I3 what is merged and delivered passed its checks    moves: only documented ones, each from where the last one led
+I4 a start contains what it depends on               pauses, breakers, losses, waits, ends
+"""
+
+from collections import Counter
+from typing import Any
+
+from services.events import (
+    LINE,
+    AnyEvent,
+    FleetPaused,
+    FleetResumed,
+    IntegrationAdvanced,
+    LineDelivered,
+    PauseRequested,
+    ProbeGranted,
+    RecoveryChosen,
+    RequestAnswered,
+    ResultRefused,
+    RollbackFinished,
+    RollbackStarted,
+    RunAccepted,
+    RunAmended,
+    RunFinished,
+    RunStopping,
+    RunTransitioned,
+    StepCancelled,
+    StepDelayed,
+    StepFinished,
+    StepLost,
+    StepScheduled,
+    StepStarted,
+    ToolBreakerClosed,
+    ToolBreakerHalfOpened,
+    ToolBreakerOpened,
+    WorkstreamTransitioned,
+)
+from services.spec import RunSpec
+from services.wire import Entry, Recorded
+from tests.simulation.algebra import Repository
+from tests.simulation.clockwork import SECOND_NS
+from tests.simulation.scenario import Scenario
+
+MOVES = {
+    "pending": {"blocked", "ready", "cancelled"},
+    "ready": {"editing", "static_check", "runtime_check", "fixing", "cancelled", "failed", "awaiting_review"},
+    "editing": {"static_check"},
+    "static_check": {"fixing", "runtime_check"},
+    "fixing": {"static_check", "runtime_check"},
+    "runtime_check": {"fixing", "validating"},
+    "validating": {"merging"},
+    "merging": {"completed"},
+    "awaiting_review": {"ready", "failed", "cancelled"},
+    "completed": {"compensating"},
+    "compensating": {"compensated", "compensation_failed"},
+    "compensation_failed": {"compensating"},
+}
+STEPWISE = {
+    "editing": {"runtime_check", "fixing"},
+    "static_check": {"editing"},
+    "fixing": {"editing"},
+    "runtime_check": {"static_check", "editing"},
+}
+ACTIVE = {"editing", "static_check", "fixing", "runtime_check", "validating", "merging"}
+ENDS = {"failed", "cancelled", "awaiting_review"}
+ENDED = {"completed", "failed", "cancelled", "blocked", "compensated", "compensation_failed"}
+
+ATTEMPTS_MAX = 160
+"""Attempts of one workstream, and of the line for each of its merges, between two words of a person."""
+
+STOP_S = 5.0
+"""Within so long an executor that is connected stops an attempt that was closed elsewhere: a few beats."""
+
+WAIT_S = 45.0
+"""A workstream under way that nothing is scheduled for, and nothing holds, may stand for so long."""
+
+
+class Attempt:
+    """One scheduled attempt, as its entries tell."""
+
+    __slots__ = ("claimed", "closed", "closed_ns", "scheduled", "scheduled_ns")
+
+    def __init__(self, scheduled: StepScheduled, scheduled_ns: int) -> None:
+        self.scheduled_ns = scheduled_ns
+        self.scheduled = scheduled
+        self.claimed: StepStarted | None = None
+        self.closed: AnyEvent | None = None
+        self.closed_ns = 0
+
+
+class Ran:
+    """A run, as its entries tell."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.spec: RunSpec | None = None
+        self.states: dict[str, str] = {}
+        self.status = "pending"
+        self.attempts: dict[tuple[str, int], Attempt] = {}
+        self.open: set[tuple[str, int]] = set()
+        self.passed: dict[str, set[tuple[str, str]]] = {}
+        self.every: dict[str, bool] = {}
+        self.latest: dict[str, Any] = {}
+        self.merged: list[str] = []
+        self.head = ""
+        self.heads: dict[str, str] = {}
+        self.delivered: set[str] = set()
+        self.delayed: dict[str, StepDelayed] = {}
+        self.paused = False
+        self.stopping = False
+        self.finished: RunFinished | None = None
+        self.rolling = False
+        self.rollbacks = 0
+        self.since_word: Counter[str] = Counter()
+        self.losses: Counter[str] = Counter()
+        self.waiting_ns: dict[str, int] = {}
+        self.answered: Counter[str] = Counter()
+        self.accepted = 0
+        self.asked: set[str] = set()
+        self.answers: dict[str, str] = {}
+        self.deadline_ns = 0
+        self.paused_ns = 0
+        self.paused_since_ns = 0
+
+
+class Breaker:
+    """The breaker of a tool, as its entries tell."""
+
+    def __init__(self) -> None:
+        self.state = "closed"
+        self.at = 0
+        self.grant: ProbeGranted | None = None
+        self.grant_at = 0
+        self.probes = 0
+
+
+class Checker:
+    """The judge of one history."""
+
+    def __init__(self, world: Any, repository: Repository, made: Scenario) -> None:
+        self._world = world
+        self._repository = repository
+        self._made = made
+        self.friendly_from_ns = 0
+        self.attempts = 0
+        self.stats: Counter[str] = Counter()
+        self.runs: dict[str, Ran] = {}
+        self._findings: list[str] = []
+        self._breakers: dict[str, Breaker] = {}
+        self._pauses: dict[tuple[str, str], int] = {}
+        self._moved_ns = 0
+        self._by: dict[str, str] = {}
+        self._asked: dict[str, Any] = {}
+
+    def judge(self, log: list[Recorded], history: list[Entry], people: Any, *, ended: bool) -> list[str]:
+        """Everything that is wrong with a history; `ended`: it is a whole one."""
+        for recorded, entry in zip(log, history, strict=True):
+            place = self._world.place(recorded.subject)
+            if place.run == "fleet":
+                if place.kind == "run":
+                    self._fleet(recorded, entry)
+                else:
+                    self._asked.update({one.request_id: one for one in entry.events})  # type: ignore[union-attr]
+            else:
+                run = self.runs.get(place.run)
+                if run is None:
+                    run = self.runs[place.run] = Ran(place.run)
+                if place.kind == "run":
+                    self._decided(run, recorded, entry)
+                elif place.kind == "attempt":
+                    self._lived(run, recorded, entry, (place.workstream, place.attempt))
+                elif place.kind == "late":
+                    self._late(run, recorded, entry, (place.workstream, place.attempt))
+                elif place.kind == "request":
+                    run.asked.update(one.request_id for one in entry.events)  # type: ignore[union-attr]
+            if recorded.time_ns > self.friendly_from_ns:
+                self._waits(recorded)
+            if self._findings:
+                return [f"{self._findings[0]} (position {recorded.sequence})"]
+        if ended:
+            self._ended(people)
+        return self._findings
+
+    def _wrong(self, said: str) -> None:
+        self._findings.append(said)
+
+    # Decisions of a run
+
+    def _decided(self, run: Ran, recorded: Recorded, entry: Entry) -> None:
+        scheduled = False
+        for event in entry.events:
+            match event:
+                case StepScheduled():
+                    scheduled = True
+                    self._scheduled(run, recorded, entry, event)
+                case WorkstreamTransitioned():
+                    self._moved(run, event)
+                case RunAccepted():
+                    run.accepted += 1
+                    if run.accepted > 1:
+                        self._wrong(f"{run.name} accepted twice")
+                    run.spec = self._world.specs[event.spec.digest]
+                    run.states = {one.id: "pending" for one in run.spec.bundles}
+                    run.head = event.base_commit
+                    run.answered[event.request_id] += 1
+                    run.deadline_ns = event.deadline_ns
+                case RunAmended():
+                    run.spec = self._world.specs[event.spec.digest]
+                    self.stats["amended"] += 1
+                case RequestAnswered():
+                    run.answered[event.request_id] += 1
+                    before = run.answers.setdefault(event.request_id, event.answer)
+                    if event.answer != before and (before, event.answer) != ("accepted", "done"):
+                        self._wrong(f"I1: {event.request_id} is {event.answer}, and was {before}")
+                case RunTransitioned():
+                    if event.from_state != run.status:
+                        self._wrong(f"{run.name} moves from {event.from_state} and is {run.status}")
+                    run.status = event.to_state
+                    if event.to_state == "paused" and not run.paused:
+                        run.paused_since_ns = recorded.time_ns
+                    elif event.to_state != "paused" and run.paused:
+                        run.paused_ns += recorded.time_ns - run.paused_since_ns
+                    run.paused = event.to_state == "paused"
+                    self._moved_ns = recorded.time_ns
+                    self.stats[f"run {event.to_state} {event.cause}".strip()] += 1
+                case RunStopping():
+                    if run.stopping:
+                        self._wrong(f"{run.name} stops twice")
+                    run.stopping = True
+                    early_s = (run.deadline_ns + run.paused_ns - recorded.time_ns) / SECOND_NS
+                    if event.cause == "run_timeout" and (run.deadline_ns == 0 or early_s > 1 or run.paused):
+                        self._wrong(f"{run.name} times out {early_s:.0f} s too early: it was paused {run.paused_ns} ns")
+                case RunFinished():
+                    self._finished(run, event)
+                case IntegrationAdvanced():
+                    self._advanced(run, event)
+                case LineDelivered():
+                    if event.commit != run.head:
+                        self._wrong(f"I3: {event.commit} delivered, the head is {run.head}")
+                    run.delivered.add(event.commit)
+                case StepDelayed():
+                    name = event.step.on_behalf if event.step.workstream == LINE else event.step.workstream
+                    run.delayed[name] = event
+                    self.stats[f"delayed: {event.cause}"] += 1
+                case RecoveryChosen():
+                    self._recovered(run, event)
+                case RollbackStarted():
+                    run.rolling = True
+                    run.rollbacks += 1
+                    self.stats["rollbacks"] += 1
+                case RollbackFinished():
+                    run.rolling = False
+                case _:
+                    pass
+        if scheduled and run.finished is not None and not run.rolling:
+            self._wrong(f"{run.name} has ended, and schedules")
+
+    def _scheduled(self, run: Ran, recorded: Recorded, entry: Entry, event: StepScheduled) -> None:
+        self.attempts += 1
+        name, key = event.workstream, (event.workstream, event.attempt)
+        self.stats[f"step {event.step}"] += 1
+        if run.spec is None:
+            self._wrong(f"{key} scheduled before {run.name} is accepted")
+            return
+        if key in run.attempts:
+            self._wrong(f"I2: {key} scheduled twice")
+        if event.attempt > 1 and (name, event.attempt - 1) not in run.attempts:
+            self._wrong(f"I2: {key} skips a number")
+        if any(one == name for one, _ in run.open):
+            self._wrong(f"I2: {key} scheduled while {sorted(run.open)} are open")
+        if run.finished is not None and event.step != "compensate":
+            self._wrong(f"{key} is {event.step} after the end of {run.name}")
+        if run.stopping and run.finished is None:
+            self._wrong(f"{key} scheduled while {run.name} stops")
+        if run.paused:
+            self._wrong(f"paused: {key} scheduled while {run.name} is paused")
+        for (scope, named), at in self._pauses.items():
+            held = scope == "all" or (scope == "pool" and named == event.pool)
+            held = held or (scope == "tool" and named == event.tool and event.tool != "" and not event.dry_run)
+            if held and entry.seen >= at:
+                self._wrong(f"paused: {key} scheduled though {scope} {named} is paused since {at}, seen {entry.seen}")
+        run.attempts[key] = Attempt(event, recorded.time_ns)
+        run.open.add(key)
+        run.delayed.pop(event.on_behalf or name, None)
+        run.waiting_ns.pop(name, None)
+        if len(run.open) > run.spec.options.max_workers:
+            self._wrong(f"I5: {len(run.open)} attempts open, {run.spec.options.max_workers} allowed")
+        if event.tool and not event.dry_run:
+            self._breaker(run, recorded, entry, event)
+        owner = event.on_behalf or name
+        run.since_word[owner] += 1
+        if run.since_word[owner] > ATTEMPTS_MAX:
+            self._wrong(f"I9: {run.since_word[owner]} attempts on behalf of {owner}")
+        if name != LINE and event.step == "edit" and not run.spec.options.stepwise:
+            self._starts(run, event)
+        if name != LINE and event.step != "compensate" and run.states[name] not in ACTIVE:
+            self._wrong(f"moves: {key} scheduled while {name} is {run.states[name]}")
+
+    def _starts(self, run: Ran, event: StepScheduled) -> None:
+        """I4: what an EDIT starts from contains everything it depends on."""
+        assert run.spec is not None
+        ancestors = self._repository.ancestors.get(event.input.commit, frozenset())
+        bundle = next(one for one in run.spec.bundles if one.id == event.workstream)
+        for dependency in bundle.depends_on:
+            if run.states[dependency] != "completed":
+                self._wrong(f"I4: {event.workstream} starts, and {dependency} is {run.states[dependency]}")
+            merged = run.heads.get(dependency)
+            if merged is not None and merged not in ancestors:
+                self._wrong(f"I4: {event.workstream} starts from {event.input.commit} without {dependency} ({merged})")
+
+    def _moved(self, run: Ran, event: WorkstreamTransitioned) -> None:
+        name, before, after = event.workstream, event.from_state, event.to_state
+        self.stats[f"→ {after}"] += 1
+        if run.states.get(name) != before:
+            self._wrong(f"moves: {name} moves from {before}, and is {run.states.get(name)}")
+        assert run.spec is not None
+        allowed = MOVES.get(before, set()) | (ENDS if before in ACTIVE else set())
+        if run.spec.options.stepwise:
+            allowed = allowed | STEPWISE.get(before, set())
+        if after not in allowed:
+            self._wrong(f"moves: {name} goes from {before} to {after}")
+        run.states[name] = after
+        if run.finished is not None and not run.rolling:
+            self._wrong(f"moves: {name} goes to {after} after the end of {run.name}")
+        if after == "ready":
+            run.since_word[name] = 0
+            run.losses[name] = 0
+        if after in ENDED or after == "awaiting_review":
+            run.delayed.pop(name, None)
+            run.waiting_ns.pop(name, None)
+        if after == "merging" and not run.spec.options.dry_run:
+            self._green(run, self._tree(run, name), [name], f"{name} goes to be merged")
+        if after == "blocked":
+            self._blocked(run, name)
+        if after in ACTIVE and before not in ACTIVE and not run.spec.options.stepwise:
+            self._beside(run, name)
+
+    def _blocked(self, run: Ran, name: str) -> None:
+        assert run.spec is not None
+        needed = {one.id: one.depends_on for one in run.spec.bundles}
+        found, queue = set(), list(needed[name])
+        while queue:
+            dependency = queue.pop()
+            if dependency not in found:
+                found.add(dependency)
+                queue.extend(needed[dependency])
+        if not any(run.states[one] == "failed" for one in found):
+            self._wrong(f"moves: {name} is blocked, and nothing it depends on has failed")
+
+    def _beside(self, run: Ran, name: str) -> None:
+        """I5: what clashes is not under way together."""
+        assert run.spec is not None
+        bundles = {one.id: one for one in run.spec.bundles}
+        mine = bundles[name]
+        for other, state in run.states.items():
+            if other == name or state not in ACTIVE:
+                continue
+            theirs = bundles[other]
+            together = {*mine.files_scope, *mine.files_create} & {*theirs.files_scope, *theirs.files_create}
+            group = mine.conflict_group is not None and mine.conflict_group == theirs.conflict_group
+            if together or group or not (mine.parallel_ok and theirs.parallel_ok):
+                self._wrong(f"I5: {name} starts beside {other}, which is {state}")
+
+    def _tree(self, run: Ran, name: str) -> str:
+        latest = run.latest.get(name)
+        return latest.tree if latest is not None else ""
+
+    def _required(self, run: Ran, names: list[str]) -> set[tuple[str, str]]:
+        """The checks of these workstreams, by kind and name."""
+        assert run.spec is not None
+        checks = run.spec.checks
+        wanted = {("static", tool) for tool in checks.static_tools or ()}
+        if checks.runtime_tool:
+            wanted.add(("runtime", checks.runtime_tool))
+        for one in run.spec.bundles:
+            if one.id in names:
+                wanted |= {("acceptance", text) for text in one.acceptance_tests}
+        return wanted
+
+    def _green(self, run: Ran, tree: str, names: list[str], what: str) -> None:
+        missing = self._required(run, names) - run.passed.get(tree, set())
+        if missing:
+            self._wrong(f"I3: {what}, and its tree {tree} has not passed {sorted(missing)}")
+
+    def _advanced(self, run: Ran, event: IntegrationAdvanced) -> None:
+        if event.from_commit != run.head:
+            self._wrong(f"I3: the head moves from {event.from_commit}, and is {run.head}")
+        if run.states.get(event.workstream) != "merging":
+            self._wrong(f"I3: {event.workstream} is merged while it is {run.states.get(event.workstream)}")
+        ancestors = self._repository.ancestors.get(event.to.commit, frozenset())
+        latest = run.latest.get(event.workstream)
+        if run.head not in ancestors or latest is None or latest.commit not in ancestors:
+            self._wrong(f"I3: {event.to.commit} does not contain the head {run.head} and {event.workstream}")
+        run.merged.append(event.workstream)
+        self._green(run, event.to.tree, run.merged, f"{event.workstream} is merged")
+        run.head = event.to.commit
+        run.heads[event.workstream] = event.to.commit
+        run.since_word[event.workstream] = 0
+
+    def _recovered(self, run: Ran, event: RecoveryChosen) -> None:
+        self.stats[f"recovery: {event.strategy}"] += 1
+        attempt = run.attempts.get((event.workstream, event.attempt))
+        if attempt is None:
+            return
+        closed = attempt.closed
+        if isinstance(closed, StepFinished) and closed.error_class == "handed_back":
+            self._wrong(
+                f"handed back: {event.workstream}/{event.attempt} leads to {event.strategy} ({event.error_class})"
+            )
+        assert run.spec is not None
+        if event.error_class == "lost" and run.losses[event.workstream] <= run.spec.options.losses_max:
+            self._wrong(f"losses: {event.workstream} given up after {run.losses[event.workstream]} losses in a row")
+
+    def _finished(self, run: Ran, event: RunFinished) -> None:
+        if run.finished is not None:
+            self._wrong(f"{run.name} ends twice")
+        if run.open:
+            self._wrong(f"{run.name} ends while {sorted(run.open)} are open")
+        left = [name for name, state in run.states.items() if state not in ENDED]
+        if left and run.spec is not None and run.accepted and not self._unreadable(event):
+            self._wrong(f"{run.name} ends while {left} have not")
+        run.finished, run.paused = event, False
+        overlooked = run.asked - run.answered.keys()
+        if overlooked:
+            self._wrong(f"I1: {run.name} ends, and overlooks {sorted(overlooked)}")
+        self.stats[f"run {event.state}"] += 1
+        states = Counter(run.states.values())
+        told = {
+            "completed": event.completed,
+            "failed": event.failed,
+            "blocked": event.blocked,
+            "cancelled": event.cancelled,
+        }
+        if any(states[state] != count for state, count in told.items()):
+            self._wrong(f"{run.name} ends with {told}, and the moves say {dict(states)}")
+        if event.state == "completed" and set(run.states.values()) != {"completed"}:
+            self._wrong(f"{run.name} is completed, and {dict(states)}")
+        if run.merged and event.state == "completed" and run.head not in run.delivered:
+            self._wrong(f"{run.name} is completed, and its head {run.head} is not delivered")
+
+    @staticmethod
+    def _unreadable(event: RunFinished) -> bool:
+        return "cannot be read" in event.reason
+
+    # The life of an attempt
+
+    def _lived(self, run: Ran, recorded: Recorded, entry: Entry, key: tuple[str, int]) -> None:
+        attempt = run.attempts.get(key)
+        if attempt is None:
+            self._wrong(f"I2: {key} lives without being scheduled")
+            return
+        for event in entry.events:
+            if attempt.closed is not None:
+                self._wrong(f"I2: {type(event).__name__} after the close of {key}")
+            match event:
+                case StepStarted():
+                    if attempt.claimed is not None:
+                        self._wrong(f"I2: {key} claimed twice")
+                    attempt.claimed = event
+                    self._by[f"{run.name}/{key}"] = entry.by
+                case StepFinished():
+                    if attempt.claimed is None:
+                        self._wrong(f"I2: {key} finished, and nobody has claimed it")
+                    if self._by.get(f"{run.name}/{key}") != entry.by:
+                        self._wrong(f"I2: {key} finished by {entry.by}")
+                    self._closed(run, recorded, key, attempt, event)
+                case StepCancelled() | StepLost():
+                    self._offered(run, recorded, key, attempt, event)
+                    if isinstance(event, StepLost):
+                        self.stats["lost"] += 1
+                        if attempt.claimed is None:
+                            self._wrong(f"I2: {key} lost, and nobody has claimed it")
+                        if entry.id in self._world.false_losses:
+                            self._wrong(f"loss: {self._world.false_losses[entry.id]}; {event.reason}")
+                    self._closed(run, recorded, key, attempt, event)
+                case _:
+                    self._wrong(f"I2: {type(event).__name__} on the subject of {key}")
+
+    def _offered(
+        self, run: Ran, recorded: Recorded, key: tuple[str, int], attempt: Attempt, event: StepCancelled | StepLost
+    ) -> None:
+        """What nobody claims in time was offered to somebody."""
+        if isinstance(event, StepLost) or event.error_class != "queue_timeout":
+            return
+        if recorded.time_ns < attempt.scheduled.queue_deadline_ns:
+            self._wrong(f"queue: {key} is given up before its deadline")
+        if attempt.scheduled_ns > self.friendly_from_ns and (run.name, *key) not in self._world.offered:
+            self._wrong(f"queue: {key} is given up, and its command was never published")
+
+    def _closed(self, run: Ran, recorded: Recorded, key: tuple[str, int], attempt: Attempt, event: AnyEvent) -> None:
+        attempt.closed, attempt.closed_ns = event, recorded.time_ns
+        run.open.discard(key)
+        self._moved_ns = recorded.time_ns
+        name, step = key[0], attempt.scheduled
+        if name != LINE:
+            run.waiting_ns[name] = recorded.time_ns
+        if isinstance(event, StepFinished):
+            self.stats[f"closed: {event.error_class or 'ok'}"] += 1
+            handed = event.error_class == "handed_back"
+            if not handed:
+                lost = event.error_class in {"workspace_error", "unknown"}
+                run.losses[name] = run.losses[name] + 1 if lost else 0
+            if step.step in {"edit", "fix"} and event.snapshot is not None and (handed or not lost):
+                run.latest[name] = event.snapshot
+            passed = {(one.kind, one.name) for one in event.checks if one.outcome in {"passed", "not_executable"}}
+            if passed:
+                run.passed.setdefault(step.input.tree, set()).update(passed)
+        elif isinstance(event, StepLost):
+            run.losses[name] += 1
+        else:
+            self.stats["closed: cancelled"] += 1
+
+    def _late(self, run: Ran, recorded: Recorded, entry: Entry, key: tuple[str, int]) -> None:
+        attempt = run.attempts.get(key)
+        self.stats["late facts"] += 1
+        if attempt is None or attempt.closed is None:
+            self._wrong(f"I2: a late fact of {key}, which is not closed ({recorded.subject})")
+            return
+        for event in entry.events:
+            mine = isinstance(attempt.closed, StepFinished) and self._by.get(f"{run.name}/{key}") == entry.by
+            claimed = attempt.claimed
+            if claimed is None or not isinstance(event, ResultRefused) or event.boot != claimed.boot:
+                continue
+            if mine:
+                self._wrong(f"fence: {key} was closed by its executor, which took its own close for a refusal")
+            went_on_s = (recorded.time_ns - attempt.closed_ns) / SECOND_NS
+            if attempt.closed_ns > self.friendly_from_ns and went_on_s > STOP_S:
+                self._wrong(f"I11: {key} was closed, and its executor went on for {went_on_s:.1f} s")
+
+    # What runs share
+
+    def _fleet(self, recorded: Recorded, entry: Entry) -> None:
+        self._shared(recorded, entry)
+        wanted = {}
+        for event in entry.events:
+            if isinstance(event, RequestAnswered) and event.answer == "accepted":
+                request = self._asked[event.request_id]
+                wanted[request.scope, request.name] = isinstance(request, PauseRequested)
+        for key, paused in wanted.items():
+            if (key in self._pauses) != paused:
+                self._wrong(f"paused: {key} was last asked to be {'paused' if paused else 'resumed'}, and is not")
+
+    def _shared(self, recorded: Recorded, entry: Entry) -> None:
+        for event in entry.events:
+            match event:
+                case FleetPaused():
+                    self._pauses[event.scope, event.name] = recorded.sequence
+                    self.stats[f"paused {event.scope}"] += 1
+                case FleetResumed():
+                    self._pauses.pop((event.scope, event.name), None)
+                    self._moved_ns = recorded.time_ns
+                case ToolBreakerOpened() | ToolBreakerHalfOpened() | ToolBreakerClosed():
+                    breaker = self._breakers.setdefault(event.tool, Breaker())
+                    kind = type(event).__name__.removeprefix("ToolBreaker")
+                    after = {"Opened": "open", "HalfOpened": "half_open", "Closed": "closed"}[kind]
+                    allowed = {"closed": {"open"}, "open": {"half_open", "closed"}, "half_open": {"open", "closed"}}
+                    if after not in allowed[breaker.state]:
+                        self._wrong(f"breaker: {event.tool} goes from {breaker.state} to {after}")
+                    breaker.state, breaker.at, breaker.grant, breaker.probes = after, recorded.sequence, None, 0
+                    self.stats[f"breaker {after}"] += 1
+                    self._moved_ns = recorded.time_ns
+                case ProbeGranted():
+                    breaker = self._breakers.setdefault(event.tool, Breaker())
+                    if breaker.state != "half_open":
+                        self._wrong(f"breaker: a probe of {event.tool} granted while it is {breaker.state}")
+                    breaker.grant, breaker.grant_at = event, recorded.sequence
+                    self._moved_ns = recorded.time_ns
+                    self.stats["probes"] += 1
+                case _:
+                    pass
+
+    def _breaker(self, run: Ran, recorded: Recorded, entry: Entry, event: StepScheduled) -> None:
+        """A breaker that the scheduler has folded holds: nothing while open, one probe while half open."""
+        breaker = self._breakers.get(event.tool)
+        if breaker is None or breaker.state == "closed" or entry.seen < breaker.at:
+            return
+        if breaker.state == "open":
+            self._wrong(
+                f"breaker: {event.workstream} uses {event.tool}, which is open since {breaker.at}, seen {entry.seen}"
+            )
+            return
+        grant = breaker.grant
+        if grant is None:
+            self._wrong(f"breaker: {event.workstream} probes {event.tool} without a grant")
+        elif entry.seen >= breaker.grant_at:
+            if (grant.run, grant.workstream, grant.attempt) != (run.name, event.workstream, event.attempt):
+                self._wrong(f"breaker: {event.workstream}/{event.attempt} probes {event.tool}, granted to {grant}")
+            breaker.probes += 1
+
+    # Waiting, and the end
+
+    def _waits(self, recorded: Recorded) -> None:
+        """A workstream under way has an open attempt, or a reason that the log tells."""
+        since_ns = max(self._moved_ns, self.friendly_from_ns)
+        for run in self.runs.values():
+            if run.spec is None or run.finished is not None or run.paused or run.stopping or run.spec.options.stepwise:
+                continue
+            if self._pauses or len(run.open) >= run.spec.options.max_workers:
+                continue
+            for name, closed_ns in run.waiting_ns.items():
+                if run.states[name] not in ACTIVE or run.states[name] == "merging" or name in run.delayed:
+                    continue
+                if recorded.time_ns - max(closed_ns, since_ns) > WAIT_S * SECOND_NS:
+                    self._wrong(f"wait: {name} is {run.states[name]} and waits for nothing that is recorded")
+
+    def _ended(self, people: Any) -> None:
+        for request, run_name in people.acknowledged.items():
+            if run_name == "fleet":
+                if request not in people.fleet_answered:
+                    self._wrong(f"I1: {request} of the fleet was never answered")
+                continue
+            run = self.runs[run_name]
+            stands = request in run.answered
+            if not stands:
+                self._wrong(f"I1: {request} of {run_name} was never answered")
+        for run in self.runs.values():
+            if run.finished is None:
+                self._wrong(f"I8: {run.name} never ended")
+            for key, attempt in run.attempts.items():
+                if attempt.closed is None:
+                    self._wrong(f"I2: {key} of {run.name} was never closed")
