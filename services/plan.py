@@ -182,14 +182,25 @@ def makespan(waves: Iterable[Sequence[str]], workers: int) -> int:
 _ALONE: Final = "parallel_ok=false"
 
 
-def clash(a: WorkstreamBundle, b: WorkstreamBundle) -> str:
-    """Why two workstreams that do not depend on each other may not be under way together; '' when they may."""
-    if not (a.parallel_ok and b.parallel_ok):
-        return f"{b.id if a.parallel_ok else a.id} runs alone"
-    if a.conflict_group is not None and a.conflict_group == b.conflict_group:
-        return f"conflict group {a.conflict_group}"
-    found = scope.overlap(_scope_of(a), _scope_of(b))
-    return _scope_reason(*found) if found is not None else ""
+class Footprint(msgspec.Struct, frozen=True):
+    """What a workstream keeps others from: `keys` are those of its declared patterns (services.scope.overlap_key)."""
+
+    alone: bool
+    group: str | None
+    keys: tuple[str, ...]
+
+
+def footprint(bundle: WorkstreamBundle) -> Footprint:
+    """What `clash` needs of a workstream."""
+    keys = tuple({scope.overlap_key(pattern): None for pattern in _scope_of(bundle)})
+    return Footprint(not bundle.parallel_ok, bundle.conflict_group, keys)
+
+
+def clash(a: Footprint, b: Footprint) -> bool:
+    """Whether two workstreams that do not depend on each other may not be under way together."""
+    if a.alone or b.alone or (a.group is not None and a.group == b.group):
+        return True
+    return any(one.startswith(other) or other.startswith(one) for one in a.keys for other in b.keys)
 
 
 def _scope_reason(a: str, b: str) -> str:

@@ -23,6 +23,7 @@ TIMEOUT_S_MAX = 30 * 86_400.0
 GRACE_S_MAX = 60.0
 FALLBACKS_MAX = 10
 EXIT_CODE_MAX = 255
+_EXIT_CODES = frozenset(str(code) for code in range(EXIT_CODE_MAX + 1))
 _SURROGATE = re.compile("[\ud800-\udfff]")
 ReportFormat = Literal["ruff-json", "mypy-json", "junit-xml", "none"]
 ToolErrorClass = Literal["auth", "rate_limited", "budget", "tool_failed", "tool_missing"]
@@ -134,7 +135,7 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def _check_error_classes(self) -> None:
         for code in self.error_classes:
-            if not (code.isascii() and code.isdigit() and str(int(code)) == code and int(code) <= EXIT_CODE_MAX):
+            if code not in _EXIT_CODES:
                 raise ValueError(
                     f'error_classes has {code[:40]!r}; its keys must be exit codes, "0" to "{EXIT_CODE_MAX}"'
                 )

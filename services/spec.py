@@ -13,6 +13,7 @@ import msgspec
 from services.bundle import WorkstreamBundle, WorkstreamChecks
 from services.checks import Checks, EffectiveChecks, resolve
 from services.events import Check, CheckKind, Step
+from services.plan import Footprint, footprint
 from services.profiles import ToolProfile, placeholders
 
 CHECKS_NAMED_MAX = 100
@@ -103,8 +104,17 @@ class Definitions:
         self.bundles = {bundle.id: bundle for bundle in spec.bundles}
         self._checks: dict[str, EffectiveChecks] = {}
         self._resolved: dict[WorkstreamChecks, EffectiveChecks] = {}
+        self._footprints: dict[str, Footprint] = {}
+        self._alike: bool | None = None
         self._texts: dict[str, str] = {}
         self._identities: dict[tuple[str, str, str, Ranges | None], Check] = {}
+
+    def footprint(self, workstream: str) -> Footprint:
+        """What a workstream keeps others from while it is under way."""
+        known = self._footprints.get(workstream)
+        if known is None:
+            known = self._footprints[workstream] = footprint(self.bundles[workstream])
+        return known
 
     def checks(self, workstream: str) -> EffectiveChecks:
         """The checks of one workstream: repository, then run context, then its own `metadata.swell`."""
@@ -147,6 +157,8 @@ class Definitions:
     def line(self, merged: Iterable[int]) -> list[Check]:
         """What a tree must pass that carries these workstreams (indices over the order): the union of their checks."""
         indices = sorted(merged)
+        if self._are_alike():
+            indices = indices[:1]
         workstreams = [self.order[index] for index in indices]
         ranges = ranges_of(indices)
         return self._static(workstreams, ranges) + self._runtime(workstreams, ranges)
@@ -159,6 +171,19 @@ class Definitions:
                 bundle = self.bundles[workstream]
                 seen.update(dict.fromkeys([*bundle.files_scope, *bundle.files_create]))
         return list(seen)
+
+    def _are_alike(self) -> bool:
+        """Whether any workstream's checks are those of all: the same tools, none that is given files, no tests of its own."""
+        if self._alike is None:
+            first = self.checks(self.order[0]) if self.order else None
+            tools = (
+                [] if first is None else [*first.static_tools, *([first.runtime_tool] if first.runtime_tool else [])]
+            )
+            profiles = [self.spec.profiles[tool] for tool in tools if tool in self.spec.profiles]
+            self._alike = not any("files" in placeholders(profile, fix=False) for profile in profiles) and all(
+                self.checks(name) is first and not self.bundles[name].acceptance_tests for name in self.order
+            )
+        return self._alike
 
     def _own(self, workstream: str) -> Ranges:
         index = self.index[workstream]

@@ -32,7 +32,8 @@ from swell.values import Endpoints
 
 POLL_S: Final = 0.02
 START_TIMEOUT_S: Final = 20.0
-STOP_TIMEOUT_S: Final = 20.0
+STOP_TIMEOUT_S: Final = 35.0
+"""Longer than the graces of all children together (swell/daemon.py)."""
 VANISHED_S: Final = 3.0
 """A launched owner has taken the lock by then, or is gone."""
 LAUNCH_TIMEOUT_S: Final = 15.0

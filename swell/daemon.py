@@ -39,13 +39,15 @@ from swell.cluster import (
     write_private,
 )
 from swell.errors import SwellError
-from swell.parts import Parts, Ports
+from swell.parts import EXECUTOR_STOP_GRACE_S, Parts, Ports
 
 NATS_VERSION_MIN: Final = (2, 12)
 LOG_BYTES_MAX: Final = 10 * 1024 * 1024
 """A log larger than this is put aside at a start; one older is kept."""
 IDLE_EXIT_S: Final = 60.0
 IDLE_CHECK_S: Final = 1.0
+ROLLBACKS_LOOKED_AT: Final = 1000
+"""How many of the newest runs are looked at for a rollback under way."""
 RESTART_S: Final = (0.1, 5.0)
 """Pause before a restart: doubles from the first to the second while a child keeps dying."""
 HEALTHY_S: Final = 10.0
@@ -54,7 +56,9 @@ DEATHS_MAX: Final = 10
 DEATHS_WINDOW_S: Final = 60.0
 START_DEATHS_MAX: Final = 4
 """Deaths of one child before the cluster was ever ready: what is wrong then does not mend itself."""
-GRACE_S: Final = {"executor": 12.0, "scheduler": 4.0, "ledger": 4.0, "nats": 4.0}
+HAND_BACK_S: Final = 15.0
+"""What an executor needs beyond its own grace to end tools, keep their work and hand it back, with room to spare."""
+GRACE_S: Final = {"executor": EXECUTOR_STOP_GRACE_S + HAND_BACK_S, "scheduler": 4.0, "ledger": 4.0, "nats": 4.0}
 
 _VERSION = re.compile(r"v(\d+)\.(\d+)\.(\d+)")
 
@@ -289,12 +293,13 @@ class Daemon:
             os.close(clients)
 
     def _has_live_run(self) -> bool:
-        """Whether a run is pending, running or paused; a ledger that does not answer means yes."""
+        """Whether a run is pending, running, paused or rolled back; a ledger that does not answer means yes."""
         from swell.client import Client  # noqa: PLC0415 - gRPC is of use only here
 
         try:
             with Client(endpoints_of(self._status("ready"), self.state_dir)) as client:
-                return any(client.list_runs(state=state, limit=1) for state in ("pending", "running", "paused"))
+                live = any(client.list_runs(state=state, limit=1) for state in ("pending", "running", "paused"))
+                return live or any(run.rollback == "running" for run in client.list_runs(limit=ROLLBACKS_LOOKED_AT))
         except SwellError as error:
             _say(f"live runs are not known: {error}")
             return True

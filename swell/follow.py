@@ -131,7 +131,8 @@ def follow(
                     waiting = (until_reaped or cancelled) and progress.unreaped
                     if not waiting or time.monotonic() - ended_at > REAP_WAIT_S:
                         return progress
-                if progress.awaits_review and not (events or cancelled or through_review) and _is_paused(client, run):
+                if progress.awaits_review and not (events or cancelled or through_review) and client.list_reviews(run):
+                    # The stream may still be at an older pause: the scheduler knows what waits now.
                     return progress
                 if pressed() > (1 if cancel_on_interrupt else 0):
                     raise LeftError
@@ -141,11 +142,6 @@ def follow(
                     _cancel(client, run, actor)
     finally:
         stream.close()
-
-
-def _is_paused(client: Client, run: str) -> bool:
-    """Whether the run is paused by now: the stream may still be at an older pause."""
-    return client.get_run(run).state == "paused"
 
 
 def follow_rollback(client: Client, run: str, view: View, *, after: int) -> Progress:

@@ -16,6 +16,8 @@ from swell.cluster import read_secret, write_private
 
 EXECUTOR_SLOTS: Final = 32
 """A ceiling for the one machine; `max_workers` of a run decides how many of its tools run."""
+EXECUTOR_STOP_GRACE_S: Final = 5.0
+"""Somebody waits at the terminal: steps that take longer are handed back soon, with their work, and go on at the next start."""
 NATS_PAYLOAD: Final = "8MB"
 
 
@@ -91,6 +93,7 @@ class Parts:
         lines = [f"ready_file = {_quoted(self.ready_file(name))}"]
         if name == "executor":
             lines += ['id = "local"', 'pool = "default"', f"slots = {EXECUTOR_SLOTS}"]
+            lines += [f"stop_grace_s = {EXECUTOR_STOP_GRACE_S}"]
             lines += [f"state_dir = {_quoted(self._state_dir / 'executor')}"]
         else:
             wanted = f"127.0.0.1:{getattr(self._ports, name)}"

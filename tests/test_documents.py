@@ -10,11 +10,12 @@ import msgspec
 import pytest
 from msgspec import Struct
 
-from services.bundle import BreakerOverride, WorkstreamBundle, WorkstreamChecks
+from services.bundle import NOT_IN_FILES, BreakerOverride, WorkstreamBundle, WorkstreamChecks
 from services.checks import Checks
 from services.config import load, load_yaml
 from services.profiles import ToolProfile, load_tool_profiles
 from services.scheduler.breaker import parse_breaker_config
+from services.scheduler.recovery import parse_recovery_config
 from swell.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,6 +87,7 @@ def test_the_quick_start_is_two_commands():
 def test_the_commands_in_the_readme_are_those_of_the_program():
     shown = {cell.split()[1] for cell in first_cells(section_of("README.md", "## Commands")) if "swell " in cell}
     offered = {info.name or info.callback.__name__ for info in app.registered_commands}
+    offered |= {group.name for group in app.registered_groups}
     assert shown == offered
 
 
@@ -188,7 +190,7 @@ def test_every_dependency_has_its_reason():
 
 def test_every_field_of_a_bundle_is_described():
     described = first_cells(section_of("docs/bundles.md", "## The 22 fields").partition("\n### ")[0])
-    fields = {field.encode_name for field in msgspec.structs.fields(WorkstreamBundle)}
+    fields = {field.encode_name for field in msgspec.structs.fields(WorkstreamBundle)} - NOT_IN_FILES
     assert len(fields) == 22
     assert described == fields
 
@@ -228,13 +230,17 @@ def keys_of(text: str) -> dict[str, set[str]]:
         if head := re.match(r"\[(\w+)\]", line):
             section = head[1]
             keys[section] = set()
-        elif key := re.match(r"(?:# )?(\w+) = ", line):
+        elif key := re.match(r"(?:# )?(\w+)(?:\.\w+)? = ", line):
             keys[section].add(key[1])
     return keys
 
 
 def test_every_file_of_settings_is_known():
-    known = {f"{service}.toml" for service in SERVICES} | {"tool_profiles.json", "circuit_breaker_config.yaml"}
+    known = {f"{service}.toml" for service in SERVICES} | {
+        "tool_profiles.json",
+        "circuit_breaker_config.yaml",
+        "recovery.yaml",
+    }
     assert {file.name for file in (ROOT / "config").iterdir()} == known
 
 
@@ -243,9 +249,9 @@ def test_shipped_settings_load_and_show_every_key(service):
     kind, prefix = settings_of(service)
     file = ROOT / "config" / f"{service}.toml"
     loaded = load(kind, file, {}, prefix)
-    fields = set(kind.__struct_fields__)
-    shown = keys_of(file.read_text(encoding="utf-8"))
-    assert shown == {"": fields - {"bus"}, "bus": set(type(loaded.bus).__struct_fields__)}
+    values = msgspec.structs.asdict(loaded)
+    tables = {name: set(type(value).__struct_fields__) for name, value in values.items() if isinstance(value, Struct)}
+    assert keys_of(file.read_text(encoding="utf-8")) == {"": set(values) - set(tables), **tables}
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -260,3 +266,11 @@ def test_shipped_settings_are_the_defaults(service):
 def test_shipped_limits_load():
     file = ROOT / "config" / "circuit_breaker_config.yaml"
     assert parse_breaker_config(load_yaml(file, CONFIG_BYTES), str(file))
+
+
+def test_the_shipped_recovery_table_is_the_default_one_and_names_every_class():
+    file = ROOT / "config" / "recovery.yaml"
+    shipped = parse_recovery_config(load_yaml(file, CONFIG_BYTES), str(file))
+    default = parse_recovery_config(None, "")
+    assert msgspec.structs.replace(shipped, classes={}) == default
+    assert {name: default.strategies(name) for name in shipped.classes} == shipped.classes

@@ -310,7 +310,8 @@ class _Attempt:
         files: list[str] = []
         if any("files" in placeholders(profile, fix=fix) for profile in profiles):
             files = await asyncio.to_thread(self._files, workspace, self.definitions.files(ranges))
-            files = reduced(files, self.step.reduction)
+            if self.step.step in {"edit", "fix"}:  # a check that saw a part of its files would judge only those
+                files = reduced(files, self.step.reduction)
         return {
             **self.spec.options.context,
             "files": files,

@@ -14,7 +14,7 @@ Nothing durable lives here: kill an executor at any time. Its journal only lets 
 import asyncio
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -24,7 +24,8 @@ from services import process
 from services.beats import nudge_subject
 from services.bus import Bus, BusError, BusUnavailableError, Delivery, RefusedError
 from services.commands import RunStep
-from services.events import AnyEvent, ProcessesReaped, ResultRefused, StepFinished, StepStarted
+from services.events import AnyEvent, ProcessesReaped, ResultRefused, StepFinished
+from services.executor import claims
 from services.executor.journal import Journal
 from services.executor.pulse import Pulse
 from services.executor.step import MESSAGE_CHARS, Steps, Stopped
@@ -197,9 +198,10 @@ class Executor:
 
     async def _claim(self, key: Key, delivery: Delivery) -> int:
         """The sequence of our claim; 0 when the attempt is somebody else's, or over."""
-        entry = self._entry(key[0], [StepStarted(executor=self._name, boot=self._boot)])
+        fenced = claims.claim(self._name, self._boot)
+        data = encode_entry(self._entry(key[0], fenced.events))
         try:
-            sequence = await self._bus.append(attempt_subject(*key), encode_entry(entry), expect=0)
+            sequence = await self._bus.append(attempt_subject(*key), data, expect=fenced.expect)
         except RefusedError:
             sequence = 0
         except BusUnavailableError as error:
@@ -275,14 +277,15 @@ class Executor:
     async def _appended(self, work: Work, result: StepFinished) -> bool:
         """Whether the close is ours; tried until it is, or somebody else's."""
         run = work.key[0]
+        fenced = claims.close(result, work.sequence)
         try:
-            data = encode_entry(self._entry(run, [result]))
+            data = encode_entry(self._entry(run, fenced.events))
         except WireError as error:
             log.error("executor.result_too_large", attempt=work.key, error=str(error))
-            data = encode_entry(self._entry(run, [_minimal(result)]))
+            data = encode_entry(self._entry(run, claims.close(_minimal(result), work.sequence).events))
         while work.ending != "closed":
             try:
-                await self._bus.append(attempt_subject(*work.key), data, expect=work.sequence)
+                await self._bus.append(attempt_subject(*work.key), data, expect=fenced.expect)
             except RefusedError:
                 return False
             except BusError as error:
@@ -337,10 +340,10 @@ class Executor:
 
     @property
     def _by(self) -> str:
-        return f"executor:{self._name}"
+        return claims.writer(self._name)
 
-    def _entry(self, run: str, events: list[AnyEvent]) -> Entry:
-        return Entry(id=uuid.uuid4().hex, run=run, at_ns=time.time_ns(), by=self._by, events=events)
+    def _entry(self, run: str, events: Sequence[AnyEvent]) -> Entry:
+        return Entry(id=uuid.uuid4().hex, run=run, at_ns=time.time_ns(), by=self._by, events=list(events))
 
     # Signs of life, and of their end
 
@@ -370,10 +373,9 @@ class Executor:
         """Re-read an open attempt's subject; an entry that is not ours ends it."""
         try:
             last = await self._bus.last(attempt_subject(*work.key))
-            mine = last is None or decode_entry(last.data).by == self._by
-        except (BusError, WireError):
+        except BusError:
             return
-        if not mine:
+        if claims.is_foreign(last, self._name):
             self._end(work, "closed")
 
     def _end(self, work: Work, ending: Literal["closed", "handed_back"]) -> None:

@@ -305,6 +305,8 @@ def _loss(run: str, attempt: Attempt, now_ns: int, sightings: Sightings) -> str:
 
 def _answers(run: RunState, now_ns: int) -> Iterator[Decision]:
     """Answers to what was asked of a live run, in the order of asking."""
+    if not run.requests:
+        return
     stopping = run.stopping is not None
     held = run.held
     taken = {workstream.id for workstream in run.workstreams.values() if workstream.goal is not None}
@@ -733,10 +735,10 @@ class _Deciding:
 
     def _clashes(self, workstream: Workstream, *, planned: bool) -> bool:
         """Whether something under way stands in its place. Workstreams of one wave were planned not to clash."""
-        bundles = self.definitions.bundles
+        mine = self.definitions.footprint(workstream.id)
         others = self.run.returned & self.run.active if planned else self.run.active
         return any(
-            other != workstream.id and clash(bundles[workstream.id], bundles[other])
+            other != workstream.id and clash(mine, self.definitions.footprint(other))
             for other in (*others, *self.starting)
         )
 
@@ -744,19 +746,14 @@ class _Deciding:
         """The first step; for one that a review lets go on, the step at which it does."""
         workstream = draft.workstream
         match workstream.restart:
-            case "static":
+            case "static" | "runtime":
+                # Both: the verdicts that are known are reused, and one tree has to pass them all.
                 self._static(draft, self._latest(workstream))
-            case "runtime":
-                self._check_again(draft, self._latest(workstream))
             case "fix" if workstream.failure is not None:
                 self._schedule_fix(draft, workstream.failure.step)
             case _:
                 draft.move("editing", "dispatched" if workstream.restart is None else "goes on after a review")
                 self._schedule(draft, "edit", self._latest(workstream))
-
-    def _check_again(self, draft: _Draft, snapshot: Snapshot) -> None:
-        """Both kinds of checks, for the verdicts that are known are reused: one tree has to pass them all."""
-        self._static(draft, snapshot)
 
     def _end(self) -> Decision:
         states = [w.state for w in self.run.workstreams.values()]

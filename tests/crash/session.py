@@ -440,7 +440,8 @@ class Session:
         records = await self._rig.records()
         facts = opened(records)
         strikes = self._rig.strikes[self._first :]
-        wrong = [*self._wrong, *stream_is_whole(records, self._rig.watched)]
+        late = await behind(self._rig, records[-1].sequence)
+        wrong = [*self._wrong, *late, *stream_is_whole(records, self._rig.watched)]
         for run, planned in self._planned.items():
             mine = [fact for fact in facts if fact.run == run]
             if run not in self._acknowledged:
@@ -583,20 +584,28 @@ def ledger_differs(file: Path, records: Sequence[Recorded], scratch: Path) -> li
     return wrong
 
 
+async def behind(rig: Rig, last: int) -> list[str]:
+    """What is wrong if the ledger does not answer for position `last` of the log within the time it has."""
+    deadline = time.monotonic() + END_S
+    client = rig.client(SCHEDULERS[0])
+    said = "nothing of it"
+    while True:
+        try:
+            newest = await asyncio.to_thread(lambda: list(client.list_events(after=last - 1, limit=1)))
+            if not last or newest:
+                return []
+        except SwellError as error:
+            said = str(error)
+        if time.monotonic() > deadline:
+            return [f"the ledger has not absorbed position {last} within {END_S:g} s; it says {said}"]
+        await asyncio.sleep(0.05)
+
+
 async def close_and_compare(rig: Rig) -> list[str]:
     """Let the ledger absorb the whole log, stop everything, and compare its file with the log; what is wrong."""
     records = await rig.records()
-    last = records[-1].sequence if records else 0
-    deadline = time.monotonic() + END_S
-    client = rig.client(SCHEDULERS[0])
-    while True:
-        with contextlib.suppress(SwellError):
-            newest = await asyncio.to_thread(lambda: list(client.list_events(after=last - 1, limit=1)))
-            if not last or newest:
-                break
-        if time.monotonic() > deadline:
-            return [*rig.wrong, f"the ledger has not absorbed position {last} within {END_S:g} s"]
-        await asyncio.sleep(0.05)
+    if late := await behind(rig, records[-1].sequence if records else 0):
+        return [*rig.wrong, *late]
     await rig.stop()
     return rig.wrong + await asyncio.to_thread(
         ledger_differs, rig.folder / "ledger.duckdb", records, rig.folder / "folded.duckdb"

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections import Counter
 from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 
@@ -40,12 +42,19 @@ async def test_what_was_promised_holds_whoever_dies(tmp_path: Path, capsys: pyte
         wrong += await close_and_compare(rig)
     finally:
         await rig.stop()
-        keep(tmp_path / "history.jsonl", rig.watched)
     wrong += [f"seed {verdict.seed}: {line}" for verdict in verdicts for line in verdict.wrong]
     with capsys.disabled():
         print("\n" + "\n".join(told(rig, verdicts, wrong)))  # noqa: T201 - what was done to whom is a result as well
-    assert not wrong, f"{wrong}; the stream is kept in {tmp_path / 'history.jsonl'}, logs beside it"
+    assert not wrong, f"{wrong}; stream and logs are kept in {kept(rig)}"
     assert killed(rig) >= KILLS_MIN
+
+
+def kept(rig: Rig) -> Path:
+    """What somebody needs to find out, in a folder that outlives the tests' own."""
+    folder = Path(mkdtemp(prefix="swell-crash-"))
+    keep(folder / "history.jsonl", rig.watched)
+    shutil.copytree(rig.folder / "logs", folder / "logs")
+    return folder
 
 
 def killed(rig: Rig) -> int:

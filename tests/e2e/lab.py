@@ -294,16 +294,21 @@ class Lab:
         context: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> str:
-        """Submit a run; its id."""
+        """Submit a run; its id. What fails, fails at once, unless `settings` say otherwise: nothing is retried or reviewed."""
         submission = assemble(
             parse_bundles([("bundles.json", json.dumps(list(bundles)).encode())]),
             repo=repo,
-            settings=RunSettings(**settings),
+            settings=RunSettings(**{"review": "fail", "recovery": str(self._no_recovery()), **settings}),
             run=run,
             context=context,
             profiles=parse_tool_profiles(json.dumps(dict(profiles or {})).encode(), "profiles"),
         )
         return self.client.submit_run(submission.header, submission.documents).run
+
+    def _no_recovery(self) -> Path:
+        file = self.home / "no-recovery.yaml"
+        file.write_text("retries: 0\nreductions: 0\n")
+        return file
 
     def run(
         self, repo: Path, bundles: Sequence[Mapping[str, Any]], profiles: Mapping[str, Any] | None = None, **more: Any

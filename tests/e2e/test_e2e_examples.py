@@ -29,9 +29,9 @@ class Told(msgspec.Struct, frozen=True):
     before: dict[str, Any]
 
 
-def run_example(lab: Lab, repo: Path, workstreams: Path, profiles: Path) -> Told:
+def run_example(lab: Lab, repo: Path, workstreams: Path, profiles: Path, *options: str) -> Told:
     before = witness(repo)
-    command = ["run", workstreams, "--repo", repo, "--tool-profiles", profiles]
+    command = ["run", workstreams, "--repo", repo, "--tool-profiles", profiles, *options]
     done = lab.swell(*command, "--context", f"example_tools={EXAMPLES / 'tools'}", "--json")
     assert done.stdout, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
@@ -53,7 +53,8 @@ def modernised(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Told:
 @pytest.fixture(scope="module")
 def blocked(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Told:
     repo = materialise("blocked", tmp_path_factory.mktemp("blocked") / "repo")
-    return run_example(lab, repo, EXAMPLES / "blocked/workstreams", EXAMPLES / "modernise/tool_profiles.json")
+    profiles = EXAMPLES / "modernise/tool_profiles.json"
+    return run_example(lab, repo, EXAMPLES / "blocked/workstreams", profiles, "--review", "fail")
 
 
 def test_modernise_completes(modernised: Told) -> None:

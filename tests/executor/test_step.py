@@ -10,6 +10,7 @@ import pytest
 from executor_rig import Bench, Run, git, processes, sh, until
 
 from services.artifacts import Artifacts
+from services.events import Snapshot
 from services.executor.step import reduced
 from services.profiles import ToolProfile
 
@@ -134,6 +135,12 @@ async def test_an_edit_that_finds_its_work_done_succeeds(bench, tmp_path):
     assert (undone.error_class, undone.changed, undone.snapshot.tree) == ("no_change", False, run.base.tree)
 
 
+async def test_a_base_may_be_named_by_its_commit_alone(bench, tmp_path):
+    run = Run(tmp_path, {"tool": sh('touch "$1"')})
+    bare = Snapshot(commit=run.base.commit, tree="")
+    assert (await bench.do(run, base=bare, input=bare)).error_class == "no_change"
+
+
 async def test_a_fix_has_to_change_its_own_input(bench, tmp_path):
     run = Run(tmp_path, {"tool": sh(APPEND), "idle": sh("true")})
     first = await bench.do(run)
@@ -158,6 +165,11 @@ async def stopped(bench, command, ready):
     await asyncio.wait({task})
     assert task.cancelled()
     return bench.steps.stopped((command.run, "ws-a", command.step.attempt))
+
+
+def worked(bench) -> bool:
+    """Whether the tool has changed its file; it has been running for a moment then."""
+    return any("new" in (path / "a.txt").read_text() for path in bench.worktrees() if (path / "a.txt").exists())
 
 
 async def test_the_work_of_a_stopped_step_is_kept(bench, tmp_path):
@@ -190,16 +202,16 @@ async def test_keeping_the_work_is_bounded(tmp_path, supervisor, bench):
         read = staticmethod(bench.steps.bus.objects.read)
 
     slow = Bench(tmp_path, supervisor, Artifacts(Stuck()), bench.steps.bus, root=bench.root, keep_work_timeout_s=0.2)
-    run = Run(tmp_path, {"tool": sh(f"{APPEND}; sleep 60")})
-    left = await stopped(slow, await run.command(bench.artifacts), lambda: processes(f"SWELL_ATTEMPT={run.id}/"))
+    run = Run(tmp_path, {"tool": sh(f"sleep 0.2; {APPEND}; sleep 60")})
+    left = await stopped(slow, await run.command(bench.artifacts), lambda: worked(slow))
     assert left.kept is None
     assert left.processes >= 1
 
 
 async def test_a_stopped_check_leaves_no_work(bench, tmp_path):
-    run = Run(tmp_path, {"tool": sh(APPEND), "check": sh("sleep 60")})
+    run = Run(tmp_path, {"tool": sh(APPEND), "check": sh("sleep 0.2; echo new >> a.txt; sleep 60")})
     command = await run.command(bench.artifacts, "static", every_check=True)
-    left = await stopped(bench, command, lambda: processes(f"SWELL_ATTEMPT={run.id}/"))
+    left = await stopped(bench, command, lambda: worked(bench))
     assert left.kept is None
     assert left.processes >= 1
     assert processes(f"SWELL_ATTEMPT={run.id}/") == {}

@@ -12,7 +12,7 @@ from executor_rig import Run, git, processes, sh, until
 
 from services.artifacts import Artifacts
 from services.beats import Beat, nudge_subject
-from services.bus import EXECUTORS, Bus
+from services.bus import EXECUTORS, Bus, BusUnavailableError
 from services.events import ProcessesReaped, StepCancelled, StepFinished, StepLost
 from services.executor.journal import Journal
 from services.executor.pulse import Pulse
@@ -143,6 +143,27 @@ async def test_a_result_that_comes_too_late_is_kept(running, desk, tmp_path):
     assert late["ResultRefused"].result.ok
     assert late["ProcessesReaped"].processes == 0
     assert isinstance(decode_entry((await desk.bus.last(attempt_subject(*key))).data).events[0], StepLost)
+
+
+async def test_a_close_that_cannot_be_appended_is_given_up_when_somebody_else_closes(running, desk, tmp_path):
+    own = running.executor._bus
+
+    class Full:
+        """The executor's connection to a server that takes no close."""
+
+        def __getattr__(self, name):
+            return getattr(own, name)
+
+        async def append(self, subject, data, *, expect):
+            if expect:
+                raise BusUnavailableError("no answer")
+            return await own.append(subject, data, expect=expect)
+
+    running.executor._bus = Full()
+    key = await desk.ask(Run(tmp_path, {"tool": sh(APPEND)}))
+    await desk.close(key, StepLost(reason="no beat"))
+    late = await desk.late(key)
+    assert late.keys() == {"ResultRefused", "ProcessesReaped"}
 
 
 async def test_what_is_not_done_in_time_is_handed_back(running, desk, tmp_path):

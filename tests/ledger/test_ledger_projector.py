@@ -258,3 +258,174 @@ def test_batches_restarts_and_limits_do_not_show(data):
     assert folded(cut).rows() == whole
     assert folded(cut, forgetful=True).rows() == whole
     assert folded(cut, live_rows_max=1).rows() == whole
+
+
+def test_what_a_workstream_waits_for_shows_until_its_step_is_scheduled_or_it_moves_on(story):
+    story.accepted("a", "b")
+    delayed = ev.StepDelayed(step=scheduled("a", 1, "edit"), cause="tool_breaker", reason="aider is out", until_ns=9)
+    story.decide(delayed)
+    waiting = folded([story.records])
+    row = waiting.workstreams["r1", "a"]
+    assert (row.waiting_for, row.waiting_reason, row.waiting_until_ns) == ("tool_breaker", "aider is out", 9)
+    assert waiting.events[-1][4] == "a", "the event is about the workstream whose step waits"
+    story.decide(scheduled("a", 1, "edit"))
+    row = folded([story.records]).workstreams["r1", "a"]
+    assert (row.waiting_for, row.waiting_reason, row.waiting_until_ns) == ("", "", 0)
+    story.decide(delayed, moved("a", "editing", "cancelled"))
+    assert folded([story.records]).workstreams["r1", "a"].waiting_for == ""
+
+
+def test_a_wait_of_the_line_shows_at_the_workstream_it_is_about(story):
+    story.accepted("a")
+    merge = scheduled(ev.LINE, 1, "merge", on_behalf="a")
+    story.decide(ev.StepDelayed(step=merge, cause="retry", reason="later", until_ns=5))
+    tables = folded([story.records])
+    assert tables.workstreams["r1", "a"].waiting_for == "retry"
+    assert set(tables.workstreams) == {("r1", "a")}
+    story.decide(merge)
+    assert folded([story.records]).workstreams["r1", "a"].waiting_for == ""
+
+
+def test_recoveries_count_what_went_on_by_itself_and_the_newest_tool_shows(story):
+    story.accepted("a")
+    for strategy in ("retry", "reduce_context", "fallback_tool", "review"):
+        story.decide(
+            ev.RecoveryChosen(
+                workstream="a", step="edit", attempt=1, error_class="timeout", strategy=strategy, reason="slow"
+            )
+        )
+    story.step("a", 1, "edit", ev.StepFinished(ok=False))
+    story.decide(scheduled("a", 2, "edit", tool="claude", reduction=2), scheduled("a", 3, "static"))
+    tables = folded([story.records])
+    assert (tables.workstreams["r1", "a"].recoveries, tables.workstreams["r1", "a"].tool) == (3, "claude")
+    assert (tables.attempts["r1", "a", 2].tool, tables.attempts["r1", "a", 2].reduction) == ("claude", 2)
+
+
+def test_closes_by_the_scheduler_have_a_class(story):
+    story.accepted("a")
+    story.decide(scheduled("a", 1, "edit"), scheduled("a", 2, "edit"))
+    story.live("a", 1, ev.StepCancelled(reason="nobody claimed it", error_class="queue_timeout"))
+    story.live("a", 2, ev.StepLost(reason="gone"))
+    tables = folded([story.records])
+    assert [tables.attempts["r1", "a", n].error_class for n in (1, 2)] == ["queue_timeout", "lost"]
+
+
+def test_a_step_handed_back_keeps_its_work_and_was_not_carried_out(story):
+    story.accepted("a")
+    story.step("a", 1, "edit", ev.StepFinished(ok=False, error_class="handed_back", snapshot=snapshot("d")))
+    row = folded([story.records]).workstreams["r1", "a"]
+    assert (row.steps_executed, row.commit) == ("[]", "d" * 40)
+
+
+def test_reviews_are_counted_and_an_amended_run_has_the_new_definition(story):
+    story.accepted("a", "b")
+    story.decide(moved("a", "editing", "awaiting_review"), moved("b", "editing", "awaiting_review"))
+    story.decide(ev.RunTransitioned(from_state="running", to_state="paused", cause="review"))
+    run = folded([story.records]).runs["r1"]
+    assert (run.awaiting_review, run.state, run.finished_ns) == (2, "paused", 0)
+    story.decide(
+        ev.RunAmended(spec=LOG, amends="5" * 64, workstreams=["a"], actor="ann"),
+        ev.ReviewResolved(workstream="a", verdict="adjust", actor="ann"),
+        moved("a", "awaiting_review", "ready"),
+        ev.RunTransitioned(from_state="paused", to_state="running"),
+    )
+    run = folded([story.records]).runs["r1"]
+    assert (run.awaiting_review, run.state, run.spec_digest) == (1, "running", LOG.digest)
+
+
+@pytest.mark.parametrize("end", ["compensated", "compensation_failed"])
+def test_a_rollback_moves_workstreams_and_leaves_the_end_of_the_run(story, end):
+    story.accepted("a")
+    story.step("a", 1, "edit", ev.StepFinished(ok=True, snapshot=snapshot("d")))
+    story.decide(moved("a", "merging", "completed"))
+    story.finished()
+    ended_ns = story.records[-1].time_ns
+    story.decide(ev.RollbackStarted(request_id="q2", actor="ann", workstreams=1, reason="regret"))
+    assert folded([story.records]).runs["r1"].rollback == "running"
+    story.decide(moved("a", "completed", "compensating"), scheduled("a", 2, "compensate", action="cmd:undo it"))
+    assert folded([story.records]).workstreams["r1", "a"].finished_ns == 0
+    story.live("a", 2, ev.StepStarted(executor="e1", boot="k"))
+    story.live("a", 2, ev.StepFinished(ok=True, snapshot=snapshot("e")))
+    story.decide(
+        moved("a", "compensating", end),
+        ev.RollbackFinished(state=end, compensated=1, failed=0, without_actions=0, reason="all undone"),
+    )
+    for batches in ([story.records], [[record] for record in story.records]):
+        tables = folded(batches)
+        run, row = tables.runs["r1"], tables.workstreams["r1", "a"]
+        assert (run.state, run.finished_ns, run.rollback, run.rollback_reason) == (
+            "completed", ended_ns, end, "all undone",
+        )  # fmt: skip
+        assert (row.state, row.commit) == (end, "d" * 40), "a compensation is not the workstream's work"
+        assert row.finished_ns == story.records[-1].time_ns
+        assert (tables.attempts["r1", "a", 2].step, tables.attempts["r1", "a", 2].action) == (
+            "compensate",
+            "cmd:undo it",
+        )
+
+
+def appeared(to_state: str, boot: str = "k1", from_state: str = "spawning") -> ev.ExecutorTransitioned:
+    return ev.ExecutorTransitioned(
+        executor="e1", boot=boot, pool="p", slots=2, from_state=from_state, to_state=to_state, reason=to_state
+    )
+
+
+def test_an_executor_is_its_newest_start(story):
+    first = story.decide(appeared("idle"), run="fleet")
+    drained = story.decide(appeared("draining", from_state="idle"), run="fleet")
+    row = folded([story.records]).executors["e1"]
+    assert (row.state, row.started_ns, row.since_ns, row.terminated_ns) == (
+        "draining", first.time_ns, drained.time_ns, 0,
+    )  # fmt: skip
+    ended = story.decide(appeared("terminated", from_state="draining"), run="fleet")
+    assert folded([story.records]).executors["e1"].terminated_ns == ended.time_ns
+    again = story.decide(appeared("idle", boot="k2"), run="fleet")
+    story.decide(appeared("terminated", from_state="idle"), run="fleet")
+    row = folded([[record] for record in story.records]).executors["e1"]
+    assert (row.boot, row.state, row.started_ns, row.terminated_ns) == ("k2", "idle", again.time_ns, 0)
+    assert (row.first_position, row.slots, row.pool) == (1, 2, "p")
+
+
+def test_a_tool_breaker_is_followed(story):
+    story.decide(
+        ev.ToolBreakerOpened(tool="aider", failures=3, until_ns=99, reason="3 failures", error_class="auth"),
+        run="fleet",
+    )
+    opened_ns = story.records[0].time_ns
+    row = folded([story.records]).breakers["aider"]
+    assert (row.state, row.failures, row.opened_ns, row.until_ns, row.error_class) == ("open", 3, opened_ns, 99, "auth")
+    story.decide(
+        ev.ToolBreakerHalfOpened(tool="aider"),
+        ev.ProbeGranted(tool="aider", run="r1", workstream="a", attempt=1, expires_ns=7),
+        run="fleet",
+    )
+    row = folded([story.records]).breakers["aider"]
+    assert (row.state, row.until_ns, row.reason) == ("half_open", 0, "3 failures")
+    story.decide(ev.ToolBreakerClosed(tool="aider", reason="the probe succeeded"), run="fleet")
+    row = folded([[record] for record in story.records]).breakers["aider"]
+    assert (row.state, row.failures, row.until_ns, row.opened_ns) == ("closed", 0, 0, opened_ns)
+
+
+def test_a_pause_is_there_as_long_as_it_lasts(story):
+    story.decide(
+        ev.FleetPaused(scope="tool", name="aider", actor="ann", reason="costs"),
+        ev.FleetPaused(scope="all", actor="bob"),
+        run="fleet",
+    )
+    assert [(row.scope, row.name, row.actor) for row in folded([story.records]).paused] == [
+        ("tool", "aider", "ann"),
+        ("all", "", "bob"),
+    ]
+    story.decide(ev.FleetResumed(scope="tool", name="aider"), ev.FleetResumed(scope="pool", name="p"), run="fleet")
+    for forgetful in (False, True):
+        tables = folded([[record] for record in story.records], forgetful=forgetful)
+        assert [(row.scope, row.since_ns) for row in tables.paused] == [("all", story.records[0].time_ns)]
+
+
+def test_decisions_across_runs_count_only_on_their_subject_and_no_run_is_called_fleet(story):
+    story.accepted("a")
+    story.decide(appeared("idle"), ev.FleetPaused(scope="all"))
+    story.entry("swell.event.fleet.request", ev.FleetPaused(scope="all"), run="fleet")
+    story.decide(ev.RunTransitioned(from_state="pending", to_state="running"), run="fleet")
+    tables = folded([story.records])
+    assert (tables.executors, tables.paused, set(tables.runs)) == ({}, [], {"r1"})

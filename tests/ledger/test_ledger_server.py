@@ -5,6 +5,7 @@ import contextlib
 import itertools
 from pathlib import Path
 
+import duckdb
 import grpc
 import grpc.aio
 import pytest
@@ -26,7 +27,8 @@ from ledger_histories import (
 from services import events as ev
 from services.ledger.absorb import Absorber
 from services.ledger.server import SERVICE, LedgerServer
-from services.ledger.store import Store
+from services.ledger.projector import VERSION
+from services.ledger.store import Store, StoreDamagedError
 from services.ledger.v1 import ledger_pb2 as pb
 from services.ledger.v1 import ledger_pb2_grpc
 from services.ledger.verify import Verifier
@@ -37,9 +39,15 @@ class Served:
     """A ledger over a log in memory."""
 
     def __init__(
-        self, log: MemoryLog, absorber: Absorber, stub: ledger_pb2_grpc.LedgerServiceStub, live: MemoryLive
+        self,
+        log: MemoryLog,
+        absorber: Absorber,
+        stub: ledger_pb2_grpc.LedgerServiceStub,
+        live: MemoryLive,
+        start: asyncio.Event,
     ) -> None:
         self.log = log
+        self.start = start
         self.live = live
         self.absorber = absorber
         self.stub = stub
@@ -51,13 +59,31 @@ class Served:
                 await asyncio.sleep(0.002)
 
 
+async def absorb(start: asyncio.Event, absorber: Absorber) -> None:
+    await start.wait()
+    with contextlib.suppress(StoreDamagedError):
+        await absorber.run()
+
+
 @contextlib.asynccontextmanager
-async def serving(folder: Path, records=(), *, objects: MemoryObjects | None = None, backlog=10_000, heartbeat_s=15.0):
+async def serving(
+    folder: Path,
+    records=(),
+    *,
+    objects: MemoryObjects | None = None,
+    backlog=10_000,
+    heartbeat_s=15.0,
+    absorbed=True,
+    lag_max=1000,
+):
     store = Store.open(folder / "l")
     log = MemoryLog(list(records))
-    absorber = Absorber(store, log, linger_s=0, batch_max=50, watch_backlog=backlog)
+    absorber = Absorber(store, log, linger_s=0, batch_max=50, watch_backlog=backlog, lag_max=lag_max)
     await absorber.verify()
-    absorbing = asyncio.create_task(absorber.run())
+    start = asyncio.Event()
+    if absorbed:
+        start.set()
+    absorbing = asyncio.create_task(absorb(start, absorber))
     server = create_server(token=None, max_message_bytes=65536, concurrent_rpcs=50)
     live = MemoryLive()
     answers = LedgerServer(
@@ -73,8 +99,9 @@ async def serving(folder: Path, records=(), *, objects: MemoryObjects | None = N
     ledger_pb2_grpc.add_LedgerServiceServicer_to_server(answers, server)
     port = await serve(server, "127.0.0.1:0", [SERVICE], Health([SERVICE]))
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        served = Served(log, absorber, ledger_pb2_grpc.LedgerServiceStub(channel), live)
-        await served.level()
+        served = Served(log, absorber, ledger_pb2_grpc.LedgerServiceStub(channel), live, start)
+        if absorbed:
+            await served.level()
         try:
             yield served
         finally:
@@ -355,3 +382,182 @@ async def test_live_output_of_a_run_that_cannot_be_named_is_refused(tmp_path):
     async with serving(tmp_path) as served:
         call = served.stub.WatchOutput(pb.WatchOutputRequest(run="r1.>"))
         assert (await reason(call.read()))[0] == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def fleet() -> list:
+    """Three executors, one of them gone; two breakers; two pauses."""
+    story = Story()
+
+    def moves(name: str, to_state: str) -> ev.ExecutorTransitioned:
+        return ev.ExecutorTransitioned(
+            executor=name, boot="k1", pool="p", slots=2, from_state="spawning", to_state=to_state, reason="seen"
+        )
+
+    story.decide(moves("e1", "idle"), moves("e2", "idle"), run="fleet")
+    story.decide(moves("e3", "idle"), run="fleet")
+    story.decide(moves("e2", "terminated"), run="fleet")
+    story.decide(
+        ev.ToolBreakerOpened(tool="zed", failures=3, until_ns=9, reason="out", error_class="auth"),
+        ev.ToolBreakerOpened(tool="aider", failures=2, until_ns=8, reason="out"),
+        ev.FleetPaused(scope="tool", name="aider", actor="ann", reason="costs"),
+        ev.FleetPaused(scope="all", actor="bob"),
+        run="fleet",
+    )
+    return story.records
+
+
+async def test_executors_breakers_and_pauses(tmp_path):
+    records = fleet()
+    async with serving(tmp_path, records) as ledger:
+        stub = ledger.stub
+        executors = await pages(stub.ListExecutors, pb.ListExecutorsRequest(page_size=1), "executors")
+        assert [(e.executor, e.state, e.terminated_ns > 0) for e in executors] == [
+            ("e3", "idle", False),
+            ("e2", "terminated", True),
+            ("e1", "idle", False),
+        ]
+        idle = await stub.ListExecutors(pb.ListExecutorsRequest(state="idle"))
+        assert [e.executor for e in idle.executors] == ["e3", "e1"]
+        assert (idle.executors[0].pool, idle.executors[0].slots, idle.position) == ("p", 2, len(records))
+        breakers = await stub.ListToolBreakers(pb.ListToolBreakersRequest())
+        assert [(b.tool, b.state, b.failures, b.error_class) for b in breakers.tool_breakers] == [
+            ("aider", "open", 2, "unknown"),
+            ("zed", "open", 3, "auth"),
+        ]
+        assert breakers.position == len(records)
+        pauses = await stub.ListPauses(pb.ListPausesRequest())
+        assert [(p.scope, p.name, p.actor, p.reason) for p in pauses.pauses] == [
+            ("all", "", "bob", ""),
+            ("tool", "aider", "ann", "costs"),
+        ]
+        assert pauses.position == len(records)
+
+
+async def test_an_empty_fleet_is_an_answer(tmp_path):
+    async with serving(tmp_path) as ledger:
+        stub = ledger.stub
+        assert list((await stub.ListExecutors(pb.ListExecutorsRequest())).executors) == []
+        assert list((await stub.ListToolBreakers(pb.ListToolBreakersRequest())).tool_breakers) == []
+        assert list((await stub.ListPauses(pb.ListPausesRequest())).pauses) == []
+
+
+async def test_the_new_fields_of_runs_workstreams_and_attempts(tmp_path):
+    story = Story()
+    story.accepted("a")
+    story.decide(scheduled("a", 1, "edit", tool="claude", reduction=1))
+    delayed = ev.StepDelayed(step=scheduled("a", 2, "edit"), cause="tool_paused", reason="paused", until_ns=0)
+    story.decide(delayed, moved("a", "editing", "awaiting_review"), delayed)
+    story.decide(ev.RollbackStarted(request_id="q", actor="ann", workstreams=0, reason="regret"))
+    async with serving(tmp_path, story.records) as ledger:
+        run = (await ledger.stub.GetRun(pb.GetRunRequest(run="r1"))).run
+        assert (run.awaiting_review, run.rollback, run.rollback_reason) == (1, "running", "regret")
+        (row,) = (await ledger.stub.ListWorkstreams(pb.ListWorkstreamsRequest(run="r1"))).workstreams
+        assert (row.waiting_for, row.waiting_reason, row.waiting_until_ns, row.tool) == (
+            "tool_paused", "paused", 0, "claude",
+        )  # fmt: skip
+        (attempt,) = (await ledger.stub.ListAttempts(pb.ListAttemptsRequest(run="r1"))).attempts
+        assert (attempt.tool, attempt.reduction, attempt.action) == ("claude", 1, "")
+
+
+async def test_until_it_has_caught_up_it_answers_only_how_far_it_is(tmp_path):
+    """Better no answer than that a run which is in the log does not exist; watches deliver what is true in any case."""
+    records = steady(2, 10)
+    behind = (grpc.StatusCode.UNAVAILABLE, "LEDGER_BEHIND")
+    async with serving(tmp_path, records, absorbed=False) as ledger:
+        stub = ledger.stub
+        status = await stub.GetStatus(pb.GetStatusRequest())
+        assert (status.position, status.stream_last, status.caught_up, status.rebuilding) == (
+            0, len(records), False, True,
+        )  # fmt: skip
+        assert (status.projection, status.started_ns, status.seconds_left) == (VERSION, 17, -1)
+        assert status.file_bytes > 0
+        assert await reason(stub.GetRun(pb.GetRunRequest(run="run0"))) == behind
+        assert await reason(stub.ListExecutors(pb.ListExecutorsRequest())) == behind
+        assert (await reason(stub.VerifyLedger(pb.VerifyLedgerRequest()).read()))[1] == "LEDGER_BEHIND"
+        refused = (grpc.StatusCode.FAILED_PRECONDITION, "REBUILD_RUNNING")
+        assert await reason(stub.RebuildLedger(pb.RebuildLedgerRequest())) == refused
+        watching = asyncio.create_task(watched(stub.WatchEvents(pb.WatchEventsRequest()), len(records)))
+        ledger.start.set()
+        await ledger.level()
+        assert {position for position, _ in await watching} == {record.sequence for record in records}
+        status = await stub.GetStatus(pb.GetStatusRequest())
+        assert (status.caught_up, status.rebuilding, status.seconds_left) == (True, False, 0)
+        assert status.events_per_s > 0
+        assert (await stub.GetRun(pb.GetRunRequest(run="run0"))).run.state == "completed"
+
+
+@pytest.mark.parametrize(("lag_max", "answers"), [(10_000, True), (5, False)])
+async def test_a_file_that_is_a_little_behind_answers_and_one_far_behind_does_not(tmp_path, lag_max, answers):
+    records = steady(2, 10)
+    async with serving(tmp_path, records[:-20]):
+        pass
+    async with serving(tmp_path, records, absorbed=False, lag_max=lag_max) as ledger:
+        status = await ledger.stub.GetStatus(pb.GetStatusRequest())
+        assert (status.caught_up, status.rebuilding) == (answers, False)
+        call = ledger.stub.GetRun(pb.GetRunRequest(run="run0"))
+        if answers:
+            assert (await call).run.run == "run0"
+        else:
+            assert (await reason(call))[1] == "LEDGER_BEHIND"
+
+
+async def verified(stub, **request) -> tuple[list[pb.Difference], pb.VerifyResult]:
+    said = [answer async for answer in stub.VerifyLedger(pb.VerifyLedgerRequest(**request))]
+    assert said[-1].WhichOneof("said") == "result"
+    return [answer.difference for answer in said if answer.WhichOneof("said") == "difference"], said[-1].result
+
+
+async def test_a_verification_tells_progress_then_what_came_of_it(tmp_path):
+    records = [*steady(2, 5)]
+    async with serving(tmp_path, records) as ledger:
+        differences, result = await verified(ledger.stub)
+        assert (differences, result.ok, result.position, result.entries) == ([], True, len(records), len(records))
+        assert len(result.hash) == 64
+        for most in (-1, 1001):
+            call = ledger.stub.VerifyLedger(pb.VerifyLedgerRequest(differences_max=most)).read()
+            assert await reason(call) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+
+
+async def test_a_verification_tells_so_many_differences_and_counts_all(tmp_path):
+    records = steady(2, 5)
+    async with serving(tmp_path, records):
+        pass
+    with duckdb.connect(str(tmp_path / "l")) as tampering:
+        tampering.execute("UPDATE workstreams SET reason = 'x'")
+    async with serving(tmp_path, records) as ledger:
+        differences, result = await verified(ledger.stub, differences_max=3)
+        assert (len(differences), result.differences, result.ok) == (3, 10, False)
+        assert (differences[0].table, differences[0].key, differences[0].column, differences[0].stored) == (
+            "workstreams", "run=run0 workstream=w0", "reason", "x",
+        )  # fmt: skip
+
+
+async def test_a_rebuild_condemns_the_file_once(tmp_path):
+    records = steady(1, 2)
+    async with serving(tmp_path, records) as ledger:
+        too_long = pb.RebuildLedgerRequest(reason="x" * 501)
+        assert (await reason(ledger.stub.RebuildLedger(too_long)))[1] == "INVALID_FIELD"
+        ledger.log.connected = False
+        assert (await reason(ledger.stub.RebuildLedger(pb.RebuildLedgerRequest())))[1] == "BUS_UNAVAILABLE"
+        ledger.log.connected = True
+        answer = await ledger.stub.RebuildLedger(pb.RebuildLedgerRequest(reason="doubt"))
+        assert (answer.position, answer.stream_last) == (len(records), len(records))
+        assert ledger.absorber.condemned.is_set()
+        assert (await reason(ledger.stub.RebuildLedger(pb.RebuildLedgerRequest())))[1] == "REBUILD_RUNNING"
+    async with serving(tmp_path, records) as ledger:
+        assert (tmp_path / "l.corrupt-1").exists()
+        assert (await ledger.stub.GetRun(pb.GetRunRequest(run="run0"))).run.state == "completed"
+
+
+async def test_damage_met_by_a_question_condemns_the_file(tmp_path):
+    records = steady(2, 150)
+    async with serving(tmp_path, records):
+        pass
+    data = bytearray((tmp_path / "l").read_bytes())
+    place = data.rindex(b'"kind":"step_finished"')
+    data[place : place + 8] = b"damaged!"
+    (tmp_path / "l").write_bytes(data)
+    async with serving(tmp_path, records) as ledger:
+        everything = pages(ledger.stub.ListEvents, pb.ListEventsRequest(page_size=1000), "events")
+        assert await reason(everything) == (grpc.StatusCode.UNAVAILABLE, "LEDGER_DAMAGED")
+        assert ledger.absorber.condemned.is_set()

@@ -130,6 +130,53 @@ async def test_it_absorbs_survives_a_kill_and_stops_cleanly(tmp_path, nats):
         assert not (tmp_path / "ready").exists()
 
 
+async def test_it_rebuilds_after_a_rebuild_was_asked_for_and_after_its_file_was_deleted(tmp_path, nats):
+    """Each time it ends with exit code 3, which asks for a start; the new file holds the same."""
+    records = steady(2, 20)
+    async with connected(nats) as bus:
+        for record in records:
+            await bus.add(record.subject, record.data)
+
+    async def runs_of(channel) -> bytes:
+        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        await reached(stub, len(records))
+        said = [answer async for answer in stub.VerifyLedger(pb.VerifyLedgerRequest())]
+        assert said[-1].result.ok
+        return (await stub.ListRuns(pb.ListRunsRequest())).SerializeToString(deterministic=True)
+
+    async def watches_end(channel):
+        watch = ledger_pb2_grpc.LedgerServiceStub(channel).WatchEvents(pb.WatchEventsRequest())
+        await watch.read()
+        return watch
+
+    async with running(tmp_path, nats) as (process, channel):
+        before = await runs_of(channel)
+        watch = await watches_end(channel)
+        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        answer = await stub.RebuildLedger(pb.RebuildLedgerRequest(reason="doubt"))
+        assert answer.position == len(records)
+        with pytest.raises(grpc.aio.AioRpcError, match="the ledger stops"):
+            while True:
+                await watch.read()
+        assert await asyncio.to_thread(process.wait, 10) == 3
+    async with running(tmp_path, nats) as (process, channel):
+        assert (tmp_path / "l.corrupt-1").exists()
+        assert await runs_of(channel) == before
+        (tmp_path / "l").unlink()
+        assert await asyncio.to_thread(process.wait, 10) == 3
+    async with running(tmp_path, nats) as (process, channel):
+        assert await runs_of(channel) == before
+        (tmp_path / "l.wal").unlink(missing_ok=True)
+        process.kill()
+    async with running(tmp_path, nats) as (process, channel):
+        assert await runs_of(channel) == before
+    told = (tmp_path / "stderr").read_text()
+    assert "a rebuild was asked for: doubt" in told
+    assert "deleted or replaced while in use" in told
+    assert "ledger.rebuilding" in told
+    assert "ledger.whole" in told
+
+
 async def test_another_log_stops_it_with_a_remedy(tmp_path, nats):
     records = steady(1, 1)
     async with connected(nats) as bus:

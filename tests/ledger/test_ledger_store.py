@@ -1,9 +1,11 @@
 """The ledger's file: real DuckDB, real kills, damaged files, other logs."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -24,7 +26,15 @@ from services.ledger.projector import (
     ToolBreakerRow,
     WorkstreamRow,
 )
-from services.ledger.store import LedgerMismatchError, QueryTooSlowError, Store, StoreBusyError, StoreError
+from services.ledger.store import (
+    LedgerMismatchError,
+    QueryTooSlowError,
+    Store,
+    StoreBusyError,
+    StoreDamagedError,
+    StoreError,
+    scratch_file,
+)
 
 TABLES = (
     "meta", "entries", "events", "transitions", "runs", "workstreams", "attempts", "executors", "tool_breakers",
@@ -35,16 +45,26 @@ TABLES = (
 def absorb(file: Path, batches: list[list[Recorded]], *, reopening: bool = False) -> dict[str, list[tuple]]:
     """Fold batches behind what the file holds; every table afterwards."""
     store = Store.open(file)
-    fold = Projector(store.tip, store)
-    for batch in batches:
-        store.commit(fold.fold(batch))
-        if reopening:
-            store.close()
-            store = Store.open(file)
-            fold = Projector(store.tip, store)
-    tables = rows(store)
+    try:
+        fold = Projector(store.tip, store)
+        for batch in batches:
+            store.commit(fold.fold(batch))
+            if reopening:
+                store.close()
+                store = Store.open(file)
+                fold = Projector(store.tip, store)
+        return rows(store)
+    finally:
+        store.close()
+
+
+def absorb_the_rest(file: Path, records: list[Recorded]) -> dict[str, list[tuple]]:
+    """Fold what the file does not hold yet; every table afterwards."""
+    store = Store.open(file)
+    position = store.tip.position
     store.close()
-    return tables
+    assert position > 0, "what was committed stays"
+    return absorb(file, [records[position:]])
 
 
 def rows(store: Store) -> dict[str, list[tuple]]:
@@ -158,6 +178,203 @@ def test_a_file_that_failed_in_use_is_rebuilt_at_the_next_start(tmp_path):
     store.close()
     assert absorb(file, [records])["meta"][0][2] == len(records)
     assert (tmp_path / "l.corrupt-1").exists()
+
+
+def cut(size: int) -> Callable[[Path], None]:
+    """Truncate a file to a size; a negative one counts from its end."""
+    return lambda file: os.truncate(file, size if size >= 0 else file.stat().st_size + size)
+
+
+def scribble(offset: int, size: int = 200) -> Callable[[Path], None]:
+    """Overwrite bytes; a negative offset counts from the end."""
+
+    def write(file: Path) -> None:
+        with file.open("r+b") as opened:
+            opened.seek(offset, os.SEEK_SET if offset >= 0 else os.SEEK_END)
+            opened.write(bytes(range(7, 207))[:size])
+
+    return write
+
+
+def survive(file: Path, records: list[Recorded]) -> dict[str, list[tuple]]:
+    """What a supervised ledger does: start, absorb, read everything; start again when the file turns out to be broken."""
+    for _ in range(2):
+        store = None
+        try:
+            store = Store.open(file)
+            fold = Projector(store.tip, store)
+            store.commit(fold.fold(records[store.tip.position :]))
+            return rows(store)
+        except StoreDamagedError:
+            assert file.with_name(file.name + ".condemned").exists()
+        finally:
+            if store is not None:
+                store.close()
+    raise AssertionError("the second start found a broken file again")
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        pytest.param(cut(0), id="empty"),
+        *(pytest.param(cut(size), id=f"cut at {size}") for size in (100, 4096, 12288, 300_000, -262_144, -10)),
+        *(pytest.param(scribble(at), id=f"scribbled at {at}") for at in (0, 4096, 8192, 12288, 270_000, 700_000, -900)),
+        pytest.param(Path.unlink, id="deleted"),
+    ],
+)
+def test_whatever_harms_the_file_it_is_rebuilt_equal(tmp_path, harm):
+    file = tmp_path / "l"
+    records = steady(2, 40)
+    before = absorb(file, [records])
+    harm(file)
+    assert survive(file, records) == before
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory) -> Path:
+    """The folder of a ledger that was killed with everything in its journal."""
+    folder = tmp_path_factory.mktemp("killed")
+    child = "import os, sys; from test_ledger_store import *; store = Store.open(Path(sys.argv[1])); fold = "
+    child += "Projector(store.tip, store); records = steady(2, 40)\n"
+    child += "for n in range(0, len(records), 100): store.commit(fold.fold(records[n:n + 100]))\nos._exit(9)"
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(projector.__file__).parents[2])])
+    ended = subprocess.run(
+        [sys.executable, "-c", child, str(folder / "l")], env={**os.environ, "PYTHONPATH": path}, check=False
+    )
+    assert ended.returncode == 9
+    assert (folder / "l.wal").stat().st_size > 100_000
+    return folder
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        pytest.param(lambda _: None, id="nothing"),
+        pytest.param(Path.unlink, id="deleted"),
+        *(pytest.param(cut(size), id=f"cut at {size}") for size in (0, 10, 1000, 100_000, -5)),
+        *(pytest.param(scribble(at, 60), id=f"scribbled at {at}") for at in (0, 20, 500, 100_000, -100)),
+    ],
+)
+def test_whatever_harms_the_journal_the_tables_become_whole_again(tmp_path, killed, harm):
+    shutil.copytree(killed, tmp_path / "c")
+    records = steady(2, 40)
+    harm(tmp_path / "c" / "l.wal")
+    assert survive(tmp_path / "c" / "l", records) == absorb(tmp_path / "anew", [records])
+
+
+def test_a_journal_without_its_file_is_not_replayed_into_a_new_one(tmp_path, killed):
+    shutil.copytree(killed, tmp_path / "c")
+    (tmp_path / "c" / "l").unlink()
+    store = Store.open(tmp_path / "c" / "l")
+    assert (store.tip.position, store.made_anew) == (0, True)
+    store.close()
+    assert (tmp_path / "c" / "l.corrupt-1.wal").exists()
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_file_deleted_or_replaced_in_use_is_condemned(tmp_path, replace):
+    file = tmp_path / "l"
+    records = steady(1, 3)
+    store = Store.open(file)
+    store.commit(Projector(store.tip, store).fold(records))
+    store.look()
+    assert not store.condemned
+    file.rename(tmp_path / "gone")
+    if replace:
+        file.write_bytes(b"something else")
+    store.look()
+    assert "deleted or replaced" in store.condemned
+    store.close()
+    assert survive(file, records) == absorb(tmp_path / "anew", [records])
+
+
+def test_damage_that_a_read_meets_condemns_the_file(tmp_path):
+    """The blocks of a column are read when somebody asks for it: long after the start."""
+    file = tmp_path / "l"
+    records = steady(2, 150)
+    absorb(file, [records])
+    data = bytearray(file.read_bytes())
+    place = data.rindex(b'"kind":"step_finished"')
+    data[place : place + 8] = b"damaged!"
+    file.write_bytes(data)
+    store = Store.open(file)
+    assert store.tip.position == len(records), "nothing is seen at the start"
+    with pytest.raises(StoreDamagedError, match="rebuilds the file from the log"):
+        rows(store)
+    assert store.condemned
+    store.close()
+    assert survive(file, records) == absorb(tmp_path / "anew", [records])
+
+
+def test_a_mistaken_query_condemns_nothing(tmp_path):
+    store = Store.open(tmp_path / "l")
+    with pytest.raises(StoreError, match="could not be read"):
+        store.read("SELECT position + 'x' FROM meta")
+    assert not store.condemned
+    store.close()
+
+
+def test_of_the_files_moved_aside_the_newest_are_kept(tmp_path):
+    file = tmp_path / "l"
+    (tmp_path / "l.corrupt-x").write_text("not ours")
+    for number in range(4):
+        file.write_bytes(b"broken %d" % number)
+        Store.open(file, aside_max=2).close()
+    kept = {found.name: found.read_bytes() for found in tmp_path.glob("l.corrupt-?")}
+    assert kept == {"l.corrupt-3": b"broken 2", "l.corrupt-4": b"broken 3", "l.corrupt-x": b"not ours"}
+    file.write_bytes(b"broken")
+    Store.open(file, aside_max=0).close()
+    assert [found.name for found in tmp_path.glob("l.corrupt-?")] == ["l.corrupt-x"]
+
+
+def test_what_a_killed_verification_left_is_removed(tmp_path):
+    Store.open(scratch_file(tmp_path / "l")).close()
+    (tmp_path / "l.verify.tmp").mkdir()
+    Store.open(tmp_path / "l").close()
+    assert [found.name for found in tmp_path.iterdir() if "verify" in found.name] == []
+
+
+def test_a_snapshot_stands_still_while_commits_go_on(tmp_path):
+    records = steady(2, 3)
+    store = Store.open(tmp_path / "l")
+    fold = Projector(store.tip, store)
+    store.commit(fold.fold(records[:20]))
+    with store.snapshot() as snapshot:
+        store.commit(fold.fold(records[20:]))
+        assert snapshot.tip.position == 20
+        assert snapshot.read("SELECT max(position) FROM entries") == [(20,)]
+    assert store.read("SELECT max(position) FROM entries") == [(len(records),)]
+    store.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder with room for 2 MiB; root only."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("only root may mount a small disk")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_stops_it_with_a_remedy_and_it_goes_on_when_there_is_room(tmp_path, small_disk):
+    """Nothing is condemned or moved aside: the file is sound, and what was committed stays."""
+    file = small_disk / "l"
+    records = steady(4, 300)
+    hundreds = [records[first : first + 100] for first in range(0, len(records), 100)]
+    with pytest.raises(StoreError, match="Free space") as stopped:
+        absorb(file, hundreds)
+    assert not isinstance(stopped.value, StoreDamagedError)
+    assert str(file) in str(stopped.value)
+    with pytest.raises(StoreError, match="Free space"):
+        absorb_the_rest(file, records)  # as often as it is started while the disk is full
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    assert absorb_the_rest(file, records) == absorb(tmp_path / "anew", [records])
+    assert not list(small_disk.glob("*.corrupt-*"))
 
 
 def test_one_ledger_at_a_time(tmp_path):

@@ -68,10 +68,10 @@ def test_what_is_not_enforced_is_named_and_some_of_it_refuses_a_run():
         ws("ws-a", max_cost_usd=5.0),
         ws("ws-b", test_gates=(BundleGate(type="GATE_UNIT"),)),
         ws("ws-c", test_gates=(BundleGate(type="GATE_UNIT", required=False),)),
-        ws("ws-d", capability="testing", compensation_actions=("undo",), circuit_breaker={"max_tries": 3}),
+        ws("ws-d", capability="testing", compensation_actions=("cmd:undo",), circuit_breaker={"max_tries": 3}),
     )
     assert told.valid
-    assert found(told.warnings, "NOT_ENFORCED") == ["ws-a", "ws-b", "ws-c", "ws-d", "ws-d", "ws-d"]
+    assert found(told.warnings, "NOT_ENFORCED") == ["ws-a", "ws-b", "ws-c", "ws-d", "ws-d"]
     assert [f.workstream for f in told.unenforced()] == ["ws-a", "ws-b"]
     assert all("--accept-unenforced" in f.remedy for f in told.unenforced())
 

@@ -16,6 +16,10 @@ from services.events import (
     Artifact,
     CancelRequested,
     CheckResult,
+    RequestAnswered,
+    ReviewRequested,
+    RunAccepted,
+    RunAmended,
     RunFinished,
     RunRequested,
     RunStopping,
@@ -31,6 +35,7 @@ from services.events import (
 )
 from services.scheduler.decide import Decision, Sightings, due, outstanding
 from services.scheduler.appends import ENTRY_BUDGET_BYTES
+from services.scheduler.fleet import Fleet
 from services.scheduler.state import ALLOWED, Fact, RunState, evolve
 from services.spec import Options, Repository, RunSpec
 from services.wire import Entry, Place, encode_entry
@@ -140,6 +145,8 @@ class Play:
         self.script = {key: list(outcomes) for key, outcomes in (script or {}).items()}
         self.decisions_at_once = decisions_at_once
         self.readable = True
+        self.specs = {SPEC.digest: definition}
+        self.fleet = Fleet()
         self.now_ns = START_NS
         self.sequence = 0
         self.facts: list[Fact] = []
@@ -151,7 +158,7 @@ class Play:
         self.request(
             RunRequested(
                 request_id="q-run", actor="ann", spec=SPEC, workstreams=len(definition.bundles), repository="repo",
-                base_commit=BASE, timeout_s=definition.options.timeout_s,
+                base_commit=BASE, timeout_s=definition.options.timeout_s, paused=definition.options.paused,
             )
         )  # fmt: skip
 
@@ -162,13 +169,14 @@ class Play:
         self.now_ns += 1_000_000
         entry = Entry(id=f"id-{self.sequence}", run=RUN, at_ns=0, by="x", events=list(events))
         encode_entry(entry)
-        spec_given = self.spec if place.kind == "run" and self.readable else None
+        named = [event.spec.digest for event in events if isinstance(event, RunAccepted | RunAmended)]
+        spec_given = self.specs.get(named[0]) if named and self.readable else None
         fact = Fact(self.sequence, self.now_ns, place, entry, spec_given)
         self.facts.append(fact)
         self.state = evolve(self.state, fact)
         return fact
 
-    def request(self, event: RunRequested | CancelRequested | StepRequested) -> None:
+    def request(self, event: AnyEvent) -> None:
         self.write(Place("request", RUN), event)
 
     def cancel(self, request_id: str = "q-cancel", reason: str = "enough") -> None:
@@ -179,10 +187,20 @@ class Play:
             StepRequested(request_id=request_id, actor="ann", workstream=workstream, step=step, with_fix=with_fix)
         )
 
+    def review(self, verdict: str, *workstreams: str, request_id: str = "q-review", **rest) -> RequestAnswered:
+        """A person's verdict, and how it is answered."""
+        self.request(
+            ReviewRequested(
+                request_id=request_id, actor="bob", verdict=verdict, workstreams=list(workstreams), **rest
+            )
+        )  # fmt: skip
+        self.settle()
+        return self.state.answers[request_id]
+
     # Deciding, as the shell does
 
     def due(self, sightings: Sightings | None = None) -> list[Decision]:
-        return due(self.state, self.now_ns, sightings)
+        return due(self.state, self.now_ns, sightings, self.fleet)
 
     def settle(self, sightings: Sightings | None = None) -> None:
         """Decide until nothing more is due."""
@@ -253,7 +271,10 @@ class Play:
         assert run.startable == sorted(w.index for w in run.workstreams.values() if w.state == "ready") or (
             self.spec.options.stepwise
         )
-        assert run.mergeable == sorted(w.index for w in run.workstreams.values() if w.state == "merging")
+        eager = self.spec.options.scheduling == "eager"
+        assert (sorted(run.mergeable) if eager else run.mergeable) == sorted(
+            w.index for w in run.workstreams.values() if w.state == "merging"
+        )
 
     # Executors
 
@@ -300,18 +321,31 @@ class Play:
 
     def play(self, pick: Callable[[list[tuple[str, int]]], tuple[str, int]] | None = None) -> "Play":
         """To the end of the run: `pick` chooses which open attempt ends next, by default the oldest."""
+        self.until_stuck(pick)
+        assert self.state.finished is not None, "the run waits for nothing"
+        self.check_end()
+        return self
+
+    def until_stuck(self, pick: Callable[[list[tuple[str, int]]], tuple[str, int]] | None = None) -> "Play":
+        """As far as it goes by itself: to the end, or until it waits for somebody."""
         for _ in range(2000):
             self.settle()
-            if self.state.finished is not None:
-                self.check_end()
-                return self
-            if not self.state.open:
-                waits_ns = self.state.next_not_before_ns
-                assert waits_ns > self.now_ns, "the run waits for nothing"
+            if self.state.open:
+                self.act(*(pick or _oldest)(sorted(self.state.open)))
+            elif (waits_ns := self.waits_ns) is not None:
                 self.now_ns = waits_ns
-                continue
-            self.act(*(pick or _oldest)(sorted(self.state.open)))
+            else:
+                return self
         raise AssertionError("the run does not end")
+
+    @property
+    def waits_ns(self) -> int | None:
+        """The next time at which something falls due by itself."""
+        if self.state.held:
+            return None
+        line = [self.state.line] if self.state.line is not None else []
+        delays = [owner.delayed.until_ns for owner in (*self.state.workstreams.values(), *line) if owner.delayed]
+        return min((at for at in (self.state.next_not_before_ns, *delays) if at > self.now_ns), default=None)
 
     def check_end(self) -> None:
         """What must hold of a run that has ended."""

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -12,6 +14,8 @@ import pytest
 from small_repository import PROFILES, bundle
 
 import swell
+from swell.client import Client
+from swell.cluster import connected
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -183,3 +187,90 @@ def test_the_breaker_is_there_as_the_contract_shows_it() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         swell.nothing  # type: ignore[attr-defined]  # noqa: B018 - the access is the claim
+
+
+# When something went wrong
+
+
+def steps_of(tool: str, tmp_path: Path, repo: Path, table: str) -> dict[str, Any]:
+    """A context whose only AI tool has a name of its own (failures of one are counted across runs), and a recovery table."""
+    file = tmp_path / "table.yaml"
+    file.write_text(table)
+    profiles = {tool: PROFILES["break"], f"{tool}-other": PROFILES["append"]}
+    profiles[tool] = {**profiles[tool], "fallback": [f"{tool}-other"]}
+    return {"repo_root": repo, "tool_profiles": profiles, "recovery": str(file)}
+
+
+def test_a_failed_step_is_recovered_from_in_the_order_of_the_table(
+    repo: Path, bundles: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Retry, then another tool, whose success ends it; the seed's call in the seed's shape."""
+    run = fresh()
+    table = "retries: 1\ninitial_delay_s: 0.3\njitter: 0\nclasses:\n  tool_failed: [retry, fallback_tool, review]\n"
+    context = steps_of(f"flaky-{run}", tmp_path, repo, table)
+    one = bundle("ws-a", f"flaky-{run}")
+    failed = swell.run_edit_step(run, "ws-a", one, context)
+    assert failed["success"] is False
+    recovery = swell.RecoveryManager()
+    error = RuntimeError("it broke")
+    began = time.monotonic()
+    assert recovery.attempt_recovery(run_id=run, ws_id="ws-a", error=error, context={"step": "edit"}) is True
+    assert time.monotonic() - began >= 0.3, "the delay of the retry was waited out"
+    assert swell.run_edit_step(run, "ws-a", one, context)["success"] is False
+    assert recovery.attempt_recovery(run, "ws-a", error, {"step": "edit"}) is True
+    done = swell.run_edit_step(run, "ws-a", one, context)
+    assert done["success"] is True, done
+    with connected() as endpoints, Client(endpoints) as client:
+        chosen = [event.payload for event in client.list_events(run, kinds=["recovery_chosen"])]
+        asked = [event.payload for event in client.list_events(run, kinds=["recovery_requested"])]
+    assert [fact["strategy"] for fact in chosen] == ["retry", "fallback_tool"]
+    assert {fact["error_class"] for fact in asked} == {"tool_failed"}
+    assert asked[0]["reason"] == "it broke"
+
+
+def test_what_nothing_automatic_helps_goes_to_a_person(
+    repo: Path, bundles: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = fresh()
+    context = steps_of(f"flaky-{run}", tmp_path, repo, "retries: 3\n")
+    swell.run_edit_step(run, "ws-a", bundle("ws-a", f"flaky-{run}"), context)
+    given = {"step": "edit", "error_class": "auth"}
+    assert swell.RecoveryManager().attempt_recovery(run, "ws-a", "no login", given) is False
+
+
+@pytest.mark.parametrize("context", [{}, {"step": "merge"}, {"step": "edit", "error_class": "boredom"}])
+def test_a_recovery_of_nothing_known_is_refused(repo: Path, context: dict[str, str]) -> None:
+    run = fresh()
+    swell.run_edit_step(run, "ws-a", bundle("ws-a"), {"repo_root": repo})
+    with pytest.raises(swell.SwellError) as caught:
+        swell.RecoveryManager().attempt_recovery(run, "ws-a", "x", context)
+    assert caught.value.is_input
+
+
+def test_runs_are_steered_from_python(repo: Path, tmp_path: Path) -> None:
+    """Wait for a person, decide, try again: without the command line."""
+    run = fresh()
+    context = steps_of(f"flaky-{run}", tmp_path, repo, "retries: 0\nreductions: 0\nclasses:\n  tool_failed: [review]\n")
+    results: dict[str, Any] = {}
+
+    def work() -> None:
+        given = {**context, "review": "wait"}
+        results.update(swell.execute_workstreams_parallel(run, [bundle("ws-a", f"flaky-{run}")], given))
+
+    waiting = threading.Thread(target=work)
+    waiting.start()
+    deadline = time.monotonic() + 20
+    while not (found := [review for review in swell.list_reviews() if review["run"] == run]):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert found[0]["workstream"] == "ws-a"
+    swell.pause_run(run, "later")
+    swell.resume_run(run)
+    with pytest.raises(swell.SwellError):
+        swell.resolve_reviews(run, "perhaps")
+    swell.resolve_reviews(run, "reject", ["ws-a"], reason="no")
+    waiting.join(20)
+    assert results["ws-a"]["final_status"] == "failed"
+    new = swell.retry_run(run)
+    assert new != run
+    assert swell.cancel_run(new) in {"cancelled", "failed"}

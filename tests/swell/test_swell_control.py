@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_repository import bundle, git
+from small_repository import PROFILES, bundle, git
 from typer.testing import Result
 
 from swell.client import Client
@@ -44,13 +44,20 @@ def client() -> Iterator[Client]:
 
 
 @pytest.fixture
-def stuck(swell: Swell, bundles: Bundles, repo: Path, at_once: Path) -> str:
-    """A run of three: one waits for a person, one depends on it, one has completed."""
+def stuck(swell: Swell, bundles: Bundles, repo: Path, at_once: Path, tmp_path: Path) -> str:
+    """A run of three: one waits for a person, one depends on it, one has completed.
+
+    Its failing tool has a name of its own: failures of one tool are counted across runs.
+    """
     run = fresh()
+    profiles = tmp_path / "broken.json"
+    profiles.write_text(json.dumps({f"broken-{run}": PROFILES["break"]}))
     folder = bundles(
-        bundle("ws-a", "break"), bundle("ws-b", scope="src/b.py", depends_on=["ws-a"]), bundle("ws-c", scope="src/c.py")
+        bundle("ws-a", f"broken-{run}"),
+        bundle("ws-b", scope="src/b.py", depends_on=["ws-a"]),
+        bundle("ws-c", scope="src/c.py"),
     )
-    shown = swell("run", folder, "--repo", repo, "--recovery", at_once, "--run", run)
+    shown = swell("run", folder, "--repo", repo, "--recovery", at_once, "--run", run, "--tool-profiles", profiles)
     assert shown.exit_code == 1, shown.output
     return run
 
@@ -182,7 +189,6 @@ def test_reviews_are_listed_and_shown(swell: Swell, stuck: str) -> None:
         ("ws-a", "edit", "tool_failed")
     ]
     assert found[0]["attempts"] == 1
-    assert found[0]["since_ns"] > 0
     assert json.loads(ok(swell("review", "list", "--run", stuck, "--class", "auth", "--json"))) == []
     assert stuck in ok(swell("review", "list", "--text", "PERSON"))
     shown = ok(swell("review", "show", stuck, "ws-a"))
@@ -204,10 +210,8 @@ def test_what_is_rejected_fails_and_blocks_what_depends_on_it(swell: Swell, stuc
 
 def test_what_is_approved_is_tried_again(swell: Swell, stuck: str, client: Client) -> None:
     ok(swell("review", "approve", stuck, "--yes"))
-    eventually(lambda: client.get_run(stuck).state == "paused" and client.get_run(stuck).attempts > 2)
-    attempts = [attempt for attempt in client.list_attempts(stuck, "ws-a") if attempt.step == "edit"]
-    eventually(lambda: len(client.list_attempts(stuck, "ws-a")) == 2)
-    assert attempts
+    eventually(lambda: [attempt.step for attempt in client.list_attempts(stuck, "ws-a")] == ["edit", "edit"])
+    eventually(lambda: [review.attempts for review in client.list_reviews(stuck)] == [2])
 
 
 def test_nothing_is_decided_without_a_yes(swell: Swell, stuck: str, client: Client) -> None:
@@ -259,11 +263,12 @@ def test_the_same_request_gets_the_first_answer(stuck: str, client: Client) -> N
     first = client.adjust_workstream(stuck, "ws-a", change, reason="", actor="t", request_id="same-request-1")
     again = client.adjust_workstream(stuck, "ws-a", change, reason="", actor="t", request_id="same-request-1")
     assert (first.position > 0, again.position) == (True, 0)
-    assert len(list(client.list_events(stuck, kinds=["review_requested"]))) == 1
-    eventually(lambda: client.get_run(stuck).state == "paused")
     done = client.pause_run(stuck, reason="", actor="t", request_id="same-request-2")
     assert client.pause_run(stuck, reason="", actor="t", request_id="same-request-2").answer == done.answer
-    assert len(list(client.list_events(stuck, kinds=["pause_requested"]))) == 1
+    client.resume_run(stuck, reason="", actor="t")
+    eventually(lambda: list(client.list_events(stuck, kinds=["resume_requested"])) != [])
+    asked = [event.kind for event in client.list_events(stuck, kinds=["review_requested", "pause_requested"])]
+    assert asked == ["review_requested", "pause_requested"]
 
 
 def test_a_refusal_tells_why(stuck: str, client: Client) -> None:

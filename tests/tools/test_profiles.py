@@ -33,6 +33,27 @@ def test_both_spellings_mean_the_same():
     assert kebab["t"].success_exit_codes == (0, 5)
 
 
+def test_what_a_failed_tool_means_and_who_stands_in_for_it():
+    found = parse(
+        {
+            "t": {
+                "command": "x",
+                "error-classes": {"41": "auth", "173": "rate_limited"},
+                "fallback": ["u", "v"],
+                "idle-timeout-sec": 0,
+            }
+        }
+    )["t"]
+    assert [found.error_class(code) for code in (41, 173, 1, None)] == [
+        "auth",
+        "rate_limited",
+        "tool_failed",
+        "tool_failed",
+    ]
+    assert found.fallback == ("u", "v")
+    assert found.idle_timeout_sec == 0
+
+
 def test_the_form_of_the_readme_is_understood():
     found = parse(
         {
@@ -58,6 +79,16 @@ def test_the_form_of_the_readme_is_understood():
         ({"t": {"args": []}}, "command"),
         ({"t": {"command": ""}}, "must not be empty"),
         ({"t": {"command": "x", "binary": "y"}}, "given twice"),
+        ({"t": {"command": "x", "fallback": ["t"]}}, "fallback names the tool itself"),
+        ({"t": {"command": "x", "fallback": ["a", "a"]}}, "each once"),
+        ({"t": {"command": "x", "fallback": [""]}}, "each once"),
+        ({"t": {"command": "x", "fallback": [str(n) for n in range(11)]}}, "at most 10"),
+        ({"t": {"command": "x", "error_classes": {"41": "no_key"}}}, "error_classes"),
+        ({"t": {"command": "x", "error_classes": {"041": "auth"}}}, '"0" to "255"'),
+        ({"t": {"command": "x", "error_classes": {"-1": "auth"}}}, '"0" to "255"'),
+        ({"t": {"command": "x", "error_classes": {"9" * 5000: "auth"}}}, '"0" to "255"'),
+        ({"t": {"command": "x", "error_classes": {"0": "auth"}}}, "calls a success"),
+        ({"t": {"command": "x", "idle_timeout_sec": -1}}, "idle_timeout_sec"),
         ({"t": {"command": "x", "timeout_sec": 0}}, "timeout_sec must be above 0"),
         ({"t": {"command": "x", "args": "no list"}}, "args"),
         ({"t": {"command": "x", "env": {"A": 1}}}, "env"),

@@ -1,0 +1,88 @@
+"""What is said of a run while it is followed: a line for what happens, and none that could steer a terminal."""
+
+import io
+from typing import Any
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from services.events import AnyEvent
+from swell.follow import review_lines
+from swell.progress import Progress
+from swell.values import Event, Review
+from swell.view import table
+
+SILENT = {"result_refused", "run_requested", "step_requested"}
+"""Kinds that the line before or after them tells of."""
+
+
+def event(kind: str, position: int = 1, workstream: str = "", attempt: int = 0, **fact: Any) -> Event:
+    return Event(
+        position=position, index=0, kind=kind, run="r1", workstream=workstream, attempt=attempt,
+        time_ns=position * 1_000_000_000, by="scheduler", payload={"kind": kind, **fact}, entry="e", cause="",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", sorted(str(k.__struct_config__.tag) for k in AnyEvent.__args__))
+def test_every_kind_is_told_of_whatever_its_payload_holds(kind: str) -> None:
+    """A newer or older service may leave any field out."""
+    assert hasattr(Progress, f"_on_{kind}") or kind in SILENT
+    assert isinstance(Progress("r1").take(event(kind)), list)
+
+
+def test_a_run_that_waits_for_a_person_is_known_until_it_goes_on() -> None:
+    progress = Progress("r1")
+    assert not progress.awaits_review
+    said = progress.take(event("run_transitioned", to_state="paused", cause="review", reason="waits for ws-a"))
+    assert said == ["[    0.0s] run r1 paused: waits for ws-a"]
+    assert progress.awaits_review
+    said = progress.take(event("run_transitioned", 2, to_state="running", reason="reviewed"))
+    assert said == ["[    1.0s] run r1 goes on: reviewed"]
+    assert not progress.awaits_review
+    progress.take(event("run_transitioned", 3, to_state="paused", cause="request"))
+    assert not progress.awaits_review
+
+
+def test_what_a_step_waits_for_is_shown_until_it_is_scheduled() -> None:
+    progress = Progress("r1")
+    delayed = {"workstream": "ws-a", "step": "edit"}
+    (said,) = progress.take(
+        event("step_delayed", step=delayed, cause="tool_breaker", reason="aider fails", until_ns=61_000_000_000)
+    )
+    assert said == "[    0.0s] ws-a edit waits for tool breaker: aider fails (for 1 min 00 s)"
+    assert "waits for tool breaker" in drawn(progress)
+    progress.take(event("step_scheduled", 2, workstream="ws-a", attempt=1, step="edit"))
+    assert "waits for" not in drawn(progress)
+
+
+def drawn(progress: Progress) -> str:
+    out = io.StringIO()
+    Console(file=out, width=160).print(table(progress, progress.now_ns, 40))
+    return out.getvalue()
+
+
+def test_what_recovery_chose_names_the_other_tool() -> None:
+    fact = {"workstream": "ws-a", "step": "edit", "attempt": 2, "strategy": "fallback_tool", "tool": "codex"}
+    (said,) = Progress("r1").take(event("recovery_chosen", **fact, reason="timeout: codex in place of aider"))
+    assert said.endswith("ws-a edit (attempt 2) recovery: fallback_tool with codex: timeout: codex in place of aider")
+
+
+def test_a_rollback_is_over_when_it_says_so() -> None:
+    progress = Progress("r1")
+    progress.take(event("rollback_started", workstreams=2))
+    assert progress.rollback == "running"
+    (said,) = progress.take(
+        event("rollback_finished", state="compensation_failed", compensated=1, failed=1, remaining=["ws-b"])
+    )
+    assert progress.rollback == "compensation_failed"
+    assert said.endswith("(1 compensated, 1 failed, 0 without actions); remaining: ws-b")
+
+
+def test_many_reviews_are_counted_not_listed() -> None:
+    one = Review(run="r", workstream="ws-a", step="edit", error_class="auth", reason="a\x1b[2Jb", since_ns=0, attempts=1,
+                 commit="")  # fmt: skip
+    lines = review_lines([msgspec.structs.replace(one, workstream=f"ws-{n}") for n in range(25)])
+    assert len(lines) == 21
+    assert lines[-1] == "and 5 more"
+    assert "\x1b" not in "".join(lines)
