@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types proto bench lock
+SEEDS ?= 100000
+KILLS ?= 1000
+
+.PHONY: help demo test check lint types proto soak bench lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +43,10 @@ proto: $(STAMP) ## Generate the gRPC stubs from proto/
 .PHONY: proto-check
 proto-check: $(STAMP)
 	$(BIN)/python -m proto.generate --check
+
+soak: $(STAMP) ## Simulate SEEDS runs with faults, then kill real processes KILLS times; stops at the first violation
+	$(BIN)/python -m tests.simulation.soak --seeds $(SEEDS)
+	$(BIN)/python -m tests.crash.soak --kills $(KILLS)
 
 bench: $(STAMP) ## Measure; prints ratios side by side
 	$(BIN)/python -m benchmarks

@@ -42,6 +42,7 @@ INHERITED_VARIABLES = ("PATH", "TZ", "USER")
 SUPERVISOR_START_S = 10.0
 SUPERVISOR_END_S = 12.0  # above its own grace, so that it is the supervisor who ends the tools
 READ_BYTES = 64 * 1024
+REAP_S = 5.0  # until a killed helper is gone; what holds its pipes longer is not waited for
 LINE_BYTES = 1024 * 1024  # one answer of the supervisor; the longest carries one error message
 MARKERS_AT_ONCE = 500
 REQUEST_BYTES = 16 * 1024 * 1024  # one request to it; its script, which imports nothing of ours, says the same
@@ -145,21 +146,35 @@ async def run(
         raise _missing(argv, cwd) from error
     except (OSError, ValueError) as error:
         raise SpawnError(f"cannot run {argv[0]}: {error}. Check that it may be executed.") from error
+    out = asyncio.create_task(_read(process.stdout, output_bytes, argv))
+    err = asyncio.create_task(_read(process.stderr, output_bytes, argv))
+    feeding = asyncio.create_task(_feed(process.stdin, stdin))
     try:
         async with asyncio.timeout(timeout_s):
-            stdout, stderr, _ = await asyncio.gather(
-                _read(process.stdout, output_bytes, argv),
-                _read(process.stderr, output_bytes, argv),
-                _feed(process.stdin, stdin),
-            )
+            stdout, stderr, _ = await asyncio.gather(out, err, feeding)
             exit_code = await process.wait()
     except BaseException as error:
         _kill_group(process.pid)  # even when it has ended itself: a child of its may be what holds the pipes
-        await process.wait()
+        for task in (out, err, feeding):
+            task.cancel()
+        await asyncio.wait({out, err, feeding})
+        await _reaped(process)
         if isinstance(error, TimeoutError):
             raise _too_slow(argv, timeout_s) from error
         raise
     return Completed(exit_code=exit_code, stdout=stdout, stderr=stderr, wall_s=time.monotonic() - started)
+
+
+async def _reaped(process: asyncio.subprocess.Process) -> None:
+    """Wait for the end of a killed helper. Its end is told once its pipes are at theirs, so what is in them goes."""
+
+    async def discard(stream: asyncio.StreamReader | None) -> None:
+        while stream is not None and await stream.read(READ_BYTES):
+            pass
+
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(REAP_S):
+            await asyncio.gather(discard(process.stdout), discard(process.stderr), process.wait())
 
 
 async def _read(stream: asyncio.StreamReader | None, limit: int, argv: Sequence[str]) -> bytes:

@@ -84,7 +84,7 @@ def retry(
         if done.new_run:
             client.await_run(done.run, RECORDED_S)
     if as_json:
-        say(json_line(done))
+        say(json_line("retried", done))
     elif done.new_run:
         listed = ", ".join(done.workstreams[:10]) + (", …" if len(done.workstreams) > 10 else "")
         say(f"run {done.run} tries again {len(done.workstreams)} workstreams of {name}: {listed}")

@@ -51,11 +51,11 @@ def verify(
                     _note(f"{said.phase} {said.table or f'{said.position} of {said.end}'}")
                 case Difference():
                     _note("")
-                    say(json_line(said) if as_json else difference_line(said))
+                    say(json_line("difference", said) if as_json else difference_line(said))
                 case VerifyResult():
                     _note("")
                     ok = said.ok
-                    say(json_line(said) if as_json else verified_lines(said))
+                    say(json_line("verify_result", said) if as_json else verified_lines(said))
     return 0 if ok else 1
 
 

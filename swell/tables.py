@@ -23,9 +23,9 @@ DIAGNOSTICS_SHOWN: Final = 20
 TAIL_LINES: Final = 10
 
 
-def json_line(value: msgspec.Struct) -> str:
+def json_line(kind: str, value: msgspec.Struct) -> str:
     """A value as one line of JSON, with its kind."""
-    return msgspec.json.encode({"kind": type(value).__name__.lower(), **msgspec.structs.asdict(value)}).decode()
+    return msgspec.json.encode({"kind": kind, **msgspec.structs.asdict(value)}).decode()
 
 
 # Reviews

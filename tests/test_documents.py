@@ -8,7 +8,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import typer.main
 from msgspec import Struct
+from typer.core import TyperGroup
 
 from services.bundle import NOT_IN_FILES, BreakerOverride, WorkstreamBundle, WorkstreamChecks
 from services.checks import Checks
@@ -118,6 +120,31 @@ def test_make_targets_exist(name):
     named = set(re.findall(r"`make ([a-z-]+)`", text))
     named |= {line.split()[1] for block in code_blocks(text) for line in block.splitlines() if line.startswith("make ")}
     assert named <= make_targets()
+
+
+def unknown_in(command: str) -> list[str]:
+    """What of a command line of ours does not exist: the command, its subcommand, its options."""
+    found = typer.main.get_command(app)
+    words = re.sub(r"[\[\]]", " ", command.partition("#")[0]).split()[1:]
+    options = {option for param in found.params for option in (*param.opts, *param.secondary_opts)} | {"--help"}
+    for word in words:
+        if isinstance(found, TyperGroup) and not word.startswith("-"):
+            if word not in found.commands:
+                return [f"{command}: {word}"] if re.fullmatch("[a-z]+", word) else []
+            found = found.commands[word]
+            options |= {option for param in found.params for option in (*param.opts, *param.secondary_opts)}
+    return [
+        f"{command}: {option}" for option in re.findall(r"(?<!\S)--?[a-z][a-z-]*", command) if option not in options
+    ]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_commands_exist_with_their_options(name):
+    text = text_of(name)
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    told = [" ".join(span.split()) for span in re.findall(r"`(swell\s[^`]+)`", prose)]
+    told += [line.strip() for block in code_blocks(text) for line in block.splitlines() if line.startswith("swell ")]
+    assert [unknown for command in told for unknown in unknown_in(command)] == []
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

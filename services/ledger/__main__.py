@@ -82,6 +82,7 @@ async def run(config: LedgerConfig) -> None:
             memory_limit_mb=config.memory_limit_mb,
             query_timeout_s=config.query_timeout_s,
         )
+        open_things.push_async_callback(verifier.close)
         answers = LedgerServer(
             store,
             absorber,

@@ -161,6 +161,7 @@ class Absorber:
         self._lag_max = lag_max
         self._catch_up_to = 0
         self._marks: deque[tuple[float, int, int]] = deque()
+        self._closed = False
         self.condemned = asyncio.Event()
         self.position = store.tip.position
         self.stream_last = 0
@@ -282,6 +283,8 @@ class Absorber:
         """Everything committed from now on, of one run or (run '') of all."""
         watch = Watch(run, self._watch_backlog)
         self._watches.add(watch)
+        if self._closed:
+            watch.end(WatchEndedError("the ledger stops"))
         try:
             yield watch
         finally:
@@ -289,6 +292,7 @@ class Absorber:
 
     def close(self) -> None:
         """End every watch and the writing thread; `run` must have ended."""
+        self._closed = True
         for watch in self._watches:
             watch.end(WatchEndedError("the ledger stops"))
         self._writer.shutdown()

@@ -257,7 +257,17 @@ class Verifier:
         self._batch_max = batch_max
         self._memory_limit_mb = memory_limit_mb
         self._query_timeout_s = query_timeout_s
-        self.running = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def running(self) -> bool:
+        """Whether a verification is under way."""
+        return not self._idle.is_set()
+
+    async def close(self) -> None:
+        """Wait for the end of a verification whose caller has left: it still reads the ledger's file."""
+        await self._idle.wait()
 
     async def verify(self) -> AsyncGenerator[Progress | Difference | Result, None]:
         """Progress, every difference, and at last one result.
@@ -266,7 +276,7 @@ class Verifier:
         """
         if self.running:
             raise VerifyBusyError("a verification is under way: wait for its end")
-        self.running = True
+        self._idle.clear()
         try:
             await self._check_room()
             thread = _Thread()
@@ -277,7 +287,7 @@ class Verifier:
             finally:
                 await thread.close()
         finally:
-            self.running = False
+            self._idle.set()
 
     async def _check_room(self) -> None:
         identity = await self._asked_log()

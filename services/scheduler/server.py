@@ -138,7 +138,7 @@ class SchedulerServer(SchedulerServiceServicer):
 
     async def PauseRun(self, request: pb.PauseRunRequest, _context: _Context) -> pb.PauseRunResponse:  # noqa: N802
         """See the protocol."""
-        await self._requests.live(request.run, request.request_id)
+        await self._requests.live(request.run, request.request_id, unless_answered=True)
         event = PauseRequested(
             request_id=request.request_id, actor=_actor(request.actor), reason=_reason(request.reason)
         )
@@ -147,7 +147,7 @@ class SchedulerServer(SchedulerServiceServicer):
 
     async def ResumeRun(self, request: pb.ResumeRunRequest, _context: _Context) -> pb.ResumeRunResponse:  # noqa: N802
         """See the protocol."""
-        await self._requests.live(request.run, request.request_id)
+        await self._requests.live(request.run, request.request_id, unless_answered=True)
         event = ResumeRequested(
             request_id=request.request_id, actor=_actor(request.actor), reason=_reason(request.reason)
         )
@@ -239,7 +239,7 @@ class SchedulerServer(SchedulerServiceServicer):
         self, request: pb.ResolveReviewsRequest, _context: _Context
     ) -> pb.ResolveReviewsResponse:
         """See the protocol."""
-        await self._requests.live(request.run, request.request_id)
+        await self._requests.live(request.run, request.request_id, unless_answered=True)
         if request.verdict not in _VERDICTS:
             raise invalid("verdict", "say whether it is approved, rejected or to be tried again")
         verdict = _VERDICTS[request.verdict]
@@ -260,7 +260,7 @@ class SchedulerServer(SchedulerServiceServicer):
         self, request: pb.AdjustWorkstreamRequest, _context: _Context
     ) -> pb.AdjustWorkstreamResponse:
         """See the protocol."""
-        await self._requests.live(request.run, request.request_id)
+        await self._requests.live(request.run, request.request_id, unless_answered=True)
         known = await self._requests.answer(request.run, request.request_id)
         if known is not None:
             return pb.AdjustWorkstreamResponse(answer=known.text)
@@ -297,7 +297,8 @@ class SchedulerServer(SchedulerServiceServicer):
     async def RetryRun(self, request: pb.RetryRunRequest, _context: _Context) -> pb.RetryRunResponse:  # noqa: N802
         """See the protocol."""
         await self._requests.known(request.run, request.request_id)
-        if request.run in self._shell.runs and self._shell.runs[request.run].finished is None:
+        live = request.run in self._shell.runs and self._shell.runs[request.run].finished is None
+        if live or await self._requests.answer(request.run, request.request_id) is not None:
             return await self._retry_live(request)
         if request.from_step:
             raise invalid("from_step", f"run {request.run} has ended, and a new run begins with edit: leave it out")
@@ -361,7 +362,7 @@ class SchedulerServer(SchedulerServiceServicer):
 
     async def RecoverStep(self, request: pb.RecoverStepRequest, _context: _Context) -> pb.RecoverStepResponse:  # noqa: N802
         """See the protocol."""
-        await self._requests.live(request.run, request.request_id)
+        await self._requests.live(request.run, request.request_id, unless_answered=True)
         if request.error_class and request.error_class not in get_args(ErrorClass):
             raise invalid(
                 "error_class", f"{request.error_class[:40]!r} is none: use one of {', '.join(get_args(ErrorClass))}"

@@ -33,6 +33,7 @@ from swell.submission import assemble
 from tests.crash.faults import POINTS, RANDOM, Fault, plan
 from tests.crash.history import (
     CLOSES,
+    Effect,
     Expected,
     Fact,
     broken,
@@ -201,12 +202,13 @@ def draw_run(random: Random, run: str, diary: Path) -> Planned:
 
 
 class Verdict(msgspec.Struct, kw_only=True):
-    """What a session has come to. `settled_s`: from the last fault to the end of the last run."""
+    """What a session has come to. `settled_s`: from the last fault to the end of the last run. `again`: see `handed_back_whole`."""
 
     seed: int
     runs: int = 0
     cancelled: int = 0
     entries: int = 0
+    again: int = 0
     strikes: list[Strike] = []
     wrong: list[str] = []
     takeovers_s: list[tuple[str, float]] = []
@@ -442,6 +444,7 @@ class Session:
         strikes = self._rig.strikes[self._first :]
         late = await behind(self._rig, records[-1].sequence)
         wrong = [*self._wrong, *late, *stream_is_whole(records, self._rig.watched)]
+        again = 0
         for run, planned in self._planned.items():
             mine = [fact for fact in facts if fact.run == run]
             if run not in self._acknowledged:
@@ -454,7 +457,9 @@ class Session:
                 outcome="" if asked or planned.timeout_s else "completed",
             )
             wrong += broken(mine, expected)
-            wrong += [f"{run}: {line}" for line in effects_are_recorded(mine, effects(planned.diary.read_text()))]
+            done = effects(planned.diary.read_text())
+            again += handed_back_whole(mine, done)
+            wrong += [f"{run}: {line}" for line in effects_are_recorded(mine, done)]
             wrong += [f"{run}: {line}" for line in self._acknowledged_are_there(run, mine)]
             wrong += [f"{run}: {line}" for line in delivered_wrongly(self._repo, mine, planned.kinds)]
         after = witness(self._repo)
@@ -474,6 +479,7 @@ class Session:
             entries=len(records),
             strikes=strikes,
             wrong=wrong,
+            again=again,
             takeovers_s=takeovers,
             settled_s=settled_s,
         )
@@ -490,8 +496,12 @@ class Session:
 
 
 def delivered_wrongly(repo: Path, facts: Sequence[Fact], kinds: dict[str, str]) -> Iterator[str]:
-    """The branch is the last delivered commit, has every completed workstream's change once, and nothing of the others."""
+    """The branch is the last delivered commit, has every completed workstream's change once, and nothing of the others.
+
+    An attempt that an executor hands back leaves what its tool has done so far to the next one, whose tool does it again.
+    """
     run = facts[0].run
+    handed = Counter(fact.workstream for fact in facts if fact.body.get("error_class") == "handed_back")
     branch = git(repo, "rev-parse", "--verify", "--quiet", f"refs/heads/swell/{run}", check=False)
     told = [fact.body["commit"] for fact in facts if fact.kind == "line_delivered"]
     tried = {
@@ -514,11 +524,19 @@ def delivered_wrongly(repo: Path, facts: Sequence[Fact], kinds: dict[str, str]) 
                 break
     for name, kind in kinds.items():
         text = git(repo, "show", f"{branch}:f/{_file(name)}").splitlines()
-        wanted = int(name in merged)
-        if text.count(f"GOOD {name}") != wanted or f"BAD {name}" in text:
-            yield f"the branch has {text.count(f'GOOD {name}')} times the change of {name}, {wanted} is right: {text}"
-        if kind == "runtime" and text.count(f"DONE {name}") != wanted:
-            yield f"the branch has {text.count(f'DONE {name}')} times the FIX of {name}, {wanted} is right: {text}"
+        least = int(name in merged)
+        right = range(least, least + least * handed[name] + 1)
+        if text.count(f"GOOD {name}") not in right or f"BAD {name}" in text:
+            yield f"the branch has {text.count(f'GOOD {name}')} times the change of {name}, {right} is right: {text}"
+        if kind == "runtime" and text.count(f"DONE {name}") not in right:
+            yield f"the branch has {text.count(f'DONE {name}')} times the FIX of {name}, {right} is right: {text}"
+
+
+def handed_back_whole(facts: Sequence[Fact], done: Sequence[Effect]) -> int:
+    """How many attempts were handed back although their tool had written down its end: it is run again for nothing."""
+    ended = {effect.attempt for effect in done if effect.what == "end" and effect.tool.startswith("edit-")}
+    handed = [fact for fact in facts if fact.body.get("error_class") == "handed_back" and fact.where == "attempt"]
+    return sum(f"{fact.run}/{fact.workstream}/{fact.attempt}" in ended for fact in handed)
 
 
 def takeovers_of(facts: Sequence[Fact], strikes: Sequence[Strike]) -> Iterator[tuple[str, float]]:

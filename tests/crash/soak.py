@@ -40,6 +40,7 @@ class Soak:
         self.sessions = 0
         self.runs = 0
         self.cancelled = 0
+        self.again = 0
         self.strikes: list[Strike] = []
         self.takeovers_s: list[tuple[str, float]] = []
         self.reaping_s: list[float] = []
@@ -57,6 +58,7 @@ class Soak:
         self.sessions += 1
         self.runs += verdict.runs
         self.cancelled += verdict.cancelled
+        self.again += verdict.again
         self.strikes += verdict.strikes
         self.takeovers_s += verdict.takeovers_s
         self.wrong += [f"seed {verdict.seed}: {line}" for line in verdict.wrong]
@@ -85,6 +87,7 @@ class Soak:
             )
         if self.reaping_s:
             rows.append(f"kill of an executor to the end of its tools: at most {max(self.reaping_s):.2f} s")
+        rows.append(f"tools that had ended, were handed back, and ran again: {self.again}")
         rows += [f"ended by itself: {what}: {count}" for what, count in self.own_deaths.most_common()]
         rows += [f"logged as an error: {what}: {count}" for what, count in self.complaints.most_common(15)]
         rows.append(f"violations: {len(self.wrong)}")

@@ -17,6 +17,8 @@ from ledger_histories import (
     MemoryLog,
     MemoryObjects,
     Story,
+    bulky,
+    harm_unseen,
     moved,
     scheduled,
     sha256,
@@ -26,8 +28,8 @@ from ledger_histories import (
 
 from services import events as ev
 from services.ledger.absorb import Absorber
-from services.ledger.server import SERVICE, LedgerServer
 from services.ledger.projector import VERSION
+from services.ledger.server import SERVICE, LedgerServer
 from services.ledger.store import Store, StoreDamagedError
 from services.ledger.v1 import ledger_pb2 as pb
 from services.ledger.v1 import ledger_pb2_grpc
@@ -550,13 +552,10 @@ async def test_a_rebuild_condemns_the_file_once(tmp_path):
 
 
 async def test_damage_met_by_a_question_condemns_the_file(tmp_path):
-    records = steady(2, 150)
+    records = bulky()
     async with serving(tmp_path, records):
         pass
-    data = bytearray((tmp_path / "l").read_bytes())
-    place = data.rindex(b'"kind":"step_finished"')
-    data[place : place + 8] = b"damaged!"
-    (tmp_path / "l").write_bytes(data)
+    harm_unseen(tmp_path / "l")
     async with serving(tmp_path, records) as ledger:
         everything = pages(ledger.stub.ListEvents, pb.ListEventsRequest(page_size=1000), "events")
         assert await reason(everything) == (grpc.StatusCode.UNAVAILABLE, "LEDGER_DAMAGED")

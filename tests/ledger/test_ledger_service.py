@@ -156,8 +156,7 @@ async def test_it_rebuilds_after_a_rebuild_was_asked_for_and_after_its_file_was_
         answer = await stub.RebuildLedger(pb.RebuildLedgerRequest(reason="doubt"))
         assert answer.position == len(records)
         with pytest.raises(grpc.aio.AioRpcError, match="the ledger stops"):
-            while True:
-                await watch.read()
+            _ = [told async for told in watch]
         assert await asyncio.to_thread(process.wait, 10) == 3
     async with running(tmp_path, nats) as (process, channel):
         assert (tmp_path / "l.corrupt-1").exists()

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ledger_histories import MemoryLog, Story, batchings, histories, steady
+from ledger_histories import MemoryLog, Story, batchings, bulky, harm_unseen, histories, steady
 
 from services.bus import Recorded
 from services.ledger import projector
@@ -291,12 +291,9 @@ def test_a_file_deleted_or_replaced_in_use_is_condemned(tmp_path, replace):
 def test_damage_that_a_read_meets_condemns_the_file(tmp_path):
     """The blocks of a column are read when somebody asks for it: long after the start."""
     file = tmp_path / "l"
-    records = steady(2, 150)
+    records = bulky()
     absorb(file, [records])
-    data = bytearray(file.read_bytes())
-    place = data.rindex(b'"kind":"step_finished"')
-    data[place : place + 8] = b"damaged!"
-    file.write_bytes(data)
+    harm_unseen(file)
     store = Store.open(file)
     assert store.tip.position == len(records), "nothing is seen at the start"
     with pytest.raises(StoreDamagedError, match="rebuilds the file from the log"):

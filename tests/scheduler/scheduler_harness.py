@@ -33,8 +33,8 @@ from services.events import (
     StepStarted,
     WorkstreamTransitioned,
 )
-from services.scheduler.decide import Decision, Sightings, due, outstanding
 from services.scheduler.appends import ENTRY_BUDGET_BYTES
+from services.scheduler.decide import Decision, Sightings, due, outstanding
 from services.scheduler.fleet import Fleet
 from services.scheduler.state import ALLOWED, Fact, RunState, evolve
 from services.spec import Options, Repository, RunSpec
@@ -330,6 +330,8 @@ class Play:
         """As far as it goes by itself: to the end, or until it waits for somebody."""
         for _ in range(2000):
             self.settle()
+            if self.state.finished is not None and self.state.rollback is None:
+                return self
             if self.state.open:
                 self.act(*(pick or _oldest)(sorted(self.state.open)))
             elif (waits_ns := self.waits_ns) is not None:

@@ -65,6 +65,12 @@ def test_the_same_request_names_the_same_run(submissions):
         ({"checks_toml": b"no_such_key = 1"}, "checks_toml"),
         ({"tool_profiles_json": b"{"}, "tool_profiles_json"),
         ({"breaker_json": b'{"no_such_key": 1}'}, "breaker_json"),
+        ({"recovery_json": b'{"no_such_key": 1}'}, "recovery_json"),
+        ({"recovery_json": b'{"classes": {"lost": ["retry"]}}'}, "recovery_json"),
+        ({"recovery_json": b"[]"}, "recovery_json"),
+        ({"recovery_json": b" " * 100_000}, "recovery_json"),
+        ({"scheduling": "chaotic"}, "options.scheduling"),
+        ({"review": "maybe"}, "options.review"),
     ],
 )
 def test_what_cannot_be_used_is_named(submissions, changes, field):
@@ -108,3 +114,46 @@ def test_a_check_that_depends_on_its_attempt_is_refused(submissions, where):
 def test_what_only_fix_is_told_does_not_make_a_check_depend_on_its_attempt(submissions):
     profiles = json.dumps({"ruff": {"command": "ruff", "fix_args": ["{diagnostics_file}"]}}).encode()
     assert submissions.plan(header(tool_profiles_json=profiles), document(CHECKED)).spec is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({}, ("barrier", "wait", False)),
+        ({"scheduling": "eager", "review": "fail", "paused": True}, ("eager", "fail", True)),
+        ({"review": "wait", "fail_fast": True}, ("barrier", "fail", False)),
+    ],
+)
+def test_what_is_not_said_is_the_services_own(submissions, changes, wanted):
+    """Who wants to stop at the first failure does not want to wait for a person after it."""
+    options = submissions.plan(header(**changes), document(CHECKED)).spec.options
+    assert (options.scheduling, options.review, options.paused) == wanted
+
+
+def test_the_service_may_have_another_default_and_another_recovery_table(tmp_path):
+    table = tmp_path / "recovery.yaml"
+    table.write_text("retries: 7\n")
+    own = Submissions(SchedulerConfig(review="fail", recovery_file=table))
+    spec = own.plan(header(), document(CHECKED)).spec
+    assert (spec.options.review, spec.recovery) == ("fail", {"retries": 7})
+    given = header(recovery_json=b'{"retries": 1}', review="wait")
+    spec = own.plan(given, document(CHECKED)).spec
+    assert (spec.options.review, spec.recovery) == ("wait", {"retries": 1})
+
+
+@pytest.mark.parametrize(
+    ("action", "code"),
+    [
+        ("git:revert", "COMPENSATION_UNAVAILABLE"),
+        ("please undo", "INVALID_COMPENSATION"),
+        ("cmd:", "INVALID_COMPENSATION"),
+    ],
+)
+def test_compensation_that_nobody_could_carry_out_is_refused(submissions, action, code):
+    assert codes(submissions.plan(header(), document(CHECKED | {"compensation_actions": [action]}))) == {code}
+
+
+def test_compensation_that_can_be_carried_out_is_enforced(submissions):
+    planned = submissions.plan(header(), document(CHECKED | {"compensation_actions": ["cmd:true", "branch:delete"]}))
+    assert planned.spec is not None
+    assert "NOT_ENFORCED" not in {finding.code for finding in planned.report.warnings}

@@ -269,6 +269,10 @@ def test_the_same_request_gets_the_first_answer(stuck: str, client: Client) -> N
     eventually(lambda: list(client.list_events(stuck, kinds=["resume_requested"])) != [])
     asked = [event.kind for event in client.list_events(stuck, kinds=["review_requested", "pause_requested"])]
     assert asked == ["review_requested", "pause_requested"]
+    client.wait(stuck, client.cancel_run(stuck, reason="", actor="t") - 1)
+    assert client.pause_run(stuck, reason="", actor="t", request_id="same-request-2").answer == done.answer
+    with pytest.raises(SwellError, match="has ended already"):
+        client.pause_run(stuck, reason="", actor="t")
 
 
 def test_a_refusal_tells_why(stuck: str, client: Client) -> None:

@@ -22,7 +22,7 @@ def test_a_ledger_is_verified_row_for_row(swell: Swell, bundles: Callable[..., P
     assert shown.exit_code == 0, shown.output
     assert "every row is what the log says, and the chain of hashes holds" in shown.stdout
     result = json.loads(swell("ledger", "verify", "--json").stdout.splitlines()[-1])
-    assert result["kind"] == "verifyresult"
+    assert result["kind"] == "verify_result"
     assert result["ok"] is True
     assert result["rows"] > 0
 

@@ -18,6 +18,8 @@ SILENT = {"result_refused", "run_requested", "step_requested"}
 
 
 def event(kind: str, position: int = 1, workstream: str = "", attempt: int = 0, **fact: Any) -> Event:
+    if workstream:
+        fact = {"workstream": workstream, "attempt": attempt, **fact}
     return Event(
         position=position, index=0, kind=kind, run="r1", workstream=workstream, attempt=attempt,
         time_ns=position * 1_000_000_000, by="scheduler", payload={"kind": kind, **fact}, entry="e", cause="",

@@ -303,6 +303,8 @@ def test_what_could_not_be_read_back_is_not_written(event):
         (attempt_subject("r1", "ws-a", 12), Place("attempt", "r1", "ws-a", 12)),
         (attempt_subject("r1", ev.LINE, 1), Place("attempt", "r1", "_line", 1)),
         (late_subject("r1", "ws-a", 12), Place("late", "r1", "ws-a", 12)),
+        ("swell.event.fleet.run", Place("run", "fleet")),
+        ("swell.event.fleet.request", Place("request", "fleet")),
     ],
 )
 def test_a_subject_says_its_place(subject, place):
