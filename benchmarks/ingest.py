@@ -1,7 +1,13 @@
-"""How fast the ledger folds and stores entries, beside DuckDB's appender taking the same event rows and nothing else."""
+"""How fast the ledger folds and stores entries, beside DuckDB's appender taking the same event rows and nothing else.
 
+And how fast, and in how much memory, it makes its file anew from a log of many finished runs:
+`python -c "from benchmarks import ingest; print(ingest.rebuilt(10_000))"` is a million events.
+"""
+
+import itertools
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from services import events as ev
@@ -14,6 +20,8 @@ RUNS = 2
 WORKSTREAMS = 500
 BATCH = 2000
 ROUNDS = 3
+FINISHED_RUNS = 1000
+RUN_WORKSTREAMS = 7
 
 
 def measure() -> list[dict[str, object]]:
@@ -27,13 +35,14 @@ def measure() -> list[dict[str, object]]:
             ours.append(rate)
             bare.append(_appended(Path(folder) / "bare", folded))
     return [
+        *rebuilt(FINISHED_RUNS),
         {
-            "name": "ledger ingest (fold, seven tables, one transaction per batch; baseline: event rows only)",
+            "name": "ledger ingest (fold, ten tables, one transaction per batch; baseline: event rows only)",
             "value": round(max(ours)),
             "unit": "events/s",
             "baseline": round(max(bare)),
             "ratio": round(max(ours) / max(bare), 3),
-        }
+        },
     ]
 
 
@@ -49,6 +58,47 @@ def _ingested(file: Path, records: list[Recorded]) -> tuple[float, list[Batch]]:
     seconds = time.perf_counter() - started
     store.close()
     return sum(len(batch.events) for batch in folded) / seconds, folded
+
+
+def rebuilt(runs: int) -> list[dict[str, object]]:
+    """Rows as of `measure`: a new file from a log of finished runs, and how memory grows over its second half."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store.open(Path(folder) / "ledger", threads=1)
+        fold = Projector(store.tip, store)
+        log = finished_runs(runs)
+        resident_bytes: dict[bool, int] = {}
+        seconds, told = 0.0, 0
+        while records := list(itertools.islice(log, BATCH)):
+            started = time.perf_counter()
+            batch = fold.fold(records)
+            store.commit(batch)
+            seconds += time.perf_counter() - started
+            told += len(batch.events)
+            resident_bytes.setdefault(batch.runs[-1].run >= f"run{runs // 2:06}", _resident_bytes())
+        grown_bytes = _resident_bytes() - resident_bytes[True]
+        size_bytes = store.size_bytes
+        store.close()
+    return [
+        {
+            "name": f"ledger rebuild, {told:,} events of {runs:,} finished runs in {seconds:.1f} s "
+            f"(baseline: 30,000 events/s), file {size_bytes / 2**20:.0f} MiB",
+            "value": round(told / seconds),
+            "unit": "events/s",
+            "baseline": 30_000,
+            "ratio": round(told / seconds / 30_000, 2),
+        },
+        {
+            "name": "resident memory of it at the end; baseline: half-way",
+            "value": round((resident_bytes[True] + grown_bytes) / 2**20),
+            "unit": "MiB",
+            "baseline": round(resident_bytes[True] / 2**20),
+            "ratio": round(1 + grown_bytes / resident_bytes[True], 2),
+        },
+    ]
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
 def _appended(file: Path, folded: list[Batch]) -> float:
@@ -68,25 +118,33 @@ def _appended(file: Path, folded: list[Batch]) -> float:
 
 def history() -> list[Recorded]:
     """RUNS runs of WORKSTREAMS workstreams, each edited, checked twice and merged."""
-    records: list[Recorded] = []
-    for number in range(RUNS):
-        run = f"run{number}"
-        for subject, told in _run(run):
-            position = len(records) + 1
+    return list(_recorded(RUNS, WORKSTREAMS))
+
+
+def finished_runs(runs: int) -> Iterator[Recorded]:
+    """Runs of RUN_WORKSTREAMS workstreams: about 100 events each."""
+    return _recorded(runs, RUN_WORKSTREAMS)
+
+
+def _recorded(runs: int, workstreams: int) -> Iterator[Recorded]:
+    positions = itertools.count(1)
+    for number in range(runs):
+        run = f"run{number:06}"
+        for subject, told in _run(run, workstreams):
+            position = next(positions)
             entry = Entry(id=f"{position:032x}", run=run, at_ns=position, by="scheduler:1", events=told)
-            records.append(Recorded(position, subject, position * 1000, encode_entry(entry)))
-    return records
+            yield Recorded(position, subject, position * 1000, encode_entry(entry))
 
 
-def _run(run: str) -> list[tuple[str, list[ev.AnyEvent]]]:
+def _run(run: str, workstreams: int) -> list[tuple[str, list[ev.AnyEvent]]]:
     log = ev.Artifact(role="log", digest="a" * 64, name="log", size_bytes=1000)
     base = ev.Snapshot(commit="b" * 40, tree="c" * 40)
-    names = [f"workstream-{index}" for index in range(WORKSTREAMS)]
+    names = [f"workstream-{index}" for index in range(workstreams)]
     accepted = ev.RunAccepted(
-        request_id=run, actor="ann", spec=log, workstreams=WORKSTREAMS, repository="repo", base_commit=base.commit
+        request_id=run, actor="ann", spec=log, workstreams=workstreams, repository="repo", base_commit=base.commit
     )
     asked = ev.RunRequested(
-        request_id=run, actor="ann", spec=log, workstreams=WORKSTREAMS, repository="repo", base_commit=base.commit
+        request_id=run, actor="ann", spec=log, workstreams=workstreams, repository="repo", base_commit=base.commit
     )
     told: list[tuple[str, list[ev.AnyEvent]]] = [
         (request_subject(run), [asked]),
@@ -100,7 +158,7 @@ def _run(run: str) -> list[tuple[str, list[ev.AnyEvent]]]:
             (run_subject(run), [ev.WorkstreamTransitioned(workstream=name, from_state="merging", to_state="completed")])
         )
     finished = ev.RunFinished(
-        state="completed", reason="all merged", completed=WORKSTREAMS, failed=0, blocked=0, cancelled=0
+        state="completed", reason="all merged", completed=workstreams, failed=0, blocked=0, cancelled=0
     )
     told.append((run_subject(run), [finished]))
     return told

@@ -53,15 +53,16 @@ _SURROUNDINGS = (
     "read-only file system",
     "too many open files",
 )
-# What a read meets only in a file that is broken; the others would be a mistake in the query.
-_DAMAGE = (
-    duckdb.IOException,
-    duckdb.InternalException,
-    duckdb.FatalException,
-    duckdb.SerializationException,
-    duckdb.CatalogException,
+# What a read says of the query or of a store being closed. Anything else is taken for damage: a block whose checksum is
+# wrong is reported as a plain duckdb.Error.
+_MISTAKES = (
+    duckdb.ProgrammingError,
+    duckdb.DataError,
+    duckdb.NotSupportedError,
+    duckdb.ConnectionException,
+    duckdb.ResourceInUseException,
+    duckdb.TransactionException,
 )
-_HEADERS_BYTES = 3 * 4096
 _ASIDE = re.compile(r"\.corrupt-([0-9]{1,9})(\.wal)?\Z")
 _SCRATCH = ".verify"
 
@@ -91,6 +92,30 @@ class LedgerMismatchError(StoreError):
 def columns_of(row: type[msgspec.Struct]) -> str:
     """The columns of a row's table for a SELECT, in the order of its fields."""
     return ", ".join(row.__struct_fields__)
+
+
+class _Seen:
+    """Names that may be stored: one that was never added is told from them, but for one in a thousand, without a query.
+
+    A Bloom filter of 1 MiB, for half a million names; with more it only asks more often.
+    """
+
+    _BITS = 2**23
+
+    def __init__(self) -> None:
+        self._bits = bytearray(self._BITS // 8)
+
+    def add(self, name: str) -> None:
+        for bit in self._places(name):
+            self._bits[bit >> 3] |= 1 << (bit & 7)
+
+    def __contains__(self, name: str) -> bool:
+        return all(self._bits[bit >> 3] & (1 << (bit & 7)) for bit in self._places(name))
+
+    def _places(self, name: str) -> tuple[int, ...]:
+        mixed = hash(name)
+        first, step = mixed % self._BITS, (mixed >> 23) % self._BITS | 1
+        return tuple((first + step * turn) % self._BITS for turn in range(4))
 
 
 class Snapshot:
@@ -145,6 +170,9 @@ class Store:
         ).fetchall()[0]
         self.stream_created_ns: int = created
         self.tip = Tip(position, entry, bytes(digest))
+        self._runs = _Seen()
+        for (run,) in connection.execute("SELECT run FROM runs").fetchall():
+            self._runs.add(run)
 
     def _new_cursor(self) -> duckdb.DuckDBPyConnection:
         cursor = self._connection.cursor()
@@ -264,7 +292,7 @@ class Store:
 
     def _fail(self, error: duckdb.Error, *, writing: bool) -> NoReturn:
         _complain_of_surroundings(self.file, error)
-        if writing or isinstance(error, _DAMAGE):
+        if writing or not isinstance(error, _MISTAKES):
             self.condemn(f"it failed in use: {error}")
             raise StoreDamagedError(
                 f"{self.file} cannot be {'written' if writing else 'read'} ({error}): "
@@ -344,11 +372,15 @@ class Store:
                 self._connection.rollback()
             self._fail(error, writing=True)
         self.tip = batch.tip
+        for row in batch.runs:
+            self._runs.add(row.run)
 
     # What the fold needs back
 
     def run(self, run: str) -> KnownRun | None:
         """A stored run with its workstreams and open attempts; for the writing thread."""
+        if run not in self._runs:
+            return None
         found = self._rows(RunRow, "runs WHERE run = ?", [run])
         if not found:
             return None

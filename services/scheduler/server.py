@@ -581,7 +581,7 @@ def _reviews(runs: Mapping[str, RunState], names: Sequence[str], after: tuple[st
                 step=review.step if review is not None else "",
                 error_class=review.error_class if review is not None else "",
                 reason=review.reason if review is not None else state.reason,
-                since_ns=getattr(review, "since_ns", 0),
+                since_ns=review.since_ns if review is not None else 0,
                 attempts=state.attempts,
                 commit=state.latest.commit if state.latest is not None else "",
             )

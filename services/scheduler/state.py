@@ -188,6 +188,7 @@ class Review(msgspec.Struct, frozen=True):
     step: Step
     error_class: ErrorClass
     reason: str
+    since_ns: int = 0
 
 
 class Workstream(msgspec.Struct):
@@ -402,7 +403,7 @@ def _fold(  # noqa: PLR0915 - one case per kind of event
         case StepDelayed():
             _delay(run, event)
         case RecoveryChosen():
-            _recover(run, event)
+            _recover(run, fact, event)
         case ReviewResolved():
             _resolve(run, event)
         case StepSkipped() | FixLoopEnded() | ProcessesReaped() | ResultRefused():
@@ -593,7 +594,7 @@ def _delay(run: RunState, event: StepDelayed) -> None:
     run.delayed.add(workstream.id)
 
 
-def _recover(run: RunState, event: RecoveryChosen) -> None:
+def _recover(run: RunState, fact: Fact, event: RecoveryChosen) -> None:
     owner = run.line if event.workstream == LINE else run.workstreams.get(event.workstream)
     if owner is None:
         return
@@ -603,7 +604,7 @@ def _recover(run: RunState, event: RecoveryChosen) -> None:
         event.step: after(used, event.strategy, event.tool, event.reduction, event.replaced),
     }
     if isinstance(owner, Workstream) and event.strategy == "review":
-        owner.review = Review(event.step, event.error_class, event.reason)
+        owner.review = Review(event.step, event.error_class, event.reason, fact.time_ns)
 
 
 def _resolve(run: RunState, event: ReviewResolved) -> None:

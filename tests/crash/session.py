@@ -439,11 +439,12 @@ class Session:
             await asyncio.sleep(0.05)
 
     async def _judge(self, before: dict[str, Any], settled_s: float) -> Verdict:
+        watched = list(self._rig.watched)  # before the rest is read: late facts may still come
         records = await self._rig.records()
         facts = opened(records)
         strikes = self._rig.strikes[self._first :]
         late = await behind(self._rig, records[-1].sequence)
-        wrong = [*self._wrong, *late, *stream_is_whole(records, self._rig.watched)]
+        wrong = [*self._wrong, *late, *stream_is_whole(records, watched)]
         again = 0
         for run, planned in self._planned.items():
             mine = [fact for fact in facts if fact.run == run]

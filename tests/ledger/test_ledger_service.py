@@ -133,6 +133,7 @@ async def test_it_absorbs_survives_a_kill_and_stops_cleanly(tmp_path, nats):
 async def test_it_rebuilds_after_a_rebuild_was_asked_for_and_after_its_file_was_deleted(tmp_path, nats):
     """Each time it ends with exit code 3, which asks for a start; the new file holds the same."""
     records = steady(2, 20)
+    often = {"SWELL_LEDGER_LAG_INTERVAL_S": "0.05"}
     async with connected(nats) as bus:
         for record in records:
             await bus.add(record.subject, record.data)
@@ -144,30 +145,30 @@ async def test_it_rebuilds_after_a_rebuild_was_asked_for_and_after_its_file_was_
         assert said[-1].result.ok
         return (await stub.ListRuns(pb.ListRunsRequest())).SerializeToString(deterministic=True)
 
-    async def watches_end(channel):
-        watch = ledger_pb2_grpc.LedgerServiceStub(channel).WatchEvents(pb.WatchEventsRequest())
-        await watch.read()
-        return watch
+    async def drained(watch) -> None:
+        while True:
+            await watch.read()
 
-    async with running(tmp_path, nats) as (process, channel):
+    async with running(tmp_path, nats, **often) as (process, channel):
         before = await runs_of(channel)
-        watch = await watches_end(channel)
         stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        watch = stub.WatchEvents(pb.WatchEventsRequest())
+        await watch.read()
         answer = await stub.RebuildLedger(pb.RebuildLedgerRequest(reason="doubt"))
         assert answer.position == len(records)
         with pytest.raises(grpc.aio.AioRpcError, match="the ledger stops"):
-            _ = [told async for told in watch]
+            await drained(watch)
         assert await asyncio.to_thread(process.wait, 10) == 3
-    async with running(tmp_path, nats) as (process, channel):
+    async with running(tmp_path, nats, **often) as (process, channel):
         assert (tmp_path / "l.corrupt-1").exists()
         assert await runs_of(channel) == before
         (tmp_path / "l").unlink()
         assert await asyncio.to_thread(process.wait, 10) == 3
-    async with running(tmp_path, nats) as (process, channel):
+    async with running(tmp_path, nats, **often) as (process, channel):
         assert await runs_of(channel) == before
         (tmp_path / "l.wal").unlink(missing_ok=True)
         process.kill()
-    async with running(tmp_path, nats) as (process, channel):
+    async with running(tmp_path, nats, **often) as (process, channel):
         assert await runs_of(channel) == before
     told = (tmp_path / "stderr").read_text()
     assert "a rebuild was asked for: doubt" in told
