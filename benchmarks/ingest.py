@@ -18,7 +18,7 @@ from services.wire import Entry, attempt_subject, encode_entry, request_subject,
 
 RUNS = 2
 WORKSTREAMS = 500
-BATCH = 2000
+BATCH = 5000
 ROUNDS = 3
 FINISHED_RUNS = 1000
 RUN_WORKSTREAMS = 7

@@ -67,9 +67,10 @@ class WatchEndedError(RuntimeError):
 class Watch:
     """What is committed while somebody watches, until it is taken: at most `backlog` entries."""
 
-    def __init__(self, run: str, backlog: int) -> None:
-        """Watch one run, or (run '') all."""
+    def __init__(self, run: str, backlog: int, after: int = 0) -> None:
+        """Watch one run, or (run '') all, from the first entry behind position `after`."""
         self.run = run
+        self._after = after
         self._backlog = backlog
         self._waiting: deque[EntryEvents] = deque()
         self._woken = asyncio.Event()
@@ -79,7 +80,7 @@ class Watch:
         """Take what matches; overflow ends the watch."""
         if self._end is not None:
             return
-        self._waiting.extend(entry for entry in entries if self.run in ("", entry.run))
+        self._waiting.extend(entry for entry in entries if entry.position > self._after and self.run in ("", entry.run))
         if len(self._waiting) > self._backlog:
             self._waiting.clear()
             self.end(WatchOverflowError(f"more than {self._backlog} entries waited to be read"))
@@ -123,7 +124,7 @@ REST = 4
 REST_MAX_S = 0.1
 """After a small commit, rest that many times as long as it took, at most so long: it bounds the ledger's share of a core."""
 
-SMALL_BATCH = 10
+SMALL_BATCH = 25
 """A batch is small below that part of `batch_max`; a ledger that is behind never rests."""
 
 
@@ -142,7 +143,7 @@ class Absorber:
         event_log: EventLog,
         *,
         linger_s: float = 0.03,
-        batch_max: int = 2000,
+        batch_max: int = 5000,
         watch_backlog: int = 10_000,
         lag_max: int = 1000,
     ) -> None:
@@ -279,9 +280,9 @@ class Absorber:
         return batch
 
     @contextlib.contextmanager
-    def watch(self, run: str) -> Iterator[Watch]:
-        """Everything committed from now on, of one run or (run '') of all."""
-        watch = Watch(run, self._watch_backlog)
+    def watch(self, run: str, after: int = 0) -> Iterator[Watch]:
+        """Everything behind position `after` that is committed from now on, of one run or (run '') of all."""
+        watch = Watch(run, self._watch_backlog, after)
         self._watches.add(watch)
         if self._closed:
             watch.end(WatchEndedError("the ledger stops"))

@@ -936,8 +936,8 @@ def _count(number: int) -> int:
 
 
 def _int32(number: int) -> int:
-    return max(-_INT32, min(_INT32, number))
+    return number if -_INT32 <= number <= _INT32 else max(-_INT32, min(_INT32, number))
 
 
 def _int64(number: int) -> int:
-    return max(-_INT64, min(_INT64, number))
+    return number if -_INT64 <= number <= _INT64 else max(-_INT64, min(_INT64, number))

@@ -317,7 +317,7 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
             for entry in page.entries:
                 yield _entry(entry)
             delivered = page.position
-        with self._absorber.watch(run) as watch:
+        with self._absorber.watch(run, delivered) as watch:
             yield pb.WatchEventsResponse(position=delivered)
             while True:
                 try:
@@ -328,9 +328,8 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
                     delivered = max(delivered, self._absorber.position)
                     yield pb.WatchEventsResponse(position=delivered)
                 for entry in entries:
-                    if entry.position > delivered:
-                        yield _entry(entry)
-                        delivered = entry.position
+                    yield _entry(entry)
+                    delivered = entry.position
 
     async def WatchOutput(self, request: pb.WatchOutputRequest, context: Any) -> AsyncIterator[pb.WatchOutputResponse]:
         """Pieces as they are printed, until the caller leaves; an empty one when there was none for a while."""

@@ -246,7 +246,7 @@ class Verifier:
         absorber: Absorber,
         event_log: EventLog,
         *,
-        batch_max: int = 2000,
+        batch_max: int = 5000,
         memory_limit_mb: int = 256,
         query_timeout_s: float = 30.0,
     ) -> None:

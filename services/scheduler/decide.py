@@ -1139,7 +1139,7 @@ class _Deciding:
                 decision = Decision([self._line_again(line, line.delayed.step)])
         elif run.mergeable:
             decision = self._merge(line, run.workstreams[self.definitions.order[run.mergeable[0]]])
-        elif self._undelivered(line) and not run.unsettled:
+        elif self._undelivered(line) and not run.unsettled and not (self.eager and run.eligible):
             decision = self._schedule_line("deliver", line.head, delivered=line.delivered)
         if decision is not None:
             self.slots -= sum(isinstance(event, StepScheduled) for event in decision.events)

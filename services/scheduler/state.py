@@ -619,9 +619,9 @@ def _resolve(run: RunState, event: ReviewResolved) -> None:
     workstream.recovery, workstream.losses, workstream.returned = {}, 0, True
     run.returned.add(workstream.id)
     workstream.restart = event.from_step or (stopped.step if stopped is not None else "edit")
-    if event.verdict != "adjust":
-        # An adjustment may raise the limits of the FIX loop; without one, a person's word starts it afresh.
-        workstream.fix = FixLoopState()
+    if workstream.restart in {"merge", "gate"}:
+        workstream.restart = "edit"
+    workstream.fix = FixLoopState()
     if workstream.restart == "edit" and _must_start_over(stopped, event):
         workstream.base = workstream.latest = workstream.failure = None
         workstream.patches = []

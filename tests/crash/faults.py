@@ -98,21 +98,22 @@ ANYBODY: Final = ("leader", "standby", "executor", "executor", "host", "supervis
 def leaders(random: Random) -> Iterator[Fault]:
     """Nothing but leading schedulers that are killed, one at a time: how long it takes until the other one decides."""
     points = [name for name, point in POINTS.items() if "leader" in point.targets and name != "cancel requested"]
-    while True:
-        yield _alone(random.choice(points), "leader")
+    yield from _alone(random, points, "leader")
 
 
 def buses(random: Random) -> Iterator[Fault]:
     """Nothing but the bus, killed again and again: how long it takes until somebody decides."""
     points = [name for name, point in POINTS.items() if "nats" in point.targets and name != "cancel requested"]
+    yield from _alone(random, points, "nats")
+
+
+def _alone(random: Random, points: list[str], target: str) -> Iterator[Fault]:
+    rest_s = 0.0
     while True:
-        yield _alone(random.choice(points), "nats")
-
-
-def _alone(point: str, target: str) -> Fault:
-    return Fault(
-        point=point, target=target, number=signal.SIGKILL, skip=0, rest_s=APART_S, after_s=0.0, pause_s=PAUSE_MIN_S
-    )
+        point = random.choice(points)
+        kill = signal.SIGKILL
+        yield Fault(point=point, target=target, number=kill, skip=0, rest_s=rest_s, after_s=0.0, pause_s=PAUSE_MIN_S)
+        rest_s = APART_S
 
 
 def plan(random: Random) -> Iterator[Fault]:

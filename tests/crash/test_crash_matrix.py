@@ -19,9 +19,9 @@ from tests.crash.rig import Rig
 from tests.crash.session import Session, Verdict, close_and_compare
 
 QUIET_SEED = 10
-SEEDS = (11, 12, 13)
-KILLS = 10
-LEADER_SEED = 14
+LEADER_SEED = 11
+SEEDS = (12, 13)
+KILLS = 15
 LEADER_KILLS = 1
 KILLS_MIN = 30
 
@@ -35,8 +35,8 @@ async def test_what_was_promised_holds_whoever_dies(tmp_path: Path, capsys: pyte
         await rig.start()
         verdicts += [await Session(rig, QUIET_SEED, kills=0).run()]
         wrong += [f"left alone, this happened: {what}" for what in (*rig.deaths, *rig.complaints())]
-        sessions = [Session(rig, seed, kills=KILLS) for seed in SEEDS]
-        sessions.append(Session(rig, LEADER_SEED, kills=LEADER_KILLS, planned=leaders, strikers=1))
+        sessions = [Session(rig, LEADER_SEED, kills=LEADER_KILLS, planned=leaders, strikers=1)]
+        sessions += [Session(rig, seed, kills=KILLS) for seed in SEEDS]
         for session in sessions:
             verdicts += [await session.run()]
         wrong += await close_and_compare(rig)
