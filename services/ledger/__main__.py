@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import structlog
@@ -118,9 +119,7 @@ async def _serve(config: LedgerConfig, server: grpc.aio.Server, absorber: Absorb
     finally:
         await health.leave()
         ended = [task for task in (absorbing, measuring) if task.done()]
-        for task in working:
-            task.cancel()
-        await asyncio.wait(working)
+        await _end(working)
         absorber.close()
         if config.ready_file is not None:
             config.ready_file.unlink(missing_ok=True)
@@ -128,6 +127,15 @@ async def _serve(config: LedgerConfig, server: grpc.aio.Server, absorber: Absorb
     for task in ended:
         task.result()
     log.info("ledger.stopped", position=absorber.position)
+
+
+async def _end(tasks: set[asyncio.Task[Any]]) -> None:
+    """Cancel until all have ended: asyncio.wait_for of Python 3.11 swallows a cancellation that meets its result."""
+    pending = tasks
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.5)
 
 
 async def _measure(config: LedgerConfig, absorber: Absorber, health: Health) -> None:

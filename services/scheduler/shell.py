@@ -28,6 +28,7 @@ from services.commands import RunStep
 from services.events import (
     AnyEvent,
     RequestAnswered,
+    RollbackFinished,
     RollbackRequested,
     RunAccepted,
     RunAmended,
@@ -35,7 +36,7 @@ from services.events import (
 )
 from services.scheduler import fleet as fleets
 from services.scheduler.appends import Append, appends, may_decide
-from services.scheduler.decide import Decision, Sighting, Sightings, due, outstanding, wanting
+from services.scheduler.decide import GROUP_MAX, Decision, Sighting, Sightings, due, outstanding, wanting
 from services.scheduler.fleet import FLEET, BreakerLimits, ExecutorLife, Fleet, Seen
 from services.scheduler.snapshots import Folded, Snapshots, id_of
 from services.scheduler.state import ANSWERS_KEPT, Fact, Over, RunState, evolve, skip
@@ -431,11 +432,23 @@ class Shell:
         """A decision that cannot be taken or written stops its run, with the reason, instead of being tried for ever."""
         log.error("scheduler.decision_failed", run=state.run, exc_info=error)
         reason = f"the scheduler could not decide: {type(error).__name__}: {str(error)[:300]}"
-        if state.stopping is not None:
+        end: AnyEvent = RunStopping(outcome="failed", reason=reason)
+        if state.rollback is not None:
+            order = state.rollback.order
+            left = [name for name in order if state.workstreams[name].state != "compensated"]
+            end = RollbackFinished(
+                state="compensation_failed",
+                compensated=len(order) - len(left),
+                failed=len(left),
+                without_actions=state.rollback.without_actions,
+                remaining=left[:GROUP_MAX],
+                reason=reason,
+            )
+        elif state.stopping is not None:
             await asyncio.sleep(RETRY_S)
             return
         try:
-            data = encode_entry(self._entry(state, [RunStopping(outcome="failed", reason=reason)]))
+            data = encode_entry(self._entry(state, [end]))
             sequence = await self._log.append(run_subject(state.run), data, expect=state.last_run_sequence)
             self._awaiting[state.run] = sequence
         except (BusError, WireError) as failure:

@@ -1,6 +1,10 @@
 """Verification: every planted difference is found, and nothing is found where nothing differs."""
 
+import atexit
 import contextlib
+import functools
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -52,14 +56,24 @@ def made(file: Path, records: Sequence) -> Store:
     return store
 
 
+@functools.cache
+def sound() -> Path:
+    """A file that holds `full`, to be copied."""
+    file = Path(tempfile.mkdtemp()) / "l"
+    atexit.register(shutil.rmtree, file.parent)
+    made(file, full().records).close()
+    return file
+
+
 @contextlib.contextmanager
 def both(folder: Path, statement: str = "") -> Iterator[tuple[Snapshot, Snapshot]]:
     """Two stores of the same history; the first was tampered with."""
-    made(folder / "stored", full().records).close()
-    with duckdb.connect(str(folder / "stored")) as tampering:
-        if statement:
+    shutil.copyfile(sound(), folder / "stored")
+    shutil.copyfile(sound(), folder / "folded")
+    if statement:
+        with duckdb.connect(str(folder / "stored")) as tampering:
             tampering.execute(statement)
-    stored, folded = Store.open(folder / "stored"), made(folder / "folded", full().records)
+    stored, folded = Store.open(folder / "stored", readers=1), Store.open(folder / "folded", readers=1)
     try:
         with stored.snapshot() as one, folded.snapshot() as two:
             yield one, two
