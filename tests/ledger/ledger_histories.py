@@ -5,15 +5,12 @@ import contextlib
 import fnmatch
 import hashlib
 import itertools
-import shutil
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 from hypothesis import strategies as st
 
 from services import events as ev
 from services.bus import ObjectMissingError, Recorded, StreamIdentity
-from services.ledger.store import Store, StoreDamagedError
 from services.wire import Entry, attempt_subject, encode_entry, late_subject, request_subject, run_subject
 
 START_NS = 1_790_000_000_000_000_000
@@ -111,37 +108,6 @@ def steady(runs: int, workstreams: int) -> list[Recorded]:
             story.decide(moved(name, "merging", "completed"), run=run)
         story.finished(run=run, completed=workstreams)
     return story.records
-
-
-def bulky() -> list[Recorded]:
-    """Entries that fill several blocks of every large column and cannot be packed well."""
-    story = Story()
-    story.accepted("a")
-    raw = b'{"id":"x","run":"r1","at_ns":1,"by":"b","events":[{"kind":"k","x":"%s"}]}'
-    for number in range(8000):
-        story.raw("swell.event.r1.run", raw % (sha256(b"%d" % number) * 4).encode())
-    return story.records
-
-
-def harm_unseen(file: Path) -> None:
-    """Damage a closed ledger's file where its start does not look, but who reads all events does."""
-    sound = file.read_bytes()
-    for place in range(len(sound) - 1000, 0, -100_000):
-        trial = file.parent / "trial" / file.name
-        trial.parent.mkdir()
-        trial.write_bytes(sound[:place] + b"damaged" + sound[place + 7 :])
-        store = Store.open(trial)
-        try:
-            if store.made_anew:
-                continue
-            store.read("SELECT * FROM events")
-        except StoreDamagedError:
-            file.write_bytes(sound[:place] + b"damaged" + sound[place + 7 :])
-            return
-        finally:
-            store.close()
-            shutil.rmtree(trial.parent)
-    raise AssertionError("every place is looked at by the start, or by nobody")
 
 
 class MemoryLog:

@@ -11,14 +11,13 @@ import grpc.aio
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from ledger_damage import bulky, harm_unseen
 from ledger_histories import (
     LOG,
     MemoryLive,
     MemoryLog,
     MemoryObjects,
     Story,
-    bulky,
-    harm_unseen,
     moved,
     scheduled,
     sha256,

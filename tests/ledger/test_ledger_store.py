@@ -12,7 +12,8 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ledger_histories import MemoryLog, Story, batchings, bulky, harm_unseen, histories, steady
+from ledger_damage import bulky, harm_unseen
+from ledger_histories import MemoryLog, Story, batchings, histories, steady
 
 from services.bus import Recorded
 from services.ledger import projector
