@@ -463,7 +463,8 @@ class Bus:
         try:
             while position < end.sequence:
                 try:
-                    batch = await asyncio.wait_for(anext(batches), _REPLAY_SILENCE_S)
+                    async with asyncio.timeout(_REPLAY_SILENCE_S):
+                        batch = await anext(batches)
                 except TimeoutError as error:
                     raise await self._replay_error(subject, end.sequence) from error
                 position = batch[-1].sequence
@@ -592,8 +593,10 @@ class Follower:
                 await self._mend()
                 if not self._buffer:
                     self._wake.clear()
+                    # Not `wait_for`: on Python 3.11 it swallows a cancellation that meets its result.
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._wake.wait(), _HEARTBEAT_S)
+                        async with asyncio.timeout(_HEARTBEAT_S):
+                            await self._wake.wait()
                     if not self._buffer:
                         continue
                 if linger_s and len(self._buffer) < batch_max:
@@ -778,7 +781,8 @@ class Consumer:
                 await self._ask(wanted)
                 left_s = max(deadline - time.monotonic(), 0.0)
                 try:
-                    got.append(await asyncio.wait_for(self._queue.get(), min(left_s, self._MEND_S)))
+                    async with asyncio.timeout(min(left_s, self._MEND_S)):
+                        got.append(await self._queue.get())
                 except TimeoutError:
                     if left_s <= self._MEND_S:
                         break
@@ -954,7 +958,8 @@ class Objects:
         left = chunks
         try:
             while left > 0:
-                batch = await asyncio.wait_for(anext(batches), _OBJECT_SILENCE_S)
+                async with asyncio.timeout(_OBJECT_SILENCE_S):
+                    batch = await anext(batches)
                 left -= len(batch)
                 for message in batch:
                     yield message.data

@@ -278,7 +278,8 @@ class Daemon:
         unused_since = time.monotonic()
         while not self._stop.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), IDLE_CHECK_S if self.idle_exit_s is None else 0.25)
+                async with asyncio.timeout(IDLE_CHECK_S if self.idle_exit_s is None else 0.25):
+                    await self._stop.wait()
             if self.idle_exit_s is None:
                 continue
             clients = take_lock(self.state_dir / "clients.lock", fcntl.LOCK_EX, timeout_s=0)

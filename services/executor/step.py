@@ -83,10 +83,14 @@ class _Failed(Exception):  # noqa: N818 - not an error of ours: an outcome that 
 
 
 class Stopped(msgspec.Struct, frozen=True):
-    """What a step leaves that was stopped: how many processes were ended, and its work, if its tool had been started."""
+    """What a step leaves that was stopped: how many processes were ended, and its work, if its tool had been started.
+
+    `whole`: the tool had ended by itself, so `kept` is the step's own result.
+    """
 
     processes: int = 0
     kept: StepFinished | None = None
+    whole: bool = False
 
 
 _BLAMED_ON_TOOLS: Final = frozenset({"tool_failed", "check_failed", "check_error", "setup_error", "no_change"})
@@ -250,6 +254,7 @@ class _Attempt:
         self.workstream = command.step.on_behalf or command.step.workstream
         self._tools: list[Tool] = []
         self._kept: StepFinished | None = None
+        self._whole = False
 
     async def carry_out(self) -> StepFinished:
         """The step, whichever it is."""
@@ -270,7 +275,9 @@ class _Attempt:
     def stopped(self) -> Stopped:
         """What is to be said when it did not come to its end. Every tool it started is dead then."""
         ends = [tool.ended.result() for tool in self._tools if tool.ended.done()]
-        return Stopped(sum(1 + ended.survivors for ended in ends if ended.ended_by != "itself"), self._kept)
+        return Stopped(
+            sum(1 + ended.survivors for ended in ends if ended.ended_by != "itself"), self._kept, self._whole
+        )
 
     # Folders, values and environments
 
@@ -411,6 +418,7 @@ class _Attempt:
             context |= {"prompt": prompt, "prompt_file": str(scratch / "prompt.md"), **extra}
             keeping = asyncio.create_task(self._keep("prompt", prompt.encode()))
             others = len(self._tools)
+            invocation: Invocation | None = None
             try:
                 async with self._live(scratch):
                     invocation = await self._invoke(profile, context, workspace, scratch, setup, fix=fix)
@@ -419,6 +427,10 @@ class _Attempt:
             except asyncio.CancelledError:
                 if len(self._tools) > others:
                     await self._keep_work(workspace, checks, scratch, keeping)
+                if self._kept is not None and invocation is not None and _ended_itself(invocation):
+                    # Its tool is done and paid for: it must not run again on top of its own work.
+                    self._kept = self._judged_work(self._kept, invocation, profile, checks, scratch)
+                    self._whole = True
                 raise
             finally:
                 keeping.cancel()
@@ -865,6 +877,10 @@ def _says_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _ended_itself(invocation: Invocation) -> bool:
+    return invocation.exit is not None and invocation.exit.ended_by == "itself"
 
 
 _SCRATCH_FOLDERS = ("home", "tmp")

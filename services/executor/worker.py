@@ -243,6 +243,8 @@ class Executor:
 
     def _left_by(self, work: Work, stopped: Stopped) -> StepFinished | None:
         work.processes += stopped.processes
+        if stopped.whole and work.ending != "closed":
+            return stopped.kept
         if work.ending == "closed":
             if stopped.kept is None:
                 return None

@@ -338,7 +338,8 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         async with self._live.hear(live_subject(run, workstream or "*")) as heard:
             while True:
                 try:
-                    subject, data = await asyncio.wait_for(heard.get(), self._heartbeat_s)
+                    async with asyncio.timeout(self._heartbeat_s):
+                        subject, data = await heard.get()
                 except TimeoutError:
                     yield pb.WatchOutputResponse()
                 else:

@@ -449,7 +449,8 @@ async def _in_time(messages: AsyncIterator[pb.SubmitRunRequest]) -> AsyncIterato
     stream = aiter(messages)
     while True:
         try:
-            message = await asyncio.wait_for(anext(stream), SILENCE_S)
+            async with asyncio.timeout(SILENCE_S):
+                message = await anext(stream)
         except StopAsyncIteration:
             return
         except TimeoutError as error:

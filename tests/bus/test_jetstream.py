@@ -577,3 +577,30 @@ async def test_an_object_without_its_chunks_is_missing(nats_server):
         with pytest.raises(ObjectMissingError, match="torn"):
             async with asyncio.timeout(2):
                 _ = [chunk async for chunk in bus.objects.read("torn", limit_bytes=10)]
+
+
+class QuietFollower(Follower):
+    """One that needs no server: nothing is mended, nothing comes."""
+
+    async def _mend(self):
+        pass
+
+    async def _drop(self):
+        pass
+
+
+async def test_a_cancellation_that_meets_a_message_ends_the_following():
+    """On Python 3.11 `asyncio.wait_for` swallows such a one, and whoever waits for the follower's end waits for ever."""
+    follower = QuietFollower(None, "S", ">")
+
+    async def follow():
+        async for _ in follower.batches():
+            pass
+
+    task = asyncio.create_task(follow())
+    await asyncio.sleep(0.05)
+    follower._wake.set()
+    await asyncio.sleep(0)
+    task.cancel()
+    _, pending = await asyncio.wait({task}, timeout=3)
+    assert not pending

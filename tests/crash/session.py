@@ -224,13 +224,19 @@ class _Watch(msgspec.Struct):
 
 
 class Session:
-    """Faults of one seed on a rig that runs already. `kills`: so many times SIGKILL, then the faults are over."""
+    """Faults of one seed on a rig that runs already. `kills`: so many times SIGKILL, then the faults are over.
 
-    def __init__(self, rig: Rig, seed: int, *, kills: int, planned: Plan = plan, strikers: int = STRIKERS) -> None:
+    `planned`: which faults. `strikers`: faults on the watch at a time. `live`: runs at a time.
+    """
+
+    def __init__(
+        self, rig: Rig, seed: int, *, kills: int, planned: Plan = plan, strikers: int = STRIKERS, live: int = LIVE_RUNS
+    ) -> None:
         self._rig = rig
         self._seed = seed
         self._kills = kills
         self._strikers = strikers
+        self._live = live
         self._random = Random(seed)
         self._faults = planned(self._random)
         self._folder = rig.folder / f"session-{seed}"
@@ -275,7 +281,7 @@ class Session:
         number = 0
         try:
             while not self._over:
-                while len(live) < LIVE_RUNS:
+                while len(live) < self._live:
                     number += 1
                     run = f"crash-{self._seed}-{number}"
                     self._ends[run] = asyncio.Event()

@@ -33,9 +33,9 @@ async def test_what_was_promised_holds_whoever_dies(tmp_path: Path, capsys: pyte
     wrong: list[str] = []
     try:
         await rig.start()
-        verdicts += [await Session(rig, QUIET_SEED, kills=0).run()]
+        verdicts += [await Session(rig, QUIET_SEED, kills=0, live=1).run()]
         wrong += [f"left alone, this happened: {what}" for what in (*rig.deaths, *rig.complaints())]
-        sessions = [Session(rig, LEADER_SEED, kills=LEADER_KILLS, planned=leaders, strikers=1)]
+        sessions = [Session(rig, LEADER_SEED, kills=LEADER_KILLS, planned=leaders, strikers=1, live=1)]
         sessions += [Session(rig, seed, kills=KILLS) for seed in SEEDS]
         for session in sessions:
             verdicts += [await session.run()]

@@ -188,6 +188,30 @@ async def test_what_is_not_done_in_time_is_handed_back(running, desk, tmp_path):
     assert running.pulse.state == "draining"
 
 
+async def test_a_tool_that_has_ended_is_not_handed_back(running, desk, tmp_path):
+    """Told to stop while its work is being kept: the result is the step's own, and the tool does not run a second time."""
+    held = asyncio.Event()
+    steps = running.executor._steps
+    own = steps.artifacts
+
+    class Slow:
+        def __getattr__(self, name):
+            return getattr(own, name)
+
+        async def put(self, role, data, **rest):
+            if role == "patch" and not held.is_set():
+                held.set()
+                await asyncio.Event().wait()
+            return await own.put(role, data, **rest)
+
+    steps.artifacts = Slow()
+    key = await desk.ask(Run(tmp_path, {"tool": sh(APPEND)}))
+    await asyncio.wait_for(held.wait(), 20)
+    await running.executor.drain(0)
+    done = await desk.finished(key)
+    assert (done.ok, done.error_class, done.changed) == (True, None, True)
+
+
 async def test_a_check_is_handed_back_and_a_dry_run_is_not(running, desk, tmp_path):
     run = Run(tmp_path, {"tool": sh(APPEND), "check": sh("sleep 60")})
     check = await desk.ask(run, "static", every_check=True)
