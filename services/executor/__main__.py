@@ -29,6 +29,8 @@ from services.ready import announce
 
 log = structlog.get_logger()
 
+END_S = 2.0
+
 
 FORMER_LIFE_S = 6.0
 """How long a former life's supervisor may take to end its tools, before this life does it."""
@@ -120,14 +122,15 @@ async def _serve(
             await executor.drain(grace_s, hurry=hurry, hand_back=not gone)
         for task in (executing, stopping, orphaned, pulseless):
             task.cancel()
-        await asyncio.wait({executing, stopping, orphaned, pulseless})
+        # Bounded: what a cancellation did not end is cancelled once more, task by task, when the loop closes.
+        await asyncio.wait({executing, stopping, orphaned, pulseless}, timeout=END_S)
         if config.ready_file is not None:
             config.ready_file.unlink(missing_ok=True)
-    if not executing.cancelled():
+    if executing.done() and not executing.cancelled():
         executing.result()
     if gone:
         raise SupervisorGoneError("the tool supervisor has ended: the executor must be started anew")
-    if not pulseless.cancelled():
+    if pulseless.done() and not pulseless.cancelled():
         raise PulseGoneError("the thread of the beats has ended: the executor must be started anew")
     log.info("executor.stopped")
 

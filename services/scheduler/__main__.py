@@ -33,6 +33,7 @@ log = structlog.get_logger()
 
 REQUEST_BYTES_MAX = 4 * 1024 * 1024
 HEALTH_INTERVAL_S = 0.25
+END_S = 2.0
 UPLOAD_PATIENCE_S = 5.0
 """How long a submission waits for the bus: well below its caller's patience, so that the reason is told."""
 
@@ -85,7 +86,8 @@ async def _serve(config: SchedulerConfig, server: grpc.aio.Server, shell: Shell,
         ended = [task for task in (scheduling, probing) if task.done()]
         for task in (scheduling, probing, stopping):
             task.cancel()
-        await asyncio.wait({scheduling, probing, stopping})
+        # Bounded: what a cancellation did not end is cancelled once more, task by task, when the loop closes.
+        await asyncio.wait({scheduling, probing, stopping}, timeout=END_S)
         if config.ready_file is not None:
             config.ready_file.unlink(missing_ok=True)
         await server.stop(config.stop_grace_s)
