@@ -20,8 +20,9 @@ Containment, in the order of preference:
 
 A tool that makes no progress for as long as it was told is ended. Progress is output, or CPU time of its processes, or
 a change below the folder it was started in. The last two are looked for only while it prints nothing, LOOKS times in
-each idle limit; so a tool without progress is ended after the limit and at most 1/LOOKS more. CPU time counts from
-CPU_SHARE of one processor on (and CPU_MIN_S, the clock being coarse): a compiler or a test takes all of one, and a
+each idle limit, and LOOKS looks in a row that find nothing end it: never one look after a machine that stood still, in
+which the tool stood still as well. So a tool without progress is ended after the limit and at most 1/LOOKS more. A
+change is told from what the last look found, not from a clock, which may be set back. CPU time counts from CPU_SHARE of one processor on (and CPU_MIN_S, the clock being coarse): a compiler or a test takes all of one, and a
 wrapper that only polls, forking a `sleep` ten times a second, takes 1 to 2 %, and must not keep itself alive for ever.
 
 Invariants: an exit is reported only after the last process of the tool is dead (an orphan that changed its environment
@@ -152,8 +153,9 @@ class Tool:
         "killed",
         "last_progress",
         "looked",
-        "looked_ns",
+        "looks",
         "marker",
+        "newest",
         "outcome",
         "pid",
         "started",
@@ -170,10 +172,11 @@ class Tool:
         self.streams: list[Stream] = []
         self.cwd: str = request["cwd"]
         self.started = self.last_progress = self.looked = now
-        self.looked_ns = time.time_ns()
+        self.looks = 0  # in a row that found nothing
         self.cpu_s = 0.0
         self.deadline = now + float(request["timeout_s"])
         self.idle_s = None if request["idle_timeout_s"] is None else float(request["idle_timeout_s"])
+        self.newest = (0, 0) if self.idle_s is None else _newest(self.cwd)
         self.grace_s = float(request["grace_s"])
         self.kill_at: float | None = None
         self.killed = False
@@ -190,8 +193,11 @@ class Tool:
             return self.kill_at
         if self.idle_s is None:
             return self.deadline
-        look = max(self.last_progress, self.looked) + self.idle_s / LOOKS
-        return min(self.deadline, self.last_progress + self.idle_s, look)
+        return min(self.deadline, max(self.last_progress, self.looked) + self.idle_s / LOOKS)
+
+    def progressed(self, now: float) -> None:
+        self.last_progress = now
+        self.looks = 0
 
     def report(self) -> dict[str, object]:
         out, err = self.streams
@@ -436,31 +442,31 @@ def _marker_of(pid: int) -> str | None:
     return None
 
 
-def _changed_since(top: str, since_ns: int) -> bool:
-    """Whether the status of anything below `top` is younger; `.git` is left out, and so is what is beyond the bound.
+def _newest(top: str) -> tuple[int, int]:
+    """The youngest status below `top` and how many entries there are: another answer means that something changed.
 
-    The time of the status, not that of the content: unpacking a file sets the latter to whenever it was packed.
+    `.git` is left out, and so is what is beyond the bound. The time of the status, not that of the content: unpacking
+    a file sets the latter to whenever it was packed.
     """
     folders = [top]
-    left = ENTRIES_LOOKED_AT
+    newest = seen = 0
     for folder in folders:  # grows while it is read
         try:
-            if os.lstat(folder).st_ctime_ns > since_ns:
-                return True
+            newest = max(newest, os.lstat(folder).st_ctime_ns)
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    left -= 1
-                    if left < 0:
-                        return False
+                    if seen == ENTRIES_LOOKED_AT:
+                        return newest, seen
+                    seen += 1
                     if entry.name == ".git":
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
-                    elif entry.stat(follow_symlinks=False).st_ctime_ns > since_ns:
-                        return True
+                    else:
+                        newest = max(newest, entry.stat(follow_symlinks=False).st_ctime_ns)
         except OSError:  # gone meanwhile, which shows in its parent, or not ours to read
             continue
-    return False
+    return newest, seen
 
 
 def _signal(pid: int, number: int) -> None:
@@ -681,7 +687,7 @@ class Supervisor:
     def drain(self, tool: Tool, stream: Stream) -> None:
         count = stream.drain()
         if count:
-            tool.last_progress = time.monotonic()
+            tool.progressed(time.monotonic())
         elif count == 0:
             self.selector.unregister(stream.fd)
 
@@ -733,9 +739,11 @@ class Supervisor:
             elif tool.deadline <= now:
                 self.stop(tool, "timeout")
             elif self.advanced(tool, now):
-                tool.last_progress = now
-            elif tool.idle_s is not None and tool.last_progress + tool.idle_s <= now:
-                self.stop(tool, "idle")
+                tool.progressed(now)
+            else:
+                tool.looks += 1
+                if tool.looks >= LOOKS:
+                    self.stop(tool, "idle")
 
     def advanced(self, tool: Tool, now: float) -> bool:
         """Whether a tool that prints nothing has done anything since the last look."""
@@ -745,9 +753,9 @@ class Supervisor:
         # What children used that nobody waited for is gone with them, so the sum may fall.
         tool.cpu_s = min(tool.cpu_s, cpu_s)
         worked = cpu_s - tool.cpu_s >= max(CPU_MIN_S, CPU_SHARE * (now - since))
-        started_ns = time.time_ns()
-        moved = worked or _changed_since(tool.cwd, tool.looked_ns)
-        tool.looked, tool.looked_ns = now, started_ns
+        newest = _newest(tool.cwd)
+        moved = worked or newest != tool.newest
+        tool.looked, tool.newest = now, newest
         if moved:
             tool.cpu_s = cpu_s
         return moved

@@ -66,6 +66,11 @@ def living(marker: str) -> list[int]:
     return found
 
 
+def descendants(pid: int) -> list[int]:
+    found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return found + [below for child in found for below in descendants(child)]
+
+
 async def run(supervisor, launch):
     return await (await supervisor.spawn(launch)).wait()
 
@@ -348,17 +353,34 @@ async def test_stop_gives_the_tool_its_grace(supervisor, launch, tmp_path):
 @pytest.mark.parametrize(
     "working",
     [
-        "end = time.monotonic() + 1.7\nwhile time.monotonic() < end: pass",
-        "subprocess.run([sys.executable, '-c', 'import time\\nwhile time.process_time() < 1.5: pass'])",
-        "for n in range(17): time.sleep(0.1); open('file', 'w').write('same')",
-        "for n in range(17): time.sleep(0.1); pathlib.Path('a/b', str(n)).mkdir(parents=True)",
-        "for n in range(17): time.sleep(0.1); print(n, flush=True)",
+        "end = time.monotonic() + 2.5\nwhile time.monotonic() < end: pass",
+        "subprocess.run([sys.executable, '-c', 'import time\\nwhile time.process_time() < 2.4: pass'])",
+        "for n in range(25): time.sleep(0.1); open('file', 'w').write('same')",
+        "for n in range(25): time.sleep(0.1); pathlib.Path('a/b', str(n)).mkdir(parents=True)",
+        "for n in range(25): time.sleep(0.1); print(n, flush=True)",
     ],
 )
 async def test_a_tool_that_makes_progress_is_not_idle(supervisor, launch, working):
     """CPU time, its own or that of a child; a changed file or folder; output."""
     program = f"import pathlib, subprocess, sys, time\n{working}"
-    ended = await run(supervisor, launch(sys.executable, "-c", program, idle_timeout_s=1.0))
+    ended = await run(supervisor, launch(sys.executable, "-c", program, idle_timeout_s=2.0))
+    assert (ended.ended_by, ended.exit_code) == ("itself", 0)
+
+
+async def test_time_in_which_the_machine_stood_still_is_not_idle_time(supervisor, launch, tmp_path):
+    """A frozen machine freezes the tool as well: once it goes on, the tool has its chance to go on too."""
+    working = "import time; open('ready', 'w'); time.sleep(1.5); print()"
+    tool = await supervisor.spawn(launch(sys.executable, "-c", working, idle_timeout_s=2.0))
+    await until((tmp_path / "ready").exists)
+    await asyncio.sleep(0.8)  # a look has seen that file
+    frozen = [supervisor.pid, *descendants(supervisor.pid)]
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    await asyncio.sleep(2.5)
+    for pid in frozen:
+        os.kill(pid, signal.SIGCONT)
+        await asyncio.sleep(0.2)  # the supervisor first
+    ended = await tool.wait()
     assert (ended.ended_by, ended.exit_code) == ("itself", 0)
 
 
