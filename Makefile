@@ -44,7 +44,8 @@ proto: $(STAMP) ## Generate the gRPC stubs from proto/
 proto-check: $(STAMP)
 	$(BIN)/python -m proto.generate --check
 
-soak: $(STAMP) ## Simulate SEEDS runs with faults, then kill real processes KILLS times; stops at the first violation
+soak: $(STAMP) ## Search for new examples, simulate SEEDS runs with faults, kill real processes KILLS times
+	$(BIN)/python -m pytest -q -m hypothesis --hypothesis-profile=search
 	$(BIN)/python -m tests.simulation.soak --seeds $(SEEDS)
 	$(BIN)/python -m tests.crash.soak --kills $(KILLS)
 

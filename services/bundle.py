@@ -35,6 +35,7 @@ import msgspec
 from msgspec import Meta
 
 from services import scope
+from services.diagnostic import printable
 
 FILE_BYTES_MAX: Final = 1 << 20
 """Bytes of one bundle file, unless the caller allows more: a person has to be able to review it."""
@@ -535,7 +536,14 @@ class _Findings:
 
     def add(self, code: str, field: str, message: str, remedy: str) -> None:
         self.problems.append(
-            Problem(code=code, file=self.file, workstream=self.workstream, field=field, message=message, remedy=remedy)
+            Problem(
+                code=code,
+                file=self.file,
+                workstream=self.workstream,
+                field=field,
+                message=printable(message),  # what msgspec says of an unknown key names it as it is
+                remedy=remedy,
+            )
         )
 
 

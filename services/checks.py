@@ -23,6 +23,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from services.diagnostic import printable
 from services.scope import Droppings, ScopeError
 
 CHECKS_FILE = "swell.toml"
@@ -164,7 +165,7 @@ def _layer(document: Mapping[str, Any], source: str) -> Checks:
     try:
         checks = msgspec.convert(named, Checks)
     except msgspec.ValidationError as error:
-        raise ChecksError(f"{source}: {error}. The keys are described in docs and in `swell init`.") from error
+        raise ChecksError(f"{source}: {printable(str(error))}. The keys are described in docs and in `swell init`.") from error
     for key in Checks.__struct_fields__:
         value = getattr(checks, key)
         if value == "" or (isinstance(value, tuple) and any(item in {"", ()} for item in value)):

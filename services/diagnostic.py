@@ -36,6 +36,11 @@ class Diagnostic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     message: str
 
 
+def printable(text: str) -> str:
+    """The text with everything escaped that a terminal would act on, line ends included: for words from outside."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def error_signature(diagnostics: Sequence[Diagnostic], fallback: Sequence[tuple[str, int, str]] = ()) -> str:
     """SHA-256, in hex, of the sorted multiset of (tool, code, path, normalised message).
 

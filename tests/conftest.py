@@ -14,8 +14,14 @@ from hypothesis import HealthCheck, settings
 
 from services.bus import BusConfig
 
-# No example is timed: a busy machine is not a bug. A failure prints what reproduces it.
-settings.register_profile("swell", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+# No example is timed: a busy machine is not a bug. A failure prints what reproduces it. The suite takes the same
+# examples each time, so that what fails fails for its author; new ones are searched for by `make soak`.
+settings.register_profile(
+    "search", deadline=None, print_blob=True, suppress_health_check=list(HealthCheck), max_examples=2000
+)
+settings.register_profile(
+    "swell", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
 settings.load_profile("swell")
 
 NATS_SERVER = Path(sys.executable).parent / "nats-server"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from services import bundle as b
@@ -375,6 +375,7 @@ JSON_VALUES = st.recursive(
 )
 
 
+@example({"test_gates": [{"\x1b[2J": None}]})
 @given(st.dictionaries(st.sampled_from([*b.WorkstreamBundle.__struct_fields__, "_comment", "x"]), JSON_VALUES))
 def test_any_object_is_either_a_bundle_or_a_readable_error(raw):
     try:
