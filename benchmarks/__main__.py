@@ -1,11 +1,11 @@
-"""Runs the benchmarks and prints one table: `python -m benchmarks [plan|ingest|steps|startup]…`."""
+"""Runs the benchmarks and prints one table: `python -m benchmarks [startup|plan|decisions|ingest|steps]…`."""
 
 import importlib
 import os
 import platform
 import sys
 
-NAMES = ("startup", "plan", "ingest", "steps")
+NAMES = ("startup", "plan", "decisions", "ingest", "steps")
 
 
 def main(arguments: list[str]) -> int:

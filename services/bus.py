@@ -23,7 +23,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -69,6 +69,8 @@ _SILENCE_S = 6.0
 _REQUEST_S = 5.0
 _OBJECT_SILENCE_S = 20.0
 _REPLAY_SILENCE_S = 20.0
+
+_T = TypeVar("_T")
 
 
 class BusError(RuntimeError):
@@ -258,7 +260,7 @@ class Bus:
         if self._restoring is not None:
             self._restoring.cancel()
         with contextlib.suppress(NatsError, TimeoutError):
-            await self._nc.flush(timeout=1)
+            await _cancellable(self._nc.flush(timeout=1))
         await self._nc.close()
 
     # The API of the server
@@ -266,9 +268,8 @@ class Bus:
     async def _api(self, subject: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """One request to JetStream's API; the answer may carry `error`."""
         try:
-            answer = await self._nc.request(
-                f"$JS.API.{subject}", b"" if body is None else json.dumps(body).encode(), timeout=_REQUEST_S
-            )
+            asked = b"" if body is None else json.dumps(body).encode()
+            answer = await _cancellable(self._nc.request(f"$JS.API.{subject}", asked, timeout=_REQUEST_S))
         except NoRespondersError as error:
             raise BusUnavailableError(
                 "the NATS server does not answer for JetStream: enable it, or wait for it to start"
@@ -419,7 +420,7 @@ class Bus:
     async def _publish(self, subject: str, data: bytes, headers: dict[str, str] | None) -> dict[str, Any]:
         """The server's answer, which may be an `error` for good; raises BusUnavailableError for one that passes."""
         try:
-            answer = await self._nc.request(subject, data, timeout=_REQUEST_S, headers=headers)
+            answer = await _cancellable(self._nc.request(subject, data, timeout=_REQUEST_S, headers=headers))
         except NoRespondersError as error:
             raise BusUnavailableError(
                 f"no stream takes {subject}: start a scheduler, it creates the streams"
@@ -871,7 +872,7 @@ class Objects:
 
     async def _bucket(self) -> ObjectStore:
         if self._store is None:
-            self._store = await self._bus._js.object_store(ARTIFACTS)  # noqa: SLF001
+            self._store = await _cancellable(self._bus._js.object_store(ARTIFACTS))  # noqa: SLF001
         return self._store
 
     async def write(self, name: str, data: bytes) -> None:
@@ -940,7 +941,7 @@ class Objects:
     async def read(self, name: str, *, limit_bytes: int) -> AsyncIterator[bytes]:
         """An object in chunks. Raises ObjectMissingError, BusError when it is over `limit_bytes`, BusUnavailableError."""
         try:
-            info = await (await self._bucket()).get_info(name)
+            info = await _cancellable((await self._bucket()).get_info(name))
         except (ObjectNotFoundError, ObjectDeletedError, NotFoundError) as error:
             raise ObjectMissingError(f"object {name} is not stored (any more)") from error
         except (NatsError, TimeoutError) as error:
@@ -970,6 +971,21 @@ class Objects:
             raise BusUnavailableError(f"object {name}: no chunk came for {_OBJECT_SILENCE_S:g} s") from error
         finally:
             await batches.aclose()  # type: ignore[attr-defined]
+
+
+async def _cancellable(answer: Awaitable[_T]) -> _T:
+    """What is awaited, unless the task is cancelled meanwhile: then that, whatever came.
+
+    nats-py waits with `asyncio.wait_for`, which before Python 3.12 forgets a cancellation that arrives together with
+    the answer. A task that loses its cancellation goes on for ever, and whoever waits for its end with it.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    try:
+        return await answer
+    finally:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 def stream_settings(config: BusConfig) -> list[dict[str, Any]]:

@@ -5,7 +5,9 @@ them the identity of every check, so that a verdict can be reused wherever the s
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import sys
+from bisect import bisect_right
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -138,8 +140,7 @@ class Definitions:
 
     def required(self, step: Step, ranges: Sequence[tuple[int, int]]) -> list[Check]:
         """Every check that a step asks of the workstreams in these ranges."""
-        indices = [index for start, end in ranges for index in range(start, end)]
-        everything = self.line(indices)
+        everything = self.line(ranges)
         match step:
             case "static":
                 return [check for check in everything if check.kind == "static"]
@@ -154,13 +155,12 @@ class Definitions:
         """The whole text of an acceptance test; for any other check, its name."""
         return self._texts.get(check.check, check.name)
 
-    def line(self, merged: Iterable[int]) -> list[Check]:
-        """What a tree must pass that carries these workstreams (indices over the order): the union of their checks."""
-        indices = sorted(merged)
+    def line(self, merged: Sequence[tuple[int, int]]) -> list[Check]:
+        """What a tree must pass that carries these workstreams (ranges over the order): the union of their checks."""
+        ranges: Ranges = tuple((start, end) for start, end in merged)
         if self._are_alike():
-            indices = indices[:1]
-        workstreams = [self.order[index] for index in indices]
-        ranges = ranges_of(indices)
+            ranges = tuple((start, start + 1) for start, _ in ranges[:1])
+        workstreams = [workstream for start, end in ranges for workstream in self.order[start:end]]
         return self._static(workstreams, ranges) + self._runtime(workstreams, ranges)
 
     def files(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
@@ -220,15 +220,17 @@ class Definitions:
         return known
 
 
-def ranges_of(indices: Sequence[int]) -> Ranges:
-    """Ascending indices as half-open ranges: [0, 1, 2, 5] is ((0, 3), (5, 6))."""
-    ranges: list[tuple[int, int]] = []
-    for index in indices:
-        if ranges and ranges[-1][1] == index:
-            ranges[-1] = (ranges[-1][0], index + 1)
-        else:
-            ranges.append((index, index + 1))
-    return tuple(ranges)
+def ranges_with(ranges: Sequence[tuple[int, int]], index: int) -> Ranges:
+    """Ascending, disjoint half-open ranges with one more index: ((0, 3), (5, 6)) with 3 is ((0, 4), (5, 6))."""
+    at = bisect_right(ranges, (index, sys.maxsize))
+    start, end = index, index + 1
+    before, after = list(ranges[:at]), list(ranges[at:])
+    if before and before[-1][1] >= index:
+        start, known_end = before.pop()
+        end = max(end, known_end)
+    if after and after[0][0] == end:
+        _, end = after.pop(0)
+    return (*before, (start, end), *after)
 
 
 STEP_TIMEOUT_S: dict[Step, float] = {

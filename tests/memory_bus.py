@@ -532,7 +532,8 @@ class MemoryConsumer:
                     return got
                 due = [until for until, _ in self._bus.server.consumers[self._name].pending.values()]
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(grown.wait(), max(min([left_s, *(until - now() for until in due)]), 0.001))
+                    async with asyncio.timeout(max(min([left_s, *(until - now() for until in due)]), 0.001)):
+                        await grown.wait()
         finally:
             stream.grown.discard(grown)
 

@@ -77,7 +77,7 @@ from services.scheduler.state import (
     is_over,
     unknown_checks,
 )
-from services.spec import CHECKS_NAMED_MAX, STEP_TIMEOUT_S, Definitions, Options, ranges_of
+from services.spec import CHECKS_NAMED_MAX, STEP_TIMEOUT_S, Definitions, Options, ranges_with
 
 GROUP_MAX = 400
 """Workstreams named by one decision: keeps an entry under its size limit whatever the ids."""
@@ -1253,13 +1253,11 @@ class _Deciding:
 
     def _gate(self, line: Line, workstream: Workstream, candidate: Snapshot) -> Decision:
         """A merged tree becomes the head only if it passes every check of everything it carries; verdicts are reused."""
-        carried = sorted({*line.merged, workstream.index})
+        carried = ranges_with(line.merged, workstream.index)
         checks = self.definitions.line(carried)
         missing = unknown_checks(self.run, candidate.tree, checks)
         if missing:
-            return self._schedule_line(
-                "gate", candidate, workstream=workstream, checks=missing, merged=ranges_of(carried)
-            )
+            return self._schedule_line("gate", candidate, workstream=workstream, checks=missing, merged=carried)
         advance = self._advance(line, workstream, candidate)
         return Decision([_skipped(workstream.id, "gate", candidate.tree, checks), *advance.events])
 

@@ -91,7 +91,7 @@ from services.scheduler.recovery import (
     after,
     parse_recovery_config,
 )
-from services.spec import Definitions, RunSpec
+from services.spec import Definitions, Ranges, RunSpec, ranges_with
 from services.wire import Entry, Place
 
 UNSETTLED: frozenset[str] = frozenset({"ready", "editing", "static_check", "runtime_check", "fixing", "validating"})
@@ -241,7 +241,7 @@ class Line(msgspec.Struct):
     closed: Closed | None = None
     losses: int = 0
     candidate: Snapshot | None = None
-    merged: list[int] = []
+    merged: Ranges = ()
     delivered: str = ""
     refused: str = ""
     refusal: str = ""
@@ -424,7 +424,7 @@ def _fold(  # noqa: PLR0915 - one case per kind of event
                 run.line.recovery = {}
                 workstream = run.workstreams.get(event.workstream)
                 if workstream is not None:
-                    insort(run.line.merged, workstream.index)
+                    run.line.merged = ranges_with(run.line.merged, workstream.index)
         case MergeRefused():
             if run.line is not None:
                 run.line.candidate = run.line.closed = None

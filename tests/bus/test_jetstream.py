@@ -604,3 +604,30 @@ async def test_a_cancellation_that_meets_a_message_ends_the_following():
     task.cancel()
     _, pending = await asyncio.wait({task}, timeout=3)
     assert not pending
+
+
+# Cancelling
+
+
+async def test_a_cancellation_that_comes_with_the_answer_is_not_forgotten(nats_server):
+    """nats-py would return the answer, and whoever waits for the end of the task would wait for ever."""
+    async with connected(nats_server) as bus:
+        await bus.ensure_streams()
+        waiting = bus._nc._resp_map
+
+        async def ask():
+            await bus.last("swell.event.r1.run")
+            await asyncio.Event().wait()  # where a task that has lost its cancellation stays
+
+        await bus.last("swell.event.r1.run")  # from now on answers come in the map
+        before = set(waiting)
+        task = asyncio.create_task(ask())
+        async with asyncio.timeout(WAIT_S):
+            while not set(waiting) - before:  # noqa: ASYNC110 - nothing tells that a request was sent
+                await asyncio.sleep(0)
+        (answer,) = (waiting[token] for token in set(waiting) - before)
+        await asyncio.sleep(0)
+        answer.add_done_callback(lambda _: task.cancel())
+        _, unfinished = await asyncio.wait([task], timeout=WAIT_S)
+        assert not unfinished
+        assert task.cancelled()

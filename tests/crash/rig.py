@@ -267,7 +267,8 @@ class Rig:
         following = self._bus.follow(0)
         try:
             while len(found) < end:
-                found += await asyncio.wait_for(anext(following), START_S)
+                async with asyncio.timeout(START_S):
+                    found += await anext(following)
         finally:
             await following.aclose()  # type: ignore[attr-defined]  # an async generator, typed as an iterator
         return found[:end]

@@ -409,7 +409,8 @@ class Session:
                 watch = _Watch(fault, fault.skip, asyncio.Event())
                 self._watching.append(watch)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(watch.struck.wait(), POINT_S)
+                    async with asyncio.timeout(POINT_S):
+                        await watch.struck.wait()
                 if watch not in self._watching:
                     continue  # it has struck, or is about to
                 self._watching.remove(watch)

@@ -67,7 +67,8 @@ async def test_the_life_of_an_executor_is_told(pulse, heard, desk):
     assert list(dict.fromkeys(heard.states)) == ["spawning", "idle", "busy", "draining", "terminated"]
     first = heard.beats[0]
     assert (first.executor, first.boot, first.pool, first.slots) == (desk.pool, "b1", desk.pool, 3)
-    await asyncio.wait_for(pulse.gone(), 5)
+    async with asyncio.timeout(5):
+        await pulse.gone()
 
 
 async def test_what_is_not_allowed_is_refused(pulse):
@@ -127,4 +128,5 @@ async def test_the_end_does_not_wait_for_a_bus():
     started = time.monotonic()
     await pulse.close(terminated=True)
     assert time.monotonic() - started < 3
-    await asyncio.wait_for(pulse.gone(), 5)
+    async with asyncio.timeout(5):
+        await pulse.gone()

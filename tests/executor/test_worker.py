@@ -206,7 +206,8 @@ async def test_a_tool_that_has_ended_is_not_handed_back(running, desk, tmp_path)
 
     steps.artifacts = Slow()
     key = await desk.ask(Run(tmp_path, {"tool": sh(APPEND)}))
-    await asyncio.wait_for(held.wait(), 20)
+    async with asyncio.timeout(20):
+        await held.wait()
     await running.executor.drain(0)
     done = await desk.finished(key)
     assert (done.ok, done.error_class, done.changed) == (True, None, True)

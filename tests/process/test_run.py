@@ -134,4 +134,5 @@ async def test_a_helper_that_never_stops_printing_does_not_hold_its_caller(tmp_p
     """Twenty times, since it is a race: what is left in the pipes of a killed helper must not be waited for."""
     for _ in range(20):
         with pytest.raises(ProgramOutputError):
-            await asyncio.wait_for(run(["sh", "-c", "yes"], cwd=tmp_path, timeout_s=20, output_bytes=1 << 20), 15)
+            async with asyncio.timeout(15):
+                await run(["sh", "-c", "yes"], cwd=tmp_path, timeout_s=20, output_bytes=1 << 20)

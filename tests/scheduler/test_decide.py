@@ -670,7 +670,7 @@ def test_red_as_merged_does_not_become_the_head():
     assert refused.reason == "red"
     assert [e.workstream for e in play.of(IntegrationAdvanced)] == [A, C]
     assert play.state.line.head.tree == "ws-a-edit-1+ws-c-edit-1"
-    assert play.state.line.merged == [0, 2]
+    assert play.state.line.merged == ((0, 1), (2, 3))
 
 
 @pytest.mark.parametrize("step", ["merge", "gate"])

@@ -202,7 +202,8 @@ class Cluster:
                 while not condition():
                     grown.clear()
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(grown.wait(), 0.05)
+                        async with asyncio.timeout(0.05):
+                            await grown.wait()
         finally:
             self.server.events.grown.discard(grown)
 
@@ -368,11 +369,9 @@ async def test_who_cannot_read_the_log_gives_the_lease_up(cluster):
     assert "upgrade" in shell.halted
     assert not shell.leader
 
-    async def lease_is_free():
+    async with asyncio.timeout(1.5):
         while await newest_of_key(cluster.bus, LEASES, "scheduler") is not None:  # noqa: ASYNC110 - nothing tells that a key expired
             await asyncio.sleep(0.01)
-
-    await asyncio.wait_for(lease_is_free(), 1.5)
 
 
 # Restarts

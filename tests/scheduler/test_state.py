@@ -211,7 +211,7 @@ def test_an_advance_makes_the_candidate_the_head():
     run = fold(accepted(1), fact(2, RUN_PLACE, IntegrationAdvanced(workstream=B, from_commit="b", to=to)))
     run = evolve(run, fact(3, RUN_PLACE, IntegrationAdvanced(workstream=A, from_commit="m", to=to)))
     assert run.line.head == to
-    assert run.line.merged == [0, 1]
+    assert run.line.merged == ((0, 2),)
 
 
 # What cannot be used
