@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from tests.crash.history import LINE, Fact
+from tests.crash.rig import EXECUTORS, SCHEDULERS
 
 RANDOM: Final = "random"
 PAUSE_MIN_S: Final = 0.5
@@ -105,6 +106,15 @@ def buses(random: Random) -> Iterator[Fault]:
     """Nothing but the bus, killed again and again: how long it takes until somebody decides."""
     points = [name for name, point in POINTS.items() if "nats" in point.targets and name != "cancel requested"]
     yield from _alone(random, points, "nats")
+
+
+def rolling(random: Random) -> Iterator[Fault]:
+    """A rolling restart: every service is asked to end, one after another, as an upgrade does it; twice."""
+    for name in ("ledger", *EXECUTORS, *SCHEDULERS) * 2:
+        rest_s = random.uniform(1.0, 2.0)
+        yield Fault(
+            point=RANDOM, target=name, number=signal.SIGTERM, skip=0, rest_s=rest_s, after_s=0.0, pause_s=PAUSE_MIN_S
+        )
 
 
 def _alone(random: Random, points: list[str], target: str) -> Iterator[Fault]:

@@ -224,7 +224,8 @@ class _Watch(msgspec.Struct):
 
 
 class Session:
-    """Faults of one seed on a rig that runs already. `kills`: so many times SIGKILL, then the faults are over.
+    """Faults of one seed on a rig that runs already. `kills`: so many times SIGKILL, then the faults are over; or when no more
+    are planned.
 
     `planned`: which faults. `strikers`: faults on the watch at a time. `live`: runs at a time.
     """
@@ -403,7 +404,9 @@ class Session:
 
     async def _strike_on(self) -> None:
         while self._killed() < self._kills and not self._over:
-            fault = next(self._faults)
+            fault = next(self._faults, None)
+            if fault is None:
+                return
             await asyncio.sleep(fault.rest_s)
             if fault.point != RANDOM:
                 watch = _Watch(fault, fault.skip, asyncio.Event())

@@ -8,18 +8,20 @@ from __future__ import annotations
 import shutil
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import mkdtemp
 
 import pytest
 
-from tests.crash.faults import leaders
-from tests.crash.history import keep
+from tests.crash.faults import leaders, rolling
+from tests.crash.history import keep, opened
 from tests.crash.rig import Rig
 from tests.crash.session import Session, Verdict, close_and_compare
 
 QUIET_SEED = 10
 LEADER_SEED = 11
+ROLLING_SEED = 14
 SEEDS = (12, 13)
 KILLS = 15
 LEADER_KILLS = 1
@@ -39,6 +41,9 @@ async def test_what_was_promised_holds_whoever_dies(tmp_path: Path, capsys: pyte
         sessions += [Session(rig, seed, kills=KILLS) for seed in SEEDS]
         for session in sessions:
             verdicts += [await session.run()]
+        deaths = len(rig.deaths)
+        verdicts += [await Session(rig, ROLLING_SEED, kills=1, planned=rolling, strikers=1).run()]
+        wrong += [f"rolling restart: {what}" for what in disturbances(rig, deaths)]
         wrong += await close_and_compare(rig)
     finally:
         await rig.stop()
@@ -47,6 +52,14 @@ async def test_what_was_promised_holds_whoever_dies(tmp_path: Path, capsys: pyte
         print("\n" + "\n".join(told(rig, verdicts, wrong)))  # noqa: T201 - what was done to whom is a result as well
     assert not wrong, f"{wrong}; stream and logs are kept in {kept(rig)}"
     assert killed(rig) >= KILLS_MIN
+
+
+def disturbances(rig: Rig, deaths: int) -> Iterator[str]:
+    """What a rolling restart must not show: a service that ends otherwise than well, an attempt that is lost."""
+    yield from (str(death) for death in rig.deaths[deaths:] if death.exit_code != 0)
+    for fact in opened(rig.watched):
+        if fact.run.startswith(f"crash-{ROLLING_SEED}-") and fact.kind == "step_lost":
+            yield f"{fact.run}/{fact.workstream}/{fact.attempt} was lost: {fact.body}"
 
 
 def kept(rig: Rig) -> Path:
