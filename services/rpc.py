@@ -5,11 +5,12 @@ text is variable as metadata. The same reason always means the same error.
 """
 
 import asyncio
+import contextlib
 import hmac
-import ipaddress
 import logging
+import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,6 +26,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[i
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 from grpc_status import rpc_status  # type: ignore[import-untyped]
 
+from services.address import AddressError, loopback
+from services.metrics import CALL_BUCKETS_S, OTHER, Exposition, Reading, Series
+
 log = structlog.get_logger()
 
 DOMAIN = "swell"
@@ -32,6 +36,8 @@ TOKEN_BYTES_MAX = 4096
 _OPEN_TO_ALL = "/grpc.health.v1.Health/"
 
 _Context = grpc.aio.ServicerContext[Any, Any]
+
+IN_FLIGHT = Series("swell_rpc_in_flight", "gauge", "Calls under way, by method.", ("method",))
 
 
 class RpcError(Exception):
@@ -79,14 +85,75 @@ def read_token(file: Path) -> str:
     return token
 
 
-def create_server(*, token: str | None, max_message_bytes: int, concurrent_rpcs: int) -> grpc.aio.Server:
+class CallMetrics:
+    """What of the calls is told to Prometheus: how many, how they ended, how long they took, how many are under way.
+
+    A method is told by its full name if it exists here, so that nobody's inventions become labels.
+    """
+
+    def __init__(self, exposition: Exposition) -> None:
+        """Declare the series in `exposition`."""
+        self._handled = exposition.counter(
+            "swell_rpc_requests_total", "Calls that have ended, by method and status code.", "method", "code"
+        )
+        self._duration = exposition.histogram(
+            "swell_rpc_duration_seconds",
+            "How long calls took; of one that streams, until the stream's end.",
+            "method",
+            buckets=CALL_BUCKETS_S,
+        )
+        self._under_way: dict[str, int] = {}
+        exposition.read((IN_FLIGHT,), self._read)
+
+    async def _read(self) -> list[Reading]:
+        return [(IN_FLIGHT, (method,), count) for method, count in self._under_way.items()]
+
+    @contextlib.contextmanager
+    def call(self, method: str, context: _Context) -> Iterator[None]:
+        """Around a call; what ends it says how."""
+        started = time.monotonic()
+        self._under_way[method] = self._under_way.get(method, 0) + 1
+        code = grpc.StatusCode.UNKNOWN.name
+        try:
+            yield
+            code = _code_of(context)
+        except asyncio.CancelledError:
+            code = grpc.StatusCode.CANCELLED.name
+            raise
+        except Exception:
+            code = _code_of(context)
+            raise
+        finally:
+            self._under_way[method] -= 1
+            self._handled.add((method, code))
+            self._duration.observe((method,), time.monotonic() - started)
+
+    def unimplemented(self) -> None:
+        """Somebody called a method that does not exist here."""
+        self._handled.add((OTHER, grpc.StatusCode.UNIMPLEMENTED.name))
+
+
+def _code_of(context: _Context) -> str:
+    """The name of the status that a call has ended with."""
+    code = context.code()
+    number = code.value[0] if isinstance(code, grpc.StatusCode) else code
+    return _CODES.get(number or 0, grpc.StatusCode.UNKNOWN.name)
+
+
+_CODES = {code.value[0]: code.name for code in grpc.StatusCode}
+
+
+def create_server(
+    *, token: str | None, max_message_bytes: int, concurrent_rpcs: int, metrics: CallMetrics | None = None
+) -> grpc.aio.Server:
     """A server that asks every caller but health probes for `authorization: Bearer <token>`; None asks nobody.
 
-    `max_message_bytes` bounds a request, `concurrent_rpcs` the calls under way; more are refused.
+    `max_message_bytes` bounds a request, `concurrent_rpcs` the calls under way; more are refused. `metrics` are told of
+    each call; by default nobody reads them.
     """
     logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_cancellation)
     return grpc.aio.server(
-        interceptors=[_Boundary(token)],
+        interceptors=[_Boundary(token, metrics or CallMetrics(Exposition("")))],
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
             # Without this, two servers would share one port and each get some of the calls.
@@ -153,26 +220,18 @@ async def serve(server: grpc.aio.Server, bind: str, services: Sequence[str], pro
 
 def check_bind(bind: str) -> None:
     """Raise BindError unless `bind` is a loopback address with a port."""
-    host, colon, port = bind.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-        raise BindError(f"bind {bind!r} is not an address: write host:port, such as 127.0.0.1:0")
     try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError as error:
-        raise BindError(f"bind {bind!r} is not an address: write an IP address or localhost, then :port") from error
-    if not loopback:
-        raise BindError(
-            f"bind {bind!r} can be reached from other machines, and this version has no TLS to protect it: "
-            "bind to 127.0.0.1 and put a proxy that speaks TLS in front"
-        )
+        loopback("bind", bind)
+    except AddressError as error:
+        raise BindError(str(error)) from error
 
 
 class _Boundary(grpc.aio.ServerInterceptor):
     """The message boundary: who calls, and what becomes of exceptions."""
 
-    def __init__(self, token: str | None) -> None:
-        """Ask for `token`, or nobody for anything if it is None."""
+    def __init__(self, token: str | None, metrics: CallMetrics) -> None:
+        """Ask for `token`, or nobody for anything if it is None; tell `metrics` of each call."""
+        self._metrics = metrics
         self._expected = None if token is None else f"Bearer {token}".encode()
 
     async def intercept_service(
@@ -182,10 +241,20 @@ class _Boundary(grpc.aio.ServerInterceptor):
     ) -> Any:
         """The handler of the call, within the boundary."""
         method = str(handler_call_details.method)
-        if not method.startswith(_OPEN_TO_ALL) and not self._admitted(handler_call_details.invocation_metadata):
-            return _STRANGER
         handler = await continuation(handler_call_details)
-        return None if handler is None else _bounded(handler, method)
+        if not method.startswith(_OPEN_TO_ALL) and not self._admitted(handler_call_details.invocation_metadata):
+            return self._stranger(method if handler is not None else OTHER)
+        if handler is None:
+            self._metrics.unimplemented()
+            return None
+        return _bounded(handler, method, self._metrics)
+
+    def _stranger(self, method: str) -> Any:
+        async def refuse(request: Any, context: _Context) -> None:
+            with self._metrics.call(method, context):
+                await _refuse_stranger(request, context)
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
 
     def _admitted(self, metadata: Any) -> bool:
         if self._expected is None:
@@ -206,11 +275,8 @@ async def _refuse_stranger(_request: Any, context: _Context) -> NoReturn:
     await context.abort_with_status(rpc_status.to_status(status_of(error)))
 
 
-_STRANGER: Any = grpc.stream_stream_rpc_method_handler(_refuse_stranger)
-
-
-def _bounded(handler: Any, method: str) -> Any:
-    """The same handler; what it raises becomes a status."""
+def _bounded(handler: Any, method: str, metrics: CallMetrics) -> Any:
+    """The same handler; what it raises becomes a status, and how it ends is counted."""
     coding = {
         "request_deserializer": handler.request_deserializer,
         "response_serializer": handler.response_serializer,
@@ -220,40 +286,50 @@ def _bounded(handler: Any, method: str) -> Any:
         make = (
             grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
         )
-        return make(_streaming(behaviour, method), **coding)
+        return make(_streaming(behaviour, method, metrics), **coding)
     behaviour = handler.stream_unary if handler.request_streaming else handler.unary_unary
     make = grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
-    return make(_answering(behaviour, method), **coding)
+    return make(_answering(behaviour, method, metrics), **coding)
 
 
-def _answering(behaviour: Callable[[Any, _Context], Awaitable[Any]], method: str) -> Callable[[Any, _Context], Any]:
+def _answering(
+    behaviour: Callable[[Any, _Context], Awaitable[Any]], method: str, metrics: CallMetrics
+) -> Callable[[Any, _Context], Any]:
     async def answer(request: Any, context: _Context) -> Any:
-        try:
-            return await behaviour(request, context)
-        except (asyncio.CancelledError, grpc.aio.AbortError):
-            raise  # swallowing a cancellation leaks memory of the native call
-        except Exception as error:  # noqa: BLE001 - the message boundary
-            return await _abort(context, method, error)
+        with metrics.call(method, context):
+            try:
+                return await behaviour(request, context)
+            except (asyncio.CancelledError, grpc.aio.AbortError):
+                raise  # swallowing a cancellation leaks memory of the native call
+            except Exception as error:  # noqa: BLE001 - the message boundary
+                return await _abort(context, method, error)
 
     return answer
 
 
-def _streaming(behaviour: Callable[[Any, _Context], Any], method: str) -> Callable[[Any, _Context], Any]:
+def _streaming(
+    behaviour: Callable[[Any, _Context], Any], method: str, metrics: CallMetrics
+) -> Callable[[Any, _Context], Any]:
     async def stream(request: Any, context: _Context) -> None:
-        try:
-            outcome = behaviour(request, context)
-            if not hasattr(outcome, "__aiter__"):
-                await outcome
-                return
-            async with aclosing(outcome) as messages:
-                async for message in messages:
-                    await context.write(message)
-        except (asyncio.CancelledError, grpc.aio.AbortError):
-            raise  # swallowing a cancellation leaks memory of the native call
-        except Exception as error:  # noqa: BLE001 - the message boundary
-            await _abort(context, method, error)
+        with metrics.call(method, context):
+            try:
+                await _streamed(behaviour(request, context), context)
+            except (asyncio.CancelledError, grpc.aio.AbortError):
+                raise  # swallowing a cancellation leaks memory of the native call
+            except Exception as error:  # noqa: BLE001 - the message boundary
+                await _abort(context, method, error)
 
     return stream
+
+
+async def _streamed(outcome: Any, context: _Context) -> None:
+    """Write what a handler yields, or wait for one that writes by itself."""
+    if not hasattr(outcome, "__aiter__"):
+        await outcome
+        return
+    async with aclosing(outcome) as messages:
+        async for message in messages:
+            await context.write(message)
 
 
 async def _abort(context: _Context, method: str, error: Exception) -> NoReturn:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import msgspec
 
+from swell.cluster import has_room
 from swell.errors import SwellError
 from swell.values import (
     Adjustment,
@@ -537,6 +538,14 @@ class Client:
             if detail.Is(info.DESCRIPTOR) and detail.Unpack(info):
                 remedy = dict(info.metadata).get("remedy", "")
                 return SwellError(code, info.reason, (status.message or code).strip(), remedy)
+        if code == "UNAVAILABLE" and self.endpoints.state_dir is not None and not has_room(self.endpoints.state_dir):
+            return SwellError(
+                code,
+                "DISK_FULL",
+                "the disk of the cluster's state folder is full, and its services wait for room",
+                "Make room: the cluster then goes on by itself, and with it every run; nothing is lost.",
+                str(self.endpoints.state_dir),
+            )
         if code == "UNAVAILABLE":
             return SwellError(
                 code,

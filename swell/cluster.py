@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import signal
 import stat
 import sys
@@ -40,6 +41,8 @@ LAUNCH_TIMEOUT_S: Final = 15.0
 LAUNCH_OUTPUT_BYTES: Final = 64 * 1024
 STATUS_BYTES_MAX: Final = 64 * 1024
 TOKEN_BYTES_MAX: Final = 4096
+ROOM_BYTES_MIN: Final = 4 * 1024 * 1024
+"""A disk with less room than this counts as full."""
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +55,10 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the owner of the folder is. `waiting_for` names what is not ready yet; `children` maps name to pid."""
+    """How far the owner of the folder is. `waiting_for` names what is not ready yet; `children` maps name to pid.
+
+    `metrics` maps a service to where Prometheus finds its /metrics.
+    """
 
     pid: int
     state: Literal["starting", "ready", "failed"]
@@ -61,6 +67,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     children: dict[str, int] = {}
     scheduler: str = ""
     ledger: str = ""
+    metrics: dict[str, str] = {}
     token_file: str = ""
     error: Failure | None = None
     version: int = 1
@@ -111,6 +118,14 @@ def prepare_state_dir(state_dir: Path) -> None:
             "Make it a writable folder, or set SWELL_STATE_DIR to one.",
             str(state_dir),
         ) from error
+
+
+def has_room(state_dir: Path) -> bool:
+    """Whether the disk of a state folder takes anything more; one that cannot be asked counts as if it did."""
+    try:
+        return shutil.disk_usage(state_dir).free >= ROOM_BYTES_MIN
+    except OSError:
+        return True
 
 
 def take_lock(file: Path, kind: int, *, timeout_s: float) -> int | None:

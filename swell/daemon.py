@@ -33,6 +33,7 @@ from swell.cluster import (
     Failure,
     Status,
     endpoints_of,
+    has_room,
     prepare_state_dir,
     tail_of,
     take_lock,
@@ -58,6 +59,7 @@ START_DEATHS_MAX: Final = 4
 """Deaths of one child before the cluster was ever ready: what is wrong then does not mend itself."""
 HAND_BACK_S: Final = 15.0
 """What an executor needs beyond its own grace to end tools, keep their work and hand it back, with room to spare."""
+ROOM_CHECK_S: Final = 0.5
 GRACE_S: Final = {"executor": EXECUTOR_STOP_GRACE_S + HAND_BACK_S, "scheduler": 4.0, "ledger": 4.0, "nats": 4.0}
 
 _VERSION = re.compile(r"v(\d+)\.(\d+)\.(\d+)")
@@ -91,6 +93,8 @@ class Daemon:
         self._stop = asyncio.Event()
         self._failure: Failure | None = None
         self._children: dict[str, Service] = {}
+        self._room = asyncio.Event()
+        self._room.set()
         self._waiting = ["nats", "scheduler", "ledger", "executor"]
         self._started_ns = time.time_ns()
         self._ready = False
@@ -113,6 +117,7 @@ class Daemon:
                 self._parts.write(name)
                 watches.append(asyncio.create_task(self._keep(name, self._parts.argv(name))))
             await self._until(self._serving)
+            watches.append(asyncio.create_task(self._watch_room()))
             self._ready = True
             self._write("ready")
             self._on_ready(self._status("ready"))
@@ -131,7 +136,8 @@ class Daemon:
                 watch.cancel()
             await asyncio.gather(*watches, return_exceptions=True)
             await self._end_children()
-            self._write("failed")
+            with contextlib.suppress(OSError):  # a full disk: why it had to end is returned as well
+                self._write("failed")
         return self._failure
 
     # Before anything runs
@@ -202,10 +208,16 @@ class Daemon:
                 return
             self._children[name] = child
             if self._ready:
-                self._write("ready")
+                with contextlib.suppress(OSError):  # a full disk: only the pid of a child is out of date
+                    self._write("ready")
             code = await child.wait()
             now = time.monotonic()
             _say(f"{name} ended with exit code {code} after {now - started:.1f} s")
+            if not self._room.is_set() or not has_room(self.state_dir):
+                deaths.clear()  # nobody lives on a full disk
+                await asyncio.sleep(ROOM_CHECK_S)
+                await self._room.wait()
+                continue
             deaths = [at for at in deaths if now - at < DEATHS_WINDOW_S] + [now]
             if len(deaths) >= (DEATHS_MAX if self._ready else START_DEATHS_MAX):
                 self._give_up(
@@ -221,6 +233,18 @@ class Daemon:
             pause_s = RESTART_S[0] if now - started > HEALTHY_S else pause_s
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, RESTART_S[1])
+
+    async def _watch_room(self) -> None:
+        """While the disk is full, nothing is restarted; afterwards the bus is, which stores nothing more until then."""
+        while True:
+            await asyncio.sleep(ROOM_CHECK_S)
+            if self._room.is_set() and not has_room(self.state_dir):
+                self._room.clear()
+                _say(f"the disk of {self.state_dir} is full: waiting for room")
+            elif not self._room.is_set() and has_room(self.state_dir):
+                _say("there is room again: nats-server is started anew")
+                await self._children["nats"].terminate(GRACE_S["nats"])
+                self._room.set()
 
     def _give_up(self, failure: Failure) -> None:
         self._failure = self._failure or failure
@@ -252,20 +276,22 @@ class Daemon:
 
     def _serving(self) -> str:
         for name in ("scheduler", "ledger", "executor"):
-            if name in self._waiting and (port := self._port_of(name)) is not None:
-                if port:
+            if name in self._waiting and (ports := self._ports_of(name)) is not None:
+                if port := ports.get("port", 0):
                     self._parts.addresses[name] = f"127.0.0.1:{port}"
-                    self._parts.write(name)
+                if port := ports.get("metrics_port", 0):
+                    self._parts.metrics[name] = f"127.0.0.1:{port}"
+                self._parts.write(name)
                 self._done(name)
         return "yes" if not self._waiting else ""
 
-    def _port_of(self, name: str) -> int | None:
-        """The port of a service that said it is ready, 0 for one that serves nobody; None before."""
+    def _ports_of(self, name: str) -> dict[str, int] | None:
+        """The ports of a service that said it is ready, 0 for one that serves nobody; None before."""
         child = self._children.get(name)
         with contextlib.suppress(OSError, msgspec.DecodeError, msgspec.ValidationError):
             ready = msgspec.json.decode(self._parts.ready_file(name).read_bytes(), type=dict[str, int])
             if child is not None and ready.get("pid") == child.pid:
-                return ready.get("port", 0)
+                return ready
         return None
 
     def _done(self, name: str) -> None:
@@ -324,6 +350,7 @@ class Daemon:
                 "children": {name: child.pid for name, child in self._children.items()},
                 "scheduler": self._parts.addresses.get("scheduler", ""),
                 "ledger": self._parts.addresses.get("ledger", ""),
+                "metrics": self._parts.metrics,
                 "token_file": str(self._parts.token_file),
                 "error": self._failure,
             },
@@ -362,8 +389,9 @@ def _connects(url: str) -> bool:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} cluster: {text}\n")
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # what cannot be said on a full disk must end nobody
+        sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} cluster: {text}\n")
+        sys.stderr.flush()
 
 
 def own(

@@ -37,6 +37,7 @@ class Parts:
         self._ports = ports
         self._nats_url = ""
         self.addresses: dict[str, str] = {}
+        self.metrics: dict[str, str] = {}
 
     @property
     def token_file(self) -> Path:
@@ -91,6 +92,7 @@ class Parts:
     def write(self, name: str) -> None:
         """Configure a service."""
         lines = [f"ready_file = {_quoted(self.ready_file(name))}"]
+        lines += [f"metrics_address = {_quoted(self.metrics.get(name, '127.0.0.1:0'))}"]
         if name == "executor":
             lines += ['id = "local"', 'pool = "default"', f"slots = {EXECUTOR_SLOTS}"]
             lines += [f"stop_grace_s = {EXECUTOR_STOP_GRACE_S}"]

@@ -20,10 +20,12 @@ from services.bus import Bus, BusError
 from services.config import ConfigError, load
 from services.executor.config import PREFIX, ExecutorConfig
 from services.executor.journal import Journal, Key, StateDirBusyError, lock
+from services.executor.metrics import ExecutorMetrics
 from services.executor.pulse import Pulse, PulseGoneError
 from services.executor.step import StepConfig, Steps
 from services.executor.tools import tool_path
 from services.executor.worker import HAND_BACK_S, Executor, marker_of
+from services.metrics import Exposition
 from services.process import ProcessError, Supervisor, SupervisorGoneError, sweep
 from services.ready import announce
 
@@ -52,9 +54,12 @@ async def run(config: ExecutorConfig) -> None:
         pool=config.pool,
         slots=slots,
     )
+    exposition = Exposition("executor")
+    metrics = ExecutorMetrics(exposition)
     async with contextlib.AsyncExitStack() as open_things:
         open_things.callback(os.close, locked)
-        # Opened first, hence closed last: its last word is that everything else is closed.
+        metrics_port = await open_things.enter_async_context(exposition.served(config.metrics_address))
+        # Opened early, hence closed late: its last word is that everything else is closed.
         pulse.start()
         open_things.push_async_exit(lambda kind, *_: pulse.close(terminated=kind is None))
         leftovers = await _clean_up(journal)
@@ -74,14 +79,15 @@ async def run(config: ExecutorConfig) -> None:
                 setup_timeout_s=config.setup_timeout_s,
                 keep_work_timeout_s=config.keep_work_timeout_s,
             ),
-            Artifacts(bus.objects),
+            Artifacts(metrics.counted(bus.objects)),
             supervisor,
             bus,
         )
         await steps.prepare()
-        executor = Executor(bus, steps, pulse, journal)
+        executor = Executor(bus, steps, pulse, journal, metrics)
+        metrics.read(pulse, executor)
         serving = asyncio.create_task(executor.run(leftovers))
-        await _serve(config, executor, serving, (supervisor, pulse), (stop, hurry))
+        await _serve(config, executor, serving, (supervisor, pulse), (stop, hurry), metrics_port)
 
 
 async def _clean_up(journal: Journal) -> dict[Key, int]:
@@ -102,6 +108,7 @@ async def _serve(
     executing: asyncio.Task[None],
     needed: tuple[Supervisor, Pulse],
     asked: tuple[asyncio.Event, asyncio.Event],
+    metrics_port: int,
 ) -> None:
     """Execute until asked to stop, or until the supervisor or the pulse is gone: without them a restart is due."""
     supervisor, pulse = needed
@@ -111,7 +118,7 @@ async def _serve(
     pulseless = asyncio.create_task(pulse.gone())
     try:
         if config.ready_file is not None:
-            announce(config.ready_file, 0)
+            announce(config.ready_file, 0, metrics_port)
         await asyncio.wait({executing, stopping, orphaned, pulseless}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         gone = orphaned.done()

@@ -23,7 +23,9 @@ class ExecutorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     `id`: its name, the same across restarts. Default: drawn once and kept in `state_dir`.
     `pool`: whose commands it takes. Default "default".
     `slots`: attempts it runs at a time. Default: the number of processors, at least 2.
-    `ready_file`: where {"port": 0, "pid": …} is written once commands are taken. Default none.
+    `ready_file`: where {"port": 0, "pid": …} is written once commands are taken, with "metrics_port" if there is one.
+        Default none.
+    `metrics_address`: where Prometheus finds /metrics, host:port, port 0 for any; loopback only. Default "": nowhere.
     `containment`: how a tool's processes are held together: pidns, sweep, or auto for what can be had. Default auto.
     `output_bytes`: what is kept of each output of a tool, bytes. Default 10 MiB.
     `setup_timeout_s`: the limit on each of a repository's setup commands, seconds. Default 900.
@@ -37,6 +39,7 @@ class ExecutorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     pool: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "default"
     slots: Annotated[int, Meta(ge=0, le=1024)] = 0
     ready_file: Path | None = None
+    metrics_address: str = ""
     containment: Literal["auto", "pidns", "sweep"] = "auto"
     output_bytes: Count = 10 * 1024 * 1024
     setup_timeout_s: Seconds = 900.0

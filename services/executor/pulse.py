@@ -51,7 +51,10 @@ class BeatBus(Protocol):
 
 
 class Pulse:
-    """Says every second who this is, what it does, and which attempts move. `start` it first, `close` it last."""
+    """Says every second who this is, what it does, and which attempts move. `start` it first, `close` it last.
+
+    `sent` and `failed` count its beats.
+    """
 
     def __init__(
         self, connect: Callable[[], Awaitable[BeatBus]], *, executor: str, boot: str, pool: str, slots: int
@@ -67,6 +70,8 @@ class Pulse:
         self._named: dict[Key, int] = {}
         self._state: ExecutorState = "spawning"
         self._over = False
+        self.sent = 0
+        self.failed = 0
         self._thread = threading.Thread(target=self._run, name="swell-beats", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._hurry: asyncio.Event | None = None
@@ -149,7 +154,9 @@ class Pulse:
                     if bus is not None:
                         async with asyncio.timeout(PUT_S):
                             await bus.put_key(EXECUTORS, self.executor, msgspec.json.encode(beat))
+                        self.sent += 1
                 except (BusError, TimeoutError) as error:
+                    self.failed += 1
                     log.warning("executor.beat_unsaid", error=str(error) or "time-out")
                 if over:
                     return

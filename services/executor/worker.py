@@ -27,8 +27,10 @@ from services.commands import RunStep
 from services.events import AnyEvent, ProcessesReaped, ResultRefused, StepFinished
 from services.executor import claims
 from services.executor.journal import Journal
+from services.executor.metrics import UNREADABLE, ExecutorMetrics
 from services.executor.pulse import Pulse
 from services.executor.step import MESSAGE_CHARS, Steps, Stopped
+from services.metrics import Exposition
 from services.process import ProcessError
 from services.wire import (
     Entry,
@@ -61,11 +63,12 @@ Key = tuple[str, str, int]
 class Work(msgspec.Struct):
     """An attempt this executor has claimed. `sequence` is its claim; `ending` says why it does not go on, if it does not.
 
-    `processes` counts those that were ended for it.
+    `step` is what it is asked to do. `processes` counts those that were ended for it.
     """
 
     key: Key
     sequence: int
+    step: str
     task: "asyncio.Task[StepFinished] | None" = None
     ending: Literal["", "closed", "handed_back"] = ""
     claimed_at: float = 0.0
@@ -75,8 +78,14 @@ class Work(msgspec.Struct):
 class Executor:
     """One executor. `run` it; `drain` ends the pulling, and ends or hands back what is running."""
 
-    def __init__(self, bus: Bus, steps: Steps, pulse: Pulse, journal: Journal) -> None:
-        """`pulse` says who it is; its name stays the same across restarts, and every start has a fresh boot id."""
+    def __init__(
+        self, bus: Bus, steps: Steps, pulse: Pulse, journal: Journal, metrics: ExecutorMetrics | None = None
+    ) -> None:
+        """`pulse` says who it is; its name stays the same across restarts, and every start has a fresh boot id.
+
+        `metrics` are told what becomes of attempts; by default nobody reads them.
+        """
+        self._metrics = metrics or ExecutorMetrics(Exposition("executor"))
         self._bus = bus
         self._steps = steps
         self._pulse = pulse
@@ -88,6 +97,11 @@ class Executor:
         self._busy: set[asyncio.Task[None]] = set()
         self._freed = asyncio.Event()
         self._stopping = asyncio.Event()
+
+    @property
+    def running(self) -> int:
+        """How many attempts are under way here."""
+        return len(self._work)
 
     async def run(self, leftovers: Mapping[Key, int] | None = None) -> None:
         """Run until cancelled. `leftovers`: attempts of a former life, and how many of their processes were ended."""
@@ -175,7 +189,7 @@ class Executor:
         if sequence == 0:
             self._journal.closed(key)
             return
-        work = Work(key=key, sequence=sequence, claimed_at=time.monotonic())
+        work = Work(key=key, sequence=sequence, step=command.step.step, claimed_at=time.monotonic())
         self._take_up(work)
         try:
             result = await self._carry_out(work, command)
@@ -201,7 +215,8 @@ class Executor:
         fenced = claims.claim(self._name, self._boot)
         data = encode_entry(self._entry(key[0], fenced.events))
         try:
-            sequence = await self._bus.append(attempt_subject(*key), data, expect=fenced.expect)
+            with self._metrics.claiming():
+                sequence = await self._bus.append(attempt_subject(*key), data, expect=fenced.expect)
         except RefusedError:
             sequence = 0
         except BusUnavailableError as error:
@@ -217,7 +232,7 @@ class Executor:
         key = (tokens[3], tokens[4], int(tokens[5]))
         sequence = await self._claim(key, delivery)
         if sequence:
-            work = Work(key=key, sequence=sequence)
+            work = Work(key=key, sequence=sequence, step=UNREADABLE)
             message = f"{reason}: upgrade this executor"[:MESSAGE_CHARS]
             await self._close(work, StepFinished(ok=False, error_class="protocol_error", message=message))
 
@@ -260,8 +275,10 @@ class Executor:
     async def _close(self, work: Work, result: StepFinished | None) -> bool:
         """Append the result after our claim, or what came too late to the late subject; whether everything is told."""
         if result is not None and await self._appended(work, result):
+            self._metrics.closed(work.step, result)
             return True
         log.info("executor.result_refused", attempt=work.key)
+        self._metrics.refused(work.step, result)
         events: list[AnyEvent] = []
         if result is not None:
             events.append(ResultRefused(executor=self._name, boot=self._boot, result=_minimal(result)))
@@ -273,6 +290,7 @@ class Executor:
             await self._late(work.key, events)
             return False
         processes = work.processes + sum(swept.values())
+        self._metrics.reaped(processes)
         events.append(ProcessesReaped(executor=self._name, boot=self._boot, processes=processes))
         return await self._late(work.key, events)
 
@@ -320,6 +338,7 @@ class Executor:
     async def _tell_leftovers(self, leftovers: Mapping[Key, int]) -> None:
         """Say of each attempt that a former life had open that nothing of it lives; then it is forgotten."""
         for key, processes in leftovers.items():
+            self._metrics.reaped(processes)
             told = await self._is_told(key)
             reaped = ProcessesReaped(executor=self._name, boot=self._boot, processes=processes)
             if told or await self._late(key, [reaped]):

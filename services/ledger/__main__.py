@@ -23,12 +23,14 @@ from services.bus import Bus, BusError
 from services.config import ConfigError, load
 from services.ledger.absorb import Absorber
 from services.ledger.config import PREFIX, LedgerConfig
+from services.ledger.metrics import LedgerMetrics
 from services.ledger.server import SERVICE, LedgerServer
 from services.ledger.store import Store, StoreDamagedError, StoreError
 from services.ledger.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
 from services.ledger.verify import Verifier
+from services.metrics import Exposition
 from services.ready import announce
-from services.rpc import BindError, Health, check_bind, create_server, read_token, serve
+from services.rpc import BindError, CallMetrics, Health, check_bind, create_server, read_token, serve
 
 log = structlog.get_logger()
 
@@ -49,16 +51,19 @@ async def run(config: LedgerConfig) -> None:
         config.ready_file.unlink(missing_ok=True)  # a killed predecessor left it
     check_bind(config.bind)
     token = None if config.token_file is None else read_token(config.token_file)
-    store = await asyncio.to_thread(
-        Store.open,
-        config.file,
-        memory_limit_mb=config.memory_limit_mb,
-        threads=config.threads,
-        readers=config.readers,
-        query_timeout_s=config.query_timeout_s,
-        aside_max=config.aside_max,
-    )
+    exposition = Exposition("ledger")
+    metrics, calls = LedgerMetrics(exposition), CallMetrics(exposition)
     async with contextlib.AsyncExitStack() as open_things:
+        metrics_port = await open_things.enter_async_context(exposition.served(config.metrics_address))
+        store = await asyncio.to_thread(
+            Store.open,
+            config.file,
+            memory_limit_mb=config.memory_limit_mb,
+            threads=config.threads,
+            readers=config.readers,
+            query_timeout_s=config.query_timeout_s,
+            aside_max=config.aside_max,
+        )
         open_things.callback(store.close)
         bus = await Bus.connect(config.bus, name="swell-ledger")
         open_things.push_async_callback(bus.close)
@@ -70,10 +75,15 @@ async def run(config: LedgerConfig) -> None:
             batch_max=config.batch_max,
             watch_backlog=config.watch_backlog,
             lag_max=config.live_lag_max,
+            metrics=metrics,
         )
         await absorber.verify()
+        metrics.read(absorber, store)
         server = create_server(
-            token=token, max_message_bytes=config.request_bytes_max, concurrent_rpcs=config.concurrent_rpcs
+            token=token,
+            max_message_bytes=config.request_bytes_max,
+            concurrent_rpcs=config.concurrent_rpcs,
+            metrics=calls,
         )
         verifier = Verifier(
             store,
@@ -95,14 +105,16 @@ async def run(config: LedgerConfig) -> None:
             started_ns=started_ns,
         )
         add_LedgerServiceServicer_to_server(answers, server)  # type: ignore[no-untyped-call]  # generated code
-        await _serve(config, server, absorber, stop)
+        await _serve(config, server, absorber, stop, metrics_port)
         if store.condemned:
             raise StoreDamagedError(
                 f"{store.file} is condemned: {store.condemned}. Start the ledger again: it rebuilds it"
             )
 
 
-async def _serve(config: LedgerConfig, server: grpc.aio.Server, absorber: Absorber, stop: asyncio.Event) -> None:
+async def _serve(
+    config: LedgerConfig, server: grpc.aio.Server, absorber: Absorber, stop: asyncio.Event, metrics_port: int
+) -> None:
     """Absorb and answer until `stop`, until the file is condemned, or until absorbing fails."""
     health = Health([SERVICE])
     port = await serve(server, config.bind, [SERVICE], health)
@@ -113,7 +125,7 @@ async def _serve(config: LedgerConfig, server: grpc.aio.Server, absorber: Absorb
     working = {absorbing, measuring, stopping, condemned}
     try:
         if config.ready_file is not None:
-            announce(config.ready_file, port)
+            announce(config.ready_file, port, metrics_port)
         log.info("ledger.serving", port=port, position=absorber.position, lag=absorber.lag)
         await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
     finally:

@@ -21,9 +21,11 @@ import structlog
 
 from services.bus import BusError, Recorded, StreamIdentity
 from services.ledger import queries
+from services.ledger.metrics import LedgerMetrics
 from services.ledger.projector import Batch, Projector
 from services.ledger.queries import EntryEvents
 from services.ledger.store import Store
+from services.metrics import Exposition
 
 log = structlog.get_logger()
 
@@ -146,11 +148,14 @@ class Absorber:
         batch_max: int = 5000,
         watch_backlog: int = 10_000,
         lag_max: int = 1000,
+        metrics: LedgerMetrics | None = None,
     ) -> None:
         """`linger_s` is how long a batch is let fill; `batch_max`, `watch_backlog` and `lag_max` count entries.
 
-        Up to `lag_max` entries behind the log the ledger is caught up.
+        Up to `lag_max` entries behind the log the ledger is caught up. `metrics` are told of commits; by default nobody
+        reads them.
         """
+        self._metrics = metrics or LedgerMetrics(Exposition("ledger"))
         self._store = store
         self._log = event_log
         self._linger_s = linger_s
@@ -190,6 +195,21 @@ class Absorber:
         """Whether answers are as fresh as promised: the log can be reached, and the lag is within its limit."""
         return self.connected and not self.catching_up and self.lag <= self._lag_max
 
+    @property
+    def rebuilding(self) -> bool:
+        """Whether a new file is made from the log."""
+        return self._store.made_anew and self.catching_up
+
+    @property
+    def progress(self) -> float:
+        """How much of what the log held at the start is absorbed, from 0 to 1."""
+        return min(self.position / self._catch_up_to, 1.0) if self._catch_up_to else 1.0
+
+    @property
+    def watches(self) -> int:
+        """Watches under way."""
+        return len(self._watches)
+
     def status(self) -> Status:
         """How far it is."""
         entries_per_s, events_per_s = self._rates(time.monotonic())
@@ -198,7 +218,7 @@ class Absorber:
             position=self.position,
             stream_last=self.stream_last,
             caught_up=self.caught_up,
-            rebuilding=self._store.made_anew and self.catching_up,
+            rebuilding=self.rebuilding,
             events_per_s=events_per_s,
             seconds_left=-1.0 if unknown else self.lag / (entries_per_s or 1.0),
         )
@@ -275,8 +295,11 @@ class Absorber:
                 watch.offer(committed)
 
     def _store_batch(self, records: list[Recorded]) -> Batch:
+        started = time.monotonic()
         batch = self._projector.fold(records)
+        folded = time.monotonic()
         self._store.commit(batch)
+        self._metrics.committed(folded - started, time.monotonic() - folded)
         return batch
 
     @contextlib.contextmanager

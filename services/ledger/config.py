@@ -21,8 +21,9 @@ class LedgerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     `bus`: how to reach the bus (services.bus.BusConfig). Default: a server on this machine.
     `bind`: where to listen, host:port, port 0 for any; loopback only. Default "127.0.0.1:0".
     `token_file`: holds the bearer token that callers must send. Default none: every local process may call.
-    `ready_file`: where {"port": …, "pid": …} is written once calls are answered, and removed at the
-    end; after a kill it is stale until the next start, so compare `pid`. Default none.
+    `ready_file`: where {"port": …, "pid": …} is written once calls are answered, with "metrics_port" if there is one,
+    and removed at the end; after a kill it is stale until the next start, so compare `pid`. Default none.
+    `metrics_address`: where Prometheus finds /metrics, host:port, port 0 for any; loopback only. Default "": nowhere.
     `linger_s`: how long a batch is let fill before it is committed, seconds. Default 0.05.
     `batch_max`: entries of one commit at most; a ledger that is behind is faster in large ones. Default 5,000.
     `memory_limit_mb`: DuckDB's memory, megabytes. Default 256.
@@ -46,6 +47,7 @@ class LedgerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     bind: str = "127.0.0.1:0"
     token_file: Path | None = None
     ready_file: Path | None = None
+    metrics_address: str = ""
     linger_s: Annotated[float, Meta(ge=0, le=5)] = 0.05
     batch_max: Annotated[int, Meta(ge=1, le=100_000)] = 5000
     memory_limit_mb: Annotated[int, Meta(ge=32)] = 256

@@ -295,6 +295,11 @@ class Store:
                 total += part.stat().st_size
         return total
 
+    @property
+    def aside_files(self) -> int:
+        """How many files that were damaged or of another version are kept beside this one."""
+        return len(_aside(self.file))
+
     def _fail(self, error: duckdb.Error, *, writing: bool) -> NoReturn:
         _complain_of_surroundings(self.file, error)
         if writing or not isinstance(error, _MISTAKES):

@@ -20,9 +20,11 @@ from services import telemetry
 from services.artifacts import Artifacts
 from services.bus import Bus, BusError
 from services.config import ConfigError, load
+from services.metrics import Exposition
 from services.ready import announce
-from services.rpc import BindError, Health, check_bind, create_server, read_token, serve
+from services.rpc import BindError, CallMetrics, Health, check_bind, create_server, read_token, serve
 from services.scheduler.config import PREFIX, SchedulerConfig
+from services.scheduler.metrics import SchedulerMetrics
 from services.scheduler.notify import Notifier
 from services.scheduler.server import SERVICE, SchedulerServer
 from services.scheduler.shell import Shell
@@ -47,7 +49,10 @@ async def run(config: SchedulerConfig) -> None:
     token = None if config.token_file is None else read_token(config.token_file)
     submissions = Submissions(config)
     notifier = Notifier(config.notifications)
+    exposition = Exposition("scheduler")
+    metrics, calls = SchedulerMetrics(exposition), CallMetrics(exposition)
     async with contextlib.AsyncExitStack() as open_things:
+        metrics_port = await open_things.enter_async_context(exposition.served(config.metrics_address))
         bus = await Bus.connect(config.bus, name="swell-scheduler")
         open_things.push_async_callback(bus.close)
         await bus.ensure_streams()
@@ -60,15 +65,24 @@ async def run(config: SchedulerConfig) -> None:
             reconcile_s=config.reconcile_s,
             limits=config.tool_breaker,
             snapshot_entries=config.fold_snapshot_entries,
+            metrics=metrics,
         )
-        server = create_server(token=token, max_message_bytes=REQUEST_BYTES_MAX, concurrent_rpcs=config.concurrent_rpcs)
+        metrics.read(shell, bus)
+        server = create_server(
+            token=token,
+            max_message_bytes=REQUEST_BYTES_MAX,
+            concurrent_rpcs=config.concurrent_rpcs,
+            metrics=calls,
+        )
         answers = SchedulerServer(config, bus, artifacts, shell, submissions)
         add_SchedulerServiceServicer_to_server(answers, server)  # type: ignore[no-untyped-call]  # generated code
         await open_things.enter_async_context(notifier.telling(bus))
-        await _serve(config, server, shell, bus, stop)
+        await _serve(config, server, shell, bus, stop, metrics_port)
 
 
-async def _serve(config: SchedulerConfig, server: grpc.aio.Server, shell: Shell, bus: Bus, stop: asyncio.Event) -> None:
+async def _serve(
+    config: SchedulerConfig, server: grpc.aio.Server, shell: Shell, bus: Bus, stop: asyncio.Event, metrics_port: int
+) -> None:
     """Fold, decide and answer until `stop`, or until the shell fails."""
     health = Health([SERVICE])
     port = await serve(server, config.bind, [SERVICE], health)
@@ -77,7 +91,7 @@ async def _serve(config: SchedulerConfig, server: grpc.aio.Server, shell: Shell,
     stopping = asyncio.create_task(stop.wait())
     try:
         if config.ready_file is not None:
-            announce(config.ready_file, port)
+            announce(config.ready_file, port, metrics_port)
         log.info("scheduler.serving", port=port)
         await asyncio.wait({scheduling, probing, stopping}, return_when=asyncio.FIRST_COMPLETED)
     finally:

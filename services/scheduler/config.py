@@ -45,7 +45,9 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     `id`: its name in the log. Default: a fresh one at every start.
     `bind`: where to listen, host:port, port 0 for any; loopback only. Default "127.0.0.1:0".
     `token_file`: holds the bearer token that callers must send. Default none: every local process may call.
-    `ready_file`: where {"port": …, "pid": …} is written once calls are answered. Default none.
+    `ready_file`: where {"port": …, "pid": …} is written once calls are answered, with "metrics_port" if there is one.
+        Default none.
+    `metrics_address`: where Prometheus finds /metrics, host:port, port 0 for any; loopback only. Default "": nowhere.
     `executor_lease_s`: how long an executor may go without naming an attempt before it is lost, seconds. Default 10.
     `reconcile_s`: how often every live run is looked at, seconds. Default 0.25.
     `tool_profiles`: a file laid over the shipped tool profiles. Default none.
@@ -74,6 +76,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     bind: str = "127.0.0.1:0"
     token_file: Path | None = None
     ready_file: Path | None = None
+    metrics_address: str = ""
     executor_lease_s: Seconds = 10.0
     reconcile_s: Seconds = 0.25
     tool_profiles: Path | None = None

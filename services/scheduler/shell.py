@@ -34,10 +34,12 @@ from services.events import (
     RunAmended,
     RunStopping,
 )
+from services.metrics import Exposition
 from services.scheduler import fleet as fleets
 from services.scheduler.appends import Append, appends, may_decide
 from services.scheduler.decide import GROUP_MAX, Decision, Sighting, Sightings, due, outstanding, wanting
 from services.scheduler.fleet import FLEET, BreakerLimits, ExecutorLife, Fleet, Seen
+from services.scheduler.metrics import SchedulerMetrics
 from services.scheduler.snapshots import Folded, Snapshots, id_of
 from services.scheduler.state import ANSWERS_KEPT, Fact, Over, RunState, evolve, skip
 from services.spec import RunSpec, decode_spec
@@ -101,10 +103,12 @@ class Shell:
         reconcile_s: float,
         limits: BreakerLimits | None = None,
         snapshot_entries: int = 0,
+        metrics: SchedulerMetrics | None = None,
     ) -> None:
         """`lease_s`: how long an executor may go unseen. `reconcile_s`: how often every live run is looked at.
 
         `limits`: when the breakers of tools open. `snapshot_entries`: a fold snapshot every so many entries, 0 for none.
+        `metrics` are told what is folded and appended; by default nobody reads them.
         """
         self._bus = bus
         self._log: Log = bus
@@ -122,6 +126,8 @@ class Shell:
         self.fleet = Fleet()
         self._limits = limits or BreakerLimits()
         self._snapshots = Snapshots(bus, artifacts, entries=snapshot_entries)
+        self._metrics = metrics or SchedulerMetrics(Exposition("scheduler"))
+        self._live_after = 0
         self._beats: dict[str, Beat] = {}
         self._ticked = time.monotonic()
         self._sightings = Sightings(executors={}, since_ns=0, lease_s=lease_s)
@@ -142,6 +148,33 @@ class Shell:
             group.create_task(self._watch_executors())
             group.create_task(self._reconcile())
             group.create_task(self._tick())
+
+    @property
+    def now_ns(self) -> int:
+        """Log time now."""
+        return self.clock.now_ns()
+
+    @property
+    def snapshot_ns(self) -> int:
+        """The log time of the newest fold snapshot that was written or restored here, 0 for none."""
+        return self._snapshots.time_ns
+
+    @property
+    def spawning(self) -> list[ExecutorLife]:
+        """Executors that beat and have not been ready since their start; nothing is recorded of them before they are."""
+        silent_ns = self.clock.now_ns() - int(3 * self._lease_s * 1e9)
+        return [
+            ExecutorLife(
+                executor=name,
+                boot=beat.boot,
+                pool=beat.pool,
+                slots=beat.slots,
+                state="spawning",
+                since_ns=self._sightings.executors[name].seen_ns,
+            )
+            for name, beat in self._beats.items()
+            if beat.state == "spawning" and self._sightings.executors[name].seen_ns > silent_ns
+        ]
 
     @property
     def executors(self) -> dict[str, ExecutorLife]:
@@ -227,7 +260,7 @@ class Shell:
             self._snapshots.soon(newest.sequence, newest.time_ns, id_of(newest.data), folded)
 
     async def _follow(self) -> None:
-        end = (await self._bus.identity()).last
+        end = self._live_after = (await self._bus.identity()).last
         self.caught_up = self.position >= end
         async for batch in self._bus.follow(self.position):
             touched: set[str] = set()
@@ -261,10 +294,15 @@ class Shell:
             return ""
         except WireError as error:
             log.error("scheduler.unreadable_entry", position=recorded.sequence, error=str(error))
+            if recorded.sequence > self._live_after:
+                self._metrics.unreadable()
             return self._skip(recorded, place)
         run = self.runs.get(place.run)
         attempt = run.open.get((place.workstream, place.attempt)) if run is not None else None
-        scheduled = attempt.scheduled if attempt is not None and place.kind == "attempt" else None
+        attempt = attempt if place.kind == "attempt" else None
+        scheduled = attempt.scheduled if attempt is not None else None
+        if recorded.sequence > self._live_after:
+            self._metrics.folded(place, entry, recorded.time_ns, attempt)
         fleets.evolve(self.fleet, recorded.sequence, recorded.time_ns, place, entry, scheduled)
         if place.run == FLEET:
             return FLEET
@@ -389,9 +427,10 @@ class Shell:
                     if events:
                         state = RunState(run=FLEET, last_entry=self.fleet.last_entry)
                         data = encode_entry(self._entry(state, events))
-                        self._awaiting[FLEET] = await self._log.append(
-                            run_subject(FLEET), data, expect=self.fleet.last_run_sequence
-                        )
+                        with self._metrics.appending(len(events)):
+                            self._awaiting[FLEET] = await self._log.append(
+                                run_subject(FLEET), data, expect=self.fleet.last_run_sequence
+                            )
                 except RefusedError as error:
                     log.info("scheduler.refused", run=FLEET, error=str(error))
                 except (BusError, WireError) as error:
@@ -449,7 +488,8 @@ class Shell:
             return
         try:
             data = encode_entry(self._entry(state, [end]))
-            sequence = await self._log.append(run_subject(state.run), data, expect=state.last_run_sequence)
+            with self._metrics.appending(1):
+                sequence = await self._log.append(run_subject(state.run), data, expect=state.last_run_sequence)
             self._awaiting[state.run] = sequence
         except (BusError, WireError) as failure:
             log.error("scheduler.give_up_failed", run=state.run, error=str(failure))
@@ -465,7 +505,8 @@ class Shell:
                 raise result
 
     async def _append_one(self, run: str, append: Append, data: bytes) -> None:
-        sequence = await self._log.append(append.subject, data, expect=append.expect, over=append.over)
+        with self._metrics.appending(len(append.events)):
+            sequence = await self._log.append(append.subject, data, expect=append.expect, over=append.over)
         self._awaiting[run] = max(sequence, self._awaiting.get(run, 0))
         if append.executor:
             await self._bus.say(nudge_subject(append.executor), append.subject.encode())
@@ -537,6 +578,7 @@ class Shell:
         if still_s < STALL_S:
             return False
         log.warning("scheduler.stood_still", seconds=round(still_s, 1))
+        self._metrics.stood_still()
         self._ticked = time.monotonic()
         self._sightings.since_ns = self.clock.now_ns()
         self.leader = False

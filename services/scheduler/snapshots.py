@@ -118,7 +118,10 @@ def _relink(run: RunState) -> None:
 
 
 class Snapshots:
-    """Keeps the newest snapshot of a scheduler's fold on the bus."""
+    """Keeps the newest snapshot of a scheduler's fold on the bus.
+
+    `time_ns` is the log time of the newest one that was written or restored here, 0 for none.
+    """
 
     def __init__(self, bus: Bus, artifacts: Artifacts, *, entries: int) -> None:
         """A snapshot is due every `entries` entries; 0 makes none, and removes the one that is there."""
@@ -127,6 +130,7 @@ class Snapshots:
         self._entries = entries
         self._code = _code()
         self._position = 0
+        self.time_ns = 0
         self._not_before = 0.0
         self._writing: asyncio.Task[None] | None = None
 
@@ -159,7 +163,7 @@ class Snapshots:
         except (BusError, ValueError) as error:
             log.warning("scheduler.snapshot_ignored", reason=str(error), position=pointer.position)
             return None
-        self._position = pointer.position
+        self._position, self.time_ns = pointer.position, pointer.time_ns
         return Restored(folded=folded, position=pointer.position, time_ns=pointer.time_ns)
 
     async def _verify(self, pointer: Pointer) -> None:
@@ -226,7 +230,7 @@ class Snapshots:
         except BusError as error:
             log.warning("scheduler.snapshot_failed", error=str(error))
         else:
-            self._position = position
+            self._position, self.time_ns = position, time_ns
             log.info("scheduler.snapshot", position=position, size_bytes=len(data))
 
     async def close(self) -> None:

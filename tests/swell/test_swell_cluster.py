@@ -1,5 +1,6 @@
 """The embedded cluster: joined, restarted, private, and gone when unused."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -8,7 +9,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -301,3 +302,55 @@ def test_the_public_names_are_these() -> None:
         "run_runtime_with_fix", "run_static_step", "run_static_with_fix", "run_tool", "run_workstream",
     ]  # fmt: skip
     assert all(getattr(public, name) is not None for name in public.__all__)
+
+
+# A full disk
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ("mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder), capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("no file system may be mounted here")
+    yield folder
+    subprocess.run(("umount", "--lazy", folder), check=True)
+
+
+def test_a_full_disk_stops_the_cluster_and_room_lets_it_go_on(
+    small_disk: Path,
+    repo: Path,
+    bundles: Callable[..., Path],
+    swell: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever asks meanwhile is told why; afterwards the run completes by itself."""
+    state_dir = small_disk / "state"
+    monkeypatch.setenv("SWELL_STATE_DIR", str(state_dir))
+    folder = bundles(bundle("ws-a", "pause"), bundle("ws-b", scope="src/b.py", depends_on=["ws-a"]))
+    with Cluster.join_or_start(state_dir) as endpoints, Client(endpoints) as client:
+        run = json.loads(swell("submit", folder, "--repo", repo, "--json").stdout)["run"]
+        eventually(lambda: any(run.state == "running" for run in client.list_runs()))
+        fill = small_disk / "fill"
+        with fill.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(64 * 1024))
+
+        def refused() -> bool:
+            asked = swell("list", "--json")
+            return asked.exit_code != 0 and "make room" in asked.stderr.lower()
+
+        eventually(refused, 30)
+        fill.unlink()
+
+        def completed() -> bool:
+            with contextlib.suppress(SwellError):
+                return [found.state for found in client.list_runs()] == ["completed"]
+            return False
+
+        eventually(completed, 60)
+        assert client.get_run(run).completed == 2
+    stop(state_dir)

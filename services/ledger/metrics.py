@@ -1,0 +1,108 @@
+"""What the ledger tells Prometheus: how far it is, what its commits cost, and how its file does."""
+
+import asyncio
+from typing import Final, Protocol
+
+from services.metrics import COMMIT_BUCKETS_S, Exposition, Reading, Series
+
+POSITION = Series("swell_ledger_position", "gauge", "The position in the log up to which entries are committed.")
+LAG = Series("swell_ledger_lag_entries", "gauge", "Positions of the log that are not committed yet, as last looked at.")
+CAUGHT_UP = Series("swell_ledger_caught_up", "gauge", "1 if answers are as fresh as promised, else calls are refused.")
+REBUILDING = Series("swell_ledger_rebuilding", "gauge", "1 while a new file is made from the log.")
+PROGRESS = Series(
+    "swell_ledger_replay_progress_ratio",
+    "gauge",
+    "How much of what the log held at the start is committed, from 0 to 1; 1 once all is.",
+)
+CONDEMNED = Series("swell_ledger_condemned", "gauge", "1 if the file is damaged and the next start will rebuild it.")
+ASIDE = Series("swell_ledger_aside_files", "gauge", "Files that were damaged or of another version and are still kept.")
+FILE_BYTES = Series("swell_ledger_file_bytes", "gauge", "Size of the database and its journal.")
+WATCHES = Series("swell_ledger_watches", "gauge", "Watches under way.")
+ENTRIES = Series("swell_ledger_entries_folded_total", "counter", "Entries committed, a replay's among them.")
+EVENTS = Series("swell_ledger_events_folded_total", "counter", "Events in the entries committed.")
+
+READ: Final = (
+    POSITION, LAG, CAUGHT_UP, REBUILDING, PROGRESS, CONDEMNED, ASIDE, FILE_BYTES, WATCHES, ENTRIES, EVENTS,
+)  # fmt: skip
+
+
+class Absorbing(Protocol):
+    """What of the absorbing is read; services.ledger.absorb.Absorber is one."""
+
+    position: int
+    entries: int
+    events: int
+
+    @property
+    def lag(self) -> int:
+        """Positions that are not committed."""
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether answers are fresh."""
+
+    @property
+    def rebuilding(self) -> bool:
+        """Whether a new file is made from the log."""
+
+    @property
+    def progress(self) -> float:
+        """How much of what the log held at the start is committed."""
+
+    @property
+    def watches(self) -> int:
+        """Watches under way."""
+
+
+class Stored(Protocol):
+    """What of the file is read; services.ledger.store.Store is one."""
+
+    condemned: str
+
+    @property
+    def size_bytes(self) -> int:
+        """Its size."""
+
+    @property
+    def aside_files(self) -> int:
+        """Files that were moved aside."""
+
+
+class LedgerMetrics:
+    """The ledger's series; `read` has the gauges read."""
+
+    def __init__(self, exposition: Exposition) -> None:
+        """Declare the histograms in `exposition`."""
+        self._exposition = exposition
+        self._fold_s = exposition.histogram(
+            "swell_ledger_fold_duration_seconds", "How long batches took to be folded.", buckets=COMMIT_BUCKETS_S
+        )
+        self._commit_s = exposition.histogram(
+            "swell_ledger_commit_duration_seconds", "How long batches took to be committed.", buckets=COMMIT_BUCKETS_S
+        )
+
+    def committed(self, fold_s: float, commit_s: float) -> None:
+        """A batch is stored; called from the thread that writes."""
+        self._fold_s.observe((), fold_s)
+        self._commit_s.observe((), commit_s)
+
+    def read(self, absorber: Absorbing, store: Stored) -> None:
+        """Have the gauges read from now on."""
+
+        async def reader() -> list[Reading]:
+            aside, file_bytes = await asyncio.to_thread(lambda: (store.aside_files, store.size_bytes))
+            return [
+                (POSITION, (), absorber.position),
+                (LAG, (), absorber.lag),
+                (CAUGHT_UP, (), absorber.caught_up),
+                (REBUILDING, (), absorber.rebuilding),
+                (PROGRESS, (), absorber.progress),
+                (CONDEMNED, (), bool(store.condemned)),
+                (ASIDE, (), aside),
+                (FILE_BYTES, (), file_bytes),
+                (WATCHES, (), absorber.watches),
+                (ENTRIES, (), absorber.entries),
+                (EVENTS, (), absorber.events),
+            ]
+
+        self._exposition.read(READ, reader)

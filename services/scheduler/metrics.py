@@ -1,0 +1,436 @@
+"""What a scheduler tells Prometheus.
+
+    entries folded live → counters          the state as it is folded → gauges, read at each scrape
+
+Counters count what was folded, appended or noticed since this process began to follow the log: entries that were there
+before are history, and a start does not count them again. Standby schedulers fold the same entries, so whoever adds up
+schedulers takes the leader's (docs/metrics.md). Gauges are of the folded state, hence the same in every scheduler that
+has caught up, but for leadership and fold snapshots.
+"""
+
+import asyncio
+import contextlib
+from collections import Counter as Tally
+from collections.abc import Iterator, Mapping
+from typing import Final, Protocol, get_args
+
+from services.bus import BusError, RefusedError, StreamIdentity
+from services.events import (
+    AnyEvent,
+    Delay,
+    ExecutorState,
+    ExecutorTransitioned,
+    FixLoopEnded,
+    MergeRefused,
+    PauseScope,
+    RecoveryChosen,
+    RunFinished,
+    Step,
+    StepCancelled,
+    StepFinished,
+    StepLost,
+    StepScheduled,
+    StepStarted,
+    ToolBreakerOpened,
+    WorkstreamState,
+)
+from services.metrics import STEP_BUCKETS_S, WAIT_BUCKETS_S, Bounded, Exposition, Reading, Series
+from services.scheduler.fleet import ExecutorLife, Fleet
+from services.scheduler.state import Attempt, Over, RunState
+from services.wire import Entry, Place
+
+TOOLS_MAX: Final = 200
+"""Tools that are told apart: their names come with submissions."""
+
+POOLS_MAX: Final = 50
+"""Pools that are told apart: their names come from executors."""
+
+LOG_TIMEOUT_S: Final = 1.0
+"""How long a scrape waits for the bus to say where the log ends."""
+
+WORKSTREAMS_AT_ONCE: Final = 5000
+"""How many are counted before the loop gets its turn."""
+
+_LIVE_STATES: Final = ("pending", "running", "paused", "ended")
+_BREAKER_STATES: Final = ("closed", "open", "half_open")
+
+LEADER = Series("swell_scheduler_leader", "gauge", "1 if this scheduler holds the lease and decides.")
+CAUGHT_UP = Series("swell_scheduler_caught_up", "gauge", "1 if what the log held at the start is folded.")
+HALTED = Series(
+    "swell_scheduler_halted",
+    "gauge",
+    "1 if it decides nothing more: it stops, or the log holds a newer version's entry.",
+)
+POSITION = Series("swell_scheduler_position", "gauge", "The position in the log up to which entries are folded.")
+LAG = Series(
+    "swell_scheduler_lag_entries", "gauge", "Positions of the log that are not folded yet; missing without the bus."
+)
+SNAPSHOT_AGE = Series(
+    "swell_scheduler_snapshot_age_seconds",
+    "gauge",
+    "How long ago, in log time, the newest fold snapshot that this process wrote or started from was made.",
+)
+RUNS = Series(
+    "swell_scheduler_runs", "gauge", "Live runs by status; `ended` are those that still owe something.", ("state",)
+)
+RUNS_ENDED = Series("swell_scheduler_runs_ended", "gauge", "Runs that have ended and owe nothing.")
+WORKSTREAMS = Series("swell_scheduler_workstreams", "gauge", "Workstreams of live runs by state.", ("state",))
+ATTEMPTS = Series("swell_scheduler_attempts_open", "gauge", "Attempts scheduled and not closed, by step.", ("step",))
+QUEUE = Series("swell_scheduler_queue_depth", "gauge", "Attempts scheduled and not claimed, by pool.", ("pool",))
+QUEUE_OLDEST = Series(
+    "swell_scheduler_queue_oldest_seconds",
+    "gauge",
+    "For how long, in log time, the oldest unclaimed attempt of a pool has waited.",
+    ("pool",),
+)
+DELAYED = Series(
+    "swell_scheduler_steps_delayed",
+    "gauge",
+    "Steps decided that cannot be scheduled yet, by what they wait for.",
+    ("cause",),
+)
+REVIEWS = Series("swell_scheduler_reviews_pending", "gauge", "Workstreams of live runs that await a person's review.")
+BREAKERS = Series(
+    "swell_scheduler_tool_breaker_state",
+    "gauge",
+    "1 for the state that the breaker of a tool is in, 0 for the others; for `other`, how many tools are in it.",
+    ("tool", "state"),
+)
+PAUSES = Series("swell_scheduler_pauses", "gauge", "Pauses in force that somebody asked for, by scope.", ("scope",))
+EXECUTORS = Series(
+    "swell_scheduler_executors",
+    "gauge",
+    "Executors by pool and life-cycle state; of those terminated, the newest 200 are remembered.",
+    ("pool", "state"),
+)
+SLOTS = Series(
+    "swell_scheduler_executor_slots", "gauge", "Slots of the executors in each state, by pool.", ("pool", "state")
+)
+
+READ: Final = (
+    LEADER, CAUGHT_UP, HALTED, POSITION, LAG, SNAPSHOT_AGE, RUNS, RUNS_ENDED, WORKSTREAMS, ATTEMPTS, QUEUE, QUEUE_OLDEST,
+    DELAYED, REVIEWS, BREAKERS, PAUSES, EXECUTORS, SLOTS,
+)  # fmt: skip
+
+
+_NOTED: Final[frozenset[type]] = frozenset(
+    {
+        StepScheduled, StepStarted, StepFinished, StepCancelled, StepLost, FixLoopEnded, RecoveryChosen, MergeRefused,
+        RunFinished, ToolBreakerOpened, ExecutorTransitioned,
+    }
+)  # fmt: skip
+"""Kinds of events of which more is told than their number."""
+
+
+class Folding(Protocol):
+    """What of a scheduler is read; services.scheduler.shell.Shell is one."""
+
+    runs: dict[str, RunState]
+    over: dict[str, Over]
+    fleet: Fleet
+    position: int
+    caught_up: bool
+    leader: bool
+    halted: str
+
+    @property
+    def now_ns(self) -> int:
+        """Log time now."""
+
+    @property
+    def snapshot_ns(self) -> int:
+        """The log time of the newest fold snapshot, 0 for none."""
+
+    @property
+    def executors(self) -> Mapping[str, ExecutorLife]:
+        """Every recorded executor."""
+
+    @property
+    def spawning(self) -> list[ExecutorLife]:
+        """Executors that beat and are not ready yet."""
+
+
+class LogEnd(Protocol):
+    """Who knows where the log ends; services.bus.Bus is one."""
+
+    async def identity(self) -> StreamIdentity:
+        """Which stream it is, and what it holds."""
+
+
+class SchedulerMetrics:
+    """A scheduler's series. The shell tells it what it folds and appends; `read` has the gauges read."""
+
+    def __init__(self, exposition: Exposition) -> None:
+        """Declare the counters in `exposition`."""
+        self._exposition = exposition
+        self._tools = Bounded(TOOLS_MAX)
+        self._pools = Bounded(POOLS_MAX)
+        self._seen_tools: dict[str, None] = {}
+        counter, histogram = exposition.counter, exposition.histogram
+        self._entries = counter("swell_scheduler_entries_folded_total", "Entries of the log that were folded.")
+        self._unreadable = counter("swell_scheduler_entries_unreadable_total", "Entries that could not be read.")
+        self._events = counter("swell_scheduler_events_folded_total", "Events that were folded, by kind.", "kind")
+        self._appends = counter(
+            "swell_scheduler_appends_total",
+            "Entries this scheduler tried to append: stored, refused by the fence (somebody was first), or unanswered.",
+            "outcome",
+        )
+        self._decisions = counter(
+            "swell_scheduler_decisions_total", "Events in the entries that this scheduler has appended."
+        )
+        self._scheduled = counter("swell_scheduler_steps_scheduled_total", "Attempts that were scheduled.", "step")
+        self._closed = counter(
+            "swell_scheduler_steps_closed_total",
+            "Attempts that were closed; the outcome is ok, lost, cancelled, or the class of the error.",
+            "step",
+            "tool",
+            "outcome",
+        )
+        self._duration = histogram(
+            "swell_scheduler_step_duration_seconds",
+            "Wall time of attempts that their executor closed, as its close states it.",
+            "step",
+            buckets=STEP_BUCKETS_S,
+        )
+        self._wait = histogram(
+            "swell_scheduler_queue_wait_seconds",
+            "Time from an attempt's scheduling to its claim, by the times of the log.",
+            "pool",
+            buckets=WAIT_BUCKETS_S,
+        )
+        self._fixes = counter(
+            "swell_scheduler_fix_iterations_total",
+            "FIX attempts scheduled, by the step whose failure they mend.",
+            "step",
+        )
+        self._fix_ends = counter("swell_scheduler_fix_loops_ended_total", "FIX loops stopped, by limit.", "limit")
+        self._recoveries = counter("swell_scheduler_recoveries_total", "What recovery chose, by strategy.", "strategy")
+        self._merges = counter("swell_scheduler_merges_refused_total", "Merges that did not become the head.", "reason")
+        self._finished = counter("swell_scheduler_runs_finished_total", "Runs that ended, by their state.", "state")
+        self._opened = counter("swell_scheduler_tool_breaker_opened_total", "Openings of a tool's breaker.", "tool")
+        self._moves = counter(
+            "swell_scheduler_executor_transitions_total",
+            "Recorded moves of executors, by pool and the state they went to.",
+            "pool",
+            "state",
+        )
+        self._stood_still = counter(
+            "swell_scheduler_stood_still_total",
+            "How often this scheduler found that it had stood still, and stepped back.",
+        )
+        for outcome in ("stored", "refused", "unanswered"):
+            self._appends.add((outcome,), 0)
+        self._kinds: dict[type, tuple[str]] = {}
+        self._counted: dict[str, tuple[int, Tally[str]]] = {}
+
+    # Told by the shell
+
+    def folded(self, place: Place, entry: Entry, time_ns: int, attempt: Attempt | None) -> None:
+        """An entry is about to be folded; `attempt` is the open one on whose subject it stands."""
+        self._entries.add()
+        for event in entry.events:
+            kind = type(event)
+            labels = self._kinds.get(kind)
+            if labels is None:
+                labels = self._kinds[kind] = (str(kind.__struct_config__.tag),)
+            self._events.add(labels)
+            if kind in _NOTED:
+                self._note(place, event, time_ns, attempt)
+
+    def _note(self, place: Place, event: AnyEvent, time_ns: int, attempt: Attempt | None) -> None:
+        match event:
+            case StepScheduled():
+                self._scheduled.add((event.step,))
+                if event.step == "fix" and event.fix is not None:
+                    self._fixes.add((event.fix.step,))
+            case StepStarted() if attempt is not None and not attempt.started_ns:
+                waited_s = max(time_ns - attempt.scheduled_ns, 0) / 1e9
+                self._wait.observe((self._pools(attempt.scheduled.pool),), waited_s)
+            case StepFinished() if attempt is not None:
+                self._close(attempt, "ok" if event.ok else event.error_class or "unknown")
+                scheduled = attempt.scheduled
+                key = (place.run, scheduled.workstream, scheduled.attempt)
+                self._duration.observe((scheduled.step,), max(event.wall_s, 0.0), key)
+            case StepCancelled() if attempt is not None:
+                self._close(attempt, event.error_class or "cancelled")
+            case StepLost() if attempt is not None:
+                self._close(attempt, "lost")
+            case FixLoopEnded():
+                self._fix_ends.add((event.limit,))
+            case RecoveryChosen():
+                self._recoveries.add((event.strategy,))
+            case MergeRefused():
+                self._merges.add((event.reason,))
+            case RunFinished():
+                self._finished.add((event.state,))
+            case ToolBreakerOpened():
+                self._opened.add((self._tools(event.tool),))
+            case ExecutorTransitioned():
+                self._moves.add(
+                    (
+                        self._pools(event.pool),
+                        event.to_state,
+                    )
+                )
+            case _:
+                pass
+
+    def _close(self, attempt: Attempt, outcome: str) -> None:
+        tool = self._tools(attempt.scheduled.tool)
+        self._seen_tools[tool] = None
+        self._closed.add(
+            (
+                attempt.scheduled.step,
+                tool,
+                outcome,
+            )
+        )
+
+    def unreadable(self) -> None:
+        """An entry cannot be read."""
+        self._unreadable.add()
+
+    def stood_still(self) -> None:
+        """The scheduler's loop had not moved for a while."""
+        self._stood_still.add()
+
+    @contextlib.contextmanager
+    def appending(self, events: int) -> Iterator[None]:
+        """Around the append of an entry with so many events."""
+        try:
+            yield
+        except RefusedError:
+            self._appends.add(("refused",))
+            raise
+        except BusError:
+            self._appends.add(("unanswered",))
+            raise
+        self._appends.add(("stored",))
+        self._decisions.add((), events)
+
+    # Read at a scrape
+
+    def read(self, scheduler: Folding, log_end: LogEnd) -> None:
+        """Have the gauges read from `scheduler` from now on."""
+
+        async def reader() -> list[Reading]:
+            return [
+                *_own(scheduler),
+                *await _lag(scheduler, log_end),
+                *await self._runs(scheduler),
+                *self._queue(scheduler),
+                *self._breakers(scheduler.fleet),
+                *self._executors(scheduler),
+                *_pauses(scheduler),
+            ]
+
+        self._exposition.read(READ, reader)
+
+    async def _runs(self, scheduler: Folding) -> list[Reading]:
+        """Counts over live runs; the workstreams of a run are counted anew only if something happened to it."""
+        runs = list(scheduler.runs.values())
+        states: Tally[str] = Tally(dict.fromkeys(_LIVE_STATES, 0))
+        workstreams: Tally[str] = Tally(dict.fromkeys(get_args(WorkstreamState), 0))
+        steps: Tally[str] = Tally(dict.fromkeys(get_args(Step), 0))
+        delays: Tally[str] = Tally(dict.fromkeys(get_args(Delay), 0))
+        reviews = 0
+        before, self._counted = self._counted, {}
+        at_once = 0
+        for run in runs:
+            states["ended" if run.finished is not None else run.status] += 1
+            reviews += len(run.reviews)
+            steps.update(attempt.scheduled.step for attempt in run.open.values())
+            delays.update(_delays(run))
+            known = before.get(run.run)
+            if known is None or known[0] != run.last_sequence:
+                known = (run.last_sequence, Tally(one.state for one in run.workstreams.values()))
+                at_once += len(run.workstreams)
+            self._counted[run.run] = known
+            workstreams.update(known[1])
+            if at_once >= WORKSTREAMS_AT_ONCE:
+                at_once = 0
+                await asyncio.sleep(0)
+        return [
+            *((RUNS, (state,), count) for state, count in states.items()),
+            (RUNS_ENDED, (), len(scheduler.over)),
+            *((WORKSTREAMS, (state,), count) for state, count in workstreams.items()),
+            *((ATTEMPTS, (step,), count) for step, count in steps.items()),
+            *((DELAYED, (cause,), count) for cause, count in delays.items()),
+            (REVIEWS, (), reviews),
+        ]
+
+    def _queue(self, scheduler: Folding) -> list[Reading]:
+        depth: Tally[str] = Tally({self._pools(life.pool): 0 for life in scheduler.executors.values()})
+        oldest: dict[str, int] = {}
+        for run in scheduler.runs.values():
+            for attempt in run.unclaimed.values():
+                pool = self._pools(attempt.scheduled.pool)
+                depth[pool] += 1
+                oldest[pool] = min(attempt.scheduled_ns, oldest.get(pool, attempt.scheduled_ns))
+        now_ns = scheduler.now_ns
+        return [
+            *((QUEUE, (pool,), count) for pool, count in depth.items()),
+            *((QUEUE_OLDEST, (pool,), max(now_ns - oldest.get(pool, now_ns), 0) / 1e9) for pool in depth),
+        ]
+
+    def _breakers(self, fleet: Fleet) -> list[Reading]:
+        """Of tools that failed lately, and of those that were used since the start."""
+        found: Tally[tuple[str, str]] = Tally()
+        told: set[str] = set()
+        for breaker in fleet.breakers.values():
+            tool = self._tools(breaker.tool)
+            told.add(tool)
+            found[tool, breaker.state] += 1
+        for tool in self._seen_tools:
+            if tool not in told and tool != "none":
+                found[tool, "closed"] += 1
+        tools = dict.fromkeys(tool for tool, _ in found)
+        return [(BREAKERS, (tool, state), found[tool, state]) for tool in tools for state in _BREAKER_STATES]
+
+    def _executors(self, scheduler: Folding) -> list[Reading]:
+        count: Tally[tuple[str, str]] = Tally()
+        slots: Tally[tuple[str, str]] = Tally()
+        for life in (*scheduler.executors.values(), *scheduler.spawning):
+            key = (self._pools(life.pool), life.state)
+            count[key] += 1
+            slots[key] += life.slots
+        pools = dict.fromkeys(pool for pool, _ in count)
+        keys = [(pool, state) for pool in pools for state in get_args(ExecutorState)]
+        return [*((EXECUTORS, key, count[key]) for key in keys), *((SLOTS, key, slots[key]) for key in keys)]
+
+
+def _own(scheduler: Folding) -> list[Reading]:
+    readings: list[Reading] = [
+        (LEADER, (), scheduler.leader),
+        (CAUGHT_UP, (), scheduler.caught_up),
+        (HALTED, (), bool(scheduler.halted)),
+        (POSITION, (), scheduler.position),
+    ]
+    if scheduler.snapshot_ns:
+        readings.append((SNAPSHOT_AGE, (), max(scheduler.now_ns - scheduler.snapshot_ns, 0) / 1e9))
+    return readings
+
+
+async def _lag(scheduler: Folding, log_end: LogEnd) -> list[Reading]:
+    try:
+        async with asyncio.timeout(LOG_TIMEOUT_S):
+            end = (await log_end.identity()).last
+    except (BusError, TimeoutError):
+        return []
+    return [(LAG, (), max(end - scheduler.position, 0))]
+
+
+def _delays(run: RunState) -> Iterator[str]:
+    for name in run.delayed:
+        delayed = run.workstreams[name].delayed
+        if delayed is not None:
+            yield delayed.cause
+    if run.line is not None and run.line.delayed is not None:
+        yield run.line.delayed.cause
+
+
+def _pauses(scheduler: Folding) -> list[Reading]:
+    scopes: Tally[str] = Tally(dict.fromkeys(get_args(PauseScope), 0))
+    scopes.update(scope for scope, _ in scheduler.fleet.paused)
+    scopes["run"] += sum(run.held == "request" for run in scheduler.runs.values())
+    return [(PAUSES, (scope,), count) for scope, count in scopes.items()]

@@ -1,0 +1,265 @@
+"""The scheduler's series: the real shell and the real executor over the bus in memory; only the tools are played."""
+
+from collections import Counter
+
+import msgspec
+import pytest
+from memory_bus import Faults
+from metrics_rig import Scrape
+from played_cluster import PlayedSteps, Told, until
+
+from services.events import (
+    ExecutorTransitioned,
+    FixInput,
+    PauseRequested,
+    RunFinished,
+    Snapshot,
+    StepCancelled,
+    StepFinished,
+    StepLost,
+    StepScheduled,
+    StepStarted,
+    ToolBreakerOpened,
+)
+from services.metrics import OTHER, Exposition
+from services.scheduler.fleet import FLEET
+from services.scheduler.metrics import POOLS_MAX, TOOLS_MAX, SchedulerMetrics
+from services.scheduler.state import Attempt
+from services.wire import (
+    Entry,
+    Place,
+    attempt_subject,
+    request_subject,
+    run_subject,
+)
+
+
+async def test_counters_agree_with_the_log(cluster):
+    """Steps, outcomes, FIX iterations, waits and events of a run with one red check, in scheduler and executor."""
+    scheduler = cluster.scheduler()
+    executor = cluster.executor(steps=PlayedSteps(red={"ws-a"}))
+    await until(lambda: scheduler.part.caught_up)
+    await cluster.submit("r1", "ws-a", "ws-b")
+    await until(lambda: cluster.of(RunFinished))
+    await cluster.folded(scheduler)
+    await until(lambda: executor.part.running == 0)
+    told, did = await scheduler.scrape(), await executor.scrape()
+
+    steps = {(e.workstream, e.attempt): e for e in cluster.of(StepScheduled)}
+    closed, waits = Counter(), 0
+    for place, event in cluster.events():
+        if isinstance(event, StepFinished):
+            step = steps[place.workstream, place.attempt]
+            closed[step.step, step.tool or "none", "ok" if event.ok else event.error_class] += 1
+        waits += isinstance(event, StepStarted)
+    assert closed["edit", "editor", "ok"] == 2
+    assert closed["static", "none", "check_failed"] == 1
+    assert told.by("swell_scheduler_steps_closed_total", "step", "tool", "outcome") == closed
+    assert did.by("swell_executor_steps_closed_total", "step", "outcome") == told.by(
+        "swell_scheduler_steps_closed_total", "step", "outcome"
+    )
+    scheduled = Counter((step.step,) for step in steps.values())
+    assert told.by("swell_scheduler_steps_scheduled_total", "step") == scheduled
+    assert told.by("swell_scheduler_step_duration_seconds_count", "step") == scheduled
+    assert told.value("swell_scheduler_step_duration_seconds_sum", step="edit") == pytest.approx(4.0)
+    assert told.value("swell_scheduler_step_duration_seconds_bucket", step="edit", le="1.0") == 0
+    assert told.value("swell_scheduler_queue_wait_seconds_count", pool="default") == waits == len(steps)
+    assert told.by("swell_scheduler_fix_iterations_total", "step") == {("static",): 1}
+    assert told.by("swell_scheduler_runs_finished_total", "state") == {("completed",): 1}
+    kinds = Counter((type(event).__struct_config__.tag,) for _, event in cluster.events())
+    assert told.by("swell_scheduler_events_folded_total", "kind") == kinds
+    assert told.value("swell_scheduler_entries_folded_total") == len(cluster.server.events.messages)
+    assert did.by("swell_executor_claims_total", "outcome") == {("won",): len(steps)}
+    edits = scheduled["edit",] + scheduled["fix",]
+    assert sum(did.by("swell_executor_tool_seconds_total", "step").values()) == pytest.approx(
+        1.5 * (edits + scheduled["merge",])
+    )
+    assert did.by("swell_executor_beats_total", "outcome").keys() == {("sent",)}
+
+
+async def test_a_start_does_not_count_history_again(cluster):
+    """A scheduler that starts later counts nothing of what was there, sees the same state, and counts on from there."""
+    first = cluster.scheduler("s1")
+    cluster.executor()
+    await cluster.submit("r1", "ws-a")
+    await until(lambda: cluster.of(RunFinished) and cluster.of(ExecutorTransitioned))
+    await cluster.folded(first)
+    second = cluster.scheduler("s2")
+    await until(lambda: second.part.caught_up)
+    early = await second.scrape()
+    assert early.by("swell_scheduler_events_folded_total", "kind") == {}
+    assert early.value("swell_scheduler_entries_folded_total") == 0
+    assert early.by("swell_scheduler_steps_closed_total", "step") == {}
+    assert early.value("swell_scheduler_runs_ended") == 1
+    before = (await first.scrape()).by("swell_scheduler_steps_closed_total", "step")
+    await cluster.submit("r2", "ws-a")
+    await until(lambda: len(cluster.of(RunFinished)) == 2)
+    await cluster.folded(first, second)
+    one, other = await first.scrape(), await second.scrape()
+    news = {key: count - before[key] for key, count in one.by("swell_scheduler_steps_closed_total", "step").items()}
+    assert other.by("swell_scheduler_steps_closed_total", "step") == news
+    assert one.value("swell_scheduler_leader") + other.value("swell_scheduler_leader") == 1
+
+
+async def test_only_who_appends_counts_its_decisions(cluster):
+    first, second = cluster.scheduler("s1"), cluster.scheduler("s2")
+    cluster.executor()
+    await cluster.submit("r1", "ws-a")
+    await until(lambda: cluster.of(RunFinished) and cluster.of(ExecutorTransitioned))
+    await cluster.folded(first, second)
+    decided = [
+        event
+        for (place, event) in cluster.events()
+        if place.kind == "run" or isinstance(event, StepCancelled | StepLost)
+    ]
+    found = [(await one.scrape()).value("swell_scheduler_decisions_total") for one in (first, second)]
+    assert sum(found) == len(decided)
+    assert 0 in found
+
+
+async def test_an_append_that_is_refused_or_unanswered_is_counted(cluster):
+    scheduler = cluster.scheduler(faults=Faults(unanswered_appends=frozenset({2})))
+    cluster.executor()
+    await cluster.submit("r1", "ws-a")
+    await until(lambda: cluster.of(RunFinished))
+    told = await scheduler.scrape()
+    assert told.value("swell_scheduler_appends_total", outcome="unanswered") == 1
+    assert told.value("swell_scheduler_appends_total", outcome="stored") > 3
+
+
+async def test_executors_are_told_by_state_of_their_life(cluster):
+    """Spawning, idle, busy, draining, terminated, with their slots, by pool; every state of a pool is there."""
+    scheduler = cluster.scheduler()
+    for number, state in enumerate(("idle", "busy", "idle", "idle")):
+        await cluster.beat(f"e{number}", state, pool="big", slots=3)
+    await until(lambda: len(cluster.of(ExecutorTransitioned)) == 4)
+    await cluster.beat("e2", "draining", pool="big", slots=3)
+    await cluster.beat("e3", "terminated", pool="big", slots=3)
+    await cluster.beat("e4", "spawning", pool="small", slots=5)
+    await until(lambda: len(cluster.of(ExecutorTransitioned)) == 6)
+    await cluster.folded(scheduler)
+    told = await scheduler.scrape()
+    assert told.by("swell_scheduler_executors", "pool", "state") == {
+        ("big", "idle"): 1, ("big", "busy"): 1, ("big", "draining"): 1, ("big", "terminated"): 1, ("small", "spawning"): 1,
+    }  # fmt: skip
+    assert told.by("swell_scheduler_executor_slots", "pool", "state")["small", "spawning"] == 5
+    assert told.value("swell_scheduler_executor_slots", pool="big", state="busy") == 3
+    assert told.value("swell_scheduler_executors", pool="small", state="busy") == 0
+    assert told.by("swell_scheduler_executor_transitions_total", "pool", "state") == {
+        ("big", "idle"): 4, ("big", "draining"): 1, ("big", "terminated"): 1,
+    }  # fmt: skip
+
+
+async def test_what_waits_is_told_with_its_age(cluster):
+    scheduler = cluster.scheduler()
+    await cluster.submit("r1", "ws-a", "ws-b")
+    await until(lambda: len(cluster.of(StepScheduled)) == 2)
+    await cluster.folded(scheduler)
+    told = await scheduler.scrape()
+    assert told.by("swell_scheduler_queue_depth", "pool") == {("default",): 2}
+    assert told.by("swell_scheduler_attempts_open", "step") == {("edit",): 2}
+    assert told.by("swell_scheduler_workstreams", "state") == {("editing",): 2}
+    assert told.by("swell_scheduler_runs", "state") == {("running",): 1}
+    assert told.value("swell_scheduler_runs", state="paused") == 0
+    older = (await scheduler.scrape()).value("swell_scheduler_queue_oldest_seconds", pool="default")
+    assert older > told.value("swell_scheduler_queue_oldest_seconds", pool="default") >= 0
+    assert told.value("swell_scheduler_lag_entries") == 0
+    key = cluster.of(StepScheduled)[0].workstream
+    await cluster.add(attempt_subject("r1", key, 1), "r1", StepStarted(executor="e1", boot="b1"))
+    await until(lambda: told_depth(scheduler, 1))
+
+
+async def told_depth(scheduler, depth):
+    return (await scheduler.scrape()).by("swell_scheduler_queue_depth", "pool") == {("default",): depth}
+
+
+async def test_pauses_and_breakers_are_told(cluster):
+    scheduler = cluster.scheduler()
+    await cluster.submit("r1", "ws-a")
+    await until(lambda: cluster.of(StepScheduled))
+    await cluster.add(
+        run_subject(FLEET), FLEET, ToolBreakerOpened(tool="aider", failures=5, until_ns=2**62, reason="x")
+    )
+    pause = PauseRequested(request_id="q1", actor="ann", scope="tool", name="claude")
+    await cluster.add(f"swell.event.{FLEET}.request", FLEET, pause)
+    await cluster.add(request_subject("r1"), "r1", PauseRequested(request_id="q2", actor="ann"))
+
+    async def paused():
+        told = await scheduler.scrape()
+        return told if told.by("swell_scheduler_pauses", "scope") == {("tool",): 1, ("run",): 1} else None
+
+    told = await until(paused)
+    assert told.value("swell_scheduler_tool_breaker_state", tool="aider", state="open") == 1
+    assert told.value("swell_scheduler_tool_breaker_state", tool="aider", state="closed") == 0
+    assert told.value("swell_scheduler_tool_breaker_opened_total", tool="aider") == 1
+    assert told.by("swell_scheduler_runs", "state") == {("paused",): 1}
+
+
+async def test_a_bus_that_does_not_answer_costs_the_lag_only(cluster):
+    scheduler = cluster.scheduler()
+    await until(lambda: scheduler.part.caught_up)
+
+    class Silent:
+        async def identity(self):
+            raise TimeoutError
+
+    exposition = Exposition("scheduler")
+    SchedulerMetrics(exposition).read(scheduler.part, Silent())
+    told = await Told(exposition, scheduler.part).scrape()
+    assert told.value("swell_event_loop_responsive") == 1
+    assert "swell_scheduler_lag_entries" not in told.text
+    assert told.value("swell_scheduler_caught_up") == 1
+
+
+def close_of(tool, pool="default", step="edit"):
+    scheduled = StepScheduled(
+        workstream="ws-a", attempt=1, step=step, pool=pool, input=Snapshot(commit="c", tree="t"), timeout_s=1.0,
+        queue_deadline_ns=1, tool=tool, fix=FixInput(step="static", attempt=1) if step == "fix" else None,
+    )  # fmt: skip
+    return Attempt(scheduled=scheduled, scheduled_ns=1)
+
+
+def test_names_from_outside_do_not_make_series_without_end():
+    exposition = Exposition("scheduler")
+    metrics = SchedulerMetrics(exposition)
+    place = Place("attempt", "r1", "ws-a", 1)
+    for number in range(3 * TOOLS_MAX):
+        attempt = close_of(f'tool-{number}\n"', pool=f"pool-{number}")
+        started = Entry(id="i", run="r1", at_ns=0, by="x", events=[StepStarted(executor="e", boot="b")])
+        finished = msgspec.structs.replace(started, events=[StepFinished(ok=True, wall_s=1.0)])
+        metrics.folded(place, started, 2, attempt)
+        metrics.folded(place, finished, 3, attempt)
+    told = Scrape(exposition.text())
+    tools = told.by("swell_scheduler_steps_closed_total", "tool")
+    assert len(tools) == TOOLS_MAX + 1
+    assert tools[OTHER,] == 2 * TOOLS_MAX
+    assert len(told.by("swell_scheduler_queue_wait_seconds_count", "pool")) == POOLS_MAX + 1
+    assert "ws-a" not in told.text
+
+
+@pytest.mark.parametrize(
+    ("event", "outcome"),
+    [
+        (StepFinished(ok=True), "ok"),
+        (StepFinished(ok=False, error_class="timeout"), "timeout"),
+        (StepFinished(ok=False), "unknown"),
+        (StepLost(reason="no beat"), "lost"),
+        (StepCancelled(reason="enough"), "cancelled"),
+        (StepCancelled(reason="late", error_class="queue_timeout"), "queue_timeout"),
+    ],
+)
+def test_every_close_has_an_outcome(event, outcome):
+    exposition = Exposition("scheduler")
+    entry = Entry(id="i", run="r1", at_ns=0, by="x", events=[event])
+    SchedulerMetrics(exposition).folded(Place("attempt", "r1", "ws-a", 1), entry, 3, close_of("aider", step="fix"))
+    told = Scrape(exposition.text())
+    assert told.by("swell_scheduler_steps_closed_total", "step", "tool", "outcome") == {("fix", "aider", outcome): 1}
+
+
+def test_a_close_of_an_attempt_that_is_closed_already_counts_as_nothing_but_an_event():
+    exposition = Exposition("scheduler")
+    entry = Entry(id="i", run="r1", at_ns=0, by="x", events=[StepFinished(ok=True)])
+    SchedulerMetrics(exposition).folded(Place("attempt", "r1", "ws-a", 1), entry, 3, None)
+    told = Scrape(exposition.text())
+    assert told.by("swell_scheduler_steps_closed_total", "step") == {}
+    assert told.value("swell_scheduler_events_folded_total", kind="step_finished") == 1
