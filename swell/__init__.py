@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     )
     from services.executor.tools import ToolResult, run_tool
     from services.plan import ExecutionPlan, build_execution_plan
+    from services.prices import UnknownModelError
     from services.profiles import ToolProfile, load_tool_profiles
     from services.scheduler.breaker import CircuitBreakerError, FixLoopState, allow_fix_attempt, detect_oscillation
     from swell.api import (
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
         run_static_with_fix,
         run_workstream,
     )
+    from swell.context import ContextEstimator
+    from swell.cost import BudgetEvent, BudgetExceededError, CostBudget, CostTracker
     from swell.errors import SwellError
+    from swell.prompts import Classification, PromptContext, PromptEngine
     from swell.recovery import (
         RecoveryManager,
         cancel_run,
@@ -50,6 +54,7 @@ _HOMES = {
     ),
     "services.executor.tools": ("ToolResult", "run_tool"),
     "services.plan": ("ExecutionPlan", "build_execution_plan"),
+    "services.prices": ("UnknownModelError",),
     "services.profiles": ("ToolProfile", "load_tool_profiles"),
     "services.scheduler.breaker": (
         "CircuitBreakerError",
@@ -68,7 +73,10 @@ _HOMES = {
         "run_static_with_fix",
         "run_workstream",
     ),
+    "swell.context": ("ContextEstimator",),
+    "swell.cost": ("BudgetEvent", "BudgetExceededError", "CostBudget", "CostTracker"),
     "swell.errors": ("SwellError",),
+    "swell.prompts": ("Classification", "PromptContext", "PromptEngine"),
     "swell.recovery": (
         "RecoveryManager",
         "cancel_run",
@@ -82,17 +90,26 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "BudgetEvent",
+    "BudgetExceededError",
     "BundleCycleError",
     "BundleDependencyError",
     "BundleValidationError",
     "CircuitBreakerError",
+    "Classification",
+    "ContextEstimator",
+    "CostBudget",
+    "CostTracker",
     "ExecutionPlan",
     "FixLoopState",
+    "PromptContext",
+    "PromptEngine",
     "RecoveryManager",
     "StepResult",
     "SwellError",
     "ToolProfile",
     "ToolResult",
+    "UnknownModelError",
     "WorkstreamBundle",
     "allow_fix_attempt",
     "build_execution_plan",

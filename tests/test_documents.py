@@ -267,6 +267,7 @@ def test_every_file_of_settings_is_known():
         "tool_profiles.json",
         "circuit_breaker_config.yaml",
         "recovery.yaml",
+        "prices.toml",
     }
     assert {file.name for file in (ROOT / "config").iterdir()} == known
 

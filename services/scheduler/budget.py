@@ -1,0 +1,376 @@
+"""Budgets: what attempts may draw, what they have drawn, and when that is to be told.
+
+    refusal(book, draw)          -> Refusal | None   may it be dispatched?
+    reserve(book, draw)          -> book             its cap is taken before dispatch
+    settle(book, attempt, report) -> book            it is closed; what it cost takes the place of the cap
+    late(book, attempt, report)  -> book             what was learnt after the close
+    notices(book)                -> [Notice]         the thresholds that are to be told, each once
+
+    reserved ── closed with its cost ──▶ spent, and forgotten
+        └── closed without (lost, cancelled, unknown price, a lower bound) ──▶ spent at the full cap ── late cost ──▶ corrected
+
+An account sums up what counts against one budget: a run's, a workstream's, a tool's of one day, the fleet's. An attempt
+draws on several at once.
+
+Invariants: in the mode `halt`, spent and reserved together are within the limit whenever a draw is accepted, so spent
+exceeds it only by what attempts overshoot their caps; what is not known counts as the full cap, never as zero; late reports
+give the same sum in any order and however often they come; each operation costs the same however large the book is, but for
+`set_budget` of a tool, which looks at every account.
+
+Total: whatever stands in the log, folding goes on. As in `services.scheduler.state`, operations own the book and change it
+in place. Money is in whole nano-dollars. Pure: no clock (the day of a tool's account is an argument), no I/O.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+Mode = Literal["halt", "warn", "continue"]
+"""`halt` refuses what might not fit; `warn` and `continue` refuse nothing. Which of the two only matters to who is told."""
+
+Cap = Literal["enforced", "soft", "none"]
+"""Whether the attempt is stopped at its cap, only expected to keep it (its profile says so), or has none."""
+
+Kind = Literal["warning", "exceeded"]
+
+FLEET: Final = "fleet"
+"""The account of everything."""
+
+WARN_PERMILLE: Final = 800
+NANO_USD_MAX: Final = 10**18
+
+_Nano = Annotated[int, Meta(ge=0, le=NANO_USD_MAX)]
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A limit in nano-dollars; 0 is one under which nothing may be spent. A warning is due at `warn_permille` of it."""
+
+    limit_nano: _Nano
+    warn_permille: Annotated[int, Meta(ge=1, le=1000)] = WARN_PERMILLE
+    mode: Mode = "halt"
+
+
+class Draw(msgspec.Struct, frozen=True, kw_only=True):
+    """What an attempt takes before it is dispatched: `cap_nano` from each of `accounts`.
+
+    Without an enforced cap it is what the attempt is expected to cost, and what it counts as when nobody learns more.
+    """
+
+    attempt: str
+    accounts: tuple[str, ...]
+    cap_nano: int
+    cap: Cap = "enforced"
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What an attempt cost; with `lower_bound`, at least."""
+
+    nano_usd: int
+    lower_bound: bool = False
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a draw is not accepted, and by which account.
+
+    `reserved`: it may fit once open attempts have settled. `used_up`: only another budget helps. `uncapped`: nothing keeps
+    the attempt to an amount, and its profile does not say that this is accepted.
+    """
+
+    account: str
+    reason: Literal["reserved", "used_up", "uncapped"]
+    limit_nano: int
+    spent_nano: int
+    reserved_nano: int
+    cap_nano: int
+
+
+class Notice(msgspec.Struct, frozen=True, kw_only=True):
+    """A threshold that an account has reached and that has not been told."""
+
+    account: str
+    kind: Kind
+    mode: Mode
+    limit_nano: int
+    spent_nano: int
+    reserved_nano: int
+
+
+class Account(msgspec.Struct):
+    """What counts against one budget; `warned` and `exceeded` say what has been told."""
+
+    spent_nano: int = 0
+    reserved_nano: int = 0
+    warned: bool = False
+    exceeded: bool = False
+
+
+class Hold(msgspec.Struct):
+    """What an attempt holds: its cap while it is open, then what is known of its cost.
+
+    `floor_nano` is the highest lower bound reported, `figure_nano` the highest cost, None for none.
+    """
+
+    accounts: tuple[str, ...]
+    cap_nano: int
+    closed: bool = False
+    floor_nano: int = 0
+    figure_nano: int | None = None
+
+    @property
+    def amount_nano(self) -> int:
+        """What a closed attempt counts as."""
+        if self.figure_nano is None:
+            return max(self.cap_nano, self.floor_nano)
+        return max(self.figure_nano, self.floor_nano)
+
+
+class Book(msgspec.Struct):
+    """All budgets and accounts. `holds` are attempts that are open, or closed without their cost; `owed` accounts with notices."""
+
+    budgets: dict[str, Budget] = {}
+    accounts: dict[str, Account] = {}
+    holds: dict[str, Hold] = {}
+    owed: dict[str, None] = {}
+
+    def budget_of(self, account: str) -> Budget | None:
+        """The budget that an account counts against; a tool's holds for each of its days."""
+        return self.budgets.get(_subject(account))
+
+
+def run_account(run: str) -> str:
+    """The account of a run, and the name of its budget."""
+    return f"run/{run}"
+
+
+def workstream_account(run: str, workstream: str) -> str:
+    """The account of a workstream, and the name of its budget."""
+    return f"workstream/{run}/{workstream}"
+
+
+def tool_budget(tool: str) -> str:
+    """The name of a tool's budget for each day."""
+    return f"tool/{tool}"
+
+
+def tool_account(tool: str, day: str) -> str:
+    """The account of a tool on a day, UTC, such as 2026-11-23."""
+    return f"tool/{tool}/{day}"
+
+
+def set_budget(book: Book, name: str, budget: Budget | None) -> Book:
+    """Give a run, a workstream, a tool (`tool_budget`) or the fleet another budget, or none.
+
+    What was told of thresholds that are not reached under the new budget may be told again.
+    """
+    if budget is None:
+        book.budgets.pop(name, None)
+    else:
+        book.budgets[name] = budget
+    if name.startswith("tool/"):
+        touched = [account for account in book.accounts if _subject(account) == name]
+    else:
+        touched = [name] if name in book.accounts else []
+    for key in touched:
+        account = book.accounts[key]
+        account.warned = account.warned and _reached(account, budget, "warning")
+        account.exceeded = account.exceeded and _reached(account, budget, "exceeded")
+        _note(book, key)
+    return book
+
+
+def refusal(book: Book, draw: Draw) -> Refusal | None:
+    """Why the draw cannot be accepted now, None if it can; of several reasons one that waiting does not help goes first.
+
+    A draw of nothing, of an attempt that is stopped at its cap, is always accepted: it cannot spend.
+    """
+    cap = max(draw.cap_nano, 0)
+    if cap == 0 and draw.cap == "enforced":
+        return None
+    full: Refusal | None = None
+    for key in draw.accounts:
+        budget = book.budget_of(key)
+        if budget is None or budget.mode != "halt":
+            continue
+        account = book.accounts.get(key) or Account()
+        if draw.cap == "none":
+            return _refusal(key, "uncapped", budget, account, cap)
+        if account.spent_nano + cap > budget.limit_nano or account.spent_nano >= budget.limit_nano:
+            return _refusal(key, "used_up", budget, account, cap)
+        if account.spent_nano + account.reserved_nano + cap > budget.limit_nano:
+            full = full or _refusal(key, "reserved", budget, account, cap)
+    return full
+
+
+def room(book: Book, accounts: Sequence[str]) -> int | None:
+    """The largest cap that all accounts accept now, None for no limit."""
+    rooms = [
+        max(budget.limit_nano - account.spent_nano - account.reserved_nano, 0)
+        for key in accounts
+        if (budget := book.budget_of(key)) is not None and budget.mode == "halt"
+        for account in [book.accounts.get(key) or Account()]
+    ]
+    return min(rooms, default=None)
+
+
+def reserve(book: Book, draw: Draw) -> Book:
+    """Fold a dispatch: hold the cap on each account, whether or not it has a budget. Again for the same attempt is nothing.
+
+    A dispatch that is recorded is folded as it stands; whether it may be is `refusal`'s question, before.
+    """
+    if draw.attempt in book.holds:
+        return book
+    hold = Hold(accounts=tuple(dict.fromkeys(draw.accounts)), cap_nano=_clamped(draw.cap_nano))
+    book.holds[draw.attempt] = hold
+    for key in hold.accounts:
+        book.accounts.setdefault(key, Account()).reserved_nano += hold.cap_nano
+    return book
+
+
+def settle(book: Book, attempt: str, report: Report | None) -> Book:
+    """Fold the close of an attempt: `report` is what it cost, None when nobody knows (lost, cancelled, no price).
+
+    Without a cost it counts as its full cap, and `late` may still correct that. An attempt that holds nothing is nothing.
+    """
+    hold = book.holds.get(attempt)
+    if hold is None or hold.closed:
+        return late(book, attempt, report)
+    hold.closed = True
+    _learn(hold, report)
+    for key in hold.accounts:
+        account = book.accounts.setdefault(key, Account())
+        account.reserved_nano -= hold.cap_nano
+        account.spent_nano += hold.amount_nano
+        _note(book, key)
+    if report is not None and not report.lower_bound:
+        del book.holds[attempt]
+    return book
+
+
+def late(book: Book, attempt: str, report: Report | None) -> Book:
+    """Fold what was learnt after the close, in the place of the full cap; of several reports the highest counts.
+
+    Before the close it is kept for it. For an attempt that closed with its cost, or holds nothing, it is nothing.
+    """
+    hold = book.holds.get(attempt)
+    if hold is None or report is None:
+        return book
+    before = hold.amount_nano
+    _learn(hold, report)
+    if hold.closed:
+        for key in hold.accounts:
+            if key in book.accounts:
+                book.accounts[key].spent_nano += hold.amount_nano - before
+                _note(book, key)
+    return book
+
+
+def retire(book: Book, attempt: str) -> Book:
+    """Forget a closed attempt: what it counts as is final."""
+    hold = book.holds.get(attempt)
+    if hold is not None and hold.closed:
+        del book.holds[attempt]
+    return book
+
+
+def close_account(book: Book, account: str) -> Book:
+    """Forget an account on which nothing is reserved: of a run that is archived, of a tool's day that is over.
+
+    Later reports no longer count there. The budget of a run or workstream goes with it.
+    """
+    known = book.accounts.get(account)
+    if known is not None and known.reserved_nano == 0:
+        del book.accounts[account]
+        book.owed.pop(account, None)
+        if not account.startswith("tool/"):
+            book.budgets.pop(account, None)
+    return book
+
+
+def notices(book: Book) -> Iterator[Notice]:
+    """The thresholds to be told, of each account the warning first; recorded ones are folded by `told`."""
+    for key in book.owed:
+        account, budget = book.accounts[key], book.budget_of(key)
+        if budget is None:
+            continue
+        for kind in _due(account, budget):
+            yield Notice(
+                account=key,
+                kind=kind,
+                mode=budget.mode,
+                limit_nano=budget.limit_nano,
+                spent_nano=account.spent_nano,
+                reserved_nano=account.reserved_nano,
+            )
+
+
+def told(book: Book, account: str, kind: Kind) -> Book:
+    """Fold that a threshold was told."""
+    known = book.accounts.get(account)
+    if known is None:
+        return book
+    if kind == "warning":
+        known.warned = True
+    else:
+        known.exceeded = True
+    _note(book, account)
+    return book
+
+
+def _subject(account: str) -> str:
+    """The name of the budget of an account."""
+    return account.rpartition("/")[0] if account.startswith("tool/") else account
+
+
+def _clamped(nano: int) -> int:
+    return min(max(nano, 0), NANO_USD_MAX)
+
+
+def _learn(hold: Hold, report: Report | None) -> None:
+    if report is None:
+        return
+    nano = _clamped(report.nano_usd)
+    if report.lower_bound:
+        hold.floor_nano = max(hold.floor_nano, nano)
+    else:
+        hold.figure_nano = max(hold.figure_nano or 0, nano)
+
+
+def _reached(account: Account, budget: Budget | None, kind: Kind) -> bool:
+    """Whether the spending has reached a threshold; nothing is reached by nothing."""
+    if budget is None or account.spent_nano == 0:
+        return False
+    permille = budget.warn_permille if kind == "warning" else 1000
+    return account.spent_nano * 1000 >= budget.limit_nano * permille
+
+
+def _due(account: Account, budget: Budget) -> list[Kind]:
+    due: list[Kind] = []
+    if not account.warned and _reached(account, budget, "warning"):
+        due.append("warning")
+    if not account.exceeded and _reached(account, budget, "exceeded"):
+        due.append("exceeded")
+    return due
+
+
+def _note(book: Book, key: str) -> None:
+    """Keep `owed` true after an account or its budget changed."""
+    budget = book.budget_of(key)
+    if budget is not None and _due(book.accounts[key], budget):
+        book.owed[key] = None
+    else:
+        book.owed.pop(key, None)
+
+
+def _refusal(
+    key: str, reason: Literal["reserved", "used_up", "uncapped"], budget: Budget, account: Account, cap: int
+) -> Refusal:
+    return Refusal(
+        account=key,
+        reason=reason,
+        limit_nano=budget.limit_nano,
+        spent_nano=account.spent_nano,
+        reserved_nano=account.reserved_nano,
+        cap_nano=cap,
+    )
