@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from services.outcome import Cost, Usage
+
 LINE = "_line"
 """The reserved pseudo-workstream that owns the merge, gate and delivery attempts of a run."""
 
@@ -25,8 +27,9 @@ RunStatus = Literal["pending", "running", "paused", "completed", "partial", "fai
 
 ErrorClass = Literal[
     "check_failed", "check_error", "no_change", "scope_violation", "setup_error", "tool_missing", "tool_failed",
-    "timeout", "idle_timeout", "queue_timeout", "lost", "handed_back", "auth", "rate_limited", "budget",
-    "merge_conflict", "delivery_refused", "workspace_error", "protocol_error", "unknown",
+    "timeout", "idle_timeout", "queue_timeout", "lost", "handed_back", "auth", "rate_limited", "usage_limit",
+    "overloaded", "server_error", "network", "model_not_found", "unsupported_params", "context_window", "output_limit",
+    "refusal", "budget", "max_turns", "permission_denied", "merge_conflict", "delivery_refused", "workspace_error", "protocol_error", "unknown",
 ]  # fmt: skip
 """Why an attempt did not succeed; from what Swell and the tool's harness observed, never from model text."""
 
@@ -35,8 +38,8 @@ CheckKind = Literal["static", "runtime", "acceptance"]
 FixLimit = Literal["max_fix_iterations", "oscillation_signature", "oscillation_tree", "not_fixable"]
 
 ExecutorState = Literal["spawning", "idle", "busy", "draining", "terminated"]
-Strategy = Literal["retry", "reduce_context", "fallback_tool", "review", "fail"]
-"""What recovery does about a failed attempt, in the order in which it is tried; `fail` where nobody is to be asked."""
+Strategy = Literal["retry", "wait", "reduce_context", "fallback_tool", "review", "fail"]
+"""What recovery does about a failed attempt; `wait` for a provider that refuses for now; `fail` where nobody is asked."""
 
 Delay = Literal["retry", "tool_breaker", "tool_paused"]
 PauseScope = Literal["run", "tool", "pool", "all"]
@@ -435,7 +438,10 @@ class FleetResumed(Event, frozen=True, kw_only=True, omit_defaults=True, tag="fl
 
 
 class ToolBreakerOpened(Event, frozen=True, kw_only=True, omit_defaults=True, tag="tool_breaker_opened"):
-    """The tool failed `failures` times in a row: it is not started before `until_ns`."""
+    """The tool failed `failures` times in a row, or its provider refuses for now: it is not started before `until_ns`.
+
+    `tool` is a tool, or `provider:NAME` for every tool that has told that it works with this provider.
+    """
 
     tool: str
     failures: int
@@ -493,6 +499,7 @@ class StepFinished(Event, frozen=True, kw_only=True, omit_defaults=True, tag="st
 
     `ok` is the step's own success (for checks: all passed). `snapshot` is what the step produced (edit, fix, merge).
     `signature` identifies the failure (services/diagnostic.py). Lists are capped; `files_total` is the true count.
+    From `usage` on: what an AI tool said of itself, in whole or as far as it got; `cost` is the tool's own figure.
     """
 
     ok: bool
@@ -514,6 +521,14 @@ class StepFinished(Event, frozen=True, kw_only=True, omit_defaults=True, tag="st
     tool_wall_s: float = 0.0
     wall_s: float = 0.0
     dry_run: bool = False
+    usage: Usage | None = None
+    cost: Cost | None = None
+    model: str = ""
+    provider: str = ""
+    session: str = ""
+    denials: list[str] = []
+    retry_after_s: float = 0.0
+    resets_at_ns: int = 0
 
 
 class StepCancelled(Event, frozen=True, kw_only=True, omit_defaults=True, tag="step_cancelled"):

@@ -36,3 +36,41 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     nano_usd: Annotated[int, Meta(ge=0, le=10**18)]
     basis: Basis
     table: Annotated[str, Meta(max_length=100)] = ""
+
+
+OutcomeClass = Literal[
+    "", "auth", "rate_limited", "usage_limit", "overloaded", "server_error", "network", "model_not_found",
+    "unsupported_params", "context_window", "output_limit", "refusal", "budget", "max_turns", "permission_denied",
+    "tool_failed", "protocol_error",
+]  # fmt: skip
+"""How an invocation ended by its harness's word; "" for no error. Each is a services.events.ErrorClass too.
+
+`rate_limited` passes in seconds or minutes; `usage_limit` is a quota that is used up until its reset; `budget` and
+`max_turns` are caps that we gave the tool; `protocol_error` means that the tool did not say how it ended, or not so that
+it could be read.
+"""
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One invocation, by what its harness emitted; never by what a model or a tool of the agent wrote.
+
+    `message` explains `error_class`; `note` says what of the output could not be read. `provider_status` is an HTTP
+    status, 0 where none was told. `retry_after_s` is how long the provider asks to wait, 0 for unknown; `resets_at_ns`
+    when a used-up limit starts anew, nanoseconds since 1970 UTC, 0 for unknown. `session` identifies the conversation in
+    the tool. `denials` are the tools that the agent wanted to use and was refused, each once. `turns` is 0 where the tool
+    does not count them. `usage` and `cost` are None for what was not told.
+    """
+
+    error_class: OutcomeClass = ""
+    message: str = ""
+    note: str = ""
+    provider: str = ""
+    model: str = ""
+    provider_status: int = 0
+    retry_after_s: float = 0.0
+    resets_at_ns: int = 0
+    session: str = ""
+    usage: Usage | None = None
+    cost: Cost | None = None
+    denials: tuple[str, ...] = ()
+    turns: int = 0

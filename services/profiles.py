@@ -7,11 +7,13 @@ never through a shell; so a prompt may contain anything, and stays one argument.
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+
+from services.outcome import OutcomeClass
 
 PROFILES_BYTES = 1024 * 1024
 STRING_BYTES_MAX = 64 * 1024
@@ -22,12 +24,24 @@ NUMBER_MAX = 2**53
 TIMEOUT_S_MAX = 30 * 86_400.0
 GRACE_S_MAX = 60.0
 FALLBACKS_MAX = 10
+HOME_FILES_MAX = 20
+POINTER_STEPS_MAX = 20
 EXIT_CODE_MAX = 255
 _EXIT_CODES = frozenset(str(code) for code in range(EXIT_CODE_MAX + 1))
 _SURROGATE = re.compile("[\ud800-\udfff]")
 ReportFormat = Literal["ruff-json", "mypy-json", "junit-xml", "none"]
-ToolErrorClass = Literal["auth", "rate_limited", "budget", "tool_failed", "tool_missing"]
+ToolErrorClass = Literal[
+    "auth", "rate_limited", "usage_limit", "overloaded", "server_error", "network", "model_not_found",
+    "unsupported_params", "context_window", "output_limit", "refusal", "budget", "max_turns", "permission_denied",
+    "tool_failed", "tool_missing",
+]  # fmt: skip
 """What a failing exit code of a tool may mean; a part of services.events.ErrorClass."""
+
+AdapterName = Literal["aider", "claude", "codex", "gemini", "generic", "opencode", "qwen"]
+"""Who reads what an AI tool says of itself (services/executor/adapters)."""
+
+Argument = str | tuple[str, ...]
+"""One argument, or a group of them that is there only when every placeholder in it stands for something."""
 Context = Mapping[str, object]
 """What placeholders stand for: strings, numbers and paths; under ``files`` a list of strings."""
 
@@ -59,13 +73,119 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     source: str = "stdout"
 
 
+class UsageFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the tokens of an invocation stand: JSON pointers, or for text the beginnings of lines that a number follows.
+
+    ``input_includes_cache``: what was read from a cache or written to one is a part of the input as well.
+    ``output_includes_reasoning``: otherwise ``reasoning`` is added to the output.
+    """
+
+    input: str = ""
+    cache_read: str = ""
+    cache_write: str = ""
+    output: str = ""
+    reasoning: str = ""
+    input_includes_cache: bool = False
+    output_includes_reasoning: bool = True
+
+
+class ErrorFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a failure is told.
+
+    In JSON ``when`` points to what is there, and neither false, 0, empty, "none", "ok" nor "success", only after a
+    failure; ``message`` points to its text (default: ``when``), ``code`` to what ``classes`` lead from. In text ``when``
+    begins the line of an error, and ``classes`` lead from what the rest of that line contains.
+    """
+
+    when: str
+    message: str = ""
+    code: str = ""
+    classes: dict[str, OutcomeClass] = {}
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the adapter "generic" reads a tool: where its result stands, in which form, and what in it means what.
+
+    Attributes:
+        format: json (one object), ndjson (an object on each line) or text.
+        source: "stdout", "stderr" or a path with placeholders, such as ``{scratch}/result.json``.
+        select: of lines of JSON only those count that have these values at these pointers.
+        repeated: whether the last of several results has the totals, or each is a part of the sum.
+        required: whether a tool that ends with success and without any result has failed.
+        usage: where the tokens stand.
+        cost_usd: where the cost stands, in dollars.
+        model, session, turns: where these stand; turns not in text.
+        provider: who serves the model, where that is always the same; ``provider_at`` is where it stands otherwise.
+        error: how a failure is told. The exit code counts in any case.
+    """
+
+    format: Literal["json", "ndjson", "text"]
+    source: str = "stdout"
+    select: dict[str, str | int | bool] = {}
+    repeated: Literal["last", "sum"] = "last"
+    required: bool = False
+    usage: UsageFields | None = None
+    cost_usd: str = ""
+    model: str = ""
+    session: str = ""
+    turns: str = ""
+    provider: str = ""
+    provider_at: str = ""
+    error: ErrorFields | None = None
+
+    def __post_init__(self) -> None:
+        if not self.source:
+            raise ValueError('result.source must be "stdout", "stderr" or a path')
+        if self.select and self.format != "ndjson":
+            raise ValueError("result.select chooses among lines of JSON; leave it out, or set format to ndjson")
+        if self.error is not None and not self.error.when:
+            raise ValueError("result.error.when must not be empty")
+        if self.error is not None and "" in self.error.classes.values():
+            raise ValueError("result.error.classes leads to no class; name one, or leave the entry out")
+        if self.format == "text":
+            if self.turns or self.provider_at or (self.error is not None and (self.error.message or self.error.code)):
+                raise ValueError(
+                    "result has turns, provider_at, error.message or error.code, which text has no place for"
+                )
+            return
+        for name, pointer in self._pointers():
+            try:
+                pointer_steps(pointer)
+            except ValueError as error:
+                raise ValueError(f"result.{name} is {pointer[:80]!r}: {error}") from error
+
+    def _pointers(self) -> list[tuple[str, str]]:
+        found = [("select", pointer) for pointer in self.select]
+        found += [(name, getattr(self, name)) for name in ("cost_usd", "model", "session", "turns", "provider_at")]
+        for part, names in (
+            ("usage", ("input", "cache_read", "cache_write", "output", "reasoning")),
+            ("error", ("when", "message", "code")),
+        ):
+            fields = getattr(self, part)
+            found += [(f"{part}.{name}", getattr(fields, name)) for name in names if fields is not None]
+        return [(name, pointer) for name, pointer in found if pointer]
+
+
+def pointer_steps(pointer: str) -> list[str]:
+    """The steps of a JSON pointer (RFC 6901). Raises ValueError when it is none."""
+    if not pointer.startswith("/"):
+        raise ValueError("a JSON pointer begins with /, such as /usage/input_tokens")
+    if re.search(r"~(?![01])", pointer):
+        raise ValueError("in a JSON pointer ~ is written ~0, and / inside a name ~1")
+    steps = [step.replace("~1", "/").replace("~0", "~") for step in pointer[1:].split("/")]
+    if len(steps) > POINTER_STEPS_MAX:
+        raise ValueError(f"a pointer may have at most {POINTER_STEPS_MAX} steps")
+    return steps
+
+
 class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How one tool is called. Names may be written in snake_case or in kebab-case.
 
     Attributes:
         command: the program, a name on the tool's PATH or a path; ``binary`` means the same.
         type: what it is for: ai, test, static-check, formatter or utility. Only ai makes a difference, to idle limits.
-        args: its arguments, with placeholders (see ``substitute``).
+        args: its arguments, with placeholders (see ``substitute``). A list among them is a group that is there only when
+            every placeholder in it stands for something, such as ``["--model", "{model}"]``.
         fix_args: its arguments when the step is FIX; by default ``args``.
         env: variables for the tool, with placeholders. The tool sees these and the allow-list, nothing else.
         env_allow: names of variables that are handed on from the executor's own environment, such as an API key.
@@ -89,12 +209,15 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         aim_capabilities: what the AIM registry may route to it.
         headless_mode_supported: accepted for older files.
         headless_args: put before ``args``.
+        adapter: who reads what an AI tool says of itself: its errors, usage and cost. None: only its exit code counts.
+        result: for the adapter "generic": how its output is read.
+        home_files: files that are put into its fresh home folder: relative path to content, as it is.
     """
 
     command: str
     type: Literal["ai", "test", "static-check", "utility", "formatter"] = "utility"
-    args: tuple[str, ...] = ()
-    fix_args: tuple[str, ...] | None = None
+    args: tuple[Argument, ...] = ()
+    fix_args: tuple[Argument, ...] | None = None
     env: dict[str, str] = {}
     env_allow: tuple[str, ...] = ()
     stdin: str | None = None
@@ -115,6 +238,9 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     aim_capabilities: tuple[str, ...] = ()
     headless_mode_supported: bool = True
     headless_args: tuple[str, ...] = ()
+    adapter: AdapterName | None = None
+    result: Result | None = None
+    home_files: dict[str, str] = {}
 
     def __post_init__(self) -> None:
         if not self.command:
@@ -132,6 +258,35 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         self._check_error_classes()
         if len(self.fallback) > FALLBACKS_MAX or len(set(self.fallback)) < len(self.fallback) or "" in self.fallback:
             raise ValueError(f"fallback must name at most {FALLBACKS_MAX} other tools, each once")
+        self._check_adapter()
+        self._check_home_files()
+        for group in (*self.args, *(self.fix_args or ())):
+            if not isinstance(group, str) and not _names_in(group):
+                raise ValueError(
+                    f"args has the group {list(group)!r:.80}, which holds no placeholder; drop its brackets"
+                )
+
+    def _check_adapter(self) -> None:
+        if self.adapter is not None and self.type != "ai":
+            raise ValueError(f'adapter {self.adapter} is given, but type is {self.type}; set type to "ai", or drop it')
+        if (self.adapter == "generic") != (self.result is not None):
+            raise ValueError('result is for the adapter "generic", which needs it; give both, or neither')
+        words = {word for argument in (*self.args, *(self.fix_args or ())) for word in _words(argument)}
+        if self.adapter == "aider" and "{scratch}/aider.analytics.jsonl" not in words:
+            raise ValueError(
+                'adapter aider reads the log of aider; add "--analytics-log", "{scratch}/aider.analytics.jsonl" to args'
+            )
+        if self.adapter == "codex" and "resume" in words:
+            raise ValueError(
+                "adapter codex cannot read what a resumed thread used, for it tells the totals of the whole thread; drop resume"
+            )
+
+    def _check_home_files(self) -> None:
+        if len(self.home_files) > HOME_FILES_MAX:
+            raise ValueError(f"home_files has {len(self.home_files)} entries; use at most {HOME_FILES_MAX}")
+        for path in self.home_files:
+            if not path or any(part in {"", ".", ".."} for part in path.split("/")):
+                raise ValueError(f"home_files has {path[:80]!r}; name files by paths below the home folder, without ..")
 
     def _check_error_classes(self) -> None:
         for code in self.error_classes:
@@ -270,18 +425,28 @@ _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}")
 def placeholders(profile: ToolProfile, *, fix: bool) -> set[str]:
     """The names of all placeholders that a call of the tool fills in, wherever they stand; ``fix`` for a FIX call."""
     arguments = profile.fix_args if fix and profile.fix_args is not None else profile.args
-    texts = [profile.command, *profile.headless_args, *arguments, *profile.env.values()]
+    texts = [profile.command, *profile.headless_args, *profile.env.values()]
+    texts += [word for argument in arguments for word in _words(argument)]
     texts += [text for text in (profile.stdin, profile.working_dir, profile.report.source) if text is not None]
+    return _names_in(texts)
+
+
+def _words(argument: Argument) -> tuple[str, ...]:
+    return (argument,) if isinstance(argument, str) else argument
+
+
+def _names_in(texts: Iterable[str]) -> set[str]:
     return {match.group(1) for text in texts for match in _PLACEHOLDER.finditer(text) if match.group(1)}
 
 
-def substitute(arguments: Sequence[str], context: Context) -> list[str]:
+def substitute(arguments: Sequence[Argument], context: Context) -> list[str]:
     """The arguments with ``{name}`` replaced by what the context has under that name.
 
     Each argument stays one argument, whatever the value contains; values are not looked at again. One that is exactly
     ``{files}`` becomes one argument for each file; inside a longer argument the files are joined by a space. ``{{`` and
     ``}}`` are literal braces, and braces that enclose no name stand for themselves, so JSON may be written as it is.
-    ``{python}`` is the interpreter that runs Swell, unless the context says otherwise.
+    ``{python}`` is the interpreter that runs Swell, unless the context says otherwise. A group is left out as a whole
+    when one of its placeholders stands for nothing: it is not in the context, or empty.
 
     Raises:
         PlaceholderError: the context has no such name, or something under it that is not text, a number or a path, or
@@ -289,7 +454,10 @@ def substitute(arguments: Sequence[str], context: Context) -> list[str]:
     """
     substituted: list[str] = []
     for argument in arguments:
-        if argument == "{files}":
+        if not isinstance(argument, str):
+            if all(context.get(name) not in (None, "", [], ()) for name in _names_in(argument) - {"python"}):
+                substituted += substitute(argument, context)
+        elif argument == "{files}":
             substituted += _files(context)
         else:
             substituted.append(substitute_one(argument, context))

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, assert_never
 
@@ -36,11 +37,12 @@ from services.executor.mirror import DeliveryRefusedError, Mirror, MirrorError, 
 from services.executor.output import Secrets, read_output
 from services.executor.prompt import edit_prompt, fix_prompt
 from services.executor.snapshot import SnapshotError, Taken
-from services.executor.tools import CANCEL_GRACE_S, Invocation, invoke, tool_path, untimely
+from services.executor.tools import CANCEL_GRACE_S, Invocation, Listening, invoke, tool_path, untimely
 from services.executor.workspace import Workspace, WorkspaceError, WorkspacePool
 from services.git import GitError
-from services.process import Launch, ProcessError, Supervisor, Tool, child_environment
-from services.profiles import ToolProfile, placeholders
+from services.outcome import Outcome
+from services.process import Exit, Launch, ProcessError, Supervisor, Tool, child_environment
+from services.profiles import PlaceholderError, ToolProfile, placeholders
 from services.scope import Droppings, Scope, ScopePattern
 from services.spec import CHECKS_NAMED_MAX, Definitions, Ranges, decode_spec
 from services.wire import live_subject
@@ -64,7 +66,7 @@ class StepConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Where an executor works, and its limits.
 
     `output_bytes` is kept of each output of a tool; `keep_work_timeout_s` is how long the work of a step that is stopped
-    may take to be kept.
+    may take to be kept; `linger_s` how long an AI tool may go on in silence after it has said its last word.
     """
 
     root: Path
@@ -72,6 +74,7 @@ class StepConfig(msgspec.Struct, frozen=True, kw_only=True):
     output_bytes: int = 10 * 1024 * 1024
     setup_timeout_s: float = 900.0
     keep_work_timeout_s: float = 30.0
+    linger_s: float = 30.0
     specs_kept: int = 16
 
 
@@ -255,6 +258,7 @@ class _Attempt:
         self._tools: list[Tool] = []
         self._kept: StepFinished | None = None
         self._whole = False
+        self._lingered = False
 
     async def carry_out(self) -> StepFinished:
         """The step, whichever it is."""
@@ -319,8 +323,12 @@ class _Attempt:
             files = await asyncio.to_thread(self._files, workspace, self.definitions.files(ranges))
             if self.step.step in {"edit", "fix"}:  # a check that saw a part of its files would judge only those
                 files = reduced(files, self.step.reduction)
+        bundle = self.definitions.bundles.get(self.workstream)
+        limit_usd = bundle.max_cost_usd if bundle is not None else None
+        caps = {"max_cost_usd": format(Decimal(str(limit_usd)), "f")} if limit_usd else {}
         return {
             **self.spec.options.context,
+            **caps,
             "files": files,
             "worktree_path": str(workspace.path),
             "repo_root": str(workspace.path),
@@ -419,17 +427,22 @@ class _Attempt:
             keeping = asyncio.create_task(self._keep("prompt", prompt.encode()))
             others = len(self._tools)
             invocation: Invocation | None = None
+            listening = self._listening(profile, context, scratch)
             try:
-                async with self._live(scratch):
-                    invocation = await self._invoke(profile, context, workspace, scratch, setup, fix=fix)
+                async with listening, self._live(scratch):
+                    invocation = await self._invoke(profile, context, workspace, scratch, setup, listening, fix=fix)
+                self._lingered = listening.lingered
                 result = await self._worked(workspace, checks, scratch, await keeping)
-                return self._judged_work(result, invocation, profile, checks, scratch)
+                outcome = listening.outcome(invocation.exit)
+                return self._judged_work(result, invocation, outcome, profile, checks, scratch)
             except asyncio.CancelledError:
                 if len(self._tools) > others:
                     await self._keep_work(workspace, checks, scratch, keeping)
+                    self._kept = self._accounted(self._kept, listening.outcome(self._last_exit()))
                 if self._kept is not None and invocation is not None and _ended_itself(invocation):
                     # Its tool is done and paid for: it must not run again on top of its own work.
-                    self._kept = self._judged_work(self._kept, invocation, profile, checks, scratch)
+                    outcome = listening.outcome(invocation.exit)
+                    self._kept = self._judged_work(self._kept, invocation, outcome, profile, checks, scratch)
                     self._whole = True
                 raise
             finally:
@@ -509,17 +522,59 @@ class _Attempt:
         else:
             self._kept = msgspec.structs.replace(working.result(), tool_wall_s=self._tool_wall_s())
 
-    def _tool_wall_s(self) -> float:
+    def _last_exit(self) -> Exit | None:
         last = self._tools[-1].ended if self._tools else None
-        return round(last.result().wall_s, 4) if last is not None and last.done() else 0.0
+        return last.result() if last is not None and last.done() else None
 
-    def _judged_work(
-        self, result: StepFinished, invocation: Invocation, profile: ToolProfile, checks: EffectiveChecks, scratch: Path
-    ) -> StepFinished:
-        ended = invocation.exit
-        error_class, message = self._verdict(result, invocation, profile, checks, scratch)
+    def _tool_wall_s(self) -> float:
+        ended = self._last_exit()
+        return round(ended.wall_s, 4) if ended is not None else 0.0
+
+    def _listening(self, profile: ToolProfile, context: dict[str, Any], scratch: Path) -> Listening:
+        try:
+            return Listening(
+                profile,
+                context,
+                scratch,
+                limit_bytes=self.steps.config.output_bytes + OUTPUT_MARGIN_BYTES,
+                linger_s=self.steps.config.linger_s,
+            )
+        except PlaceholderError as error:
+            raise _Failed("tool_failed", str(error)) from error
+
+    def _accounted(self, kept: StepFinished | None, outcome: Outcome) -> StepFinished | None:
+        """What was kept, with what it cost; the costs alone, where nothing else could be kept."""
+        if kept is None and outcome.usage is None and outcome.cost is None:
+            return None
+        return self._with_outcome(kept or StepFinished(ok=False, tool_wall_s=self._tool_wall_s()), outcome)
+
+    def _with_outcome(self, result: StepFinished, outcome: Outcome) -> StepFinished:
+        mask = self._secrets().mask_text
         return msgspec.structs.replace(
             result,
+            usage=outcome.usage,
+            cost=outcome.cost,
+            model=mask(outcome.model),
+            provider=mask(outcome.provider),
+            session=mask(outcome.session),
+            denials=[mask(name) for name in outcome.denials],
+            retry_after_s=outcome.retry_after_s,
+            resets_at_ns=outcome.resets_at_ns,
+        )
+
+    def _judged_work(
+        self,
+        result: StepFinished,
+        invocation: Invocation,
+        outcome: Outcome,
+        profile: ToolProfile,
+        checks: EffectiveChecks,
+        scratch: Path,
+    ) -> StepFinished:
+        ended = invocation.exit
+        error_class, message = self._verdict(result, invocation, outcome, profile, checks, scratch)
+        return msgspec.structs.replace(
+            self._with_outcome(result, outcome),
             ok=error_class is None,
             error_class=error_class,
             message=message[:MESSAGE_CHARS],
@@ -528,20 +583,34 @@ class _Attempt:
         )
 
     def _verdict(
-        self, result: StepFinished, invocation: Invocation, profile: ToolProfile, checks: EffectiveChecks, scratch: Path
+        self,
+        result: StepFinished,
+        invocation: Invocation,
+        outcome: Outcome,
+        profile: ToolProfile,
+        checks: EffectiveChecks,
+        scratch: Path,
     ) -> tuple[ErrorClass | None, str]:
         """Success needs the tool's own, a tree that changed (unless the bundle says otherwise), and the scope kept."""
         if result.violations:
             return "scope_violation", f"changed outside its scope: {', '.join(result.violations[:10])}"
-        failure = self._failure(invocation, profile, scratch)
+        failure = self._failure(invocation, outcome, profile, scratch)
         if failure is not None:
             return failure
+        if not result.changed and outcome.denials:
+            denied = self._secrets().mask_text(", ".join(outcome.denials))
+            return (
+                "permission_denied",
+                f"the tool changed nothing, and its agent was refused {denied}: allow it in args",
+            )
         if not result.changed and not (checks.allow_no_change and self.step.step == "edit"):
             return "no_change", "the tool succeeded and changed nothing"
-        return None, ""
+        return None, f"of what the tool said of itself, {outcome.note}" if outcome.note else ""
 
-    def _failure(self, invocation: Invocation, profile: ToolProfile, scratch: Path) -> tuple[ErrorClass, str] | None:
-        """Why the tool itself did not succeed, if it did not."""
+    def _failure(
+        self, invocation: Invocation, outcome: Outcome, profile: ToolProfile, scratch: Path
+    ) -> tuple[ErrorClass, str] | None:
+        """Why the tool itself did not succeed, if it did not. What its harness says counts whatever its exit code is."""
         ended = invocation.exit
         if ended is None:
             missing = invocation.error == "not_found"
@@ -549,9 +618,12 @@ class _Attempt:
         late = untimely(invocation, profile, timeout_s=self.step.timeout_s, idle_timeout_s=self.step.idle_timeout_s)
         if late is not None:
             return late
-        if ended.ended_by != "itself":
+        if ended.ended_by != "itself" and not (self._lingered and ended.ended_by == "cancel"):
             return "workspace_error", "the tool supervisor ended, and the tool with it: the executor starts anew"
-        if invocation.ok:
+        if outcome.error_class:
+            said = self._secrets().mask_text(outcome.message)
+            return outcome.error_class, f"{profile.command} says: {said}" if said else f"{profile.command} failed"
+        if invocation.ok or ended.ended_by != "itself":
             return None
         last = self._log_in(scratch)[-300:].decode(errors="replace").strip()
         how = f"exit code {ended.exit_code}" if ended.exit_code is not None else f"signal {ended.signal}"
@@ -564,9 +636,15 @@ class _Attempt:
         workspace: Workspace,
         scratch: Path,
         setup: Path | None,
+        listening: Listening | None = None,
         *,
         fix: bool,
     ) -> Invocation:
+        def started(tool: Tool) -> None:
+            self._tools.append(tool)
+            if listening is not None:
+                listening.watch(tool)
+
         return await invoke(
             self.steps.supervisor,
             profile,
@@ -579,7 +657,7 @@ class _Attempt:
             output_bytes=self.steps.config.output_bytes,
             marker=self.marker,
             fix=fix,
-            on_started=self._tools.append,
+            on_started=started,
         )
 
     async def _prompt(self, scratch: Path, files: Sequence[str], *, fix: bool) -> tuple[str, dict[str, Any]]:
@@ -844,7 +922,7 @@ class _Attempt:
             setup = await self._setup(workspace, checks, scratch)
             invocation = await self._invoke(profile, {}, workspace, scratch, setup, fix=False)
             logged = await self._keep("log", self._log_in(scratch))
-            error_class, message = self._failure(invocation, profile, scratch) or (None, "")
+            error_class, message = self._failure(invocation, Outcome(), profile, scratch) or (None, "")
         ended = invocation.exit
         return StepFinished(
             ok=error_class is None,
@@ -895,7 +973,7 @@ def _emptied(folder: Path) -> bool:
         for entry in found:
             if not entry.is_dir(follow_symlinks=False):
                 Path(entry.path).unlink()
-            elif entry.name not in _SCRATCH_FOLDERS or any(os.scandir(entry.path)):
+            elif entry.name not in _SCRATCH_FOLDERS or any(Path(entry.path).iterdir()):
                 return False
             else:
                 kept += 1

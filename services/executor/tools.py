@@ -8,6 +8,7 @@ profile allows, nothing of ours; a tool's failure is a value, never an exception
 """
 
 import asyncio
+import contextlib
 import os
 import shlex
 import sys
@@ -21,7 +22,11 @@ from typing import Literal
 
 import msgspec
 
+from services.executor.adapters import adapter_of, file_of
+from services.executor.adapters.source import Source
+from services.executor.output import read_output
 from services.git import Git, GitError, text
+from services.outcome import Outcome
 from services.process import (
     Containment,
     Exit,
@@ -47,6 +52,10 @@ EXIT_NOT_FOUND = -2
 EXIT_OTHER = -3
 CANCEL_GRACE_S = 3.0
 """Between SIGTERM and SIGKILL for a tool that nobody waits for any more; less where its profile says less."""
+
+LISTEN_S = 0.25
+LISTEN_BYTES = 128 * 1024
+"""Fed at once; a few milliseconds of work."""
 
 RESULT_BYTES = 1024 * 1024  # of each output, in a ToolResult
 
@@ -127,6 +136,10 @@ async def invoke(
         return refused("placeholder", error)
     argv = tuple(word.encode(errors="backslashreplace").decode() for word in launch.argv)
     try:
+        _furnish(profile, env)
+    except OSError as error:
+        return refused("spawn_failed", error)
+    try:
         tool = await supervisor.spawn(launch)
     except ProgramMissingError as error:
         return refused("not_found", error)
@@ -176,6 +189,110 @@ def _launch(
         processes=profile.processes,
         marker=marker,
     )
+
+
+def _furnish(profile: ToolProfile, env: Mapping[str, str]) -> None:
+    """Puts the profile's files into the home folder.
+
+    It is fresh, but a setup command of the repository may have been there before: no link in it is followed.
+    """
+    for path, content in profile.home_files.items():
+        *folders, name = path.split("/")
+        at = os.open(env["HOME"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for folder in folders:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(folder, 0o700, dir_fd=at)
+                inner = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+                os.close(at)
+                at = inner
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=at)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            with os.fdopen(os.open(name, flags, 0o600, dir_fd=at), "w", encoding="utf-8") as file:
+                file.write(content)
+        finally:
+            os.close(at)
+
+
+class Listening:
+    """Feeds an adapter with what its tool writes, while it writes it; as an async context around the tool's run.
+
+    The files are within the tool's reach, so each is read as `read_output` does it, up to a limit; output that the
+    supervisor has cut is read with what it left of the end. A tool that has said its last word and then nothing for
+    `linger_s` is ended, for some never do so themselves; `lingered` tells that, and such an end is no failure.
+    """
+
+    def __init__(
+        self, profile: ToolProfile, context: Context, scratch: Path, *, limit_bytes: int, linger_s: float
+    ) -> None:
+        """`context` is that of the tool. Raises PlaceholderError for a file of the profile's that cannot be named."""
+        self.lingered = False
+        self._adapter = adapter_of(profile)
+        self._limit = limit_bytes
+        self._linger_s = linger_s
+        self._tool: Tool | None = None
+        self._files: dict[Source, Path] = {}
+        self._read: dict[Source, int] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._outcome: Outcome | None = None
+        if self._adapter is not None:
+            file = file_of(profile)
+            for source in self._adapter.sources:
+                named = {"stdout": "stdout", "stderr": "stderr"}.get(source) or file
+                if named is not None:
+                    told = {**context, "scratch": str(scratch)}
+                    self._files[source] = scratch / (named if source != "file" else substitute_one(named, told))
+                    self._read[source] = 0
+
+    async def __aenter__(self) -> None:
+        self._task = asyncio.create_task(self._listen())
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        await self._catch_up()
+
+    def outcome(self, ended: Exit | None) -> Outcome:
+        """What the tool came to by its own word; `ended` is None when it was not seen to end. The tool is dead by then."""
+        if self._outcome is None:
+            exit_code = ended.exit_code if ended is not None and ended.ended_by == "itself" else None
+            told = Outcome() if self._adapter is None else self._adapter.finish(exit_code)
+            cut = ended is None or ended.stdout_truncated or ended.stderr_truncated
+            if cut and told.usage is not None and self._adapter is not None and self._adapter.sums:
+                told = msgspec.structs.replace(told, usage=msgspec.structs.replace(told.usage, lower_bound=True))
+            self._outcome = told
+        return self._outcome
+
+    def watch(self, tool: Tool) -> None:
+        """This is the tool: it may be ended when it lingers."""
+        self._tool = tool
+
+    async def _listen(self) -> None:
+        silent_s = 0.0
+        while True:
+            await asyncio.sleep(LISTEN_S)
+            silent_s = 0.0 if await self._catch_up() else silent_s + LISTEN_S
+            done = self._adapter is not None and self._adapter.concluded
+            if done and silent_s >= self._linger_s and self._tool is not None and not self._tool.ended.done():
+                self.lingered = True
+                self._tool.stop(grace_s=CANCEL_GRACE_S)
+                return
+
+    async def _catch_up(self) -> bool:
+        """Feeds what is there now, piece by piece, so that nobody waits long for the loop; whether there was anything."""
+        more = False
+        for source, file in self._files.items():
+            while (room := self._limit - self._read[source]) > 0:
+                data = read_output(file, min(LISTEN_BYTES, room), start=self._read[source])
+                if not data or self._adapter is None:
+                    break
+                self._read[source] += len(data)
+                self._adapter.feed(data, source)
+                more = True
+                await asyncio.sleep(0)
+        return more
 
 
 def idle_limit_s(profile: ToolProfile, idle_timeout_s: float) -> float | None:

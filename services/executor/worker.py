@@ -267,7 +267,9 @@ class Executor:
         else:
             message = "the executor was told to stop before the step was done"
             message += (
-                ": its work is kept, the next attempt goes on from it" if stopped.kept else ": nothing was made yet"
+                ": its work is kept, the next attempt goes on from it"
+                if stopped.kept and stopped.kept.snapshot
+                else ": nothing was made yet"
             )
         left = stopped.kept or StepFinished(ok=False)
         return msgspec.structs.replace(left, ok=False, error_class="handed_back", message=message)
@@ -416,7 +418,7 @@ def marker_of(key: Key) -> str:
 
 
 def _minimal(result: StepFinished) -> StepFinished:
-    """The form of a result that always fits: its verdict, its snapshot, and where the evidence is."""
+    """The form of a result that always fits: its verdict, its snapshot, its cost, and where the evidence is."""
     return StepFinished(
         ok=result.ok,
         error_class=result.error_class,
@@ -430,4 +432,12 @@ def _minimal(result: StepFinished) -> StepFinished:
         artifacts=result.artifacts[:20],
         tool_wall_s=result.tool_wall_s,
         wall_s=result.wall_s,
+        usage=result.usage,
+        cost=result.cost,
+        model=result.model,
+        provider=result.provider,
+        session=result.session,
+        denials=result.denials,
+        retry_after_s=result.retry_after_s,
+        resets_at_ns=result.resets_at_ns,
     )

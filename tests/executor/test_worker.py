@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import time
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -143,6 +144,17 @@ async def test_a_result_that_comes_too_late_is_kept(running, desk, tmp_path):
     assert late["ResultRefused"].result.ok
     assert late["ProcessesReaped"].processes == 0
     assert isinstance(decode_entry((await desk.bus.last(attempt_subject(*key))).data).events[0], StepLost)
+
+
+async def test_what_a_tool_used_until_its_attempt_was_closed_elsewhere_is_told_late(running, desk, tmp_path):
+    stream = Path(__file__).parents[1] / "tools" / "fixtures" / "claude_tool.ndjson"
+    run = Run(tmp_path, {"tool": sh(f"{APPEND}; grep -v total_cost '{stream}'; sleep 60", type="ai", adapter="claude")})
+    key = await desk.ask(run)
+    await until(lambda: any(line.startswith("sleep 60") for line in at_work(key)().values()), "the tool")
+    await desk.close(key, StepCancelled(reason="enough"))
+    refused = (await desk.late(key))["ResultRefused"].result
+    assert (refused.usage.input_tokens, refused.usage.lower_bound, refused.cost) == (2400, True, None)
+    assert (refused.model, refused.provider) == ("claude-sonnet-4-5", "anthropic")
 
 
 async def test_a_close_that_cannot_be_appended_is_given_up_when_somebody_else_closes(running, desk, tmp_path):

@@ -16,6 +16,7 @@ from services.profiles import (
     load_tool_profiles,
     overlay,
     parse_tool_profiles,
+    placeholders,
     shipped_tool_profiles,
     substitute,
     substitute_one,
@@ -163,6 +164,35 @@ def test_the_shipped_profiles_name_no_placeholder_that_a_step_does_not_have():
     context = {"prompt": "", "prompt_file": "", "files": [], "cwd": "", "scratch": ""}
     for profile in shipped_tool_profiles().values():
         substitute((*profile.args, *(profile.fix_args or ()), *profile.env.values(), profile.stdin or ""), context)
+
+
+def test_json_in_the_shipped_profiles_is_json_when_it_reaches_the_tool():
+    """Two braces in a row would come out as one."""
+    found = 0
+    for profile in shipped_tool_profiles().values():
+        for text in [
+            *profile.home_files.values(),
+            *(substitute_one(value, {"scratch": ""}) for value in profile.env.values()),
+        ]:
+            if text.startswith("{"):
+                json.loads(text)
+                found += 1
+    assert found == 2
+
+
+def test_a_group_of_arguments_is_there_when_all_of_its_values_are():
+    arguments = ("a", ["--model", "{model}"], ["--at={x}", "{y}"], ["-f", "{files}"], "z")
+    assert substitute(arguments, {}) == ["a", "z"]
+    assert substitute(arguments, {"model": "", "x": 1, "files": []}) == ["a", "z"]
+    context = {"model": "m {x}", "x": 0, "y": "b", "files": ["f", "g"]}
+    assert substitute(arguments, context) == ["a", "--model", "m {x}", "--at=0", "b", "-f", "f", "g", "z"]
+
+
+def test_groups_and_their_placeholders_are_read():
+    found = parse({"t": {"command": "x", "args": ["a", ["--model", "{model}"]], "fix_args": [["{files}"]]}})["t"]
+    assert found.args == ("a", ("--model", "{model}"))
+    assert placeholders(found, fix=False) == {"model"}
+    assert placeholders(found, fix=True) == {"files"}
 
 
 def test_an_overlay_replaces_whole_profiles():

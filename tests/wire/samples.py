@@ -21,6 +21,9 @@ FINISHED = ev.StepFinished(
     files=["src/a.py", "docs/ä.md"], files_total=2, violations=["etc/passwd"], conflicts=["src/b.py"], others=["ws-b"],
     discarded=["report.xml"], checks=[RESULT], signature="e3b0c442", findings=2, artifacts=[ARTIFACT, PATCH],
     tool_wall_s=1.25, wall_s=2.0, dry_run=True,
+    usage=ev.Usage(input_tokens=2400, cache_read_tokens=10_000, cache_write_tokens=600, output_tokens=59, lower_bound=True),
+    cost=ev.Cost(nano_usd=13_335_000, basis="reported", table="t1"), model="claude-sonnet-4-5", provider="anthropic",
+    session="3d548743-bcea", denials=["Bash"], retry_after_s=30.5, resets_at_ns=1_790_000_000_000_000_000,
 )  # fmt: skip
 
 DELAYED = ev.StepScheduled(

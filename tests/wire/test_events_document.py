@@ -12,7 +12,9 @@ from services.wire import Entry
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "events.md").read_text()
 KINDS = {kind.__struct_config__.tag: kind for kind in ev.AnyEvent.__args__}
-VALUES = {kind.__name__: kind for kind in (ev.Artifact, ev.Snapshot, ev.Check, ev.CheckResult, ev.FixInput)}
+VALUES = {
+    kind.__name__: kind for kind in (ev.Artifact, ev.Snapshot, ev.Check, ev.CheckResult, ev.FixInput, ev.Usage, ev.Cost)
+}
 MAPPED = {"Event bus": 35, "Orchestrator": 18, "Audit trail": 14}
 
 

@@ -1,0 +1,300 @@
+"""What AI tools say of themselves reaches the close of their attempts: small programs play captured tools."""
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from executor_rig import Bench, Run, processes, sh, until
+
+from services.executor.adapters import adapter_of
+from services.executor.tools import Listening, invoke
+from services.outcome import Cost, Usage
+from services.process import Exit
+from services.profiles import Result, ToolProfile
+
+FIXTURES = Path(__file__).parents[1] / "tools" / "fixtures"
+APPEND = 'echo new >> "$1"'
+TWO_CALLS = Usage(input_tokens=2400, cache_read_tokens=10_000, cache_write_tokens=600, output_tokens=59)
+LEAST = Usage(input_tokens=2400, cache_read_tokens=10_000, cache_write_tokens=600, output_tokens=2, lower_bound=True)
+
+
+def tool(script, adapter="claude", **fields):
+    return sh(f"cd '{FIXTURES}' && F=$PWD && cd - > /dev/null; {script}", type="ai", adapter=adapter, **fields)
+
+
+async def test_the_close_has_what_the_tool_used_and_cost(bench, tmp_path):
+    run = Run(tmp_path, {"tool": tool(f'{APPEND}; cat "$F/claude_tool.ndjson"')})
+    done = await bench.do(run)
+    assert (done.ok, done.files, done.message) == (True, ["a.txt"], "")
+    assert (done.usage, done.cost) == (TWO_CALLS, Cost(nano_usd=13_335_000, basis="reported"))
+    assert (done.model, done.provider) == ("claude-sonnet-4-5", "anthropic")
+    assert (done.session, done.denials) == ("3d548743-bcea-4f13-a9c8-701ccdc9e440", [])
+
+
+@pytest.mark.parametrize(
+    ("adapter", "script", "error_class", "said"),
+    [
+        ("claude", 'cat "$F/claude_401_r1.ndjson"', "auth", "Failed to authenticate"),
+        ("claude", 'cat "$F/claude_529_r1.ndjson"; exit 1', "overloaded", "529"),
+        ("claude", "exit 0", "protocol_error", "without a result line"),
+        ("claude", "echo bad flag >&2; exit 1", "tool_failed", "exit code 1: bad flag"),
+        ("codex", 'cat "$F/codex_429.ndjson"; exit 1', "rate_limited", "429 Too Many Requests"),
+        ("gemini", 'cat "$F/gemini_401.err" >&2; exit 145', "auth", "mock quota"),
+        ("opencode", 'cat "$F/opencode_400ctx.ndjson"; exit 1', "context_window", "mock error 400"),
+        ("qwen", 'cat "$F/qwen_401.json"; exit 1', "auth", "401"),
+    ],
+)
+async def test_what_the_harness_says_decides_whatever_was_changed(bench, tmp_path, adapter, script, error_class, said):
+    done = await bench.do(Run(tmp_path, {"tool": tool(f"{APPEND}; {script}", adapter)}))
+    assert (done.ok, done.error_class, done.changed) == (False, error_class, True)
+    assert said in done.message
+
+
+AIDER = ("--analytics-log", "{scratch}/aider.analytics.jsonl")
+
+
+def aider(script):
+    """A tool that gets its file, and then the path of its log as the last argument."""
+    at = f"F='{FIXTURES}'; LOG=$3; {script}"
+    return ToolProfile(
+        command="sh", type="ai", adapter="aider", args=("-c", at, "tool", "{files}", *AIDER), timeout_sec=60
+    )
+
+
+async def test_aider_s_exit_code_0_hides_no_error(bench, tmp_path):
+    begun = '{"event": "message_send_starting"}'
+    profiles = {
+        "tool": aider(f'echo \'{begun}\' > "$LOG"; cat "$F/aider_401.txt"'),
+        "fine": aider(f'{APPEND}; cat "$F/aider_analytics.jsonl" > "$LOG"; cat "$F/aider_ok.txt"'),
+    }
+    run = Run(tmp_path, profiles, files_scope=("a.txt",))
+    done = await bench.do(run)
+    assert (done.ok, done.error_class, done.exit_code, done.usage) == (False, "auth", 0, None)
+    done = await bench.do(run, tool="fine")
+    assert (done.ok, done.usage, done.cost.nano_usd) == (True, Usage(input_tokens=6500, output_tokens=120), 11_200_000)
+    assert done.model == "openai/mock-model"
+
+
+async def test_a_tool_that_was_refused_its_tools_and_changed_nothing(bench, tmp_path):
+    run = Run(
+        tmp_path, {"tool": tool('cat "$F/claude_perm.json"'), "edits": tool(f'{APPEND}; cat "$F/claude_perm.json"')}
+    )
+    done = await bench.do(run)
+    assert (done.ok, done.error_class, done.denials) == (False, "permission_denied", ["Bash"])
+    assert "refused Bash" in done.message
+    assert done.cost.nano_usd == 13_335_000
+    done = await bench.do(run, tool="edits")
+    assert (done.ok, done.denials) == (True, ["Bash"])
+
+
+async def test_a_success_that_changed_nothing_is_none_and_has_its_cost(bench, tmp_path):
+    done = await bench.do(Run(tmp_path, {"tool": tool('cat "$F/claude_tool.ndjson"')}))
+    assert (done.ok, done.error_class, done.usage) == (False, "no_change", TWO_CALLS)
+
+
+async def test_what_the_provider_asks_for_is_told(bench, tmp_path):
+    done = await bench.do(Run(tmp_path, {"tool": tool('cat "$F/opencode_429.ndjson"; exit 1', "opencode")}))
+    assert (done.error_class, done.retry_after_s) == ("rate_limited", 1.0)
+    window = '{"type":"rate_limit_event","rate_limit_info":{"status":"rejected","resetsAt":1795415758}}'
+    script = f"echo '{window}'; cat \"$F/claude_429_r1.ndjson\"; exit 1"
+    done = await bench.do(Run(tmp_path, {"tool": tool(script)}))
+    assert (done.error_class, done.resets_at_ns) == ("usage_limit", 1_795_415_758 * 10**9)
+
+
+async def test_what_could_not_be_read_is_said_and_fails_nothing(bench, tmp_path):
+    result = '{"type":"result","usage":{"input_tokens":-5}}'
+    done = await bench.do(Run(tmp_path, {"tool": tool(f"{APPEND}; echo '{result}'")}))
+    assert (done.ok, done.usage) == (True, None)
+    assert "numbers that cannot be" in done.message
+
+
+async def test_a_secret_in_an_error_of_the_provider_is_masked(bench, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_API_KEY", "sk-very-secret-1")
+    fault = json.dumps({"type": "turn.failed", "error": {"message": "Incorrect API key: sk-very-secret-1"}})
+    run = Run(tmp_path, {"tool": tool(f"echo '{fault}'; exit 1", "codex", env_allow=("SOME_API_KEY",))})
+    done = await bench.do(run)
+    assert "Incorrect API key: [secret]" in done.message
+
+
+# Tools that are ended
+
+
+PARTLY = f'{APPEND}; grep -v total_cost "$F/claude_tool.ndjson"; sleep 60'
+
+
+async def test_a_tool_that_ran_out_of_time_has_used_at_least_so_much(bench, tmp_path):
+    done = await bench.do(Run(tmp_path, {"tool": tool(PARTLY)}), timeout_s=1.0)
+    assert (done.error_class, done.usage, done.cost) == ("timeout", LEAST, None)
+
+
+async def test_a_tool_that_hangs_after_its_result_has_said_its_totals(bench, tmp_path):
+    done = await bench.do(
+        Run(tmp_path, {"tool": tool(f'{APPEND}; cat "$F/claude_tool.ndjson"; sleep 60')}), timeout_s=1.0
+    )
+    assert (done.error_class, done.usage) == ("timeout", TWO_CALLS)
+
+
+@pytest.mark.parametrize(("name", "error_class"), [("claude_tool", None), ("claude_401_r1", "auth")])
+async def test_a_tool_that_has_said_its_last_word_and_does_not_end_is_ended(
+    bench, tmp_path, supervisor, name, error_class
+):
+    """Its word counts, whatever the exit code of its end; nothing of it lives."""
+    impatient = Bench(tmp_path, supervisor, bench.artifacts, bench.steps.bus, root=bench.root, linger_s=0.3)
+    run = Run(tmp_path, {"tool": tool(f'{APPEND}; cat "$F/{name}.ndjson"; sleep 60')})
+    done = await impatient.do(run)
+    assert (done.ok, done.error_class, done.exit_code) == (error_class is None, error_class, None)
+    assert done.usage is not None
+    assert done.tool_wall_s < 20
+    assert processes(f"SWELL_ATTEMPT={run.id}/") == {}
+
+
+async def test_a_tool_that_goes_on_talking_after_a_result_is_not_ended(bench, tmp_path, supervisor):
+    impatient = Bench(tmp_path, supervisor, bench.artifacts, bench.steps.bus, root=bench.root, linger_s=1.0)
+    talking = 'for n in 1 2 3 4 5 6 7 8; do echo "{}"; sleep 0.25; done'
+    run = Run(tmp_path, {"tool": tool(f'cat "$F/claude_tool.ndjson"; {talking}; {APPEND}')})
+    done = await impatient.do(run)
+    assert (done.ok, done.exit_code) == (True, 0)
+
+
+async def stopped(bench, run):
+    command = await run.command(bench.artifacts)
+    task = asyncio.create_task(bench.steps.run(command))
+    marker = f"SWELL_ATTEMPT={run.id}/ws-a/1"
+    await until(lambda: any(line.startswith("sleep 60") for line in processes(marker).values()))
+    task.cancel()
+    await asyncio.wait({task})
+    return bench.steps.stopped((run.id, "ws-a", 1))
+
+
+async def test_what_a_stopped_tool_used_is_kept_with_its_work(bench, tmp_path):
+    left = await stopped(bench, Run(tmp_path, {"tool": tool(PARTLY)}))
+    assert (left.kept.usage, left.kept.changed, left.whole) == (LEAST, True, False)
+    assert left.kept.session == "3d548743-bcea-4f13-a9c8-701ccdc9e440"
+
+
+async def test_what_a_stopped_tool_used_is_kept_when_its_work_cannot_be(bench, tmp_path, supervisor):
+    class Stuck:
+        async def put(self, role, data):
+            if role in {"spec", "prompt"}:
+                return await bench.artifacts.put(role, data)
+            return await asyncio.Event().wait()
+
+        get = staticmethod(bench.artifacts.get)
+
+    slow = Bench(tmp_path, supervisor, bench.artifacts, bench.steps.bus, root=bench.root, keep_work_timeout_s=0.2)
+    slow.steps.artifacts = Stuck()
+    left = await stopped(slow, Run(tmp_path, {"tool": tool(PARTLY)}))
+    assert (left.kept.usage, left.kept.snapshot, left.kept.ok) == (LEAST, None, False)
+
+
+# Output of any kind and size
+
+
+async def test_output_that_was_cut_makes_a_sum_a_lower_bound_and_leaves_totals_whole(bench, tmp_path):
+    noise = "head -c 3000000 /dev/zero | tr '\\0' 'x'; echo"
+    run = Run(
+        tmp_path,
+        {
+            "tool": tool(f'{APPEND}; {noise}; cat "$F/claude_tool.ndjson"', output_bytes=200_000),
+            "sums": tool(f'{APPEND}; {noise}; cat "$F/opencode.ndjson"', "opencode", output_bytes=200_000),
+        },
+    )
+    done = await bench.do(run)
+    assert (done.ok, done.usage, done.cost.nano_usd) == (True, TWO_CALLS, 13_335_000)
+    done = await bench.do(run, tool="sums")
+    assert (done.ok, done.usage.lower_bound, done.usage.output_tokens) == (True, True, 240)
+
+
+def ended(exit_code: int | None = 0) -> Exit:
+    return Exit(
+        exit_code=exit_code, signal=None, ended_by="itself", wall_s=0.0, cpu_s=0.0, max_rss_bytes=0, stdout_bytes=0,
+        stderr_bytes=0, stdout_truncated=False, stderr_truncated=False, survivors=0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir, lambda path: None])
+async def test_a_file_in_the_place_of_the_log_that_is_none_holds_nobody_up(tmp_path, make):
+    profile = ToolProfile(
+        command="t", type="ai", adapter="generic", result=Result(format="json", source="{scratch}/log", model="/m")
+    )
+    make(tmp_path / "log")
+    listening = Listening(profile, {}, tmp_path, limit_bytes=1000, linger_s=1.0)
+    async with listening:
+        pass
+    assert listening.outcome(ended()).model == ""
+
+
+async def test_a_log_is_read_up_to_its_limit(tmp_path):
+    profile = ToolProfile(
+        command="t", type="ai", adapter="generic", result=Result(format="ndjson", source="{scratch}/log", model="/m")
+    )
+    (tmp_path / "log").write_bytes(b'{"m": "first"}\n' + b" " * 1000 + b'\n{"m": "beyond"}\n')
+    listening = Listening(profile, {}, tmp_path, limit_bytes=1000, linger_s=1.0)
+    async with listening:
+        pass
+    assert listening.outcome(ended()).model == "first"
+    assert adapter_of(profile) is not None
+
+
+# What a tool is started with
+
+
+async def test_a_home_of_its_own_with_the_profile_s_files_and_no_session_of_ours(bench, tmp_path, monkeypatch):
+    for name in ("CLAUDECODE", "CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SSE_PORT", "CODEX_HOME", "GEMINI_CLI"):
+        monkeypatch.setenv(name, "inherited")
+    look = tool(
+        'env > a.txt; cat "$HOME/.tool/deep/settings.json" > b.txt; stat -c %a "$HOME/.tool" "$HOME/.tool/top" >> b.txt',
+        None,
+        home_files={".tool/deep/settings.json": '{"at": "{run}", "a": {"b": 1}}', ".tool/top": ""},
+    )
+    run = Run(tmp_path, {"tool": look})
+    done = await bench.do(run)
+    environment = bench.content(run, done.snapshot, "a.txt")
+    assert "inherited" not in environment
+    assert f"HOME={bench.root}/scratch/" in environment
+    assert bench.content(run, done.snapshot, "b.txt") == '{"at": "{run}", "a": {"b": 1}}700\n600'
+
+
+@pytest.mark.parametrize("path", [".tool/settings.json", "settings.json"])
+async def test_a_link_in_the_home_folder_is_not_followed(supervisor, tmp_path, path):
+    """A setup command of the repository was there before."""
+    home, outside = tmp_path / "home", tmp_path / "outside"
+    home.mkdir()
+    outside.mkdir()
+    (home / ".tool").symlink_to(outside)
+    (home / "settings.json").symlink_to(outside / "settings.json")
+    invocation = await invoke(
+        supervisor, ToolProfile(command="true", home_files={path: "{}"}), {}, cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "HOME": str(home)}, scratch=tmp_path, timeout_s=20, output_bytes=1000, marker="m",
+    )  # fmt: skip
+    assert list(outside.iterdir()) == []
+    assert invocation.ok == (path == "settings.json")
+    assert invocation.error == (None if invocation.ok else "spawn_failed")
+
+
+async def test_a_group_of_arguments_is_there_only_when_its_value_is(bench, tmp_path):
+    look = ToolProfile(
+        command="sh",
+        args=(
+            "-c",
+            'shift; printf "%s " "$@" > a.txt',
+            "tool",
+            "x",
+            ["--model", "{some_model}"],
+            ["--cap", "{max_cost_usd}"],
+        ),
+    )
+    run = Run(tmp_path, {"tool": look}, max_cost_usd=0.25)
+    done = await bench.do(run)
+    assert bench.content(run, done.snapshot, "a.txt") == "--cap 0.25"
+
+
+async def test_the_codex_home_lies_outside_the_temporary_folder(bench, tmp_path):
+    """Codex refuses to work, silently, when its home is below the folder for temporary files."""
+    script = "import os, pathlib; pathlib.Path('a.txt').write_text(os.environ['HOME'] + ' ' + os.environ['TMPDIR'])"
+    run = Run(tmp_path, {"tool": ToolProfile(command=sys.executable, args=("-c", script))})
+    home, temporary = bench.content(run, (await bench.do(run)).snapshot, "a.txt").split()
+    assert not home.startswith(temporary)
