@@ -48,7 +48,7 @@ _INT64 = 2**63 - 1
 _STEPS = frozenset({"edit", "static", "runtime"})
 _JUDGING = frozenset({"static", "runtime", "gate", "deliver", "compensate"})
 _PRODUCING = frozenset({"edit", "fix"})
-_GOING_ON = frozenset({"retry", "reduce_context", "fallback_tool"})
+_GOING_ON = frozenset({"retry", "wait", "reduce_context", "fallback_tool"})
 _CLOSED = frozenset({"finished", "cancelled", "lost"})
 
 EntryRow = tuple[int, str, str, str, str, int, int, str, bytes, bytes]

@@ -468,6 +468,7 @@ def _choice(
     now_ns: int,
     detail: str,
     used: Used | None = None,
+    wait_s: float = 0.0,
 ) -> tuple[Choice, list[AnyEvent]]:
     """What recovery does about a failed step, and the event that puts it in force."""
     own = used or workstream.recovery.get(step, Used())
@@ -482,6 +483,7 @@ def _choice(
         fallback=_fallbacks(definitions, workstream, step) if changing else (),
         reducible=changing and profile is not None and "files" in placeholders(profile, fix=step == "fix"),
         name=f"{run.run}/{workstream.id}/{step}",
+        wait_s=wait_s,
     )
     reason = f"{chosen.reason}{_because(detail)}"
     event = RecoveryChosen(
@@ -835,6 +837,9 @@ class _Deciding:
         found = before(wanted)
         if found is None:
             return msgspec.structs.replace(step, tool=wanted, reason=""), None
+        policy = self.run.recovery or RecoveryConfig()
+        if found.limited and "fallback_tool" not in policy.strategies(found.limited):
+            return msgspec.structs.replace(step, tool=wanted, reason=""), found  # another one may be dearer
         for other in _fallbacks(self.definitions, workstream, step.step):
             if other != wanted and before(other) is None:
                 reason = f"{found.reason}; {other} does it"
@@ -918,14 +923,16 @@ class _Deciding:
             checks = self.definitions.required(scheduled.step, scheduled.merged)
         self._schedule(draft, scheduled.step, snapshot, checks=checks, fix=scheduled.fix, not_before_ns=not_before_ns)
 
-    def _recover(self, draft: _Draft, scheduled: StepScheduled, error_class: ErrorClass, detail: str) -> None:
+    def _recover(
+        self, draft: _Draft, scheduled: StepScheduled, error_class: ErrorClass, detail: str, wait_s: float = 0.0
+    ) -> None:
         """What the recovery table says: the step again, later or otherwise; or a person."""
         workstream = draft.workstream
         if workstream.goal is not None:
             self._answer(draft, ok=False, reason=f"{scheduled.step}: {detail}")
             return
         chosen, events = _choice(
-            self.run, self.definitions, workstream, scheduled.step, error_class, self.now_ns, detail
+            self.run, self.definitions, workstream, scheduled.step, error_class, self.now_ns, detail, wait_s=wait_s
         )
         for event in events:
             draft.add(event)
@@ -982,7 +989,8 @@ class _Deciding:
             detail = event.message or event.error_class or "failed"
             if event.violations:
                 detail = f"scope_violation: {', '.join(event.violations[:10])}"
-            self._recover(draft, scheduled, event.error_class or "unknown", detail)
+            wait_s = max(event.retry_after_s, (event.resets_at_ns - self.now_ns) / _SECOND_NS)
+            self._recover(draft, scheduled, event.error_class or "unknown", detail, wait_s)
 
     def _static(self, draft: _Draft, snapshot: Snapshot) -> None:
         draft.move("static_check")

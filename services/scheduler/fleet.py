@@ -7,6 +7,9 @@
                                        ▲                               └────── probe fails ──┐
                                        └─────────────────────────────────────────────────────┘
 
+A provider that refuses for now (its rate, a quota, overload) opens a breaker at once, until it takes requests again: that
+of the provider, for every tool that has told that it works with it, or the tool's own where none has told.
+
 A breaker never fails a workstream: what needs the tool goes to another tool, or waits. Failures are folded facts, so every
 scheduler counts the same, and a restart forgets nothing. Which tool an attempt used stands in its `StepScheduled`.
 
@@ -32,27 +35,49 @@ from services.events import (
     ProbeGranted,
     RequestAnswered,
     ResumeRequested,
+    StepCancelled,
     StepFinished,
+    StepLost,
     StepScheduled,
     ToolBreakerClosed,
     ToolBreakerHalfOpened,
     ToolBreakerOpened,
 )
+from services.scheduler.recovery import DELAY_S_MAX, LIMITED
 from services.wire import Entry, Place
 
 FLEET = "fleet"
 """Stands where a run's id stands; no run can have it."""
 
 TOOL_FAULTS: frozenset[ErrorClass] = frozenset(
-    {"tool_missing", "tool_failed", "timeout", "idle_timeout", "auth", "rate_limited"}
+    {
+        "tool_missing",
+        "tool_failed",
+        "timeout",
+        "idle_timeout",
+        "auth",
+        "server_error",
+        "network",
+        "model_not_found",
+        "unsupported_params",
+    }
 )
 """Failures that say something about the tool, not about the work."""
+
+PROVIDER = "provider:"
+"""Begins the name of the breaker that all tools of one provider share."""
+
+PROVIDERS_KEPT = 1000
+"""Tools whose provider is remembered."""
 
 EVENTS_MAX = 200
 """Events of one decision; what is left is derived again."""
 
 TERMINATED_KEPT = 200
 """Executors that have gone and are still remembered."""
+
+LIMITED_NS_MAX = int(DELAY_S_MAX) * 1_000_000_000
+"""The longest that a provider's word keeps its breaker open; then one attempt asks again."""
 
 _SECOND_NS = 1_000_000_000
 _Seconds = Annotated[float, Meta(gt=0)]
@@ -82,7 +107,10 @@ class BreakerLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class ToolBreaker(msgspec.Struct):
-    """The breaker of a tool. `failures` in a row; `probe` is the attempt that may use a half-open one."""
+    """The breaker of a tool or a provider. `failures` in a row; `probe` is the attempt that may use a half-open one.
+
+    `limited_until_ns`: until when a provider refuses, as far as it said so; 0 when it does not refuse.
+    """
 
     tool: str
     state: Literal["closed", "open", "half_open"] = "closed"
@@ -94,6 +122,7 @@ class ToolBreaker(msgspec.Struct):
     probe: ProbeGranted | None = None
     probing: bool = False
     verdict: bool | None = None
+    limited_until_ns: int = 0
 
 
 class ExecutorLife(msgspec.Struct):
@@ -133,6 +162,7 @@ class Fleet(msgspec.Struct):
 
     paused: dict[tuple[PauseScope, str], FleetPaused] = {}
     breakers: dict[str, ToolBreaker] = {}
+    providers: dict[str, str] = {}
     executors: dict[str, ExecutorLife] = {}
     requests: dict[str, PauseRequested | ResumeRequested] = {}
     answers: dict[str, RequestAnswered] = {}
@@ -144,13 +174,22 @@ class Fleet(msgspec.Struct):
         """The pause that holds everything of a pool, if any."""
         return self.paused.get(("all", "")) or self.paused.get(("pool", pool))
 
+    def breakers_of(self, tool: str) -> list[ToolBreaker]:
+        """The breakers that stand before a tool: its own, and that of its provider."""
+        names = [tool] + ([PROVIDER + self.providers[tool]] if tool in self.providers else [])
+        return [self.breakers[name] for name in names if name in self.breakers]
+
 
 class Barrier(msgspec.Struct, frozen=True):
-    """Why a tool cannot be used now; `until_ns` is 0 when nobody knows how long."""
+    """Why a tool cannot be used now; `until_ns` is 0 when nobody knows how long.
+
+    `limited` is the class of the refusal where a provider refuses for now.
+    """
 
     cause: Literal["tool_breaker", "tool_paused"]
     reason: str
     until_ns: int = 0
+    limited: ErrorClass | None = None
 
 
 def barrier(fleet: Fleet, tool: str, want: Want) -> Barrier | None:
@@ -158,20 +197,31 @@ def barrier(fleet: Fleet, tool: str, want: Want) -> Barrier | None:
     pause = fleet.paused.get(("tool", tool))
     if pause is not None:
         return Barrier("tool_paused", f"tool {tool} is paused by {pause.actor}{_because(pause.reason)}")
-    breaker = fleet.breakers.get(tool)
-    if breaker is None or breaker.state == "closed":
+    for breaker in fleet.breakers_of(tool):
+        found = _before(breaker, want)
+        if found is not None:
+            return found
+    return None
+
+
+def _before(breaker: ToolBreaker, want: Want) -> Barrier | None:
+    if breaker.state == "closed":
         return None
+    limited = breaker.error_class if breaker.error_class in LIMITED else None
     if breaker.state == "open":
-        return Barrier("tool_breaker", f"the breaker of {tool} is open: {breaker.reason}", breaker.until_ns)
-    probe = breaker.probe
-    mine = probe is not None and (probe.run, probe.workstream, probe.attempt) == (
-        want.run,
-        want.workstream,
-        want.attempt,
-    )
-    if mine and not breaker.probing:
+        reason = f"the breaker of {breaker.tool} is open: {breaker.reason}"
+        return Barrier("tool_breaker", reason, breaker.until_ns, limited)
+    if _probes(breaker, want.run, want.workstream, want.attempt) and not breaker.probing:
         return None
-    return Barrier("tool_breaker", f"the breaker of {tool} is half open: one attempt probes it")
+    return Barrier(
+        "tool_breaker", f"the breaker of {breaker.tool} is half open: one attempt probes it", limited=limited
+    )
+
+
+def _probes(breaker: ToolBreaker, run: str, workstream: str, attempt: int) -> bool:
+    """Whether an attempt is the one that may probe."""
+    probe = breaker.probe
+    return probe is not None and (probe.run, probe.workstream, probe.attempt) == (run, workstream, attempt)
 
 
 def evolve(
@@ -181,7 +231,7 @@ def evolve(
     if place.run != FLEET:
         if attempt is not None and attempt.tool:
             for event in entry.events:
-                _note(fleet, entry.run, attempt, event)
+                _note(fleet, entry.run, time_ns, attempt, event)
         for event in entry.events:
             if isinstance(event, StepScheduled) and event.tool:
                 _scheduled(fleet, entry.run, event)
@@ -202,46 +252,64 @@ def skip(fleet: Fleet, sequence: int, place: Place | None) -> Fleet:
     return fleet
 
 
-def _note(fleet: Fleet, run: str, attempt: StepScheduled, event: AnyEvent) -> None:
+def _note(fleet: Fleet, run: str, time_ns: int, attempt: StepScheduled, event: AnyEvent) -> None:
     """The close of an attempt tells whether its tool works; a cancelled, lost or handed back one tells nothing."""
-    breaker = fleet.breakers.get(attempt.tool)
-    probe = breaker.probe if breaker is not None else None
-    mine = probe is not None and (probe.run, probe.workstream, probe.attempt) == (
-        run,
-        attempt.workstream,
-        attempt.attempt,
-    )
+    if isinstance(event, StepFinished) and event.provider:
+        fleet.providers.pop(attempt.tool, None)
+        fleet.providers[attempt.tool] = event.provider
+        while len(fleet.providers) > PROVIDERS_KEPT:
+            fleet.providers.pop(next(iter(fleet.providers)))
     match event:
+        case StepFinished(dry_run=False) if event.error_class in LIMITED:
+            _refused(fleet, run, time_ns, attempt, event)
         case StepFinished(dry_run=False) if event.error_class not in {"handed_back", "workspace_error", "unknown"}:
-            failed = event.error_class in TOOL_FAULTS
-            if breaker is None:
-                if not failed:
-                    return
-                breaker = fleet.breakers.setdefault(attempt.tool, ToolBreaker(tool=attempt.tool))
-            if breaker.state == "closed":
-                breaker.failures = breaker.failures + 1 if failed else 0
-            elif mine:
-                breaker.verdict = not failed
-                breaker.failures += failed
-            if failed:
-                breaker.error_class = event.error_class or "unknown"
-                breaker.reason = f"{breaker.failures} failures in a row, the last one: {event.message[:300]}"
-        case _ if mine and breaker is not None and type(event).__name__ in _CLOSES:
-            breaker.probe, breaker.probing = None, False
+            if event.error_class in TOOL_FAULTS:
+                fleet.breakers.setdefault(attempt.tool, ToolBreaker(tool=attempt.tool))
+            for breaker in fleet.breakers_of(attempt.tool):
+                _judge(breaker, run, attempt, event)
+        case StepFinished() | StepCancelled() | StepLost():
+            for breaker in fleet.breakers_of(attempt.tool):
+                if _probes(breaker, run, attempt.workstream, attempt.attempt):
+                    breaker.probe, breaker.probing = None, False
         case _:
             pass
 
 
-_CLOSES = frozenset({"StepFinished", "StepCancelled", "StepLost"})
+def _judge(breaker: ToolBreaker, run: str, attempt: StepScheduled, event: StepFinished) -> None:
+    """What a close says of a breaker: a provider that took the request does not refuse, whatever the tool made of it."""
+    failed = event.error_class in TOOL_FAULTS and not breaker.tool.startswith(PROVIDER)
+    if breaker.state == "closed":
+        breaker.failures = breaker.failures + 1 if failed else 0
+    elif _probes(breaker, run, attempt.workstream, attempt.attempt):
+        breaker.verdict = not failed
+        breaker.failures += failed
+    if failed:
+        breaker.error_class = event.error_class or "unknown"
+        breaker.reason = f"{breaker.failures} failures in a row, the last one: {event.message[:300]}"
+
+
+def _refused(fleet: Fleet, run: str, time_ns: int, attempt: StepScheduled, event: StepFinished) -> None:
+    """The provider refuses for now: whoever works with it waits."""
+    provider = fleet.providers.get(attempt.tool, "")
+    name = PROVIDER + provider if provider else attempt.tool
+    breaker = fleet.breakers.setdefault(name, ToolBreaker(tool=name))
+    asked_ns = max(event.resets_at_ns, time_ns + int(event.retry_after_s * _SECOND_NS))
+    breaker.limited_until_ns = max(breaker.limited_until_ns, asked_ns)
+    breaker.failures += 1
+    breaker.error_class = event.error_class or "unknown"
+    breaker.reason = f"{event.error_class}: {event.message[:300]}"
+    for other in fleet.breakers_of(attempt.tool):
+        if _probes(other, run, attempt.workstream, attempt.attempt):
+            if other is breaker:
+                other.verdict = False
+            else:
+                other.probe, other.probing = None, False
 
 
 def _scheduled(fleet: Fleet, run: str, event: StepScheduled) -> None:
-    breaker = fleet.breakers.get(event.tool)
-    if breaker is None or breaker.probe is None:
-        return
-    probe = breaker.probe
-    if (probe.run, probe.workstream, probe.attempt) == (run, event.workstream, event.attempt):
-        breaker.probing = True
+    for breaker in fleet.breakers_of(event.tool):
+        if _probes(breaker, run, event.workstream, event.attempt):
+            breaker.probing = True
 
 
 def _fold(fleet: Fleet, time_ns: int, place: Place, event: AnyEvent) -> None:
@@ -265,6 +333,7 @@ def _fold(fleet: Fleet, time_ns: int, place: Place, event: AnyEvent) -> None:
             breaker.state, breaker.opened_ns, breaker.until_ns = "open", time_ns, event.until_ns
             breaker.failures, breaker.error_class, breaker.reason = event.failures, event.error_class, event.reason
             breaker.probe, breaker.probing, breaker.verdict = None, False, None
+            breaker.limited_until_ns = 0
         case ToolBreakerHalfOpened():
             breaker = fleet.breakers.setdefault(event.tool, ToolBreaker(tool=event.tool))
             breaker.state, breaker.probe, breaker.probing, breaker.verdict = "half_open", None, False, None
@@ -318,7 +387,8 @@ def due(
     if events:
         return events[:EVENTS_MAX]  # what they change is decided on once it is folded
     for breaker in fleet.breakers.values():
-        events.extend(_breaker(breaker, now_ns, limits, wants))
+        mine = [want for want in wants if breaker in fleet.breakers_of(want.tool)] if wants else []
+        events.extend(_breaker(breaker, now_ns, limits, mine))
     events.extend(_executors(fleet, {found.executor: found for found in seen}, watched_s, lease_s))
     return events[:EVENTS_MAX]
 
@@ -344,7 +414,9 @@ def _answer(fleet: Fleet, request: PauseRequested | ResumeRequested) -> list[Any
 def _breaker(breaker: ToolBreaker, now_ns: int, limits: BreakerLimits, wants: Sequence[Want]) -> list[AnyEvent]:
     own = limits.of(breaker.tool)
     match breaker.state:
-        case "closed" if breaker.failures >= own.failures:
+        case "closed" if breaker.failures >= own.failures or breaker.limited_until_ns:
+            return [_opened(breaker, now_ns, own)]
+        case "open" if breaker.limited_until_ns > breaker.until_ns:  # refused meanwhile, and for longer
             return [_opened(breaker, now_ns, own)]
         case "open" if now_ns >= breaker.until_ns:
             return [ToolBreakerHalfOpened(tool=breaker.tool)]
@@ -356,28 +428,30 @@ def _breaker(breaker: ToolBreaker, now_ns: int, limits: BreakerLimits, wants: Se
             expired = breaker.probe
             for want in wants:
                 same = expired is not None and (want.run, want.workstream) == (expired.run, expired.workstream)
-                if want.tool == breaker.tool and not same:
-                    return [_grant(want, now_ns, limits)]
+                if not same:
+                    return [_grant(breaker, want, now_ns, limits)]
             # Nobody else wants it: the one whose grant ran out may try again.
-            again = next((want for want in wants if want.tool == breaker.tool), None)
-            return [] if again is None else [_grant(again, now_ns, limits)]
+            return [_grant(breaker, wants[0], now_ns, limits)] if wants else []
         case _:
             return []
 
 
 def _opened(breaker: ToolBreaker, now_ns: int, limits: ToolLimits) -> ToolBreakerOpened:
+    until_ns = now_ns + int(limits.open_s * _SECOND_NS)
+    if breaker.limited_until_ns > now_ns:  # it said until when, which may be anything
+        until_ns = min(breaker.limited_until_ns, now_ns + LIMITED_NS_MAX)
     return ToolBreakerOpened(
         tool=breaker.tool,
         failures=breaker.failures,
-        until_ns=now_ns + int(limits.open_s * _SECOND_NS),
+        until_ns=until_ns,
         reason=breaker.reason[:1500],
         error_class=breaker.error_class,
     )
 
 
-def _grant(want: Want, now_ns: int, limits: BreakerLimits) -> ProbeGranted:
+def _grant(breaker: ToolBreaker, want: Want, now_ns: int, limits: BreakerLimits) -> ProbeGranted:
     return ProbeGranted(
-        tool=want.tool,
+        tool=breaker.tool,
         run=want.run,
         workstream=want.workstream,
         attempt=want.attempt,

@@ -3,8 +3,10 @@
     attempt fails ── class ──▶ strategies in the table's order ──▶ the first that is not used up
 
 The order is that of the product's contract: retry with exponential backoff, fewer files, another tool, a person. A class
-that no repetition helps (a login, a budget, a scope) names a person at once. Counters stand in the run's state and are
-renewed only by a person, so no sequence of failures makes a run endless.
+that no repetition helps (a login, a budget, a scope) names a person at once. Where a provider refuses for now (its rate,
+a quota, overload), nothing has failed: the step waits until the provider takes requests again, which is no retry, and no
+other tool, perhaps a dearer one, steps in unless the table names `fallback_tool` for that class. Counters stand in the
+run's state and are renewed only by a person, so no sequence of failures makes a run endless.
 
 Pure: the jitter of a delay is derived from the attempt's own name.
 """
@@ -31,6 +33,9 @@ class RecoveryConfigError(ValueError):
     """A recovery table that cannot be used; the text names the source, the key and the remedy."""
 
 
+LIMITED: Final[frozenset[ErrorClass]] = frozenset({"rate_limited", "usage_limit", "overloaded"})
+"""The provider refuses for now; it says nothing about the work, and nothing about the tool."""
+
 _ORDER: Final[tuple[Strategy, ...]] = ("retry", "reduce_context", "fallback_tool", "review")
 _PERSON: Final[tuple[Strategy, ...]] = ("review",)
 _DECIDED_ELSEWHERE: Final = frozenset({"check_failed", "merge_conflict", "lost"})
@@ -40,7 +45,18 @@ DEFAULT_CLASSES: Final[Mapping[ErrorClass, tuple[Strategy, ...]]] = {
     "tool_failed": _ORDER,
     "timeout": ("reduce_context", "fallback_tool", "review"),
     "idle_timeout": ("retry", "fallback_tool", "review"),
-    "rate_limited": ("retry", "fallback_tool", "review"),
+    "rate_limited": ("wait", "review"),
+    "usage_limit": ("wait", "review"),
+    "overloaded": ("wait", "review"),
+    "server_error": ("retry", "fallback_tool", "review"),
+    "network": ("retry", "fallback_tool", "review"),
+    "model_not_found": ("fallback_tool", "review"),
+    "unsupported_params": ("fallback_tool", "review"),
+    "context_window": ("reduce_context", "fallback_tool", "review"),
+    "output_limit": ("reduce_context", "fallback_tool", "review"),
+    "refusal": ("fallback_tool", "review"),
+    "max_turns": ("fallback_tool", "review"),
+    "permission_denied": ("fallback_tool", "review"),
     "no_change": ("fallback_tool", "review"),
     "tool_missing": ("fallback_tool", "review"),
     "check_error": ("retry", "review"),
@@ -64,7 +80,7 @@ class RecoveryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     `retries`: repetitions by `retry`, for each step of a workstream. `initial_delay_s`, `factor`, `delay_max_s`: the first
     delay, what each next one is multiplied by, and the longest. `jitter`: the part of a delay that may be added to it.
-    `reductions`: how often the list of files may be halved. `compensations`: repetitions of one compensation action.
+    `waits`: how often a step may wait for a provider that refuses for now. `reductions`: how often the list of files may be halved. `compensations`: repetitions of one compensation action.
     `classes`: strategies by error class, in order; a class that is not named keeps its default.
     """
 
@@ -73,6 +89,7 @@ class RecoveryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     factor: Annotated[float, Meta(ge=1, le=100)] = 2.0
     delay_max_s: _Seconds = 60.0
     jitter: Annotated[float, Meta(ge=0, le=1)] = 0.1
+    waits: _Count = 20
     reductions: _Count = 1
     compensations: _Count = 3
     classes: dict[ErrorClass, tuple[Strategy, ...]] = {}
@@ -98,6 +115,7 @@ class Used(msgspec.Struct, frozen=True, kw_only=True):
     """What recovery has done for one step of a workstream so far. `tool` is in force, '' for the one of the definition."""
 
     retries: int = 0
+    waits: int = 0
     reductions: int = 0
     tool: str = ""
     tools: tuple[str, ...] = ()
@@ -122,11 +140,13 @@ def choose(
     fallback: Sequence[str],
     reducible: bool,
     name: str,
+    wait_s: float = 0.0,
 ) -> Choice:
     """The next strategy for a step that failed with `error_class` under `tool`.
 
     `fallback` are the tools that may stand in, in order; `reducible` says whether fewer files change what the tool gets.
-    `name` identifies the attempt, for its jitter.
+    `name` identifies the attempt, for its jitter. `wait_s` is how long the provider asks to wait; a wait is never shorter
+    than the delay of a retry, nor longer than DELAY_S_MAX.
     """
     for strategy in config.strategies(error_class):
         match strategy:
@@ -135,6 +155,14 @@ def choose(
                 reason = f"{error_class}: retry {used.retries + 1} of {config.retries} in {delay_s:.1f} s"
                 return Choice(
                     strategy="retry", reason=reason, delay_s=delay_s, tool=used.tool, reduction=used.reductions
+                )
+            case "wait" if used.waits < config.waits:
+                delay_s = min(max(wait_s, config.delay_s(used.waits, name)), DELAY_S_MAX)
+                reason = (
+                    f"{error_class}: wait {used.waits + 1} of {config.waits}, {delay_s:.1f} s; it counts as no attempt"
+                )
+                return Choice(
+                    strategy="wait", reason=reason, delay_s=delay_s, tool=used.tool, reduction=used.reductions
                 )
             case "reduce_context" if reducible and used.reductions < config.reductions:
                 reduction = used.reductions + 1
@@ -156,6 +184,8 @@ def after(used: Used, choice_strategy: Strategy, tool: str, reduction: int, repl
     match choice_strategy:
         case "retry":
             return msgspec.structs.replace(used, retries=used.retries + 1)
+        case "wait":
+            return msgspec.structs.replace(used, waits=used.waits + 1)
         case "reduce_context":
             return msgspec.structs.replace(used, reductions=reduction)
         case "fallback_tool":
@@ -168,6 +198,8 @@ def _tried(used: Used) -> str:
     said = []
     if used.retries:
         said.append(f"{used.retries} retries")
+    if used.waits:
+        said.append(f"{used.waits} waits")
     if used.reductions:
         said.append(f"{used.reductions} reductions of its files")
     if used.tools:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scheduler_harness import RUN, SECOND_NS, START_NS, Play, broken, bundle, failed, spec
+from scheduler_harness import RUN, SECOND_NS, START_NS, Play, broken, bundle, failed, made, spec
 
 from services.beats import EXECUTOR_MOVES
 from services.events import (
@@ -31,6 +31,7 @@ from services.events import (
 from services.profiles import ToolProfile
 from services.scheduler.decide import wanting
 from services.scheduler.fleet import TOOL_FAULTS, BreakerLimits, Fleet, Seen, ToolLimits, Want, barrier, due, evolve
+from services.scheduler.recovery import LIMITED
 from services.wire import Entry, Place
 
 LIMITS = BreakerLimits(failures=3, open_s=60, probe_s=30)
@@ -310,6 +311,90 @@ def test_the_state_is_a_fold_of_the_log_whatever_happens(moves):
     assert shared.state() == "closed"
 
 
+# Providers that refuse for now
+
+
+def refused(error_class="rate_limited", *, provider="anthropic", **rest):
+    return StepFinished(ok=False, error_class=error_class, message="429", provider=provider, **rest)
+
+
+@pytest.mark.parametrize("error_class", sorted(LIMITED))
+def test_a_provider_that_refuses_opens_its_breaker_at_once_for_as_long_as_it_says(error_class):
+    shared = Shared().use(refused(error_class, retry_after_s=90.0))
+    [opened] = shared.of(ToolBreakerOpened)
+    assert (opened.tool, opened.error_class) == ("provider:anthropic", error_class)
+    assert opened.until_ns == shared.now_ns + 90 * SECOND_NS
+    found = barrier(shared.fleet, "editor", want())
+    assert (found.limited, found.until_ns) == (error_class, opened.until_ns)
+
+
+def test_a_used_up_quota_is_waited_for_until_its_reset_but_never_longer_than_a_day():
+    at = START_NS + 7200 * SECOND_NS
+    assert Shared().use(refused("usage_limit", resets_at_ns=at)).of(ToolBreakerOpened)[0].until_ns == at
+    never = Shared().use(refused("usage_limit", resets_at_ns=2**62))
+    assert never.of(ToolBreakerOpened)[0].until_ns == START_NS + 86_400 * SECOND_NS
+
+
+def test_a_refusal_that_does_not_say_for_how_long_holds_for_the_breakers_own_time():
+    shared = Shared().use(refused("overloaded"))
+    assert shared.of(ToolBreakerOpened)[0].until_ns == shared.now_ns + 60 * SECOND_NS
+
+
+def test_all_tools_of_a_provider_wait_and_those_of_others_go_on():
+    shared = Shared()
+    shared.use(StepFinished(ok=True, provider="anthropic"), tool="second")
+    shared.use(StepFinished(ok=True, provider="openai"), tool="third")
+    shared.use(refused(), tool="editor")
+    assert barrier(shared.fleet, "second", want(tool="second")).limited == "rate_limited"
+    assert barrier(shared.fleet, "third", want(tool="third")) is None
+
+
+def test_without_a_known_provider_the_tools_own_breaker_opens():
+    shared = Shared().use(refused(provider=""))
+    assert shared.state("editor") == "open"
+
+
+def test_a_refusal_is_no_failure_of_the_tool():
+    """Two failures, a refusal, and a third failure after it: the count of the tool goes by the failures alone."""
+    shared = Shared().use(BAD, BAD, refused())
+    assert shared.fleet.breakers["editor"].failures == 2
+
+
+def test_one_attempt_of_any_tool_of_the_provider_probes_it_and_its_success_opens_the_way_for_all():
+    shared = Shared()
+    shared.use(StepFinished(ok=True, provider="anthropic"), tool="second")
+    shared.use(refused()).past(60)
+    wants = [want("ws-1", tool="second"), want("ws-2")]
+    shared.settle(wants=wants)
+    [granted] = shared.of(ProbeGranted)
+    assert (granted.tool, granted.workstream) == ("provider:anthropic", "ws-1")
+    assert barrier(shared.fleet, "second", wants[0]) is None
+    assert barrier(shared.fleet, "editor", wants[1]) is not None
+    probe = shared.schedule("second", "ws-1")
+    shared.close(probe, StepFinished(ok=False, error_class="no_change", provider="anthropic"))
+    shared.settle()
+    assert shared.state("provider:anthropic") == "closed"
+    assert shared.fleet == shared.replayed()
+
+
+def test_a_refusal_that_comes_while_it_is_open_keeps_it_open_for_longer():
+    shared = Shared()
+    running = shared.schedule("editor")
+    shared.use(refused(retry_after_s=30.0))
+    shared.close(running, refused("usage_limit", retry_after_s=600.0))
+    shared.settle()
+    assert [e.until_ns for e in shared.of(ToolBreakerOpened)] == [shared.now_ns + s * SECOND_NS for s in (30, 600)]
+
+
+def test_a_probe_that_is_refused_again_closes_the_way_for_as_long_as_it_says_now():
+    shared = Shared().use(refused()).past(60)
+    shared.settle(wants=[want("ws-1")])
+    shared.close(shared.schedule("editor", "ws-1"), refused(retry_after_s=300.0))
+    shared.settle()
+    assert shared.state("provider:anthropic") == "open"
+    assert shared.of(ToolBreakerOpened)[-1].until_ns == shared.now_ns + 300 * SECOND_NS
+
+
 # In a run
 
 
@@ -328,6 +413,34 @@ def test_while_a_breaker_is_open_the_fallback_does_it_and_the_step_says_why():
     assert {e.tool for e in edits} == {"second"}
     assert all("breaker of editor is open" in e.reason for e in edits)
     assert play.of(RecoveryChosen) == []
+
+
+@pytest.mark.parametrize(("strategies", "tools"), [(["wait"], []), (["fallback_tool", "wait"], ["second"])])
+def test_while_a_provider_refuses_another_tool_steps_in_only_if_the_table_says_so(strategies, tools):
+    """It might be a dearer one."""
+    profiles = {"editor": ToolProfile(command="e", fallback=("second",)), "second": ToolProfile(command="s")}
+    recovery = {"classes": {"usage_limit": strategies}}
+    play = Play(spec([bundle("ws-a")], profiles=profiles, recovery=recovery))
+    play.fleet = Shared().use(refused("usage_limit", retry_after_s=90.0)).fleet
+    play.settle()
+    assert [e.tool for e in play.of(StepScheduled)] == tools
+    assert [d.cause for d in play.of(StepDelayed)] == (["tool_breaker"] if not tools else [])
+
+
+def test_a_refused_attempt_waits_as_long_as_it_was_told_and_is_no_attempt():
+    """Not one of the retries is used up, and the tool stays the same."""
+    script = {("ws-a", "edit"): [refused(retry_after_s=90.0), refused("overloaded"), BAD, BAD, made("t")]}
+    play = Play(spec([bundle("ws-a")], profiles={"editor": ToolProfile(command="e")}, recovery={"retries": 2}), script)
+    play.settle()
+    play.act("ws-a", 1)
+    play.settle()
+    [delayed] = play.of(StepDelayed)
+    assert 90 <= (delayed.until_ns - play.now_ns) / SECOND_NS + 1 <= 91
+    waiting = play.state.workstreams["ws-a"]
+    assert (waiting.recovery["edit"].waits, waiting.recovery["edit"].retries) == (1, 0)
+    play.play()
+    assert [e.strategy for e in play.of(RecoveryChosen)] == ["wait", "wait", "retry", "retry"]
+    assert play.state.status == "completed"
 
 
 def test_a_breaker_never_fails_a_workstream_it_waits_and_says_so():

@@ -119,7 +119,12 @@ def test_what_no_repetition_helps_goes_to_a_person_at_once(error_class):
     [
         ("timeout", ["reduce_context", "fallback_tool", "fallback_tool"]),
         ("idle_timeout", ["retry"] * 3 + ["fallback_tool"] * 2),
-        ("rate_limited", ["retry"] * 3 + ["fallback_tool"] * 2),
+        ("rate_limited", ["wait"] * 20),
+        ("usage_limit", ["wait"] * 20),
+        ("overloaded", ["wait"] * 20),
+        ("server_error", ["retry"] * 3 + ["fallback_tool"] * 2),
+        ("context_window", ["reduce_context", "fallback_tool", "fallback_tool"]),
+        ("refusal", ["fallback_tool"] * 2),
         ("no_change", ["fallback_tool"] * 2),
         ("tool_missing", ["fallback_tool"] * 2),
         ("check_error", ["retry"] * 3),
@@ -152,7 +157,7 @@ def test_no_sequence_of_failures_is_recovered_from_for_ever(classes, retries, re
             break
         used = after(used, chosen.strategy, chosen.tool, chosen.reduction, tool)
         steps += 1
-        assert steps <= retries + reductions + 4
+        assert steps <= retries + reductions + config.waits + 4
 
 
 # Configuration
