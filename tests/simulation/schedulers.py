@@ -32,6 +32,8 @@ from tests.simulation.clockwork import SECOND_NS, Clockwork, Process
 RETRY_S = 0.5
 STALL_S = 1.0
 REPUBLISH_S = 5.0
+UNDER_WAY_S = 0.02
+"""Longer than a beat takes to a scheduler that is not slow."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -540,8 +542,11 @@ class Scheduler(Process):
         if executor is None or work is None or self.slow or not self.connected or self.broker.down:
             return
         now_ns = self.clockwork.now_ns
+        named_ns = executor.named_ns.get(key, 0)
+        if now_ns - named_ns < UNDER_WAY_S * SECOND_NS:
+            return  # it was silent until a moment ago, and its beat has not arrived yet
         claimed_ns = self.broker.log[work.sequence - 1].time_ns
-        silent_ns = now_ns - max(executor.named_ns.get(key, 0), claimed_ns, self.good_since_ns)
+        silent_ns = now_ns - max(named_ns, claimed_ns, self.good_since_ns)
         if silent_ns < self.settings.lease_s * SECOND_NS - SECOND_NS // 5:
             self.world.false_losses[entry.id] = (
                 f"{key} declared lost after {silent_ns / 1e9:.1f} s of its scheduler's own watching, "
