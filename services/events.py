@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from services.outcome import Cost, Usage
+from services.outcome import BudgetMode, BudgetThreshold, Cap, Cost, NanoUsd, Usage
 
 LINE = "_line"
 """The reserved pseudo-workstream that owns the merge, gate and delivery attempts of a run."""
@@ -41,7 +41,7 @@ ExecutorState = Literal["spawning", "idle", "busy", "draining", "terminated"]
 Strategy = Literal["retry", "wait", "reduce_context", "fallback_tool", "review", "fail"]
 """What recovery does about a failed attempt; `wait` for a provider that refuses for now; `fail` where nobody is asked."""
 
-Delay = Literal["retry", "tool_breaker", "tool_paused"]
+Delay = Literal["retry", "tool_breaker", "tool_paused", "budget"]
 PauseScope = Literal["run", "tool", "pool", "all"]
 Verdict = Literal["approve", "reject", "adjust", "retry"]
 
@@ -187,6 +187,16 @@ class RollbackRequested(Event, frozen=True, kw_only=True, omit_defaults=True, ta
     reason: Message = ""
 
 
+class BudgetRequested(Event, frozen=True, kw_only=True, omit_defaults=True, tag="budget_requested"):
+    """Somebody asks for another budget of a run, in nano-dollars; none without `limit_nano`."""
+
+    request_id: str
+    actor: str
+    limit_nano: NanoUsd | None = None
+    mode: BudgetMode = "halt"
+    reason: Message = ""
+
+
 # What the scheduler decides: subject `swell.event.<run>.run`
 
 
@@ -216,7 +226,7 @@ class RunTransitioned(Event, frozen=True, kw_only=True, omit_defaults=True, tag=
     to_state: RunStatus
     reason: Message = ""
     actor: str = "scheduler"
-    cause: Literal["", "request", "review"] = ""
+    cause: Literal["", "request", "review", "budget"] = ""
 
 
 class RunAmended(Event, frozen=True, kw_only=True, omit_defaults=True, tag="run_amended"):
@@ -271,6 +281,8 @@ class StepScheduled(Event, frozen=True, kw_only=True, omit_defaults=True, tag="s
     `tool` is the profile that EDIT and FIX use, when it is not the one the definition names; `reduction` how many times
     the list of files it is given was halved. `action` is what a compensation does. `idle_timeout_s` of 0 is no limit.
     `reason` says why the step is not done as it is defined, such as with another tool while the first one's breaker is open.
+    `cap_nano` is what the attempt may cost, reserved until its close, and `cap` whether anything holds it to that; an attempt
+    without `cap` costs nothing.
     """
 
     workstream: str
@@ -293,6 +305,8 @@ class StepScheduled(Event, frozen=True, kw_only=True, omit_defaults=True, tag="s
     action: str = ""
     idle_timeout_s: float = 0.0
     reason: Message = ""
+    cap: Cap | None = None
+    cap_nano: NanoUsd = 0
 
 
 class StepDelayed(Event, frozen=True, kw_only=True, omit_defaults=True, tag="step_delayed"):
@@ -335,6 +349,29 @@ class ReviewResolved(Event, frozen=True, kw_only=True, omit_defaults=True, tag="
     request_id: str = ""
     from_step: Step | None = None
     reason: Message = ""
+
+
+class BudgetChanged(Event, frozen=True, kw_only=True, omit_defaults=True, tag="budget_changed"):
+    """From here on the run has this budget, in nano-dollars; none without `limit_nano`."""
+
+    actor: str
+    limit_nano: NanoUsd | None = None
+    mode: BudgetMode = "halt"
+    reason: Message = ""
+
+
+class BudgetReached(Event, frozen=True, kw_only=True, omit_defaults=True, tag="budget_reached"):
+    """What was spent has reached 0.8 of a budget (`warning`), or all of it (`exceeded`); each is told once for a budget.
+
+    `workstream` is empty for the budget of the run. Amounts are in nano-dollars.
+    """
+
+    threshold: BudgetThreshold
+    limit_nano: NanoUsd
+    spent_nano: NanoUsd
+    reserved_nano: NanoUsd = 0
+    mode: BudgetMode = "halt"
+    workstream: str = ""
 
 
 class StepSkipped(Event, frozen=True, kw_only=True, omit_defaults=True, tag="step_skipped"):
@@ -416,6 +453,7 @@ class RunFinished(Event, frozen=True, kw_only=True, omit_defaults=True, tag="run
     failed: int
     blocked: int
     cancelled: int
+    spent_nano: NanoUsd = 0
 
 
 # What the scheduler decides across runs: subject `swell.event.fleet.run`
@@ -499,7 +537,8 @@ class StepFinished(Event, frozen=True, kw_only=True, omit_defaults=True, tag="st
 
     `ok` is the step's own success (for checks: all passed). `snapshot` is what the step produced (edit, fix, merge).
     `signature` identifies the failure (services/diagnostic.py). Lists are capped; `files_total` is the true count.
-    From `usage` on: what an AI tool said of itself, in whole or as far as it got; `cost` is the tool's own figure.
+    From `usage` on: what an AI tool said of itself, in whole or as far as it got. `cost` is what counts: the tool's own
+    figure, or, where it has none, `list_cost`, what the price table makes of the usage.
     """
 
     ok: bool
@@ -523,6 +562,7 @@ class StepFinished(Event, frozen=True, kw_only=True, omit_defaults=True, tag="st
     dry_run: bool = False
     usage: Usage | None = None
     cost: Cost | None = None
+    list_cost: Cost | None = None
     model: str = ""
     provider: str = ""
     session: str = ""
@@ -574,6 +614,7 @@ AnyEvent = (
     | ReviewRequested
     | RecoveryRequested
     | RollbackRequested
+    | BudgetRequested
     | RequestAnswered
     | RunAccepted
     | RunTransitioned
@@ -586,6 +627,8 @@ AnyEvent = (
     | StepDelayed
     | RecoveryChosen
     | ReviewResolved
+    | BudgetChanged
+    | BudgetReached
     | StepSkipped
     | FixLoopEnded
     | IntegrationAdvanced

@@ -16,6 +16,17 @@ Basis = Literal["reported", "list", "estimate", "unknown"]
 """Where a cost comes from: the tool said it, a price list, a guess of the tool for a model it does not know, nowhere."""
 
 
+NanoUsd = Annotated[int, Meta(ge=0, le=10**18)]
+"""Money in nano-dollars: 1 USD = 10^9."""
+
+BudgetMode = Literal["halt", "warn", "continue"]
+"""`halt` starts nothing that might not fit; `warn` and `continue` only tell, the one loudly, the other in the log."""
+
+BudgetThreshold = Literal["warning", "exceeded"]
+Cap = Literal["enforced", "soft", "none"]
+"""Whether an attempt is stopped at its cap, is only expected to keep it (its profile says so), or has none."""
+
+
 class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Tokens of one invocation, each counted once.
 

@@ -448,7 +448,7 @@ class PlanReport(msgspec.Struct, frozen=True, kw_only=True):
     refusing: list[Finding]
 
     def unenforced(self) -> list[Finding]:
-        """What a run is refused for unless the user accepts that it is not enforced: required gates and cost limits."""
+        """What a run is refused for unless the user accepts that it is not enforced: required gates."""
         return list(self.refusing)
 
     def to_json(self) -> str:
@@ -581,8 +581,6 @@ def _uncompensable(bundle: WorkstreamBundle) -> list[Finding]:
 
 def _refusing(bundle: WorkstreamBundle) -> list[Finding]:
     findings = []
-    if bundle.max_cost_usd is not None:
-        findings.append(_ignored(bundle, f"max_cost_usd ({bundle.max_cost_usd:g})", refuses=True))
     if required := [gate.type for gate in bundle.test_gates if gate.required]:
         findings.append(_ignored(bundle, f"test_gates ({', '.join(required[:LISTED_MAX])}, required)", refuses=True))
     return findings

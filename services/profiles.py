@@ -23,13 +23,17 @@ NUMBER_MAX = 2**53
 """The largest whole number that every reader of JSON keeps exactly; far above every limit that makes sense."""
 TIMEOUT_S_MAX = 30 * 86_400.0
 GRACE_S_MAX = 60.0
+COST_CAP_USD_MAX = 10_000.0
 FALLBACKS_MAX = 10
 HOME_FILES_MAX = 20
 POINTER_STEPS_MAX = 20
 EXIT_CODE_MAX = 255
 _EXIT_CODES = frozenset(str(code) for code in range(EXIT_CODE_MAX + 1))
 _SURROGATE = re.compile("[\ud800-\udfff]")
-ReportFormat = Literal["ruff-json", "mypy-json", "junit-xml", "none"]
+ReportFormat = Literal[
+    "ruff-json", "mypy-json", "junit-xml", "sarif", "pyright-json", "eslint-json", "tsc-text", "cargo-json",
+    "go-test-json", "go-vet-json", "rdjson", "rdjsonl", "gitlab-json", "pattern", "none",
+]  # fmt: skip
 ToolErrorClass = Literal[
     "auth", "rate_limited", "usage_limit", "overloaded", "server_error", "network", "model_not_found",
     "unsupported_params", "context_window", "output_limit", "refusal", "budget", "max_turns", "permission_denied",
@@ -39,6 +43,11 @@ ToolErrorClass = Literal[
 
 AdapterName = Literal["aider", "claude", "codex", "gemini", "generic", "opencode", "qwen"]
 """Who reads what an AI tool says of itself (services/executor/adapters)."""
+
+Sandboxing = Literal["auto", "bwrap", "none"]
+Network = Literal["all", "loopback", "none"]
+_REFERENCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:/.*", re.DOTALL)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 Argument = str | tuple[str, ...]
 """One argument, or a group of them that is there only when every placeholder in it stands for something."""
@@ -203,12 +212,20 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             tool_missing; a code that is not named is tool_failed.
         fallback: other profiles that may stand in for this one, in the order in which they are tried, at most 10.
         report: its findings, for a checker.
-        network: whether it needs the network; a sandbox denies it otherwise. Information for the sandbox.
+        secrets: variables whose values are secret, each by reference: "env:NAME", a variable of the executor's, or
+            "file:PATH", an absolute path whose content it is. Resolved when the tool is started, never kept.
+        sandbox: "bwrap" runs it in a sandbox or not at all; "auto" in one where it can be had. None: "auto" for the type
+            "ai", else "none". See docs/sandbox.md.
+        sandbox_read: further files and folders that it sees in a sandbox, read-only; absolute, placeholders allowed.
+        network: what of the network it reaches in a sandbox: "all", "loopback" (its own, which nobody else is on), or
+            "none". True and false stand for all and none.
         capture_output: accepted for older files; output is always captured.
         aim_tool_id: the tool's name in the AIM registry.
         aim_capabilities: what the AIM registry may route to it.
         headless_mode_supported: accepted for older files.
         headless_args: put before ``args``.
+        cost_cap_usd: what one attempt of an AI tool may cost, in dollars; reserved before it begins. It is enforced where
+            ``{max_cost_usd}`` stands in ``args``, otherwise only expected. A run with a budget starts no AI tool without it.
         adapter: who reads what an AI tool says of itself: its errors, usage and cost. None: only its exit code counts.
         result: for the adapter "generic": how its output is read.
         home_files: files that are put into its fresh home folder: relative path to content, as it is.
@@ -232,13 +249,17 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     error_classes: dict[str, ToolErrorClass] = {}
     fallback: tuple[str, ...] = ()
     report: Report = Report()
-    network: bool = False
+    secrets: dict[str, str] = {}
+    sandbox: Sandboxing | None = None
+    sandbox_read: tuple[str, ...] = ()
+    network: Network | bool = "all"
     capture_output: bool = True
     aim_tool_id: str | None = None
     aim_capabilities: tuple[str, ...] = ()
     headless_mode_supported: bool = True
     headless_args: tuple[str, ...] = ()
     adapter: AdapterName | None = None
+    cost_cap_usd: float | None = None
     result: Result | None = None
     home_files: dict[str, str] = {}
 
@@ -259,12 +280,20 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if len(self.fallback) > FALLBACKS_MAX or len(set(self.fallback)) < len(self.fallback) or "" in self.fallback:
             raise ValueError(f"fallback must name at most {FALLBACKS_MAX} other tools, each once")
         self._check_adapter()
+        self._check_cost_cap()
         self._check_home_files()
+        self._check_secrets()
         for group in (*self.args, *(self.fix_args or ())):
             if not isinstance(group, str) and not _names_in(group):
                 raise ValueError(
                     f"args has the group {list(group)!r:.80}, which holds no placeholder; drop its brackets"
                 )
+
+    def _check_cost_cap(self) -> None:
+        if self.cost_cap_usd is not None and not (0 <= self.cost_cap_usd <= COST_CAP_USD_MAX):
+            raise ValueError(f"cost_cap_usd is {self.cost_cap_usd}; use dollars from 0 to {COST_CAP_USD_MAX}")
+        if self.cost_cap_usd is not None and self.type != "ai":
+            raise ValueError(f'cost_cap_usd is given, but type is {self.type}; set type to "ai", or drop it')
 
     def _check_adapter(self) -> None:
         if self.adapter is not None and self.type != "ai":
@@ -287,6 +316,28 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         for path in self.home_files:
             if not path or any(part in {"", ".", ".."} for part in path.split("/")):
                 raise ValueError(f"home_files has {path[:80]!r}; name files by paths below the home folder, without ..")
+
+    def _check_secrets(self) -> None:
+        for name, reference in self.secrets.items():
+            if not _VARIABLE.fullmatch(name):
+                raise ValueError(f"secrets has {name[:80]!r}, which is no name of a variable; use letters, digits and _")
+            if not _REFERENCE.fullmatch(reference):
+                # Not shown: who misunderstands this field writes the secret itself into it.
+                raise ValueError(f'secrets.{name} is no reference; write "env:NAME" or "file:/absolute/path"')
+            if name in self.env:
+                raise ValueError(f"{name} stands in env and in secrets; keep one of them")
+
+    @property
+    def sandboxing(self) -> Sandboxing:
+        """Whether it runs in a sandbox, with the default filled in."""
+        return self.sandbox or ("auto" if self.type == "ai" else "none")
+
+    @property
+    def reach(self) -> Network:
+        """What of the network it reaches in a sandbox."""
+        if isinstance(self.network, bool):
+            return "all" if self.network else "none"
+        return self.network
 
     def _check_error_classes(self) -> None:
         for code in self.error_classes:
@@ -425,7 +476,7 @@ _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}")
 def placeholders(profile: ToolProfile, *, fix: bool) -> set[str]:
     """The names of all placeholders that a call of the tool fills in, wherever they stand; ``fix`` for a FIX call."""
     arguments = profile.fix_args if fix and profile.fix_args is not None else profile.args
-    texts = [profile.command, *profile.headless_args, *profile.env.values()]
+    texts = [profile.command, *profile.headless_args, *profile.env.values(), *profile.sandbox_read]
     texts += [word for argument in arguments for word in _words(argument)]
     texts += [text for text in (profile.stdin, profile.working_dir, profile.report.source) if text is not None]
     return _names_in(texts)

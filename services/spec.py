@@ -15,6 +15,7 @@ import msgspec
 from services.bundle import WorkstreamBundle, WorkstreamChecks
 from services.checks import Checks, EffectiveChecks, resolve
 from services.events import Check, CheckKind, Step
+from services.outcome import BudgetMode, NanoUsd
 from services.plan import Footprint, footprint
 from services.profiles import ToolProfile, placeholders
 
@@ -42,7 +43,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     Defaults: 4 attempts at a time, no delay between waves, one hour for the run, 15 minutes for a command to be claimed,
     2 losses of an executor before an attempt is given up. `scheduling`: in waves, or each workstream as soon as its
     dependencies are merged. `review`: whether what no automatic recovery helps waits for a person, or fails. `paused`:
-    nothing is started before somebody resumes the run.
+    nothing is started before somebody resumes the run. `budget_nano`: what all attempts together may cost, in nano-dollars
+    (None: anything), and `budget_mode` what follows when it is used up.
     """
 
     max_workers: int = 4
@@ -57,6 +59,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     scheduling: Literal["barrier", "eager"] = "barrier"
     review: Literal["wait", "fail"] = "wait"
     paused: bool = False
+    budget_nano: NanoUsd | None = None
+    budget_mode: BudgetMode = "halt"
     context: dict[str, Any] = {}
 
 

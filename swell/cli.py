@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from swell import budget as budget_commands
 from swell import control, ledger, review
 from swell.command import cluster_client, command, say
 from swell.errors import invalid
@@ -21,6 +22,8 @@ from swell.options import (
     AllowDirty,
     Base,
     Breaker,
+    Budget,
+    BudgetModeChoice,
     Context,
     DryRun,
     Eager,
@@ -173,6 +176,8 @@ def run(
     timeout: Timeout = None,
     eager: Eager = None,
     review: ReviewChoice = None,
+    budget: Budget = None,
+    budget_mode: BudgetModeChoice = None,
     paused: Paused = False,
     allow_dirty: AllowDirty = False,
     base: Base = None,
@@ -196,6 +201,8 @@ def run(
         timeout_s=timeout,
         scheduling=None if eager is None else "eager" if eager else "barrier",
         review=review,
+        budget_usd=budget,
+        budget_mode=budget_mode,
         tool_profiles=tool_profiles,
         breaker=breaker,
         recovery=recovery,
@@ -219,6 +226,8 @@ def submit(
     timeout: Timeout = None,
     eager: Eager = None,
     review: ReviewChoice = None,
+    budget: Budget = None,
+    budget_mode: BudgetModeChoice = None,
     paused: Paused = False,
     allow_dirty: AllowDirty = False,
     base: Base = None,
@@ -241,6 +250,8 @@ def submit(
         timeout=timeout,
         eager=eager,
         review=review,
+        budget=budget,
+        budget_mode=budget_mode,
         paused=paused,
         allow_dirty=allow_dirty,
         base=base,
@@ -343,6 +354,7 @@ def cancel(
 for steering in (control.pause, control.resume, control.retry):
     app.command(rich_help_panel="Runs")(steering)
 app.add_typer(review.app, name="review", rich_help_panel="Runs")
+app.add_typer(budget_commands.app, name="budget", rich_help_panel="Runs")
 
 
 # Afterwards
@@ -445,6 +457,26 @@ app.command(rich_help_panel="Afterwards")(control.rollback)
 
 app.command(rich_help_panel="Cluster")(control.executors)
 app.add_typer(ledger.app, name="ledger", rich_help_panel="Cluster")
+
+
+@app.command(rich_help_panel="Cluster")
+@command
+def tools(repo: RepoOption = Path(), tool_profiles: Profiles = None, as_json: JsonOption = False) -> int:
+    """Show tools: which are found here, in which version, and which are held back."""
+    from swell.tools import table_of_tools  # noqa: PLC0415 - as the module says
+
+    return _told(lambda client: table_of_tools(client, repo, tool_profiles), as_json=as_json)
+
+
+@app.command(rich_help_panel="Cluster")
+@command
+def doctor(repo: RepoOption = Path(), tool_profiles: Profiles = None, as_json: JsonOption = False) -> int:
+    """Check what runs need, and tell what to mend; ends with 1 when anything must be. Starts and changes nothing."""
+    from swell.doctor import examine  # noqa: PLC0415 - as the module says
+
+    verdict = examine(repo, tool_profiles)
+    say(verdict.json() if as_json else verdict.lines())
+    return 0 if verdict.ok else 1
 
 
 @app.command(rich_help_panel="Cluster")

@@ -20,6 +20,7 @@ from swell.values import (
     Answer,
     Artifact,
     Attempt,
+    Budget,
     Difference,
     Document,
     Endpoints,
@@ -193,6 +194,21 @@ class Client:
         """Go on with a run that somebody paused."""
         request = self._scheduler_pb2.ResumeRunRequest(run=run, reason=reason, **_asked(actor, request_id))
         return _plain(self._call(self._scheduler.ResumeRun, request), Answer)
+
+    def set_budget(
+        self, run: str, limit_nano: int | None, *, mode: str = "", reason: str, actor: str, request_id: str = ""
+    ) -> Answer:
+        """Give a live run another budget, in nano-dollars; None for none."""
+        request = self._scheduler_pb2.SetBudgetRequest(
+            run=run, limit_nano=limit_nano, mode=mode, reason=reason, **_asked(actor, request_id)
+        )
+        return _plain(self._call(self._scheduler.SetBudget, request), Answer)
+
+    def get_budget(self, run: str) -> Budget:
+        """What a run may spend, has spent, and has reserved."""
+        answer = self._call(self._scheduler.GetBudget, self._scheduler_pb2.GetBudgetRequest(run=run))
+        limit_nano = answer.limit_nano if answer.HasField("limit_nano") else None
+        return _plain(answer, Budget, limit_nano=limit_nano)
 
     def pause_fleet(self, scope: str, name: str, *, reason: str, actor: str, request_id: str = "") -> Answer:
         """Start nothing new that needs the tool or the pool `name`, or ("all") at all."""

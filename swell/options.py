@@ -34,6 +34,16 @@ ReviewChoice = Annotated[
     Literal["wait", "fail"] | None,
     typer.Option("--review", help="What nothing automatic helps waits for a person, or fails. Default: wait."),
 ]
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        "--budget", min=0, max=1_000_000_000, help="Dollars that all attempts together may cost.", metavar="USD"
+    ),
+]
+BudgetModeChoice = Annotated[
+    Literal["halt", "warn", "continue"] | None,
+    typer.Option("--budget-mode", help="When it is used up: start nothing more, or only tell. Default: halt."),
+]
 Paused = Annotated[bool, typer.Option("--paused", help="Start nothing before `swell resume`.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why, for the record.")]
 FromStep = Annotated[

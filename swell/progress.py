@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final, Literal
 
 from services.events import LINE, TERMINAL_WORKSTREAM
-from swell.text import duration, one_line
+from swell.text import duration, one_line, usd
 from swell.values import Event
 
 STEPS: Final = ("edit", "static", "runtime")
@@ -150,7 +150,8 @@ class Progress:
     def _on_run_finished(self, event: Event, fact: dict[str, Any]) -> list[str]:
         self.state, self.reason, self.finished = fact.get("state", ""), fact.get("reason", ""), True
         counts = ", ".join(f"{fact.get(name, 0)} {name}" for name in ("completed", "failed", "blocked", "cancelled"))
-        return [f"run {event.run} finished: {self.state} ({counts}){_because(self.reason)}"]
+        spent = f", {usd(int(fact['spent_nano']))} spent" if fact.get("spent_nano") else ""
+        return [f"run {event.run} finished: {self.state} ({counts}{spent}){_because(self.reason)}"]
 
     # Waves and workstreams
 
@@ -184,6 +185,19 @@ class Progress:
                 f"{fact.get('limit', '')}{_because(fact.get('reason', ''))}"
             )
         ]
+
+    def _on_budget_requested(self, event: Event, fact: dict[str, Any]) -> list[str]:
+        wanted = _budget(fact)
+        return [f"run {event.run}: {fact.get('actor', '')} asks for {wanted}{_because(fact.get('reason', ''))}"]
+
+    def _on_budget_changed(self, event: Event, fact: dict[str, Any]) -> list[str]:
+        return [f"run {event.run} has {_budget(fact)}, by {fact.get('actor', '')}{_because(fact.get('reason', ''))}"]
+
+    def _on_budget_reached(self, event: Event, fact: dict[str, Any]) -> list[str]:
+        whose = fact.get("workstream") or f"run {event.run}"
+        spent, limit, reserved = (usd(int(fact.get(f"{name}_nano", 0))) for name in ("spent", "limit", "reserved"))
+        said = "has used up its budget" if fact.get("threshold") == "exceeded" else "comes near its budget"
+        return [f"{whose} {said}: {spent} of {limit} spent, {reserved} reserved"]
 
     def _on_review_resolved(self, _event: Event, fact: dict[str, Any]) -> list[str]:
         step = f" from {fact['from_step']}" if fact.get("from_step") else ""
@@ -356,6 +370,13 @@ def _scope(event: Event, fact: dict[str, Any]) -> str:
     if scope == "run":
         return f"run {event.run}"
     return "everything" if scope == "all" else f"{scope} {fact.get('name', '')}"
+
+
+def _budget(fact: dict[str, Any]) -> str:
+    if fact.get("limit_nano") is None:
+        return "no budget"
+    mode = fact.get("mode", "halt")
+    return f"a budget of {usd(int(fact['limit_nano']))}" + ("" if mode == "halt" else f" ({mode})")
 
 
 def _because(reason: str) -> str:

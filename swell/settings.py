@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -25,6 +26,7 @@ FILE_BYTES_MAX: Final = 256 * 1024
 _Workers = Annotated[int, Meta(ge=1, le=MAX_WORKERS_MAX)]
 _Seconds = Annotated[float, Meta(gt=0)]
 _Delay = Annotated[float, Meta(ge=0)]
+_Dollars = Annotated[float, Meta(ge=0, le=1_000_000_000)]
 
 
 class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,6 +40,8 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     accept_unenforced: bool | None = None
     scheduling: Literal["barrier", "eager"] | None = None
     review: Literal["wait", "fail"] | None = None
+    budget_usd: _Dollars | None = None
+    budget_mode: Literal["halt", "warn", "continue"] | None = None
     tool_profiles: str | None = None
     breaker: str | None = None
     recovery: str | None = None
@@ -102,6 +106,11 @@ def in_force(flags: RunSettings, environ: Mapping[str, str] = os.environ) -> Run
     """Flags over the environment over the user's file over the defaults."""
     defaults = RunSettings(max_workers=MAX_WORKERS, timeout_s=TIMEOUT_S, wave_delay_s=0.0)
     return layered(flags, from_environment(environ), from_file(config_file(environ)), defaults)
+
+
+def nano_of(usd: float) -> int:
+    """Dollars as they were written, in whole nano-dollars, rounded half up."""
+    return int((Decimal(str(usd)) * 10**9).to_integral_value(ROUND_HALF_UP))
 
 
 def workstream_dir(repo: Path, environ: Mapping[str, str] = os.environ) -> Path:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from swell.errors import invalid
-from swell.settings import RunSettings
+from swell.settings import RunSettings, nano_of
 from swell.values import Document, Header, Options
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ def assemble(
         context_json=encode_context(context or {}),
         scheduling=settings.scheduling or "",
         review=settings.review or "",
+        budget_nano=nano_of(settings.budget_usd) if settings.budget_usd is not None else None,
+        budget_mode=settings.budget_mode or "",
         paused=paused,
     )
     header = Header(

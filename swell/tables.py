@@ -11,8 +11,8 @@ import msgspec
 from swell.errors import SwellError
 from swell.follow import review_commands
 from swell.listing import attempt_lines, require_workstream, when, write_diff
-from swell.text import columns, duration, one_line, size
-from swell.values import Difference, Fleet, LedgerStatus, Review, VerifyResult
+from swell.text import columns, duration, one_line, size, usd
+from swell.values import Budget, Difference, Fleet, LedgerStatus, Review, VerifyResult
 
 if TYPE_CHECKING:
     from swell.client import Client
@@ -188,6 +188,21 @@ def difference_line(found: Difference) -> str:
     if found.kind != "changed":
         return one_line(f"{where}: {found.kind}", 1000)
     return one_line(f"{where}: {found.column} is {found.stored!r}, the log says {found.folded!r}", 1000)
+
+
+def budget_lines(found: Budget) -> list[str]:
+    """A run's money in words."""
+    limit = "none" if found.limit_nano is None else usd(found.limit_nano)
+    mode = f" ({found.mode})" if found.mode not in {"", "halt"} else ""
+    lines = [
+        f"run {found.run}: {found.state}",
+        f"  budget    {limit}{mode}",
+        f"  spent     {usd(found.spent_nano)}",
+        f"  reserved  {usd(found.reserved_nano)}",
+    ]
+    if found.unknown:
+        lines.append(f"  {found.unknown} attempts did not tell their cost and count as their whole cap")
+    return lines
 
 
 def verified_lines(result: VerifyResult) -> list[str]:

@@ -31,6 +31,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     context_json: str = ""
     scheduling: str = ""
     review: str = ""
+    budget_nano: int | None = None
+    budget_mode: str = ""
     paused: bool = False
 
 
@@ -205,6 +207,21 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     position: int
     answer: str
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True):
+    """A run's money, in nano-dollars. `limit_nano` is None without a budget, and for a run that has ended.
+
+    `unknown`: closed attempts that count as their whole cap, because nobody knows what they cost.
+    """
+
+    run: str
+    limit_nano: int | None
+    mode: str
+    spent_nano: int
+    reserved_nano: int
+    unknown: int
+    state: str
 
 
 class Review(msgspec.Struct, frozen=True, kw_only=True):

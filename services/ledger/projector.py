@@ -279,6 +279,7 @@ _Request = (
     | events.ReviewRequested
     | events.RecoveryRequested
     | events.RollbackRequested
+    | events.BudgetRequested
 )
 _RunDecision = (
     events.RequestAnswered
@@ -303,6 +304,8 @@ _Decision = (
     | events.FixLoopEnded
     | events.RecoveryChosen
     | events.ReviewResolved
+    | events.BudgetChanged
+    | events.BudgetReached
     | events.WaveStarted
     | _RunDecision
 )
@@ -506,6 +509,8 @@ class Projector:
                 | events.FixLoopEnded()
                 | events.RecoveryChosen()
                 | events.ReviewResolved()
+                | events.BudgetChanged()
+                | events.BudgetReached()
                 | events.WaveStarted()
                 | events.RequestAnswered()
                 | events.RunAccepted()
@@ -532,6 +537,7 @@ class Projector:
                 | events.ReviewRequested()
                 | events.RecoveryRequested()
                 | events.RollbackRequested()
+                | events.BudgetRequested()
             ):
                 if place.kind == "request" and place.run != FLEET:
                     self._requested(at, event)
@@ -639,6 +645,8 @@ class Projector:
             case events.RecoveryChosen():
                 if event.workstream != LINE and event.strategy in _GOING_ON:
                     self._workstream(live, event.workstream).recoveries += 1
+            case events.BudgetChanged() | events.BudgetReached():
+                pass  # told by the event itself; what a run has spent stands in its end
             case events.ReviewResolved():
                 pass  # the transition it leads to stands in the same entry
             case _:

@@ -21,19 +21,15 @@ Total: whatever stands in the log, folding goes on. As in `services.scheduler.st
 in place. Money is in whole nano-dollars. Pure: no clock (the day of a tool's account is an argument), no I/O.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
-Mode = Literal["halt", "warn", "continue"]
-"""`halt` refuses what might not fit; `warn` and `continue` refuse nothing. Which of the two only matters to who is told."""
-
-Cap = Literal["enforced", "soft", "none"]
-"""Whether the attempt is stopped at its cap, only expected to keep it (its profile says so), or has none."""
-
-Kind = Literal["warning", "exceeded"]
+from services.outcome import BudgetMode, BudgetThreshold, Cap
 
 FLEET: Final = "fleet"
 """The account of everything."""
@@ -49,7 +45,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     limit_nano: _Nano
     warn_permille: Annotated[int, Meta(ge=1, le=1000)] = WARN_PERMILLE
-    mode: Mode = "halt"
+    mode: BudgetMode = "halt"
 
 
 class Draw(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,8 +86,8 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
     """A threshold that an account has reached and that has not been told."""
 
     account: str
-    kind: Kind
-    mode: Mode
+    kind: BudgetThreshold
+    mode: BudgetMode
     limit_nano: int
     spent_nano: int
     reserved_nano: int
@@ -149,6 +145,35 @@ def workstream_account(run: str, workstream: str) -> str:
     return f"workstream/{run}/{workstream}"
 
 
+def account_of(run: str, workstream: str) -> str:
+    """The account of a workstream; of the run where none is named."""
+    return workstream_account(run, workstream) if workstream else run_account(run)
+
+
+def holder_of(workstream: str, attempt: int) -> str:
+    """The name of an attempt in the book of its run."""
+    return f"{workstream}/{attempt}"
+
+
+def budget_of(limit_nano: int | None, mode: BudgetMode) -> Budget | None:
+    """A budget as it is asked for; None for none."""
+    return None if limit_nano is None else Budget(limit_nano=limit_nano, mode=mode)
+
+
+def nano_of(usd: float) -> int:
+    """Dollars, as people write them, in whole nano-dollars, rounded half up; what is beyond the range is its end."""
+    if not math.isfinite(usd):
+        return NANO_USD_MAX
+    return _clamped(int((Decimal(str(usd)) * 10**9).to_integral_value(ROUND_HALF_UP)))
+
+
+def usd_text(nano: int) -> str:
+    """Money for people: $0.30, $0.000125; never rounded up to more than there is."""
+    whole, part = divmod(nano, 10**9)
+    places = f"{part:09}".rstrip("0").ljust(2, "0")
+    return f"${whole}.{places}"
+
+
 def tool_budget(tool: str) -> str:
     """The name of a tool's budget for each day."""
     return f"tool/{tool}"
@@ -180,8 +205,10 @@ def set_budget(book: Book, name: str, budget: Budget | None) -> Book:
     return book
 
 
-def refusal(book: Book, draw: Draw) -> Refusal | None:
+def refusal(book: Book, draw: Draw, promised: Mapping[str, int] | None = None) -> Refusal | None:
     """Why the draw cannot be accepted now, None if it can; of several reasons one that waiting does not help goes first.
+
+    `promised` is what each account has promised besides, to draws that are decided on and not folded yet.
 
     A draw of nothing, of an attempt that is stopped at its cap, is always accepted: it cannot spend.
     """
@@ -198,7 +225,8 @@ def refusal(book: Book, draw: Draw) -> Refusal | None:
             return _refusal(key, "uncapped", budget, account, cap)
         if account.spent_nano + cap > budget.limit_nano or account.spent_nano >= budget.limit_nano:
             return _refusal(key, "used_up", budget, account, cap)
-        if account.spent_nano + account.reserved_nano + cap > budget.limit_nano:
+        reserved_nano = account.reserved_nano + (promised or {}).get(key, 0)
+        if account.spent_nano + reserved_nano + cap > budget.limit_nano:
             full = full or _refusal(key, "reserved", budget, account, cap)
     return full
 
@@ -305,7 +333,7 @@ def notices(book: Book) -> Iterator[Notice]:
             )
 
 
-def told(book: Book, account: str, kind: Kind) -> Book:
+def told(book: Book, account: str, kind: BudgetThreshold) -> Book:
     """Fold that a threshold was told."""
     known = book.accounts.get(account)
     if known is None:
@@ -337,7 +365,7 @@ def _learn(hold: Hold, report: Report | None) -> None:
         hold.figure_nano = max(hold.figure_nano or 0, nano)
 
 
-def _reached(account: Account, budget: Budget | None, kind: Kind) -> bool:
+def _reached(account: Account, budget: Budget | None, kind: BudgetThreshold) -> bool:
     """Whether the spending has reached a threshold; nothing is reached by nothing."""
     if budget is None or account.spent_nano == 0:
         return False
@@ -345,8 +373,8 @@ def _reached(account: Account, budget: Budget | None, kind: Kind) -> bool:
     return account.spent_nano * 1000 >= budget.limit_nano * permille
 
 
-def _due(account: Account, budget: Budget) -> list[Kind]:
-    due: list[Kind] = []
+def _due(account: Account, budget: Budget) -> list[BudgetThreshold]:
+    due: list[BudgetThreshold] = []
     if not account.warned and _reached(account, budget, "warning"):
         due.append("warning")
     if not account.exceeded and _reached(account, budget, "exceeded"):

@@ -13,7 +13,9 @@ PREFIX = "SWELL_SCHEDULER"
 
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
-NotificationKind = Literal["run_ended", "review_needed", "run_held", "breaker_open"]
+NotificationKind = Literal[
+    "run_ended", "review_needed", "run_held", "breaker_open", "budget_warning", "budget_exceeded"
+]
 
 
 class NotificationsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

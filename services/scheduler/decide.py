@@ -19,6 +19,9 @@ from services.events import (
     LINE,
     TERMINAL_WORKSTREAM,
     AnyEvent,
+    BudgetChanged,
+    BudgetReached,
+    BudgetRequested,
     CancelRequested,
     Check,
     Delay,
@@ -62,6 +65,7 @@ from services.events import (
 from services.plan import clash
 from services.profiles import ToolProfile, placeholders
 from services.scheduler.breaker import BreakerConfig, decide
+from services.scheduler.budget import Refusal, account_of, nano_of, notices, refusal, run_account, usd_text
 from services.scheduler.fleet import Barrier, Fleet, Want, barrier
 from services.scheduler.recovery import Choice, RecoveryConfig, Used, choose
 from services.scheduler.state import (
@@ -72,6 +76,7 @@ from services.scheduler.state import (
     Rollback,
     RunState,
     Workstream,
+    draw_of,
     is_handed_back,
     is_loss,
     is_over,
@@ -187,6 +192,7 @@ def _due(run: RunState, now_ns: int, sightings: Sightings | None, fleet: Fleet) 
     if run.unreadable:
         yield _finish(run, "failed", run.unreadable)
         return
+    yield from _budget_notices(run)
     definitions = run.definitions
     if definitions is None:
         return
@@ -194,7 +200,7 @@ def _due(run: RunState, now_ns: int, sightings: Sightings | None, fleet: Fleet) 
         yield from _stop(run, run.stopping)
         return
     if run.held:
-        yield from _resume(run)
+        yield from _resume(run, definitions, now_ns, fleet)
         return
     if now_ns >= run.accepted.deadline_ns + run.held_ns and run.accepted.deadline_ns > 0:
         limit = definitions.spec.options.timeout_s
@@ -205,8 +211,26 @@ def _due(run: RunState, now_ns: int, sightings: Sightings | None, fleet: Fleet) 
         yield from _Deciding(run, definitions, now_ns, fleet).decisions()
 
 
-def _resume(run: RunState) -> Iterator[Decision]:
-    """A run that waited for a review goes on as soon as there is something to do."""
+def _budget_notices(run: RunState) -> Iterator[Decision]:
+    """Each threshold of each budget is told once."""
+    prefix = account_of(run.run, "_").removesuffix("_")
+    for notice in notices(run.book):
+        reached = BudgetReached(
+            threshold=notice.kind,
+            limit_nano=notice.limit_nano,
+            spent_nano=notice.spent_nano,
+            reserved_nano=notice.reserved_nano,
+            mode=notice.mode,
+            workstream=notice.account.removeprefix(prefix) if notice.account.startswith(prefix) else "",
+        )
+        yield Decision([reached])
+
+
+def _resume(run: RunState, definitions: Definitions, now_ns: int, fleet: Fleet) -> Iterator[Decision]:
+    """A run that waited for a review or for its budget goes on as soon as there is something to do."""
+    if run.held == "budget" and not _Deciding(run, definitions, now_ns, fleet).is_broke():
+        reason = "its budget has room"
+        yield Decision([RunTransitioned(from_state="paused", to_state="running", reason=reason, cause="budget")])
     if run.held == "review" and (run.startable or not run.reviews):
         yield Decision(
             [RunTransitioned(from_state="paused", to_state="running", reason="a review was resolved", cause="review")]
@@ -341,6 +365,11 @@ def _answers(run: RunState, now_ns: int) -> Iterator[Decision]:
             case RollbackRequested():
                 reason = f"run {run.run} goes on: cancel it first"
                 yield Decision([_refuse(request.request_id, reason)])
+            case BudgetRequested():
+                changed = BudgetChanged(
+                    actor=request.actor, limit_nano=request.limit_nano, mode=request.mode, reason=request.reason
+                )
+                yield Decision([changed, RequestAnswered(request_id=request.request_id, answer="accepted")])
             case StepRequested():
                 refusal = _step_refusal(run, request)
                 if refusal:
@@ -356,6 +385,9 @@ def _resumed(run: RunState, request: ResumeRequested, held: str) -> Decision:
     if held == "review":
         waiting = ", ".join(sorted(run.reviews)[:5])
         return Decision([_refuse(request.request_id, f"the run waits for the review of {waiting}: resolve that")])
+    if held == "budget":
+        remedy = f"the run waits for its budget: give it another one, `swell budget set {run.run} USD`"
+        return Decision([_refuse(request.request_id, remedy)])
     events: list[AnyEvent] = [RequestAnswered(request_id=request.request_id, answer="accepted")]
     if held:
         reason = request.reason or f"resumed by {request.actor}"
@@ -553,6 +585,7 @@ def _finish(run: RunState, state: RunStatus, reason: str) -> Decision:
     counts: dict[str, int] = {}
     for workstream in run.workstreams.values():
         counts[workstream.state] = counts.get(workstream.state, 0) + 1
+    account = run.book.accounts.get(run_account(run.run))
     event = RunFinished(
         state=state,
         reason=reason[:REASON_MAX],
@@ -560,6 +593,7 @@ def _finish(run: RunState, state: RunStatus, reason: str) -> Decision:
         failed=counts.get("failed", 0),
         blocked=counts.get("blocked", 0),
         cancelled=counts.get("cancelled", 0),
+        spent_nano=account.spent_nano if account is not None else 0,
     )
     return Decision([event], final=True)
 
@@ -610,6 +644,9 @@ class _Deciding:
         self.starting: set[str] = set()
         self.slots = self.options.max_workers - len(run.open)
         self.failing = run.failures > 0
+        self.broke: Refusal | None = None
+        """Why the run's own budget lets nothing more begin."""
+        self.promised: dict[str, int] = {}
 
     def decisions(self) -> Iterator[Decision]:
         if self.run.doomed:
@@ -630,6 +667,11 @@ class _Deciding:
         yield from self._start()
         if self.eager:
             yield from self._start_eagerly()
+        if self.broke is not None and self._stands_still():
+            reason = _money_reason(self.run.run, self.broke)
+            yield Decision([RunTransitioned(from_state="running", to_state="paused", reason=reason, cause="budget")])
+            return
+        if self.eager:
             if not (self.run.unsettled or self.run.agenda or self.starting or self._line_busy()):
                 yield self._end()
         elif not (self._under_way() or self.starting or self.run.agenda or not self.run.wave_complete):
@@ -642,6 +684,27 @@ class _Deciding:
                 yield Decision([WaveFinished(wave=self.run.wave, next_not_before_ns=self.now_ns + delay_ns)])
             else:
                 yield from self._next_wave()
+
+    def is_broke(self) -> bool:
+        """Whether nothing that waits for the run's budget fits into it."""
+        waiting = [
+            delayed.step
+            for delayed in (self.run.workstreams[name].delayed for name in sorted(self.run.delayed))
+            if delayed is not None and delayed.cause == "budget"
+        ]
+        return bool(waiting) and all(isinstance(self._afforded(step), Refusal) for step in waiting)
+
+    def _stands_still(self) -> bool:
+        """Whether nothing is under way but what waits for money, or for people."""
+        run = self.run
+        waiting = all(
+            delayed is not None and delayed.cause == "budget"
+            for delayed in (run.workstreams[name].delayed for name in run.delayed)
+        )
+        line = run.line
+        merging = line is not None and bool(line.open or line.closed or line.delayed)
+        merging = merging or (self.eager and bool(run.mergeable))  # in waves, once the wave is done
+        return waiting and not (run.open or run.agenda or self.starting or merging)
 
     def _under_way(self) -> int:
         """Unsettled workstreams that have begun; what could not begin waits for what is to be merged."""
@@ -707,7 +770,7 @@ class _Deciding:
         if self.options.fail_fast and self.failing:
             return
         for index in self.run.startable:
-            if self.slots <= 0:
+            if self.slots <= 0 or self.broke is not None:
                 return
             workstream = self.run.workstreams[self.definitions.order[index]]
             if self._clashes(workstream, planned=not workstream.returned and not self.eager):
@@ -721,7 +784,7 @@ class _Deciding:
         if self.options.fail_fast and self.failing:
             return
         for index in self.run.eligible:
-            if self.slots <= 0:
+            if self.slots <= 0 or self.broke is not None:
                 return
             workstream = self.run.workstreams[self.definitions.order[index]]
             if self._clashes(workstream, planned=False):
@@ -818,14 +881,58 @@ class _Deciding:
             draft.add(StepDelayed(step=step, cause="retry", reason=reason, until_ns=not_before_ns))
             return
         step, found = self._routed(draft.workstream, step)
+        if isinstance(found, Refusal):
+            reason = _money_reason(self.run.run, found)
+            if self._is_final(found):
+                self._stop_for(draft, step.step, "budget", reason)
+            else:
+                draft.add(StepDelayed(step=step, cause="budget", reason=reason))
+            return
         if found is not None:
             draft.add(StepDelayed(step=step, cause=found.cause, reason=found.reason, until_ns=found.until_ns))
             return
         draft.add(step)
         self.slots -= 1
 
-    def _routed(self, workstream: Workstream, step: StepScheduled) -> tuple[StepScheduled, Barrier | None]:
-        """The step with a tool that can be used now; else what stands before the one it should use."""
+    def _afforded(self, step: StepScheduled) -> StepScheduled | Refusal:
+        """The step with its cap, or why its budgets do not let it begin. Only AI tools cost anything."""
+        profile = self.definitions.spec.profiles.get(step.tool)
+        if profile is None or profile.type != "ai" or step.dry_run:
+            return msgspec.structs.replace(step, cap=None, cap_nano=0)
+        capped: StepScheduled
+        if profile.cost_cap_usd is None:
+            capped = msgspec.structs.replace(step, cap="none", cap_nano=0)
+        else:
+            held = "max_cost_usd" in placeholders(profile, fix=step.step == "fix")
+            cap_nano = nano_of(profile.cost_cap_usd)
+            capped = msgspec.structs.replace(step, cap="enforced" if held else "soft", cap_nano=cap_nano)
+        draw = draw_of(self.run.run, capped)
+        refused = refusal(self.run.book, draw, self.promised)
+        if refused is not None:
+            if not self._is_final(refused):
+                self.broke = refused
+            return refused
+        for account in draw.accounts:
+            self.promised[account] = self.promised.get(account, 0) + draw.cap_nano
+        return capped
+
+    def _routed(self, workstream: Workstream, step: StepScheduled) -> tuple[StepScheduled, Barrier | Refusal | None]:
+        """The step with a tool that can be used now, and its cap; else what stands before the one it should use."""
+        step, found = self._unheld(workstream, step)
+        if found is not None:
+            return step, found
+        afforded = self._afforded(step)
+        return (step, afforded) if isinstance(afforded, Refusal) else (afforded, None)
+
+    def _is_final(self, refused: Refusal) -> bool:
+        """Whether the step is given up: neither waiting nor another budget of the run helps, or nobody is there to give one."""
+        if refused.reason == "reserved":
+            return False
+        watched = self.options.review == "wait" and not (self.options.fail_fast or self.options.stepwise)
+        return refused.reason == "uncapped" or refused.account != run_account(self.run.run) or not watched
+
+    def _unheld(self, workstream: Workstream, step: StepScheduled) -> tuple[StepScheduled, Barrier | None]:
+        """The step with a tool that no breaker and no pause holds back; else what does."""
         if not step.tool or step.dry_run:
             return step, None
 
@@ -857,7 +964,16 @@ class _Deciding:
                 delayed.step, attempt=workstream.attempts + 1, queue_deadline_ns=self._queue_deadline_ns()
             )
             step, found = self._routed(workstream, step)
-            if found is None:
+            if isinstance(found, Refusal):
+                draft = _Draft(workstream)
+                reason = _money_reason(self.run.run, found)
+                if self._is_final(found):
+                    self._stop_for(draft, step.step, "budget", reason)
+                elif (delayed.cause, delayed.reason) != ("budget", reason):
+                    draft.add(StepDelayed(step=step, cause="budget", reason=reason))
+                if draft.events:
+                    yield draft.decision()
+            elif found is None:
                 if self.slots > 0:
                     self.slots -= 1
                     yield Decision([step])
@@ -1418,6 +1534,18 @@ class _Deciding:
         until_ns = self.now_ns + int(delay_s * _SECOND_NS)
         delayed = StepDelayed(step=scheduled, cause="retry", reason=detail[:REASON_MAX], until_ns=until_ns)
         return Decision([*events, delayed])
+
+
+def _money_reason(run: str, refused: Refusal) -> str:
+    """Why an attempt does not fit into a budget, and what would help."""
+    whose = "the run" if refused.account == run_account(run) else "the workstream"
+    remedy = f"`swell budget set {run} USD`" if whose == "the run" else "adjust its max_cost_usd"
+    if refused.reason == "uncapped":
+        return f"{whose} has a budget, and nothing says what an attempt costs at most: set cost_cap_usd in the tool's profile"
+    if refused.reason == "reserved":  # no amounts: they change with every attempt that ends
+        return f"what {whose} may still spend is reserved for attempts under way"
+    spent = f"{usd_text(refused.spent_nano)} of {usd_text(refused.limit_nano)}"
+    return f"{whose} has spent {spent}, and this attempt may cost {usd_text(refused.cap_nano)}: {remedy}"
 
 
 def _differs(delayed: StepDelayed, found: Barrier) -> bool:

@@ -37,9 +37,17 @@ import structlog
 
 from services.bus import Bus, BusError, Consumer, Delivery
 from services.config import ConfigError
-from services.events import AnyEvent, RunFinished, RunTransitioned, ToolBreakerOpened, WorkstreamTransitioned
+from services.events import (
+    AnyEvent,
+    BudgetReached,
+    RunFinished,
+    RunTransitioned,
+    ToolBreakerOpened,
+    WorkstreamTransitioned,
+)
 from services.process import ProcessError, child_environment
 from services.process import run as run_process
+from services.scheduler.budget import usd_text
 from services.scheduler.config import NotificationKind, NotificationsConfig
 from services.wire import UnknownKindError, WireError, decode_entry, parse_subject
 
@@ -112,7 +120,12 @@ def told(event: AnyEvent) -> Told | None:
                 reason=event.reason,
                 actor=event.actor,
             )
-        case RunTransitioned(to_state="paused", cause="review"):
+        case BudgetReached():
+            spent = f"{usd_text(event.spent_nano)} of {usd_text(event.limit_nano)} spent"
+            kind: NotificationKind = "budget_exceeded" if event.threshold == "exceeded" else "budget_warning"
+            reason = f"{spent}, {usd_text(event.reserved_nano)} reserved for attempts under way"
+            return Told(kind, workstream=event.workstream, state=event.mode, reason=reason)
+        case RunTransitioned(to_state="paused", cause="review" | "budget"):
             return Told("run_held", state=event.to_state, reason=event.reason, actor=event.actor)
         case ToolBreakerOpened():
             return Told("breaker_open", tool=event.tool, state="open", reason=event.reason)

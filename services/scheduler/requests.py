@@ -15,6 +15,7 @@ import msgspec
 from services.bus import Bus, BusUnavailableError, RefusedError
 from services.events import (
     AnyEvent,
+    BudgetRequested,
     CancelRequested,
     PauseRequested,
     RecoveryChosen,
@@ -44,6 +45,7 @@ Request = (
     | ReviewRequested
     | RecoveryRequested
     | RollbackRequested
+    | BudgetRequested
 )
 
 

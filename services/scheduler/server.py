@@ -12,6 +12,7 @@ import structlog
 from services.artifacts import Artifacts
 from services.bus import Bus, BusError, BusUnavailableError
 from services.events import (
+    BudgetRequested,
     CancelRequested,
     ErrorClass,
     PauseRequested,
@@ -28,11 +29,12 @@ from services.events import (
 from services.plan import Finding, PlanReport
 from services.rpc import RpcError, invalid
 from services.scheduler.amendment import Adjustment, Another, amended, another, chosen, with_dependencies
+from services.scheduler.budget import NANO_USD_MAX, Account, run_account
 from services.scheduler.config import SchedulerConfig
 from services.scheduler.requests import Requests, unavailable
 from services.scheduler.shell import Shell
 from services.scheduler.state import RunState
-from services.scheduler.submission import Header, Planned, SubmissionError, Submissions, run_of
+from services.scheduler.submission import BUDGET_MODES, Header, Planned, SubmissionError, Submissions, run_of
 from services.scheduler.v1 import scheduler_pb2 as pb
 from services.scheduler.v1.scheduler_pb2_grpc import SchedulerServiceServicer
 from services.spec import RunSpec, decode_spec, encode_spec
@@ -153,6 +155,44 @@ class SchedulerServer(SchedulerServiceServicer):
         )
         done = await self._requests.answered(request.run, event)
         return pb.ResumeRunResponse(position=done.position, answer=done.text)
+
+    async def SetBudget(self, request: pb.SetBudgetRequest, _context: _Context) -> pb.SetBudgetResponse:  # noqa: N802
+        """See the protocol."""
+        await self._requests.live(request.run, request.request_id, unless_answered=True)
+        limit_nano = request.limit_nano if request.HasField("limit_nano") else None
+        if limit_nano is not None and not 0 <= limit_nano <= NANO_USD_MAX:
+            raise invalid("limit_nano", f"is not between 0 and {NANO_USD_MAX} nano-dollars")
+        if request.mode not in BUDGET_MODES:
+            raise invalid("mode", "is not halt, warn or continue")
+        event = BudgetRequested(
+            request_id=request.request_id,
+            actor=_actor(request.actor),
+            limit_nano=limit_nano,
+            mode=BUDGET_MODES[request.mode],
+            reason=_reason(request.reason),
+        )
+        done = await self._requests.answered(request.run, event)
+        return pb.SetBudgetResponse(position=done.position, answer=done.text)
+
+    async def GetBudget(self, request: pb.GetBudgetRequest, _context: _Context) -> pb.GetBudgetResponse:  # noqa: N802
+        """See the protocol."""
+        await self._requests.known(request.run)
+        over = self._shell.over.get(request.run)
+        if over is not None:
+            finished = over.finished
+            return pb.GetBudgetResponse(run=request.run, spent_nano=finished.spent_nano, state=finished.state)
+        run = self._shell.runs[request.run]
+        account = run.book.accounts.get(run_account(run.run), Account())
+        budget = run.book.budget_of(run_account(run.run))
+        return pb.GetBudgetResponse(
+            run=run.run,
+            limit_nano=budget.limit_nano if budget is not None else None,
+            mode=budget.mode if budget is not None else "",
+            spent_nano=account.spent_nano,
+            reserved_nano=account.reserved_nano,
+            unknown=sum(hold.closed and hold.figure_nano is None for hold in run.book.holds.values()),
+            state=run.status,
+        )
 
     async def PauseFleet(self, request: pb.PauseFleetRequest, _context: _Context) -> pb.PauseFleetResponse:  # noqa: N802
         """See the protocol."""
@@ -480,6 +520,8 @@ def _plain(header: pb.RunHeader) -> Header:
         context_json=options.context_json,
         scheduling=options.scheduling,
         review=options.review,
+        budget_nano=options.budget_nano if options.HasField("budget_nano") else None,
+        budget_mode=options.budget_mode,
         paused=options.paused,
         checks_toml=header.checks_toml,
         tool_profiles_json=header.tool_profiles_json,

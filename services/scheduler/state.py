@@ -13,7 +13,7 @@ What a decision has still to be taken on stands in `agenda`; deciding is `servic
     completed → compensating → compensated | compensation_failed
 
 A step that is decided and cannot be scheduled yet is `delayed`: a recorded decision with its cause and, where one is
-known, its time. A run is `held` while it is paused: by somebody's request, or because all that is left awaits review.
+known, its time. A run is `held` while it is paused: by somebody's request, or because all that is left awaits review, or a budget.
 """
 
 from bisect import bisect_left, insort
@@ -27,6 +27,9 @@ from services.events import (
     TERMINAL_WORKSTREAM,
     AnyEvent,
     Artifact,
+    BudgetChanged,
+    BudgetReached,
+    BudgetRequested,
     CancelRequested,
     Check,
     DeliveryRefused,
@@ -84,6 +87,22 @@ from services.scheduler.breaker import (
     record_failure,
     record_fix,
 )
+from services.scheduler.budget import (
+    Book,
+    Draw,
+    Report,
+    account_of,
+    budget_of,
+    holder_of,
+    late,
+    nano_of,
+    reserve,
+    run_account,
+    set_budget,
+    settle,
+    told,
+    workstream_account,
+)
 from services.scheduler.recovery import (
     RecoveryConfig,
     RecoveryConfigError,
@@ -131,6 +150,7 @@ Request = (
     | ReviewRequested
     | RecoveryRequested
     | RollbackRequested
+    | BudgetRequested
 )
 ANSWERS_KEPT = 10_000
 """Answers that a run remembers, so that a repeated request gets the first one."""
@@ -263,7 +283,7 @@ class RunState(msgspec.Struct):
     breaker: BreakerConfig | None = None
     recovery: RecoveryConfig | None = None
     unreadable: str = ""
-    held: Literal["", "request", "review"] = ""
+    held: Literal["", "request", "review", "budget"] = ""
     held_since_ns: int = 0
     held_ns: int = 0
     workstreams: dict[str, Workstream] = {}
@@ -288,6 +308,7 @@ class RunState(msgspec.Struct):
     requests: dict[str, Request] = {}
     answers: dict[str, RequestAnswered] = {}
     resolved: dict[str, set[str]] = {}
+    book: Book = msgspec.field(default_factory=Book)
     rollback: Rollback | None = None
     rolled_back: RollbackFinished | None = None
     stopping: RunStopping | None = None
@@ -379,6 +400,7 @@ def _fold(  # noqa: PLR0915 - one case per kind of event
             | ReviewRequested()
             | RecoveryRequested()
             | RollbackRequested()
+            | BudgetRequested()
         ):
             if event.request_id not in run.answers:
                 run.requests.setdefault(event.request_id, event)
@@ -406,7 +428,14 @@ def _fold(  # noqa: PLR0915 - one case per kind of event
             _recover(run, fact, event)
         case ReviewResolved():
             _resolve(run, event)
-        case StepSkipped() | FixLoopEnded() | ProcessesReaped() | ResultRefused():
+        case BudgetChanged():
+            set_budget(run.book, run_account(run.run), budget_of(event.limit_nano, event.mode))
+        case BudgetReached():
+            told(run.book, account_of(run.run, event.workstream), event.threshold)
+        case ResultRefused():
+            if fact.place.kind == "late":
+                late(run.book, holder_of(fact.place.workstream, fact.place.attempt), _report(event.result))
+        case StepSkipped() | FixLoopEnded() | ProcessesReaped():
             pass
         case (
             FleetPaused()
@@ -469,6 +498,8 @@ def _accept(run: RunState, fact: Fact, event: RunAccepted) -> None:
         run.unreadable = str(error)[:1000]
         return
     run.definitions = Definitions(spec)
+    set_budget(run.book, run_account(run.run), budget_of(spec.options.budget_nano, spec.options.budget_mode))
+    _set_workstream_budgets(run, run.definitions)
     run.line = Line(head=Snapshot(commit=spec.repository.base_commit, tree=""))
     run.workstreams = {
         workstream: Workstream(id=workstream, index=index) for workstream, index in run.definitions.index.items()
@@ -488,6 +519,32 @@ def _amend(run: RunState, spec: RunSpec | None, event: RunAmended) -> None:
     definitions = Definitions(spec)
     if definitions.order == run.definitions.order:
         run.spec, run.definitions = event.spec, definitions
+        _set_workstream_budgets(run, definitions)
+
+
+def _set_workstream_budgets(run: RunState, definitions: Definitions) -> None:
+    """Bundles say what a workstream may cost; one that says nothing may cost anything."""
+    for name, bundle in definitions.bundles.items():
+        account = workstream_account(run.run, name)
+        limit_nano = nano_of(bundle.max_cost_usd) if bundle.max_cost_usd is not None else None
+        budget = budget_of(limit_nano, definitions.spec.options.budget_mode)
+        if budget != run.book.budgets.get(account):
+            set_budget(run.book, account, budget)
+
+
+def _cost_of(attempt: Attempt, event: Close) -> Report | None:
+    """What a closed attempt cost: nothing, if nobody began it; the full cap, if nobody knows."""
+    if isinstance(event, StepFinished):
+        return _report(event)
+    return None if attempt.executor else Report(nano_usd=0)
+
+
+def _report(result: StepFinished) -> Report | None:
+    """What an attempt cost, as far as it is known."""
+    if result.cost is None:
+        return None
+    lower_bound = result.usage is not None and result.usage.lower_bound
+    return Report(nano_usd=result.cost.nano_usd, lower_bound=lower_bound)
 
 
 def _answer(run: RunState, event: RequestAnswered) -> None:
@@ -667,8 +724,20 @@ def _schedule(run: RunState, fact: Fact, event: StepScheduled) -> None:
         run.delayed.discard(workstream.id)
         if workstream.base is None:
             workstream.base = event.base or event.input
+    if event.cap is not None:
+        reserve(run.book, draw_of(run.run, event))
     run.open[event.workstream, event.attempt] = attempt
     run.unclaimed[event.workstream, event.attempt] = attempt
+
+
+def draw_of(run: str, step: StepScheduled) -> Draw:
+    """What an attempt takes from the budgets of its workstream and of its run."""
+    return Draw(
+        attempt=holder_of(step.workstream, step.attempt),
+        accounts=(run_account(run), workstream_account(run, step.workstream)),
+        cap_nano=step.cap_nano,
+        cap=step.cap or "none",
+    )
 
 
 def _close(run: RunState, attempt: Attempt, event: Close) -> None:
@@ -680,6 +749,11 @@ def _close(run: RunState, attempt: Attempt, event: Close) -> None:
     if owner is None:
         return
     owner.open, owner.closed = None, closed
+    settle(
+        run.book,
+        holder_of(scheduled.workstream, scheduled.attempt),
+        _cost_of(attempt, event),
+    )
     if not is_handed_back(event):
         owner.losses = owner.losses + 1 if is_loss(event) else 0
     if isinstance(event, StepFinished):

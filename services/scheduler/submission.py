@@ -12,6 +12,7 @@ from services.bundle import SET_BYTES_MAX, BundleValidationError, WorkstreamBund
 from services.checks import Checks, ChecksError, parse_checks, resolve
 from services.config import ConfigError, load_yaml
 from services.git import redacted
+from services.outcome import BudgetMode
 from services.plan import Finding, PlanReport, validate_plan
 from services.profiles import (
     ProfileError,
@@ -24,6 +25,7 @@ from services.profiles import (
 )
 from services.resources import resource
 from services.scheduler.breaker import BreakerConfigError, parse_breaker_config
+from services.scheduler.budget import NANO_USD_MAX
 from services.scheduler.config import SchedulerConfig
 from services.scheduler.recovery import RecoveryConfigError, parse_recovery_config
 from services.spec import Options, Repository, RunSpec
@@ -37,6 +39,7 @@ CONTEXT_BYTES_MAX = 64 * 1024
 BREAKER_BYTES_MAX = 64 * 1024
 RECOVERY_BYTES_MAX = 64 * 1024
 SCHEDULINGS: dict[str, Literal["barrier", "eager"]] = {"": "barrier", "barrier": "barrier", "eager": "eager"}
+BUDGET_MODES: dict[str, BudgetMode] = {"": "halt", "halt": "halt", "warn": "warn", "continue": "continue"}
 REVIEWS: dict[str, Literal["wait", "fail"]] = {"wait": "wait", "fail": "fail"}
 TIMEOUT_S_MAX = 30 * 86_400.0
 
@@ -70,6 +73,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     scheduling: str = ""
     review: str = ""
     paused: bool = False
+    budget_nano: int | None = None
+    budget_mode: str = ""
     checks_toml: bytes = b""
     tool_profiles_json: bytes = b""
     breaker_json: bytes = b""
@@ -140,6 +145,7 @@ class Submissions:
             *_unknown_check_tools(bundles, checks, options.context, profiles),
             *_unsound_checks(bundles, checks, options.context, profiles),
             *_unknown_fallbacks(bundles, profiles),
+            *_uncapped_tools(bundles, checks, options, profiles),
         ]
         if not bundles:
             errors.append(Finding(code="EMPTY_PLAN", message="there is no workstream", remedy="declare at least one"))
@@ -200,6 +206,10 @@ class Submissions:
             raise SubmissionError("options.scheduling", f"{header.scheduling[:40]!r} is not barrier or eager")
         if header.review and header.review not in REVIEWS:
             raise SubmissionError("options.review", f"{header.review[:40]!r} is not wait or fail")
+        if header.budget_mode not in BUDGET_MODES:
+            raise SubmissionError("options.budget_mode", f"{header.budget_mode[:40]!r} is not halt, warn or continue")
+        if header.budget_nano is not None and not 0 <= header.budget_nano <= NANO_USD_MAX:
+            raise SubmissionError("options.budget_nano", f"is not between 0 and {NANO_USD_MAX} nano-dollars")
         return Options(
             max_workers=workers,
             wave_delay_s=header.wave_delay_s,
@@ -212,6 +222,8 @@ class Submissions:
             scheduling=SCHEDULINGS[header.scheduling],
             review="fail" if header.fail_fast else REVIEWS[header.review or config.review],
             paused=header.paused,
+            budget_nano=header.budget_nano,
+            budget_mode=BUDGET_MODES[header.budget_mode],
             context=_context(header.context_json),
         )
 
@@ -326,6 +338,32 @@ def _unknown_check_tools(
         for tool, workstream in _named_tools(bundles, checks, context).items()
         if tool not in profiles
     ]
+
+
+def _uncapped_tools(
+    bundles: Sequence[WorkstreamBundle], checks: Checks, options: Options, profiles: Mapping[str, ToolProfile]
+) -> list[Finding]:
+    """Under a budget, every AI tool that changes the tree has to say what an attempt may cost: that is what is reserved."""
+    if options.budget_mode != "halt" or options.dry_run:
+        return []
+    findings = []
+    for bundle in bundles:
+        if options.budget_nano is None and bundle.max_cost_usd is None:
+            continue
+        fix_tool = resolve(checks, options.context, bundle.checks).fix_tool
+        for tool in dict.fromkeys(name for name in (bundle.tool, fix_tool) if name):
+            profile = profiles.get(tool)
+            if profile is not None and profile.type == "ai" and profile.cost_cap_usd is None:
+                whose = "the run" if options.budget_nano is not None else "the workstream"
+                findings.append(
+                    Finding(
+                        code="UNCAPPED_TOOL",
+                        workstream=bundle.id,
+                        message=f"{whose} has a budget, and nothing says what an attempt of {tool!r} costs at most",
+                        remedy="set cost_cap_usd in its profile",
+                    )
+                )
+    return findings
 
 
 def _unknown_fallbacks(bundles: Sequence[WorkstreamBundle], profiles: Mapping[str, ToolProfile]) -> list[Finding]:

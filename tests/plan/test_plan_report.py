@@ -65,7 +65,7 @@ def test_a_workstream_without_checks_is_an_error_unless_it_says_so():
 
 def test_what_is_not_enforced_is_named_and_some_of_it_refuses_a_run():
     told = report(
-        ws("ws-a", max_cost_usd=5.0),
+        ws("ws-a", test_gates=(BundleGate(type="GATE_LINT"),)),
         ws("ws-b", test_gates=(BundleGate(type="GATE_UNIT"),)),
         ws("ws-c", test_gates=(BundleGate(type="GATE_UNIT", required=False),)),
         ws("ws-d", capability="testing", compensation_actions=("cmd:undo",), circuit_breaker={"max_tries": 3}),

@@ -261,7 +261,9 @@ async def test_the_first_decision_after_standing_still_is_made_by_nobody(cluster
     shell = cluster.shell("s1", lease_s=60)
     await cluster.until(lambda: shell.leader)
     await cluster.submit(one())
-    await cluster.until(lambda: RUN in shell.runs and shell.runs[RUN].unclaimed and not shell._driving)  # and what it appended is folded
+    await cluster.until(
+        lambda: RUN in shell.runs and shell.runs[RUN].unclaimed and not shell._driving
+    )  # and what it appended is folded
     shell._ticked -= shells.STALL_S + 1
     before = len(cluster.entries)
     shell._dirty.add(RUN)

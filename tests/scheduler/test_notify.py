@@ -22,6 +22,7 @@ from memory_bus import MemoryBus, MemoryServer
 from services.bus import EVENTS, Bus
 from services.config import ConfigError, load
 from services.events import (
+    BudgetReached,
     RunFinished,
     RunTransitioned,
     ToolBreakerOpened,
@@ -196,6 +197,23 @@ def test_what_concerns_all_runs_names_none():
     entry = Entry(id="e1", run="fleet", at_ns=0, by="s", events=[OPENED])
     [said] = notifications("swell.event.fleet.run", 1, 0, encode_entry(entry))
     assert (said.kind, said.run, said.tool, said.state) == ("breaker_open", "", "aider", "open")
+
+
+@pytest.mark.parametrize("threshold", ["warning", "exceeded"])
+def test_a_budget_that_is_reached_is_told_with_its_amounts(threshold):
+    reached = BudgetReached(threshold=threshold, limit_nano=10**9, spent_nano=9 * 10**8, reserved_nano=3 * 10**8)
+    entry = Entry(id="e1", run="r1", at_ns=0, by="s", events=[reached])
+    [said] = notifications("swell.event.r1.run", 1, 0, encode_entry(entry))
+    assert (said.kind, said.run, said.state) == (f"budget_{threshold}", "r1", "halt")
+    assert said.reason == "$0.90 of $1.00 spent, $0.30 reserved for attempts under way"
+
+
+def test_a_run_that_waits_for_its_budget_is_told():
+    held = RunTransitioned(from_state="running", to_state="paused", reason="spent", cause="budget")
+    [said] = notifications(
+        "swell.event.r1.run", 1, 0, encode_entry(Entry(id="e1", run="r1", at_ns=0, by="s", events=[held]))
+    )
+    assert (said.kind, said.reason) == ("run_held", "spent")
 
 
 def test_a_pause_that_somebody_asked_for_is_no_news():

@@ -256,7 +256,7 @@ def values(annotation, field=""):
         case i.BoolType():
             return st.booleans()
         case i.IntType():
-            return st.integers(-1, 4)
+            return st.integers(-1 if kind.ge is None else kind.ge, 4)
         case i.FloatType():
             return st.sampled_from([0.0, 1.5])
         case i.NoneType():

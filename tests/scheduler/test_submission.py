@@ -92,9 +92,36 @@ def test_a_check_without_a_profile_is_refused(submissions):
 
 
 def test_what_is_not_enforced_is_refused_unless_accepted(submissions):
-    costly = CHECKED | {"max_cost_usd": 3}
-    assert codes(submissions.plan(header(), document(costly))) == {"NOT_ENFORCED"}
-    assert submissions.plan(header(accept_unenforced=True), document(costly)).spec is not None
+    gated = CHECKED | {"test_gates": [{"type": "GATE_UNIT"}]}
+    assert codes(submissions.plan(header(), document(gated))) == {"NOT_ENFORCED"}
+    assert submissions.plan(header(accept_unenforced=True), document(gated)).spec is not None
+
+
+@pytest.mark.parametrize(
+    ("bundle", "options", "refused"),
+    [
+        ({}, {"budget_nano": 10**9}, True),
+        ({"max_cost_usd": 3}, {}, True),
+        ({}, {}, False),
+        ({}, {"budget_nano": 10**9, "budget_mode": "warn"}, False),
+        ({"max_cost_usd": 3}, {"dry_run": True}, False),
+    ],
+)
+def test_under_a_budget_every_ai_tool_has_to_say_what_it_may_cost(submissions, bundle, options, refused):
+    profiles = {"agent": {"type": "ai", "command": "agent"}}
+    wanted = document(CHECKED | {"tool": "agent"} | bundle)
+    found = submissions.plan(header(tool_profiles_json=json.dumps(profiles).encode(), **options), wanted)
+    assert codes(found) == ({"UNCAPPED_TOOL"} if refused else set())
+    profiles["agent"]["cost_cap_usd"] = 0.5
+    found = submissions.plan(header(tool_profiles_json=json.dumps(profiles).encode(), **options), wanted)
+    assert found.spec is not None
+
+
+@pytest.mark.parametrize("options", [{"budget_nano": -1}, {"budget_nano": 10**19}, {"budget_mode": "loud"}])
+def test_a_budget_that_is_none_is_refused(submissions, options):
+    with pytest.raises(SubmissionError) as refused:
+        submissions.plan(header(**options), document(CHECKED))
+    assert refused.value.field == f"options.{next(iter(options))}"
 
 
 def test_workstreams_with_different_setups_cannot_share_a_run(submissions):

@@ -22,7 +22,8 @@ FINISHED = ev.StepFinished(
     discarded=["report.xml"], checks=[RESULT], signature="e3b0c442", findings=2, artifacts=[ARTIFACT, PATCH],
     tool_wall_s=1.25, wall_s=2.0, dry_run=True,
     usage=ev.Usage(input_tokens=2400, cache_read_tokens=10_000, cache_write_tokens=600, output_tokens=59, lower_bound=True),
-    cost=ev.Cost(nano_usd=13_335_000, basis="reported", table="t1"), model="claude-sonnet-4-5", provider="anthropic",
+    cost=ev.Cost(nano_usd=13_335_000, basis="reported", table="t1"),
+    list_cost=ev.Cost(nano_usd=13_300_000, basis="list", table="t1"), model="claude-sonnet-4-5", provider="anthropic",
     session="3d548743-bcea", denials=["Bash"], retry_after_s=30.5, resets_at_ns=1_790_000_000_000_000_000,
 )  # fmt: skip
 
@@ -54,6 +55,9 @@ FULL: dict[str, ev.AnyEvent] = {
         request_id="q-12345678", actor="ann", workstream="ws-a", step="edit", error_class="timeout", reason="too slow"
     ),
     "rollback_requested": ev.RollbackRequested(request_id="q-12345678", actor="ann", reason="released by mistake"),
+    "budget_requested": ev.BudgetRequested(
+        request_id="q-12345678", actor="ann", limit_nano=1_000_000_000, mode="warn", reason="it is worth it"
+    ),
     "request_answered": ev.RequestAnswered(
         request_id="q-12345678", answer="refused", reason="the run is over", ok=False
     ),
@@ -79,7 +83,8 @@ FULL: dict[str, ev.AnyEvent] = {
         workstream="_line", attempt=3, step="gate", pool="default", input=PLAIN, timeout_s=600.0,
         queue_deadline_ns=1_790_000_000_000_000_002, base=PLAIN, on_behalf="ws-a", theirs=CARRIED, checks=[CHECK, TEST],
         every_check=True, merged=[(0, 3), (5, 6)], fix=FIX, dry_run=True, tool="codex", reduction=2,
-        action="cmd:make undo", idle_timeout_s=120.5, reason="the breaker of claude is open",
+        action="cmd:make undo", idle_timeout_s=120.5, reason="the breaker of claude is open", cap="soft",
+        cap_nano=300_000_000,
     ),
     "step_delayed": ev.StepDelayed(
         step=DELAYED, cause="tool_breaker", reason="the breaker of claude is open", until_ns=1_790_000_000_000_000_005
@@ -92,6 +97,11 @@ FULL: dict[str, ev.AnyEvent] = {
     "review_resolved": ev.ReviewResolved(
         workstream="ws-a", verdict="retry", actor="ann", request_id="q-12345678", from_step="runtime",
         reason="the network is back",
+    ),
+    "budget_changed": ev.BudgetChanged(actor="ann", limit_nano=2_500_000_000, mode="warn", reason="it is worth it"),
+    "budget_reached": ev.BudgetReached(
+        threshold="exceeded", limit_nano=1_000_000_000, spent_nano=1_020_000_000, reserved_nano=300_000_000, mode="warn",
+        workstream="ws-a",
     ),
     "step_skipped": ev.StepSkipped(
         workstream="ws-a", step="gate", tree="b" * 40, reason="verdict_reused", checks=[CHECK]
@@ -113,7 +123,8 @@ FULL: dict[str, ev.AnyEvent] = {
         reason="make undo ended with 2",
     ),
     "run_finished": ev.RunFinished(
-        state="partial", reason="2 of 7 workstreams completed", completed=2, failed=1, blocked=3, cancelled=1
+        state="partial", reason="2 of 7 workstreams completed", completed=2, failed=1, blocked=3, cancelled=1,
+        spent_nano=1_234_567_890,
     ),
     "fleet_paused": ev.FleetPaused(scope="tool", name="claude", actor="ann", reason="its key is being changed"),
     "fleet_resumed": ev.FleetResumed(scope="tool", name="claude", actor="ann", reason="the key is changed"),
@@ -149,6 +160,7 @@ MINIMAL: dict[str, ev.AnyEvent] = {
     "review_requested": ev.ReviewRequested(request_id="q", actor="a", verdict="approve"),
     "recovery_requested": ev.RecoveryRequested(request_id="q", actor="a", workstream="w", step="edit"),
     "rollback_requested": ev.RollbackRequested(request_id="q", actor="a"),
+    "budget_requested": ev.BudgetRequested(request_id="q", actor="a"),
     "request_answered": ev.RequestAnswered(request_id="q", answer="accepted"),
     "run_accepted": ev.RunAccepted(
         request_id="q", actor="a", spec=SPEC, workstreams=1, repository="r", base_commit="c"
@@ -172,6 +184,8 @@ MINIMAL: dict[str, ev.AnyEvent] = {
         workstream="w", step="edit", attempt=0, error_class="unknown", strategy="review", reason=""
     ),
     "review_resolved": ev.ReviewResolved(workstream="w", verdict="reject", actor="a"),
+    "budget_changed": ev.BudgetChanged(actor="a"),
+    "budget_reached": ev.BudgetReached(threshold="warning", limit_nano=0, spent_nano=0),
     "step_skipped": ev.StepSkipped(workstream="w", step="static", tree="", reason="noop"),
     "fix_loop_ended": ev.FixLoopEnded(workstream="w", step="static", limit="max_fix_iterations", reason=""),
     "integration_advanced": ev.IntegrationAdvanced(workstream="w", from_commit="c", to=PLAIN),

@@ -48,7 +48,7 @@ class Repository(_message.Message):
     def __init__(self, location: _Optional[str] = ..., base_commit: _Optional[str] = ..., base_ref: _Optional[str] = ...) -> None: ...
 
 class RunOptions(_message.Message):
-    __slots__ = ("max_workers", "wave_delay_s", "fail_fast", "dry_run", "timeout_s", "accept_unenforced", "stepwise", "context_json", "scheduling", "review", "paused")
+    __slots__ = ("max_workers", "wave_delay_s", "fail_fast", "dry_run", "timeout_s", "accept_unenforced", "stepwise", "context_json", "scheduling", "review", "paused", "budget_nano", "budget_mode")
     MAX_WORKERS_FIELD_NUMBER: _ClassVar[int]
     WAVE_DELAY_S_FIELD_NUMBER: _ClassVar[int]
     FAIL_FAST_FIELD_NUMBER: _ClassVar[int]
@@ -60,6 +60,8 @@ class RunOptions(_message.Message):
     SCHEDULING_FIELD_NUMBER: _ClassVar[int]
     REVIEW_FIELD_NUMBER: _ClassVar[int]
     PAUSED_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_NANO_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_MODE_FIELD_NUMBER: _ClassVar[int]
     max_workers: int
     wave_delay_s: float
     fail_fast: bool
@@ -71,7 +73,9 @@ class RunOptions(_message.Message):
     scheduling: str
     review: str
     paused: bool
-    def __init__(self, max_workers: _Optional[int] = ..., wave_delay_s: _Optional[float] = ..., fail_fast: _Optional[bool] = ..., dry_run: _Optional[bool] = ..., timeout_s: _Optional[float] = ..., accept_unenforced: _Optional[bool] = ..., stepwise: _Optional[bool] = ..., context_json: _Optional[str] = ..., scheduling: _Optional[str] = ..., review: _Optional[str] = ..., paused: _Optional[bool] = ...) -> None: ...
+    budget_nano: int
+    budget_mode: str
+    def __init__(self, max_workers: _Optional[int] = ..., wave_delay_s: _Optional[float] = ..., fail_fast: _Optional[bool] = ..., dry_run: _Optional[bool] = ..., timeout_s: _Optional[float] = ..., accept_unenforced: _Optional[bool] = ..., stepwise: _Optional[bool] = ..., context_json: _Optional[str] = ..., scheduling: _Optional[str] = ..., review: _Optional[str] = ..., paused: _Optional[bool] = ..., budget_nano: _Optional[int] = ..., budget_mode: _Optional[str] = ...) -> None: ...
 
 class RunHeader(_message.Message):
     __slots__ = ("request_id", "run", "repository", "options", "checks_toml", "tool_profiles_json", "breaker_json", "actor", "recovery_json")
@@ -212,6 +216,54 @@ class PauseRunResponse(_message.Message):
     position: int
     answer: str
     def __init__(self, position: _Optional[int] = ..., answer: _Optional[str] = ...) -> None: ...
+
+class SetBudgetRequest(_message.Message):
+    __slots__ = ("run", "limit_nano", "mode", "reason", "request_id", "actor")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_NANO_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    limit_nano: int
+    mode: str
+    reason: str
+    request_id: str
+    actor: str
+    def __init__(self, run: _Optional[str] = ..., limit_nano: _Optional[int] = ..., mode: _Optional[str] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ..., actor: _Optional[str] = ...) -> None: ...
+
+class SetBudgetResponse(_message.Message):
+    __slots__ = ("position", "answer")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    answer: str
+    def __init__(self, position: _Optional[int] = ..., answer: _Optional[str] = ...) -> None: ...
+
+class GetBudgetRequest(_message.Message):
+    __slots__ = ("run",)
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    def __init__(self, run: _Optional[str] = ...) -> None: ...
+
+class GetBudgetResponse(_message.Message):
+    __slots__ = ("run", "limit_nano", "mode", "spent_nano", "reserved_nano", "unknown", "state")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_NANO_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    SPENT_NANO_FIELD_NUMBER: _ClassVar[int]
+    RESERVED_NANO_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    limit_nano: int
+    mode: str
+    spent_nano: int
+    reserved_nano: int
+    unknown: int
+    state: str
+    def __init__(self, run: _Optional[str] = ..., limit_nano: _Optional[int] = ..., mode: _Optional[str] = ..., spent_nano: _Optional[int] = ..., reserved_nano: _Optional[int] = ..., unknown: _Optional[int] = ..., state: _Optional[str] = ...) -> None: ...
 
 class ResumeRunRequest(_message.Message):
     __slots__ = ("run", "reason", "request_id", "actor")

@@ -105,6 +105,16 @@ class SchedulerServiceStub:
                 request_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.RecoverStepRequest.SerializeToString,
                 response_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.RecoverStepResponse.FromString,
                 _registered_method=True)
+        self.SetBudget = channel.unary_unary(
+                '/swell.scheduler.v1.SchedulerService/SetBudget',
+                request_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.SetBudgetRequest.SerializeToString,
+                response_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.SetBudgetResponse.FromString,
+                _registered_method=True)
+        self.GetBudget = channel.unary_unary(
+                '/swell.scheduler.v1.SchedulerService/GetBudget',
+                request_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.GetBudgetRequest.SerializeToString,
+                response_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.GetBudgetResponse.FromString,
+                _registered_method=True)
         self.GetFleet = channel.unary_unary(
                 '/swell.scheduler.v1.SchedulerService/GetFleet',
                 request_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.GetFleetRequest.SerializeToString,
@@ -214,6 +224,20 @@ class SchedulerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetBudget(self, request, context):
+        """Gives a live run another budget. Idempotent by request_id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBudget(self, request, context):
+        """What a run may spend, has spent, and has reserved for attempts under way.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetFleet(self, request, context):
         """Shows executors, the breakers of tools, and pauses.
         """
@@ -293,6 +317,16 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.RecoverStep,
                     request_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.RecoverStepRequest.FromString,
                     response_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.RecoverStepResponse.SerializeToString,
+            ),
+            'SetBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetBudget,
+                    request_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.SetBudgetRequest.FromString,
+                    response_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.SetBudgetResponse.SerializeToString,
+            ),
+            'GetBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBudget,
+                    request_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.GetBudgetRequest.FromString,
+                    response_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.GetBudgetResponse.SerializeToString,
             ),
             'GetFleet': grpc.unary_unary_rpc_method_handler(
                     servicer.GetFleet,
@@ -679,6 +713,60 @@ class SchedulerService:
             '/swell.scheduler.v1.SchedulerService/RecoverStep',
             services_dot_scheduler_dot_v1_dot_scheduler__pb2.RecoverStepRequest.SerializeToString,
             services_dot_scheduler_dot_v1_dot_scheduler__pb2.RecoverStepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.scheduler.v1.SchedulerService/SetBudget',
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.SetBudgetRequest.SerializeToString,
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.SetBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.scheduler.v1.SchedulerService/GetBudget',
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.GetBudgetRequest.SerializeToString,
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.GetBudgetResponse.FromString,
             options,
             channel_credentials,
             insecure,
