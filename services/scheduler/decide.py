@@ -686,13 +686,14 @@ class _Deciding:
                 yield from self._next_wave()
 
     def is_broke(self) -> bool:
-        """Whether nothing that waits for the run's budget fits into it."""
+        """Whether nothing that waits for the run's budget fits into it, or is to be given up for another reason."""
         waiting = [
             delayed.step
             for delayed in (self.run.workstreams[name].delayed for name in sorted(self.run.delayed))
             if delayed is not None and delayed.cause == "budget"
         ]
-        return bool(waiting) and all(isinstance(self._afforded(step), Refusal) for step in waiting)
+        found = [self._afforded(step) for step in waiting]
+        return bool(found) and all(isinstance(one, Refusal) and not self._is_final(one) for one in found)
 
     def _stands_still(self) -> bool:
         """Whether nothing is under way but what waits for money, or for people."""

@@ -278,6 +278,19 @@ def test_a_workstream_may_have_a_budget_of_its_own():
     assert len([e for e in edits(run) if e.workstream == "ws-a"]) == 1
 
 
+def test_a_workstream_whose_own_budget_is_used_up_is_not_held_by_that_of_the_run():
+    """Once the run has money again, its own budget still has none: a person decides."""
+    failed = broken("tool_failed", cost=Cost(nano_usd=cents(30), basis="reported"))
+    bundles = [bundle("ws-a", max_cost_usd=0.5)]
+    run = play(budget=50, bundles=bundles, recovery={"retries": 3}, script={("ws-a", "edit"): [failed] * 3})
+    run.until_stuck()
+    assert run.state.held == "budget"
+    run.request(budget(None))
+    run.until_stuck()
+    assert run.state.workstreams["ws-a"].state == "awaiting_review"
+    assert run.state.held == "review"
+
+
 # Always
 
 

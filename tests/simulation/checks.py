@@ -4,6 +4,7 @@ I1 what was asked is in the log and answered         I5 slots, groups, scopes, p
 I2 one claim at most, one close, only `late` after   I9 bounded attempts
 I3 what is merged and delivered passed its checks    moves: only documented ones, each from where the last one led
 I4 a start contains what it depends on               pauses, breakers, losses, waits, ends
+I6 what is spent and reserved is within the budgets, but for what tools overshoot
 """
 
 from collections import Counter
@@ -12,6 +13,8 @@ from typing import Any
 from services.events import (
     LINE,
     AnyEvent,
+    BudgetChanged,
+    BudgetReached,
     FleetPaused,
     FleetResumed,
     IntegrationAdvanced,
@@ -82,7 +85,7 @@ WAIT_S = 45.0
 class Attempt:
     """One scheduled attempt, as its entries tell."""
 
-    __slots__ = ("claimed", "closed", "closed_ns", "scheduled", "scheduled_ns")
+    __slots__ = ("claimed", "closed", "closed_ns", "late", "scheduled", "scheduled_ns")
 
     def __init__(self, scheduled: StepScheduled, scheduled_ns: int) -> None:
         self.scheduled_ns = scheduled_ns
@@ -90,6 +93,20 @@ class Attempt:
         self.claimed: StepStarted | None = None
         self.closed: AnyEvent | None = None
         self.closed_ns = 0
+        self.late: list[StepFinished] = []
+
+    def amount(self) -> int:
+        """What the closed attempt counts as: what its tool told, at least; its cap where that is not all."""
+        if isinstance(self.closed, StepCancelled) and self.claimed is None:
+            return 0
+        told = [self.closed] if isinstance(self.closed, StepFinished) else []
+        exact = [one for one in told if one.cost is not None and not (one.usage and one.usage.lower_bound)]
+        if exact:
+            return max(one.cost.nano_usd for one in exact if one.cost is not None)
+        told += self.late
+        exact = [one for one in told if one.cost is not None and not (one.usage and one.usage.lower_bound)]
+        least = max((one.cost.nano_usd for one in told if one.cost is not None), default=0)
+        return least if exact else max(least, self.scheduled.cap_nano)
 
 
 class Ran:
@@ -125,6 +142,8 @@ class Ran:
         self.deadline_ns = 0
         self.paused_ns = 0
         self.paused_since_ns = 0
+        self.limit_nano: int | None = None
+        self.told: Counter[tuple[str, str, int]] = Counter()
 
 
 class Breaker:
@@ -208,6 +227,8 @@ class Checker:
                     run.head = event.base_commit
                     run.answered[event.request_id] += 1
                     run.deadline_ns = event.deadline_ns
+                    options = run.spec.options
+                    run.limit_nano = options.budget_nano if options.budget_mode == "halt" else None
                 case RunAmended():
                     run.spec = self._world.specs[event.spec.digest]
                     self.stats["amended"] += 1
@@ -248,6 +269,15 @@ class Checker:
                     self.stats[f"delayed: {event.cause}"] += 1
                 case RecoveryChosen():
                     self._recovered(run, event)
+                case BudgetChanged():
+                    run.limit_nano = event.limit_nano if event.mode == "halt" else None
+                    run.told.clear()
+                    self.stats["budgets changed"] += 1
+                case BudgetReached():
+                    run.told[event.workstream, event.threshold, event.limit_nano] += 1
+                    if run.told[event.workstream, event.threshold, event.limit_nano] > 1:
+                        self._wrong(f"I6: {event.threshold} of {event.workstream or run.name} is told twice")
+                    self.stats[f"budget {event.threshold}"] += 1
                 case RollbackStarted():
                     run.rolling = True
                     run.rollbacks += 1
@@ -285,6 +315,11 @@ class Checker:
                 self._wrong(f"paused: {key} scheduled though {scope} {named} is paused since {at}, seen {entry.seen}")
         run.attempts[key] = Attempt(event, recorded.time_ns)
         run.open.add(key)
+        if event.cap is not None:
+            self._money(run, "", run.limit_nano)
+            bundle = next((one for one in run.spec.bundles if one.id == name), None)
+            if bundle is not None and bundle.max_cost_usd is not None and run.spec.options.budget_mode == "halt":
+                self._money(run, name, round(bundle.max_cost_usd * 10**9))
         run.delayed.pop(event.on_behalf or name, None)
         run.waiting_ns.pop(name, None)
         if len(run.open) > run.spec.options.max_workers:
@@ -299,6 +334,24 @@ class Checker:
             self._starts(run, event)
         if name != LINE and event.step != "compensate" and run.states[name] not in ACTIVE:
             self._wrong(f"moves: {key} scheduled while {name} is {run.states[name]}")
+
+    def _money(self, run: Ran, workstream: str, limit_nano: int | None) -> None:
+        """At a dispatch, it included: what is spent and reserved, against the budget and what was overshot."""
+        if limit_nano is None:
+            return
+        total = overshot = 0
+        for (name, _), attempt in run.attempts.items():
+            if attempt.scheduled.cap is None or (workstream and name != workstream):
+                continue
+            cap = attempt.scheduled.cap_nano
+            amount = cap if attempt.closed is None else attempt.amount()
+            total += amount
+            overshot += max(amount - cap, 0)
+        self.stats["dispatches under a budget"] += 1
+        if total > limit_nano + overshot:
+            self._wrong(
+                f"I6: {total} spent and reserved of {limit_nano} by {workstream or run.name}, {overshot} overshot"
+            )
 
     def _starts(self, run: Ran, event: StepScheduled) -> None:
         """I4: what an EDIT starts from contains everything it depends on."""
@@ -407,7 +460,8 @@ class Checker:
         if attempt is None:
             return
         closed = attempt.closed
-        if isinstance(closed, StepFinished) and closed.error_class == "handed_back":
+        handed = isinstance(closed, StepFinished) and closed.error_class == "handed_back"
+        if handed and event.error_class != "budget":  # what it has cost by then may leave no room for its successor
             self._wrong(
                 f"handed back: {event.workstream}/{event.attempt} leads to {event.strategy} ({event.error_class})"
             )
@@ -523,6 +577,8 @@ class Checker:
         for event in entry.events:
             mine = isinstance(attempt.closed, StepFinished) and self._by.get(f"{run.name}/{key}") == entry.by
             claimed = attempt.claimed
+            if isinstance(event, ResultRefused):
+                attempt.late.append(event.result)
             if claimed is None or not isinstance(event, ResultRefused) or event.boot != claimed.boot:
                 continue
             if mine:
@@ -557,7 +613,11 @@ class Checker:
                     breaker = self._breakers.setdefault(event.tool, Breaker())
                     kind = type(event).__name__.removeprefix("ToolBreaker")
                     after = {"Opened": "open", "HalfOpened": "half_open", "Closed": "closed"}[kind]
-                    allowed = {"closed": {"open"}, "open": {"half_open", "closed"}, "half_open": {"open", "closed"}}
+                    allowed = {
+                        "closed": {"open"},
+                        "open": {"open", "half_open", "closed"},
+                        "half_open": {"open", "closed"},
+                    }
                     if after not in allowed[breaker.state]:
                         self._wrong(f"breaker: {event.tool} goes from {breaker.state} to {after}")
                     breaker.state, breaker.at, breaker.grant, breaker.probes = after, recorded.sequence, None, 0

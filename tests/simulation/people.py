@@ -10,6 +10,7 @@ import msgspec
 from services.events import (
     AnyEvent,
     Artifact,
+    BudgetRequested,
     CancelRequested,
     ErrorClass,
     FleetPaused,
@@ -49,6 +50,7 @@ class Seen(msgspec.Struct):
     spec: RunSpec
     digest: str
     status: str = "pending"
+    cause: str = ""
     finished: bool = False
     rolling: bool = False
     waiting: set[str] = set()
@@ -219,6 +221,9 @@ class People:
                 continue
             if friendly and seen.status == "paused":
                 self.ask(name, ResumeRequested(request_id=self._id(), actor="ann"))
+            if seen.status == "paused" and seen.cause == "budget":
+                limit_nano = None if friendly else 10**9 * (1 + self._numbers % 5)
+                self.ask(name, BudgetRequested(request_id=self._id(), actor="ann", limit_nano=limit_nano))
             if seen.waiting:
                 self._review(name, seen)
             if seen.spec.options.stepwise:
@@ -312,7 +317,7 @@ class People:
                     else:
                         seen.waiting.discard(event.workstream)
                 case RunTransitioned() if seen is not None:
-                    seen.status = event.to_state
+                    seen.status, seen.cause = event.to_state, event.cause
                 case RunAccepted() if seen is not None:
                     seen.answered.add(event.request_id)
                 case RunAmended() if seen is not None:

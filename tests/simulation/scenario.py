@@ -18,6 +18,9 @@ from tests.simulation.executors import Rules
 from tests.simulation.schedulers import Settings
 from tests.simulation.tools import TEMPERS, Plan, Sick, Temper
 
+PAYING = 0.3
+"""The part of the runs whose tools cost money."""
+
 PROFILES = {
     "editor": ToolProfile(command="editor", args=("{files}",), fallback=("spare",)),
     "helper": ToolProfile(command="helper", args=("{prompt}",), fallback=("editor",)),
@@ -112,6 +115,7 @@ def scenario(seed: int, *, size: int | None = None) -> Scenario:
         count = size or _size(random)
         specs.append(_spec(random, f"run-{number + 1}", count))
         plans.append(_plan(random, specs[-1]))
+    _give_money(Random(f"money/{seed}"), specs, plans)
     calm = random.random() < 0.1
     slots = [random.randint(1, 4) for _ in range(random.randint(2, 4))]
     made = Scenario(
@@ -163,6 +167,27 @@ def scenario(seed: int, *, size: int | None = None) -> Scenario:
         scribble_s=_maybe(random, 30.0, 0.1),
     )
     return made
+
+
+def _give_money(random: Random, specs: list[RunSpec], plans: list[Plan]) -> None:
+    """Some runs pay for their tools, under budgets that hold or do not hold all of their work."""
+    for at, definition in enumerate(specs):
+        if random.random() >= PAYING:
+            continue
+        profiles = dict(definition.profiles)
+        for tool, cap_usd, flag in (("editor", 0.3, True), ("helper", 0.2, False), ("spare", 0.5, True)):
+            held = ("--max", "{max_cost_usd}") if flag else ()
+            known = profiles[tool]
+            profiles[tool] = msgspec.structs.replace(known, type="ai", args=(*known.args, *held), cost_cap_usd=cap_usd)
+        budget_nano = random.choice([None, 0, 3 * 10**8, 10**9, 4 * 10**9, 20 * 10**9])
+        mode = random.choice(["halt", "halt", "halt", "warn"])
+        bundles = [
+            msgspec.structs.replace(one, max_cost_usd=random.choice([0.3, 1.0])) if random.random() < 0.1 else one
+            for one in definition.bundles
+        ]
+        options = msgspec.structs.replace(definition.options, budget_nano=budget_nano, budget_mode=mode)
+        specs[at] = msgspec.structs.replace(definition, profiles=profiles, options=options, bundles=bundles)
+        plans[at].purse = random.randint(1, 2**31)
 
 
 def _maybe(random: Random, value: float, probability: float = 0.4) -> float:

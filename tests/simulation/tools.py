@@ -12,6 +12,7 @@ import msgspec
 
 from services.compensation import parse_action
 from services.events import CheckOutcome, CheckResult, ErrorClass, Snapshot, StepFinished, StepScheduled
+from services.outcome import Cost, Usage
 from services.spec import Definitions, RunSpec
 from tests.simulation.algebra import BASE, Files, Repository, Version
 from tests.simulation.clockwork import SECOND_NS
@@ -62,6 +63,8 @@ class Plan(msgspec.Struct, kw_only=True):
     refuses_delivery: bool = False
     compensation_fails: int = 0
     wall_s: float = 4.0
+    purse: int = 0
+    """What the costs of its tools are drawn from; 0: they cost nothing."""
 
 
 class Tools:
@@ -74,6 +77,7 @@ class Tools:
         self.plans: dict[str, Plan] = {}
         self.definitions: dict[str, Definitions] = {}
         self.calls: Counter[tuple[str, str, str]] = Counter()
+        self._purses: dict[str, Random] = {}
         self._merges: Counter[tuple[str, str]] = Counter()
 
     def define(self, run: str, spec: RunSpec) -> None:
@@ -120,7 +124,7 @@ class Tools:
             return _failed("unknown", "the executor could not carry it out")
         match step.step:
             case "edit" | "fix":
-                return self._change(run, step, scheduled_ns, now_ns)
+                return self._paid(run, step, self._change(run, step, scheduled_ns, now_ns))
             case "static" | "runtime" | "gate":
                 return self._check(run, step)
             case "merge":
@@ -140,7 +144,22 @@ class Tools:
         if step.dry_run or step.step not in {"edit", "fix"}:
             return StepFinished(ok=False, error_class="handed_back", message="stopped")
         snapshot = self._write(run, step, scheduled_ns, static_bad="half-done")
-        return StepFinished(ok=False, error_class="handed_back", message="stopped", snapshot=snapshot, changed=True)
+        stopped = StepFinished(ok=False, error_class="handed_back", message="stopped", snapshot=snapshot, changed=True)
+        return self._paid(run, step, stopped)
+
+    def _paid(self, run: str, step: StepScheduled, result: StepFinished) -> StepFinished:
+        """What the attempt cost, as its tool tells: truly, over its cap, only in part, or not at all."""
+        profile = self.definitions[run].spec.profiles.get(step.tool)
+        if not self.plans[run].purse or profile is None or profile.type != "ai":
+            return result
+        purse = self._purses.setdefault(run, Random(self.plans[run].purse))
+        cap_nano = int((profile.cost_cap_usd or 0) * 10**9)
+        manner = purse.random()
+        if manner < 0.2:
+            return result
+        nano = int(cap_nano * purse.random() * (2 if manner < 0.35 else 1))
+        usage = Usage(output_tokens=1, lower_bound=manner > 0.9)
+        return msgspec.structs.replace(result, cost=Cost(nano_usd=nano, basis="reported"), usage=usage)
 
     def _write(
         self,
