@@ -60,5 +60,7 @@ def test_every_kind_of_trouble_occurs_and_every_story_is_told():
         "recovery: reduce_context", "recovery: review", "delayed: tool_breaker", "breaker open", "breaker half_open",
         "breaker closed", "probes", "paused tool", "run paused request", "run paused review", "closed: handed_back", "lost",
         "closed: cancelled", "amended", "late facts", "step compensate", "step gate", "rollbacks", "run partial",
+        "dispatches under a budget", "delayed: budget", "run paused budget", "budgets changed", "budget warning",
+        "budget exceeded", "recovery: wait",
     }  # fmt: skip
     assert wanted - tally.keys() == set()
