@@ -165,7 +165,9 @@ def _layer(document: Mapping[str, Any], source: str) -> Checks:
     try:
         checks = msgspec.convert(named, Checks)
     except msgspec.ValidationError as error:
-        raise ChecksError(f"{source}: {printable(str(error))}. The keys are described in docs and in `swell init`.") from error
+        raise ChecksError(
+            f"{source}: {printable(str(error))}. The keys are described in docs and in `swell init`."
+        ) from error
     for key in Checks.__struct_fields__:
         value = getattr(checks, key)
         if value == "" or (isinstance(value, tuple) and any(item in {"", ()} for item in value)):

@@ -696,10 +696,10 @@ class _Deciding:
         return bool(found) and all(isinstance(one, Refusal) and not self._is_final(one) for one in found)
 
     def _stands_still(self) -> bool:
-        """Whether nothing is under way but what waits for money, or for people."""
+        """Whether nothing is under way but what waits for people, or could not begin for want of money, whatever it waits for."""
         run = self.run
         waiting = all(
-            delayed is not None and delayed.cause == "budget"
+            delayed is not None and isinstance(self._afforded(delayed.step), Refusal)
             for delayed in (run.workstreams[name].delayed for name in run.delayed)
         )
         line = run.line
@@ -1035,10 +1035,15 @@ class _Deciding:
         snapshot = scheduled.input
         if scheduled.step in {"edit", "fix"}:
             snapshot = workstream.latest or scheduled.input
+        checks = self._still_unknown(scheduled)
+        self._schedule(draft, scheduled.step, snapshot, checks=checks, fix=scheduled.fix, not_before_ns=not_before_ns)
+
+    def _still_unknown(self, scheduled: StepScheduled) -> list[Check]:
+        """What a step that is done again has yet to judge: what was green before it broke off is not asked again."""
         checks = scheduled.checks
         if scheduled.every_check:
             checks = self.definitions.required(scheduled.step, scheduled.merged)
-        self._schedule(draft, scheduled.step, snapshot, checks=checks, fix=scheduled.fix, not_before_ns=not_before_ns)
+        return unknown_checks(self.run, scheduled.input.tree, checks) or checks
 
     def _recover(
         self, draft: _Draft, scheduled: StepScheduled, error_class: ErrorClass, detail: str, wait_s: float = 0.0
@@ -1271,8 +1276,13 @@ class _Deciding:
             yield decision
 
     def _line_again(self, line: Line, scheduled: StepScheduled) -> StepScheduled:
+        checks = self._still_unknown(scheduled) if scheduled.step == "gate" else None
         return msgspec.structs.replace(
-            scheduled, attempt=line.attempts + 1, queue_deadline_ns=self._queue_deadline_ns()
+            scheduled,
+            attempt=line.attempts + 1,
+            queue_deadline_ns=self._queue_deadline_ns(),
+            checks=_named(checks),
+            every_check=_too_many(checks),
         )
 
     def _schedule_line(

@@ -16,7 +16,7 @@ import contextlib
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import structlog
@@ -40,7 +40,7 @@ from services.scheduler.appends import Append, appends, may_decide
 from services.scheduler.decide import GROUP_MAX, Decision, Sighting, Sightings, due, outstanding, wanting
 from services.scheduler.fleet import FLEET, BreakerLimits, ExecutorLife, Fleet, Seen
 from services.scheduler.metrics import SchedulerMetrics
-from services.scheduler.snapshots import Folded, Snapshots, id_of
+from services.scheduler.snapshots import SPECS_AT_ONCE, Folded, Snapshots, id_of
 from services.scheduler.state import ANSWERS_KEPT, Fact, Over, RunState, evolve, skip
 from services.spec import RunSpec, decode_spec
 from services.wire import (
@@ -121,6 +121,7 @@ class Shell:
         self.over: dict[str, Over] = {}
         self.position = 0
         self.caught_up = False
+        self._ahead: dict[str, RunSpec | None] = {}
         self.leader = False
         self.halted = ""
         self.fleet = Fleet()
@@ -264,6 +265,8 @@ class Shell:
         self.caught_up = self.position >= end
         async for batch in self._bus.follow(self.position):
             touched: set[str] = set()
+            if not self.caught_up:
+                self._ahead = await self._fetched(batch)
             for recorded in batch:
                 run = await self._fold(recorded)
                 if run:
@@ -348,7 +351,28 @@ class Shell:
                 spec = await self._spec(event)
         return Fact(recorded.sequence, recorded.time_ns, place, entry, spec)
 
+    async def _fetched(self, batch: Sequence[Recorded]) -> dict[str, RunSpec | None]:
+        """The definitions that a batch names, several at a time: one after another, they are what a long start waits for."""
+        named: dict[str, RunAccepted | RunAmended] = {}
+        for recorded in batch:
+            if b'"run_accepted"' in recorded.data or b'"run_amended"' in recorded.data:
+                with contextlib.suppress(WireError):  # folding says what is wrong with it
+                    for event in decode_entry(recorded.data).events:
+                        if isinstance(event, RunAccepted | RunAmended):
+                            named[event.spec.digest] = event
+        limit = asyncio.Semaphore(SPECS_AT_ONCE)
+
+        async def fetch(event: RunAccepted | RunAmended) -> RunSpec | None:
+            async with limit:
+                return await self._spec(event)
+
+        specs = await asyncio.gather(*(fetch(event) for event in named.values()))
+        return dict(zip(named, specs, strict=True))
+
     async def _spec(self, accepted: RunAccepted | RunAmended) -> RunSpec | None:
+        known = self._ahead.pop(accepted.spec.digest, None)
+        if known is not None:
+            return known
         while True:
             try:
                 return decode_spec(await self._artifacts.get(accepted.spec, keep=True))

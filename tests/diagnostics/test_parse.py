@@ -54,7 +54,7 @@ def test_ruff_that_crashed_is_an_error_not_a_clean_run(tmp_path):
     (tmp_path / "ruff.toml").write_text("nonsense = 1\n")
     code, out = check(tmp_path, "ruff", "check", "--output-format", "json", ".")
     assert code == 2
-    with pytest.raises(ReportError, match="standard error"):
+    with pytest.raises(ReportError, match="ruff's JSON report is missing: the tool wrote nothing"):
         parse("ruff-json", out, worktree=tmp_path)
 
 
@@ -176,9 +176,12 @@ def test_size_and_count_are_limited():
     with pytest.raises(ReportError, match="larger"):
         parse("mypy-json", b" " * (REPORT_BYTES + 1), worktree=TREE)
     line = b'{"file": "a.py", "line": 0, "column": -1, "message": "m", "severity": "error"}\n'
-    found = parse("mypy-json", line * (DIAGNOSTICS_MAX + 10), worktree=TREE)
+    assert len(parse("mypy-json", line * DIAGNOSTICS_MAX, worktree=TREE)) == DIAGNOSTICS_MAX
+    *found, last = parse("mypy-json", line * (DIAGNOSTICS_MAX + 10), worktree=TREE)
     assert len(found) == DIAGNOSTICS_MAX
     assert (found[0].line, found[0].column) == (None, None)
+    assert (last.code, last.severity, last.tool) == ("more-findings", "info", "mypy")
+    assert last.message == "10 more findings are not shown; there are 1010 in all"
 
 
 def test_a_missing_report_is_an_error(tmp_path):

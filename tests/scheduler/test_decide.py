@@ -18,6 +18,7 @@ from scheduler_harness import (
 )
 
 from services.events import (
+    CheckResult,
     DeliveryRefused,
     FixLoopEnded,
     IntegrationAdvanced,
@@ -1053,3 +1054,27 @@ def test_due_needs_no_sightings_and_changes_nothing():
     play = Play(spec(chain()))
     play.settle()
     assert due(play.state, play.now_ns, None) == due(play.state, play.now_ns, None) == []
+
+
+def test_a_check_that_was_green_before_its_step_broke_off_is_not_asked_again():
+    """STATIC of two checks: the first passes, the second cannot judge; the repetition asks the second only."""
+
+    def broke_off(scheduled):
+        first, second = scheduled.checks
+        results = [
+            CheckResult(name=first.name, check=first.check, kind=first.kind, outcome="passed"),
+            CheckResult(name=second.name, check=second.check, kind=second.kind, outcome="error"),
+        ]
+        return StepFinished(ok=False, error_class="check_error", message="ended by supervisor", checks=results)
+
+    play = Play(spec([bundle(A)], static=("ruff", "mypy"), recovery={"retries": 1}))
+    play.settle()
+    play.act(A, 1)
+    play.settle()
+    scheduled = play.state.open[A, 2].scheduled
+    play.claim(A, 2)
+    play.write(Place("attempt", RUN, A, 2), broke_off(scheduled))
+    play.play()
+    static = [e for e in play.of(StepScheduled) if e.step == "static"]
+    assert [[check.name for check in e.checks] for e in static] == [["ruff", "mypy"], ["mypy"]]
+    assert play.state.status == "completed"

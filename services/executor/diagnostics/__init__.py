@@ -6,59 +6,123 @@ not parse, is a ``ReportError``; it never looks like a checker without findings.
 """
 
 from pathlib import Path
+from typing import Final
 
 from services.diagnostic import Diagnostic
-from services.executor.diagnostics import junit, mypy, ruff
-from services.executor.diagnostics.report import DIAGNOSTICS_MAX, REPORT_BYTES, ReportError
+from services.executor.diagnostics import (
+    cargo,
+    eslint,
+    gitlab,
+    gotest,
+    govet,
+    junit,
+    mypy,
+    pattern,
+    pyright,
+    rdjson,
+    ruff,
+    sarif,
+    tsc,
+)
+from services.executor.diagnostics.report import REPORT_BYTES, Findings, ReportError, read
 from services.profiles import ReportFormat
 
-__all__ = ["Diagnostic", "ReportError", "judge", "parse", "read"]
+__all__ = ["REPORT_DECIDES", "Diagnostic", "ReportError", "judge", "parse", "read"]
+
+CRASH_CODES: Final[dict[ReportFormat, frozenset[int]]] = {
+    "ruff-json": frozenset({2}),
+    "eslint-json": frozenset({2}),
+    "pyright-json": frozenset({2, 3, 4}),
+}
+"""Exit codes by which a tool says that it could not work, whatever else it printed."""
+
+MILD: Final[frozenset[ReportFormat]] = frozenset({"sarif", "rdjson", "rdjsonl", "gitlab-json", "pattern"})
+"""Formats of tools that may fail for nothing worse than an info."""
+
+REPORT_DECIDES: Final[frozenset[ReportFormat]] = frozenset({"go-vet-json"})
+"""Formats of tools that end with success whatever they find, so that findings alone make a failure."""
 
 
-def parse(report_format: ReportFormat, data: bytes, *, worktree: Path) -> list[Diagnostic]:
-    """The findings of a report, at most the first thousand; [] for the format "none", which reports nothing.
+def parse(
+    report_format: ReportFormat, data: bytes, *, worktree: Path, tool: str = "", expression: str = ""
+) -> list[Diagnostic]:
+    """The findings of a report; [] for the format "none", which reports nothing.
+
+    At most the first thousand; where there are more, one last diagnostic (info, "more-findings") says how many.
+
+    Args:
+        report_format: which form it has.
+        data: its bytes.
+        worktree: the folder that paths are made relative to.
+        tool: what the diagnostics call their tool; by default what the report says, or who it is of.
+        expression: for the format "pattern": how a line with a finding looks.
 
     Raises:
         ReportError: the report is larger than 10 MiB, or not what its format says.
     """
-    if len(data) > REPORT_BYTES:
-        raise ReportError(f"the report is larger than {REPORT_BYTES} bytes. Narrow down what the tool checks.")
-    match report_format:
-        case "ruff-json":
-            found = ruff.parse(data, worktree)
-        case "mypy-json":
-            found = mypy.parse(data, worktree)
-        case "junit-xml":
-            found = junit.parse(data, worktree)
-        case "none":
-            found = []
-    return found[:DIAGNOSTICS_MAX]
+    return _found(report_format, data, worktree, tool, expression).diagnostics()
 
 
 def judge(
-    report_format: ReportFormat, data: bytes, *, worktree: Path, exit_code: int, success: bool
+    report_format: ReportFormat,
+    data: bytes,
+    *,
+    worktree: Path,
+    exit_code: int,
+    success: bool,
+    tool: str = "",
+    expression: str = "",
 ) -> list[Diagnostic]:
     """The same for a tool that has ended, with its exit code held against its report.
 
     Raises:
-        ReportError: as ``parse``; and also when the tool did not succeed and yet names no error: it has crashed.
+        ReportError: as ``parse``; and also when the tool did not succeed and yet names nothing it failed for, or its
+            exit code says that it could not work: it has crashed.
     """
-    found = parse(report_format, data, worktree=worktree)
-    if not success and report_format != "none" and not any(one.severity == "error" for one in found):
+    found = _found(report_format, data, worktree, tool, expression)
+    if success:
+        return found.diagnostics()
+    if exit_code in CRASH_CODES.get(report_format, ()):
+        raise ReportError(f"the tool ended with exit code {exit_code}: it could not work. Its output says why.")
+    severe = found.counts["error"] + found.counts["warning"] + (found.counts["info"] if report_format in MILD else 0)
+    if report_format != "none" and not severe:
         raise ReportError(f"the tool ended with exit code {exit_code} and reported no error. Its output says why.")
+    return found.diagnostics()
+
+
+def _found(report_format: ReportFormat, data: bytes, worktree: Path, tool: str, expression: str) -> Findings:
+    if len(data) > REPORT_BYTES:
+        raise ReportError(f"the report is larger than {REPORT_BYTES} bytes. Narrow down what the tool checks.")
+    found = Findings(worktree, tool)
+    match report_format:
+        case "ruff-json":
+            ruff.parse(data, found)
+        case "mypy-json":
+            mypy.parse(data, found)
+        case "junit-xml":
+            junit.parse(data, found)
+        case "sarif":
+            sarif.parse(data, found)
+        case "pyright-json":
+            pyright.parse(data, found)
+        case "eslint-json":
+            eslint.parse(data, found)
+        case "tsc-text":
+            tsc.parse(data, found)
+        case "cargo-json":
+            cargo.parse(data, found)
+        case "go-test-json":
+            gotest.parse(data, found)
+        case "go-vet-json":
+            govet.parse(data, found)
+        case "rdjson":
+            rdjson.parse(data, found)
+        case "rdjsonl":
+            rdjson.parse_lines(data, found)
+        case "gitlab-json":
+            gitlab.parse(data, found)
+        case "pattern":
+            pattern.parse(data, found, expression)
+        case "none":
+            pass
     return found
-
-
-def read(path: Path) -> bytes:
-    """The bytes of a report file, one more than the limit at most.
-
-    Raises:
-        ReportError: there is none, or it is no regular file.
-    """
-    try:
-        if not path.is_file() or path.is_symlink():
-            raise ReportError(f"the tool wrote no report to {path.name}. Its output says why.")
-        with path.open("rb") as file:
-            return file.read(REPORT_BYTES + 1)
-    except OSError as error:
-        raise ReportError(f"the report {path.name} cannot be read ({error.strerror}).") from error

@@ -1,14 +1,15 @@
-"""Reports of ``mypy --output json``: one JSON object on each line."""
+"""Reports of ``mypy --output json``: one JSON object on each line.
 
-from pathlib import Path
+Nothing at all, or one empty line, is mypy's way to say that all is well. Exit codes: 0, 1 findings, 2 a syntax error,
+which is a finding, or a crash, which prints text.
+"""
 
 import msgspec
 
-from services.diagnostic import Diagnostic
-from services.executor.diagnostics.report import MESSAGE_CHARS, ReportError, natural, relative, severity
+from services.executor.diagnostics.report import Findings, ReportError, clean, decoded, lines_of, severity
 
 
-class _Finding(msgspec.Struct, frozen=True):
+class _Finding(msgspec.Struct, frozen=True, gc=False):
     file: str
     line: int
     column: int
@@ -23,32 +24,27 @@ class _Finding(msgspec.Struct, frozen=True):
 _finding = msgspec.json.Decoder(_Finding)
 
 
-def parse(data: bytes, worktree: Path) -> list[Diagnostic]:
-    """One diagnostic for each line; nothing at all, or one empty line, is mypy's way to say that all is well."""
-    diagnostics = []
-    for number, line in enumerate(data.splitlines(), start=1):
+def parse(data: bytes, found: Findings) -> None:
+    """One diagnostic for each line."""
+    for number, line in enumerate(lines_of(data), start=1):
         if not line.strip():
             continue
-        try:
-            finding = _finding.decode(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            shown = line[:200].decode(errors="replace")
-            raise ReportError(f"mypy printed something else than JSON in line {number}: {shown}") from error
-        diagnostics.append(_diagnostic(finding, worktree))
-    return diagnostics
+        if not line.lstrip().startswith("{"):
+            raise ReportError(f"mypy printed something else than JSON in line {number}: {clean(line, 200)}")
+        _add(decoded(_finding, line, f"line {number} of mypy's report"), found)
 
 
-def _diagnostic(finding: _Finding, worktree: Path) -> Diagnostic:
+def _add(finding: _Finding, found: Findings) -> None:
     # Columns count from 0, but those of its parser's errors from 1.
     first = 0 if finding.code == "syntax" else 1
-    return Diagnostic(
+    found.add(
         tool="mypy",
-        path=relative(finding.file, worktree),
-        line=natural(finding.line),
-        column=natural(finding.column + first),
-        end_line=natural(finding.end_line),
-        end_column=None if finding.end_column is None else natural(finding.end_column + first),
+        path=finding.file,
+        line=finding.line,
+        column=finding.column + first,
+        end_line=finding.end_line,
+        end_column=None if finding.end_column is None else finding.end_column + first,
         severity=severity(finding.severity),
         code=finding.code or "",
-        message=": ".join(part for part in (finding.message, finding.hint) if part)[:MESSAGE_CHARS],
+        message=": ".join(part for part in (finding.message, finding.hint) if part),
     )

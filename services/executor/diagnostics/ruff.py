@@ -1,19 +1,19 @@
-"""Reports of ``ruff check --output-format json``."""
+"""Reports of ``ruff check --output-format json``.
 
-from pathlib import Path
+Without findings it is ``[]``. Exit codes: 0, 1 findings, 2 ruff could not work, and then it prints no report.
+"""
 
 import msgspec
 
-from services.diagnostic import Diagnostic
-from services.executor.diagnostics.report import MESSAGE_CHARS, ReportError, natural, relative, severity
+from services.executor.diagnostics.report import Findings, decoded, severity, text_of
 
 
-class _Place(msgspec.Struct, frozen=True):
+class _Place(msgspec.Struct, frozen=True, gc=False):
     row: int
     column: int
 
 
-class _Finding(msgspec.Struct, frozen=True):
+class _Finding(msgspec.Struct, frozen=True, gc=False):
     filename: str
     message: str
     location: _Place
@@ -25,23 +25,17 @@ class _Finding(msgspec.Struct, frozen=True):
 _findings = msgspec.json.Decoder(list[_Finding])
 
 
-def parse(data: bytes, worktree: Path) -> list[Diagnostic]:
+def parse(data: bytes, found: Findings) -> None:
     """One diagnostic for each finding."""
-    try:
-        findings = _findings.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ReportError(f"ruff did not print a JSON report ({error}). Its standard error says why.") from error
-    return [
-        Diagnostic(
+    for finding in decoded(_findings, text_of(data), "ruff's JSON report"):
+        found.add(
             tool="ruff",
-            path=relative(finding.filename, worktree),
-            line=natural(finding.location.row),
-            column=natural(finding.location.column),
-            end_line=natural(finding.end_location.row),
-            end_column=natural(finding.end_location.column),
+            path=finding.filename,
+            line=finding.location.row,
+            column=finding.location.column,
+            end_line=finding.end_location.row,
+            end_column=finding.end_location.column,
             severity=severity(finding.severity),
             code=finding.code or "syntax-error",
-            message=finding.message[:MESSAGE_CHARS],
+            message=finding.message,
         )
-        for finding in findings
-    ]
