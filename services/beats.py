@@ -11,7 +11,8 @@ NUDGE = "swell.nudge"
 class Beat(msgspec.Struct, frozen=True, kw_only=True):
     """Who, since which start, and which attempts (run, workstream, number) its supervising loops moved on since the last beat.
 
-    `state`: what it says it is doing; `terminated` is its last word.
+    `state`: what it says it is doing; `terminated` is its last word. `tools`: those it found, id to version (empty: not
+    known); at most 200.
     """
 
     executor: str
@@ -20,6 +21,7 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True):
     slots: int
     state: ExecutorState = "idle"
     attempts: list[tuple[str, str, int]] = []
+    tools: dict[str, str] = {}
 
 
 def nudge_subject(executor: str) -> str:

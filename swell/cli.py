@@ -471,7 +471,7 @@ def tools(repo: RepoOption = Path(), tool_profiles: Profiles = None, as_json: Js
 @app.command(rich_help_panel="Cluster")
 @command
 def doctor(repo: RepoOption = Path(), tool_profiles: Profiles = None, as_json: JsonOption = False) -> int:
-    """Check what runs need, and tell what to mend; ends with 1 when anything must be. Starts and changes nothing."""
+    """Check what runs need, and tell what to mend; ends with 1 when anything must be. Starts no cluster, changes nothing."""
     from swell.doctor import examine  # noqa: PLC0415 - as the module says
 
     verdict = examine(repo, tool_profiles)

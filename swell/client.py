@@ -232,7 +232,7 @@ class Client:
         answer = self._call(self._scheduler.GetFleet, self._scheduler_pb2.GetFleetRequest())
         name_of = self._scheduler_pb2.FleetScope.Name
         return Fleet(
-            executors=[_plain(executor, Executor) for executor in answer.executors],
+            executors=[_plain(executor, Executor, tools=dict(executor.tools)) for executor in answer.executors],
             breakers=[_plain(breaker, ToolBreaker) for breaker in answer.breakers],
             pauses=[
                 _plain(pause, FleetPause, scope=name_of(pause.scope).removeprefix("FLEET_SCOPE_").lower())

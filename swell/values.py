@@ -269,7 +269,7 @@ class Recovery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Executor(msgspec.Struct, frozen=True, kw_only=True):
-    """An executor as the scheduler sees it."""
+    """An executor as the scheduler sees it. `tools`: what it has found, by the id of the profile, with its version."""
 
     executor: str
     boot: str
@@ -278,6 +278,7 @@ class Executor(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     since_ns: int
     reason: str
+    tools: dict[str, str] = {}
 
 
 class ToolBreaker(msgspec.Struct, frozen=True, kw_only=True):

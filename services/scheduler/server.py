@@ -234,6 +234,7 @@ class SchedulerServer(SchedulerServiceServicer):
                     state=life.state,
                     since_ns=life.since_ns,
                     reason=life.reason,
+                    tools=self._shell.tools_of(life.executor) if life.state != "terminated" else {},
                 )
                 for _, life in sorted(executors.items())
             ],

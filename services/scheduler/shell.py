@@ -187,6 +187,11 @@ class Shell:
                 lives[name] = msgspec.structs.replace(life, state="busy")
         return lives
 
+    def tools_of(self, executor: str) -> dict[str, str]:
+        """The tools that an executor says it has found, and their versions; none of one that does not beat."""
+        beat = self._beats.get(executor)
+        return dict(beat.tools) if beat is not None else {}
+
     async def answer(self, run: str, request_id: str, timeout_s: float) -> RequestAnswered | None:
         """The answer to a request of a run (or of the fleet), once it is folded; None when there is none in time."""
 

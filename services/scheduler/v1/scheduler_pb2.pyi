@@ -536,7 +536,14 @@ class GetFleetResponse(_message.Message):
     def __init__(self, executors: _Optional[_Iterable[_Union[Executor, _Mapping]]] = ..., breakers: _Optional[_Iterable[_Union[ToolBreaker, _Mapping]]] = ..., pauses: _Optional[_Iterable[_Union[FleetPause, _Mapping]]] = ...) -> None: ...
 
 class Executor(_message.Message):
-    __slots__ = ("executor", "boot", "pool", "slots", "state", "since_ns", "reason")
+    __slots__ = ("executor", "boot", "pool", "slots", "state", "since_ns", "reason", "tools")
+    class ToolsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     EXECUTOR_FIELD_NUMBER: _ClassVar[int]
     BOOT_FIELD_NUMBER: _ClassVar[int]
     POOL_FIELD_NUMBER: _ClassVar[int]
@@ -544,6 +551,7 @@ class Executor(_message.Message):
     STATE_FIELD_NUMBER: _ClassVar[int]
     SINCE_NS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    TOOLS_FIELD_NUMBER: _ClassVar[int]
     executor: str
     boot: str
     pool: str
@@ -551,7 +559,8 @@ class Executor(_message.Message):
     state: str
     since_ns: int
     reason: str
-    def __init__(self, executor: _Optional[str] = ..., boot: _Optional[str] = ..., pool: _Optional[str] = ..., slots: _Optional[int] = ..., state: _Optional[str] = ..., since_ns: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+    tools: _containers.ScalarMap[str, str]
+    def __init__(self, executor: _Optional[str] = ..., boot: _Optional[str] = ..., pool: _Optional[str] = ..., slots: _Optional[int] = ..., state: _Optional[str] = ..., since_ns: _Optional[int] = ..., reason: _Optional[str] = ..., tools: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ToolBreaker(_message.Message):
     __slots__ = ("tool", "state", "failures", "until_ns", "reason")
