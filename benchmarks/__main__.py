@@ -1,11 +1,11 @@
-"""Runs the benchmarks and prints one table: `python -m benchmarks [startup|plan|decisions|ingest|steps]…`."""
+"""Runs the benchmarks and prints one table: `python -m benchmarks [NAME…]`."""
 
 import importlib
 import os
 import platform
 import sys
 
-NAMES = ("startup", "plan", "decisions", "ingest", "steps")
+NAMES = ("startup", "plan", "decisions", "ingest", "steps", "simulated", "restart", "failover")
 
 
 def main(arguments: list[str]) -> int:

@@ -12,6 +12,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from services.bundle import WorkstreamBundle
@@ -59,9 +60,13 @@ def definition(size: int, scheduling: str) -> RunSpec:
     )
 
 
-def play(size: int, scheduling: str) -> dict[str, float]:
-    """A whole run; returns its entries, the mean and the slowest time of one in seconds, and the resident bytes."""
-    spec = definition(size, scheduling)
+def play(
+    spec: RunSpec, *, start_ns: int = 0, keep: Callable[[Place, Entry], None] = lambda _place, _entry: None
+) -> dict[str, float]:
+    """A whole run; returns its entries, the mean and the slowest time of one in seconds, and the resident bytes.
+
+    It begins at `start_ns` and takes a millisecond for each entry; `keep` is handed them one by one.
+    """
     resident_before = _resident_bytes()
     run: RunState | None = None
     sequence, spent_s, slowest_s = 0, 0.0, 0.0
@@ -69,9 +74,10 @@ def play(size: int, scheduling: str) -> dict[str, float]:
     def write(place: Place, *events: AnyEvent) -> RunState:
         nonlocal run, sequence, spent_s, slowest_s
         sequence += 1
-        entry = Entry(id=f"id-{sequence}", run="r1", at_ns=0, by="x", events=list(events))
+        entry = Entry(id=f"id-{sequence}", run=spec.run, at_ns=0, by="x", events=list(events))
         accepted = any(isinstance(event, RunAccepted) for event in events)
-        fact = Fact(sequence, sequence * 1_000_000, place, entry, spec if accepted else None)
+        fact = Fact(sequence, start_ns + sequence * 1_000_000, place, entry, spec if accepted else None)
+        keep(place, entry)
         started = time.process_time()
         run = evolve(run, fact)
         decisions = due(run, fact.time_ns)
@@ -84,24 +90,31 @@ def play(size: int, scheduling: str) -> dict[str, float]:
 
     pending: list[AnyEvent] = []
     state = write(
-        Place("request", "r1"),
-        RunRequested(request_id="q", actor="ann", spec=SPEC, workstreams=size, repository="repo", base_commit="b" * 40),
+        Place("request", spec.run),
+        RunRequested(
+            request_id="q",
+            actor="ann",
+            spec=SPEC,
+            workstreams=len(spec.bundles),
+            repository=spec.repository.location,
+            base_commit=spec.repository.base_commit,
+        ),
     )
     while state.finished is None:
         while pending:
             events, pending[:] = pending[:400], []
-            state = write(Place("run", "r1"), *events)
+            state = write(Place("run", spec.run), *events)
         commands = outstanding(state)
         if not commands:
             break
         # What the line waits for first: beside a model at work, a merge and its gate take no time.
         step = next((command.step for command in commands if command.step.workstream == LINE), commands[0].step)
-        place = Place("attempt", "r1", step.workstream, step.attempt)
+        place = Place("attempt", spec.run, step.workstream, step.attempt)
         write(place, StepStarted(executor="e1", boot="k1"))
         pending.clear()  # what a claim leads to, the close leads to as well
         state = write(place, _success(step))
     if state.finished is None:
-        raise SystemExit(f"the run of {size} stands still: {state.status}")
+        raise SystemExit(f"the run of {len(spec.bundles)} stands still: {state.status}")
     resident = _resident_bytes()
     return {
         "entries": sequence,
@@ -131,7 +144,8 @@ def measure() -> list[dict[str, Any]]:
         baseline = None
         for size in SIZES:
             code = (
-                f"import json; from benchmarks.decisions import play; print(json.dumps(play({size}, {scheduling!r})))"
+                "import json; from benchmarks.decisions import definition, play; "
+                f"print(json.dumps(play(definition({size}, {scheduling!r}))))"
             )
             said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
             found = json.loads(said)

@@ -126,6 +126,10 @@ def measure() -> list[dict[str, Any]]:
         wide.events(wide.submit(tiny, thousand, PROFILES, dry_run=True, max_workers=64))
         for name, limit in (("scheduler", 120), ("executor", 120), ("ledger", 250)):
             rows.append(_row(f"{name} resident after 1,000 workstreams", wide.resident_mb(name), "MB", limit))
+        most = [bundle(number, "true", real=False) for number in range(10_000)]
+        wide.await_end(wide.submit(tiny, most, PROFILES, dry_run=True, max_workers=64))
+        peak = wide.resident_mb("scheduler", peak=True)
+        rows.append(_row("scheduler resident at most, a run of 10,000 workstreams", peak, "MB", 300))
     with trio(slots=4) as narrow:
         rows += _real(narrow)
     return rows

@@ -1,5 +1,6 @@
 """A scheduler, an executor, a ledger and a nats-server of one's own, for measuring."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -9,77 +10,117 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 
 from services.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from services.scheduler.v1 import scheduler_pb2, scheduler_pb2_grpc
+from tests.crash.rig import Process, below_of, process_of
 
 START_TIMEOUT_S = 30.0
 RUN_TIMEOUT_S = 600.0
+STOP_TIMEOUT_S = 15.0
 NATS_SERVER = Path(sys.executable).with_name("nats-server")
+
+T = TypeVar("T")
 
 
 class Trio:
-    """The running processes and how to talk to them."""
+    """The running processes and how to talk to them.
 
-    def __init__(self, root: Path, slots: int, *, ledger: bool = True) -> None:
-        """`slots`: attempts the executor runs at a time."""
+    A service is named after what it is, with a number where there are several: "scheduler", "executor-2".
+    """
+
+    def __init__(self, root: Path) -> None:
+        """`root`: a folder that is there, for everything they write."""
         self.root = root
-        self.slots = slots
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.url = ""
-        self._ledger = ledger
+        self._left: list[Process] = []
 
-    def start(self) -> None:
-        """Start everything and wait until it answers."""
+    def start(self, slots: int) -> None:
+        """Start one of each and wait until it answers. `slots`: attempts the executor runs at a time."""
+        self.start_bus()
+        self.start_service("scheduler")
+        self.start_service("executor", f"slots = {slots}")
+        self.start_service("ledger", f'file = "{self.root}/ledger.duckdb"')
+        for name in ("scheduler", "executor", "ledger"):
+            self.await_ready(name)
+        self.scheduler = scheduler_pb2_grpc.SchedulerServiceStub(self.channel("scheduler"))  # type: ignore[no-untyped-call]  # generated code
+        self.ledger = ledger_pb2_grpc.LedgerServiceStub(self.channel("ledger"))  # type: ignore[no-untyped-call]  # generated code
+
+    def start_bus(self, *, durable: bool = True) -> None:
+        """Start the nats-server; unless `durable`, it syncs its disk only now and then."""
         (self.root / "ports").mkdir()
+        sync = ", sync_interval: always" if durable else ""
         (self.root / "nats.conf").write_text(
             f'host: 127.0.0.1\nport: -1\nports_file_dir: "{self.root}/ports"\n'
-            f'jetstream {{ store_dir: "{self.root}/jetstream", sync_interval: always }}\n'
+            f'jetstream {{ store_dir: "{self.root}/jetstream"{sync} }}\n'
         )
         self._spawn("nats", str(NATS_SERVER), "-c", str(self.root / "nats.conf"))
-        ports = _awaited(lambda: next(iter((self.root / "ports").glob("*.ports")), None))
+        ports = awaited(lambda: next(iter((self.root / "ports").glob("*.ports")), None))
         self.url = json.loads(ports.read_text())["nats"][0]
-        settings = {
-            "scheduler": "",
-            "executor": f'state_dir = "{self.root}/executor"\nslots = {self.slots}\n',
-            "ledger": f'file = "{self.root}/ledger.duckdb"\n',
-        }
-        for name, text in settings.items():
-            file = self.root / f"{name}.toml"
-            file.write_text(f'{text}ready_file = "{self.root}/{name}.ready"\n[bus]\nurl = "{self.url}"\n')
-            self._spawn(name, sys.executable, "-m", f"services.{name}", str(file))
-        for name in settings:
-            _awaited(lambda name=name: (self.root / f"{name}.ready").exists() or None)
-        self.scheduler = scheduler_pb2_grpc.SchedulerServiceStub(self._channel("scheduler"))
-        self.ledger = ledger_pb2_grpc.LedgerServiceStub(self._channel("ledger"))
 
-    def _channel(self, name: str) -> grpc.Channel:
-        port = json.loads((self.root / f"{name}.ready").read_text())["port"]
-        return grpc.insecure_channel(f"127.0.0.1:{port}")
+    def start_service(self, name: str, settings: str = "") -> None:
+        """Start a service, or start it again; `settings` are lines of its configuration file."""
+        kind = name.partition("-")[0]
+        if kind == "executor":
+            settings += f'\nstate_dir = "{self.root}/{name}"'
+        ready = self._ready_file(name)
+        ready.unlink(missing_ok=True)
+        file = self.root / f"{name}.toml"
+        file.write_text(f'{settings}\nready_file = "{ready}"\n[bus]\nurl = "{self.url}"\n')
+        self._spawn(name, sys.executable, "-m", f"services.{kind}", str(file))
+
+    def await_ready(self, name: str) -> None:
+        """Wait until a service says that it can be used."""
+        awaited(lambda: self._ready_file(name).exists() or None)
+
+    def channel(self, name: str) -> grpc.Channel:
+        """A connection to a service that is ready."""
+        return grpc.insecure_channel(f"127.0.0.1:{json.loads(self._ready_file(name).read_text())['port']}")
+
+    def _ready_file(self, name: str) -> Path:
+        return self.root / f"{name}.ready"
 
     def _spawn(self, name: str, *argv: str) -> None:
         with (self.root / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
 
-    def stop(self) -> None:
-        """End every process that was started."""
-        for process in reversed(self.processes.values()):
-            process.send_signal(signal.SIGTERM)
-        for process in reversed(self.processes.values()):
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
+    def kill(self, name: str) -> int:
+        """End a service by SIGKILL; when, in nanoseconds since 1970. `stop` sees to the processes that it leaves."""
+        process = self.processes.pop(name)
+        self._left += below_of(process.pid)
+        killed_ns = time.time_ns()
+        process.kill()
+        process.wait()
+        return killed_ns
 
-    def resident_mb(self, name: str) -> float:
-        """Resident memory of a service in megabytes."""
+    def stop(self) -> None:
+        """End every process that was started; the bus last, without which none of the others ends soon."""
+        bus, others = ("nats",), tuple(name for name in self.processes if name != "nats")
+        for names in (others, bus):
+            ending = [name for name in names if name in self.processes]
+            for name in ending:
+                self.processes[name].send_signal(signal.SIGTERM)
+            for name in ending:
+                try:
+                    self.processes[name].wait(STOP_TIMEOUT_S)
+                except subprocess.TimeoutExpired:
+                    self.kill(name)
+        for left in self._left:
+            if process_of(left.pid) == left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(left.pid, signal.SIGKILL)
+
+    def resident_mb(self, name: str, *, peak: bool = False) -> float:
+        """Resident memory of a service in megabytes: at present, or the most it has ever had."""
         status = Path(f"/proc/{self.processes[name].pid}/status").read_text()
-        return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))) / 1024
+        key = "VmHWM" if peak else "VmRSS"
+        return int(next(line.split()[1] for line in status.splitlines() if line.startswith(key))) / 1024
 
     def submit(self, repository: Path, bundles: list[dict[str, Any]], profiles: dict[str, Any], **options: Any) -> str:
         """Submit a run; return its id."""
@@ -107,7 +148,7 @@ class Trio:
         Nobody watches while it goes on: a watcher would take its share of the processors.
         """
         found: list[dict[str, Any]] = []
-        _awaited(lambda: self._finished(run) or None, RUN_TIMEOUT_S, 0.1)
+        self.await_end(run)
         request = ledger_pb2.WatchEventsRequest(run=run)
         for message in self.ledger.WatchEvents(request, timeout=RUN_TIMEOUT_S):
             for event in message.events:
@@ -120,6 +161,10 @@ class Trio:
                 return found
         raise RuntimeError("the watch ended before the run")
 
+    def await_end(self, run: str) -> None:
+        """Wait until a run has finished."""
+        awaited(lambda: self._finished(run) or None, RUN_TIMEOUT_S, 0.1)
+
     def _finished(self, run: str) -> bool:
         try:
             return bool(self.ledger.GetRun(ledger_pb2.GetRunRequest(run=run), timeout=10).run.finished_ns)
@@ -130,15 +175,22 @@ class Trio:
 
 
 @contextlib.contextmanager
-def trio(slots: int) -> Iterator[Trio]:
-    """A trio for as long as the block runs."""
+def bare() -> Iterator[Trio]:
+    """A trio of which nothing runs yet; what is started in the block ends with it."""
     with tempfile.TemporaryDirectory(prefix="swell-bench-") as folder:
-        made = Trio(Path(folder), slots)
+        made = Trio(Path(folder))
         try:
-            made.start()
             yield made
         finally:
             made.stop()
+
+
+@contextlib.contextmanager
+def trio(slots: int) -> Iterator[Trio]:
+    """A trio for as long as the block runs."""
+    with bare() as made:
+        made.start(slots)
+        yield made
 
 
 def repository(folder: Path, files: int) -> Path:
@@ -158,7 +210,8 @@ def repository(folder: Path, files: int) -> Path:
     return folder
 
 
-def _awaited(probe: Any, timeout_s: float = START_TIMEOUT_S, pause_s: float = 0.01) -> Any:
+def awaited(probe: Callable[[], T | None], timeout_s: float = START_TIMEOUT_S, pause_s: float = 0.01) -> T:
+    """What `probe` finds, as soon as it is not None."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         found = probe()
@@ -166,3 +219,13 @@ def _awaited(probe: Any, timeout_s: float = START_TIMEOUT_S, pause_s: float = 0.
             return found
         time.sleep(pause_s)
     raise RuntimeError(f"not there after {timeout_s:g} s")
+
+
+async def until(probe: Callable[[], T | None], timeout_s: float, pause_s: float = 0.01) -> T:
+    """The same, while other tasks go on. Raises TimeoutError."""
+    async with asyncio.timeout(timeout_s):
+        while True:
+            found = probe()
+            if found is not None:
+                return found
+            await asyncio.sleep(pause_s)
