@@ -668,8 +668,7 @@ class _Deciding:
         if self.eager:
             yield from self._start_eagerly()
         if self.broke is not None and self._stands_still():
-            reason = _money_reason(self.run.run, self.broke)
-            yield Decision([RunTransitioned(from_state="running", to_state="paused", reason=reason, cause="budget")])
+            yield from self._out_of_money(self.broke)
             return
         if self.eager:
             if not (self.run.unsettled or self.run.agenda or self.starting or self._line_busy()):
@@ -702,10 +701,18 @@ class _Deciding:
             delayed is not None and isinstance(self._afforded(delayed.step), Refusal)
             for delayed in (run.workstreams[name].delayed for name in run.delayed)
         )
-        line = run.line
-        merging = line is not None and bool(line.open or line.closed or line.delayed)
+        merging = run.line is not None and run.line.open is not None
         merging = merging or (self.eager and bool(run.mergeable))  # in waves, once the wave is done
         return waiting and not (run.open or run.agenda or self.starting or merging)
+
+    def _out_of_money(self, refused: Refusal) -> Iterator[Decision]:
+        """What the line has begun is brought to its end; then the run waits for another budget."""
+        line = self.run.line
+        if line is not None and (line.closed is not None or line.delayed is not None):
+            yield from self._line_step()
+            return
+        reason = _money_reason(self.run.run, refused)
+        yield Decision([RunTransitioned(from_state="running", to_state="paused", reason=reason, cause="budget")])
 
     def _under_way(self) -> int:
         """Unsettled workstreams that have begun; what could not begin waits for what is to be merged."""
