@@ -8,10 +8,10 @@ STAMP := $(VENV)/.installed
 SEEDS ?= 100000
 KILLS ?= 1000
 
-.PHONY: help demo test check lint types proto soak bench lock
+.PHONY: help demo test check lint types proto soak bench tools-test lock
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Swell needs Python 3.11 or newer: make PYTHON=python3.11 …" if sys.version_info < (3, 11) else 0)'
@@ -51,6 +51,9 @@ soak: $(STAMP) ## Search for new examples, simulate SEEDS runs with faults, kill
 
 bench: $(STAMP) ## Measure; prints ratios side by side
 	$(BIN)/python -m benchmarks
+
+tools-test: $(STAMP) ## Install the real coding tools (pinned, cached) and drive them through Swell: TOOLS="claude codex" for some
+	$(BIN)/python -m tests.real_tools $(if $(TOOLS),--tools $(TOOLS))
 
 lock: ## Resolve the pinned versions anew (needs Python 3.13 with pip-tools as PYTHON: it needs the most)
 	$(PYTHON) -m piptools compile --quiet --extra dev --extra example --generate-hashes --strip-extras --allow-unsafe \

@@ -34,7 +34,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 Containment = Literal["auto", "pidns", "sweep"]
-EndedBy = Literal["itself", "timeout", "idle", "cancel", "supervisor"]
+EndedBy = Literal["itself", "timeout", "idle", "cancel", "processes", "supervisor"]
 StopReason = Literal["timeout", "idle", "cancel"]
 
 MARKER_VARIABLE = "SWELL_ATTEMPT"
@@ -313,8 +313,11 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     ``timeout_s`` is the limit on the whole, ``idle_timeout_s`` on time without progress (None: no limit): no output, no
     CPU time worth the name, no change below ``cwd``; ``grace_s`` is what lies between SIGTERM and SIGKILL. ``output_bytes`` limits what is kept of each of the two outputs: more is
     drained and counted, its beginning and its end are kept, and a mark between them says how much is missing.
-    ``memory_bytes`` limits the private writable memory of each process (RLIMIT_DATA), ``processes`` the processes of
-    the user the tool runs as (RLIMIT_NPROC, which the kernel does not apply to root).
+    ``memory_bytes`` limits the private writable memory of each process (RLIMIT_DATA), ``processes`` its processes: at
+    once by what the kernel counts, which are all of the user it runs as, and none of root's (RLIMIT_NPROC); and within a
+    fraction of a second by our own count, upon which it is killed (``Exit.ended_by`` "processes").
+    ``wrapped``: ``argv`` starts a sandbox around the tool, which SIGTERM must spare. ``offline``: in a network namespace of
+    its own in which not even the loopback is up; needs what "pidns" needs.
     """
 
     argv: tuple[str, ...]
@@ -329,6 +332,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     output_bytes: int
     memory_bytes: int | None = None
     processes: int | None = None
+    wrapped: bool = False
+    offline: bool = False
     marker: str
 
 

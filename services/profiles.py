@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from services import expression
 from services.outcome import OutcomeClass
 
 PROFILES_BYTES = 1024 * 1024
@@ -75,11 +76,22 @@ _MOST = {
 class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where a checker's findings stand, and in which form.
 
-    ``source`` is "stdout" or a path with placeholders, such as ``{scratch}/junit.xml``.
+    ``source`` is "stdout", "stderr" or a path with placeholders, such as ``{scratch}/junit.xml``. ``pattern`` is for the
+    format "pattern": a regular expression with named groups, of bounded time (services/expression.py).
     """
 
     format: ReportFormat = "none"
     source: str = "stdout"
+    pattern: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.format == "pattern") != (self.pattern is not None):
+            raise ValueError('report.pattern is for the format "pattern", which needs it; give both, or neither')
+        if self.pattern is not None:
+            try:
+                expression.check(self.pattern)
+            except expression.ExpressionError as error:
+                raise ValueError(f"report.pattern {error}") from error
 
 
 class UsageFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -217,6 +229,8 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         sandbox: "bwrap" runs it in a sandbox or not at all; "auto" in one where it can be had. None: "auto" for the type
             "ai", else "none". See docs/sandbox.md.
         sandbox_read: further files and folders that it sees in a sandbox, read-only; absolute, placeholders allowed.
+        args_in_sandbox: arguments that are others inside a sandbox, such as those that switch off the tool's own, which
+            mostly cannot be made inside of another.
         network: what of the network it reaches in a sandbox: "all", "loopback" (its own, which nobody else is on), or
             "none". True and false stand for all and none.
         capture_output: accepted for older files; output is always captured.
@@ -252,6 +266,7 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     secrets: dict[str, str] = {}
     sandbox: Sandboxing | None = None
     sandbox_read: tuple[str, ...] = ()
+    args_in_sandbox: dict[str, str] = {}
     network: Network | bool = "all"
     capture_output: bool = True
     aim_tool_id: str | None = None
@@ -320,7 +335,9 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def _check_secrets(self) -> None:
         for name, reference in self.secrets.items():
             if not _VARIABLE.fullmatch(name):
-                raise ValueError(f"secrets has {name[:80]!r}, which is no name of a variable; use letters, digits and _")
+                raise ValueError(
+                    f"secrets has {name[:80]!r}, which is no name of a variable; use letters, digits and _"
+                )
             if not _REFERENCE.fullmatch(reference):
                 # Not shown: who misunderstands this field writes the secret itself into it.
                 raise ValueError(f'secrets.{name} is no reference; write "env:NAME" or "file:/absolute/path"')

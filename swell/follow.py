@@ -110,7 +110,8 @@ def follow(
 ) -> Progress:
     """Show a run until it has ended; with `until_reaped`, until its cancelled attempts' processes have, too.
 
-    Unless `through_review`, a run that is paused until a person decides ends the following: the run lives on.
+    A run that is paused until it has another budget ends the following, and so does, unless `through_review`, one that is
+    paused until a person decides: the run lives on.
     Ctrl-C: once cancels the run if `cancel_on_interrupt`, else leaves; twice leaves. Raises LeftError then.
     """
     progress = Progress(run)
@@ -133,6 +134,8 @@ def follow(
                         return progress
                 if progress.awaits_review and not (events or cancelled or through_review) and client.list_reviews(run):
                     # The stream may still be at an older pause: the scheduler knows what waits now.
+                    return progress
+                if progress.awaits_money and not (events or cancelled) and client.get_budget(run).state == "paused":
                     return progress
                 if pressed() > (1 if cancel_on_interrupt else 0):
                     raise LeftError
@@ -246,6 +249,11 @@ class Summary:
     def _next(self) -> list[str]:
         if self.reviews:
             return review_commands(self.run.run, self.reviews)
+        if self.run.state == "paused" and "swell budget set" in self.run.reason:
+            return [
+                f"swell budget show {self.run.run} tells what is spent; swell budget set {self.run.run} USD lets it go on",
+                f"swell watch {self.run.run} follows the run again; swell cancel {self.run.run} ends it",
+            ]
         bad = next((item.workstream for item in self.workstreams if item.state == "failed"), "")
         hints = []
         if bad:

@@ -63,6 +63,11 @@ class Progress:
         return self.state == "paused" and self.cause == "review"
 
     @property
+    def awaits_money(self) -> bool:
+        """Whether the run is paused until it has another budget."""
+        return self.state == "paused" and self.cause == "budget"
+
+    @property
     def elapsed_s(self) -> float:
         """Seconds from the first event to the last one folded."""
         return max(self.now_ns - self.started_ns, 0) / 1e9

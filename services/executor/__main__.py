@@ -19,6 +19,7 @@ from services.artifacts import Artifacts
 from services.bus import Bus, BusError
 from services.config import ConfigError, load
 from services.executor.config import PREFIX, ExecutorConfig
+from services.executor.found import ToolFinder
 from services.executor.journal import Journal, Key, StateDirBusyError, lock
 from services.executor.metrics import ExecutorMetrics
 from services.executor.pulse import Pulse, PulseGoneError
@@ -27,6 +28,7 @@ from services.executor.tools import tool_path
 from services.executor.worker import HAND_BACK_S, Executor, marker_of
 from services.metrics import Exposition
 from services.process import ProcessError, Supervisor, SupervisorGoneError, sweep
+from services.profiles import shipped_tool_profiles
 from services.ready import announce
 
 log = structlog.get_logger()
@@ -78,13 +80,17 @@ async def run(config: ExecutorConfig) -> None:
                 output_bytes=config.output_bytes,
                 setup_timeout_s=config.setup_timeout_s,
                 keep_work_timeout_s=config.keep_work_timeout_s,
+                prices_files=(config.prices_file,) if config.prices_file is not None else (),
+                sandbox_read=tuple(config.sandbox_read),
+                hidden=() if config.bus.password_file is None else (config.bus.password_file.absolute(),),
             ),
             Artifacts(metrics.counted(bus.objects)),
             supervisor,
             bus,
         )
         await steps.prepare()
-        executor = Executor(bus, steps, pulse, journal, metrics)
+        finder = ToolFinder(supervisor, steps.config.root / "scratch", shipped_tool_profiles())
+        executor = Executor(bus, steps, pulse, journal, metrics, finder)
         metrics.read(pulse, executor)
         serving = asyncio.create_task(executor.run(leftovers))
         await _serve(config, executor, serving, (supervisor, pulse), (stop, hurry), metrics_port)

@@ -15,8 +15,10 @@ import msgspec
 from services.checks import acceptance_command
 from services.diagnostic import Diagnostic, error_signature
 from services.events import Check, CheckOutcome, CheckResult
-from services.executor.diagnostics import ReportError, judge, read
-from services.executor.output import Secrets, read_output
+from services.executor.diagnostics import REPORT_DECIDES, ReportError, judge, read
+from services.executor.output import read_output
+from services.executor.sandbox import Sandbox
+from services.executor.secrets import Secrets
 from services.executor.tools import Invocation, invoke, untimely
 from services.executor.workspace import Workspace
 from services.git import readable
@@ -99,12 +101,13 @@ class Checking:
         marker: str,
         output_bytes: int,
         secrets: Secrets,
+        sandbox: Sandbox,
         text: Callable[[Check], str],
         on_started: Callable[[Tool], None],
     ) -> None:
         """`context` are the placeholders' values; `scratch` is the attempt's own folder; `text` gives a check's whole text.
 
-        `on_started` is told of every tool.
+        `sandbox` is for profiles that want one. `on_started` is told of every tool.
         """
         self._supervisor = supervisor
         self._workspace = workspace
@@ -117,6 +120,7 @@ class Checking:
         self._output_bytes = output_bytes
         self._text = text
         self._secrets = secrets
+        self._sandbox = sandbox
         self._on_started = on_started
 
     async def all(self, checks: Sequence[Check], *, timeout_s: float, idle_timeout_s: float) -> Judged:
@@ -158,6 +162,7 @@ class Checking:
             idle_timeout_s=idle_timeout_s,
             output_bytes=self._output_bytes,
             marker=self._marker,
+            sandbox=self._sandbox,
             on_started=self._on_started,
         )
         late = untimely(invocation, profile, timeout_s=timeout_s, idle_timeout_s=idle_timeout_s)
@@ -176,8 +181,9 @@ class Checking:
     ) -> CheckResult:
         """`trouble`: why it has no verdict, if that is known already."""
         output = self._output(invocation.stdout) + self._output(invocation.stderr)
+        argv = tuple(self._secrets.mask_text(word) for word in invocation.argv)
         if output or not invocation.ok:
-            judged.log.append(b"$ " + " ".join(invocation.argv).encode(errors="replace") + b"\n" + output)
+            judged.log.append(b"$ " + " ".join(argv).encode(errors="replace") + b"\n" + output)
         exit_code = invocation.exit.exit_code if invocation.exit is not None else None
         wall_s = invocation.exit.wall_s if invocation.exit is not None else 0.0
         judged.tool_wall_s += wall_s
@@ -185,15 +191,15 @@ class Checking:
         diagnostics: list[Diagnostic] = []
         if not trouble:
             try:
-                diagnostics = self._report(profile, invocation, scratch)
+                diagnostics = self._report(check, profile, invocation, scratch)
             except (ReportError, PlaceholderError) as error:
                 trouble = str(error)
         if trouble:
             return _result(check, "error", exit_code=exit_code, wall_s=wall_s, message=trouble)
-        if invocation.ok:
+        if invocation.ok and not (diagnostics and profile.report.format in REPORT_DECIDES):
             return _result(check, "passed", exit_code=exit_code, wall_s=wall_s)
         judged.diagnostics += diagnostics
-        judged.findings.append(Finding(check.name, invocation.argv, exit_code, tail))
+        judged.findings.append(Finding(check.name, argv, exit_code, tail))
         return _result(
             check,
             "failed",
@@ -203,12 +209,16 @@ class Checking:
             message=_summary(diagnostics, tail),
         )
 
-    def _report(self, profile: ToolProfile, invocation: Invocation, scratch: Path) -> list[Diagnostic]:
+    def _report(self, check: Check, profile: ToolProfile, invocation: Invocation, scratch: Path) -> list[Diagnostic]:
         report = profile.report
         if report.format == "none" or invocation.exit is None:
             return []
-        if report.source == "stdout":
-            data = read_output(invocation.stdout, self._output_bytes + OUTPUT_MARGIN_BYTES)
+        if report.source in {"stdout", "stderr"}:
+            first = report.source == "stdout"
+            if invocation.exit.stdout_truncated if first else invocation.exit.stderr_truncated:
+                raise ReportError("the tool printed more than is kept, so its report is cut. Have it write a file.")
+            output = invocation.stdout if first else invocation.stderr
+            data = read_output(output, self._output_bytes + OUTPUT_MARGIN_BYTES)
         else:
             context = {**self._context, "scratch": str(scratch)}
             data = read(Path(substitute_one(report.source, context)))
@@ -219,10 +229,15 @@ class Checking:
             worktree=self._workspace.path,
             exit_code=exit_code if exit_code is not None else -1,
             success=invocation.ok,
+            tool=check.name,
+            expression=report.pattern or "",
         )
         # After parsing: a mask inside a report would break it, and one inside a path before it is made relative as well.
         mask = self._secrets.mask_text
-        return [msgspec.structs.replace(one, path=mask(one.path), message=mask(one.message)) for one in found]
+        return [
+            msgspec.structs.replace(one, path=mask(one.path), message=mask(one.message), code=mask(one.code))
+            for one in found
+        ]
 
     def _output(self, file: Path) -> bytes:
         return self._secrets.mask(read_output(file, self._output_bytes + OUTPUT_MARGIN_BYTES))

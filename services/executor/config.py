@@ -27,9 +27,11 @@ class ExecutorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         Default none.
     `metrics_address`: where Prometheus finds /metrics, host:port, port 0 for any; loopback only. Default "": nowhere.
     `containment`: how a tool's processes are held together: pidns, sweep, or auto for what can be had. Default auto.
+    `sandbox_read`: files and folders outside the system that every tool sees in its sandbox, read-only. Default none.
     `output_bytes`: what is kept of each output of a tool, bytes. Default 10 MiB.
     `setup_timeout_s`: the limit on each of a repository's setup commands, seconds. Default 900.
     `keep_work_timeout_s`: how long a stopped step may take to keep its work (snapshot and upload), seconds. Default 30.
+    `prices_file`: prices laid over the shipped ones (docs/prices.md). Default none.
     `stop_grace_s`: how long running steps may go on after SIGTERM before they are handed back, seconds. Default 25.
     """
 
@@ -41,7 +43,9 @@ class ExecutorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ready_file: Path | None = None
     metrics_address: str = ""
     containment: Literal["auto", "pidns", "sweep"] = "auto"
+    sandbox_read: list[Path] = []
     output_bytes: Count = 10 * 1024 * 1024
     setup_timeout_s: Seconds = 900.0
     keep_work_timeout_s: Seconds = 30.0
+    prices_file: Path | None = None
     stop_grace_s: Annotated[float, Meta(ge=0)] = 25.0

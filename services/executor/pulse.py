@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Protocol
 
 import msgspec
@@ -69,6 +69,7 @@ class Pulse:
         self._moves: dict[Key, int] = {}
         self._named: dict[Key, int] = {}
         self._state: ExecutorState = "spawning"
+        self._tools: dict[str, str] = {}
         self._over = False
         self.sent = 0
         self.failed = 0
@@ -99,6 +100,12 @@ class Pulse:
         """The supervising loop of this attempt has moved."""
         with self._lock:
             self._moves[key] = self._moves.get(key, 0) + 1
+
+    def announce(self, tools: Mapping[str, str]) -> bool:
+        """These tools were found here, id to version; whether that is news."""
+        with self._lock:
+            before, self._tools = self._tools, dict(tools)
+            return self._tools != before
 
     def forget(self, key: Key) -> None:
         """The attempt is no longer open here."""
@@ -181,6 +188,7 @@ class Pulse:
                 slots=self.slots,
                 state=self._state,
                 attempts=names,
+                tools=self._tools,
             )
 
     async def _connected(self, ending: asyncio.Event) -> BeatBus | None:

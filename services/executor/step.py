@@ -15,7 +15,8 @@ import sys
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, assert_never
@@ -28,19 +29,32 @@ from services.bus import Bus, BusError
 from services.checks import EffectiveChecks
 from services.commands import RunStep
 from services.compensation import GRAMMAR, BranchDelete, Cmd, CompensationError, GitRevert, parse_action
+from services.context import halved
 from services.diagnostic import Diagnostic
 from services.events import LINE, Artifact, Check, ErrorClass, Snapshot, StepFinished
+from services.executor import prompts
 from services.executor import snapshot as snapshots
 from services.executor.checking import OUTPUT_MARGIN_BYTES, Checking, Judged, literal_profile
 from services.executor.merge import Conflict, MergeUnavailableError, blame_workstreams, commit_on, three_tree
 from services.executor.mirror import DeliveryRefusedError, Mirror, MirrorError, attempt_ref, delivery_ref
-from services.executor.output import Secrets, read_output
-from services.executor.prompt import edit_prompt, fix_prompt
+from services.executor.output import read_output
+from services.executor.sandbox import Bubblewrap, Exposure, Sandbox, look
+from services.executor.secrets import Masking, Secrets, gathered
 from services.executor.snapshot import SnapshotError, Taken
-from services.executor.tools import CANCEL_GRACE_S, Invocation, Listening, invoke, tool_path, untimely
+from services.executor.tools import (
+    CANCEL_GRACE_S,
+    Invocation,
+    InvocationError,
+    Listening,
+    invoke,
+    multiplied,
+    tool_path,
+    untimely,
+)
 from services.executor.workspace import Workspace, WorkspaceError, WorkspacePool
-from services.git import GitError
-from services.outcome import Outcome
+from services.git import Git, GitError
+from services.outcome import Cost, Outcome
+from services.prices import load_prices
 from services.process import Exit, Launch, ProcessError, Supervisor, Tool, child_environment
 from services.profiles import PlaceholderError, ToolProfile, placeholders
 from services.scope import Droppings, Scope, ScopePattern
@@ -58,6 +72,9 @@ MESSAGE_CHARS = 1500
 DISK_FREE_BYTES_MIN = 256 * 1024
 """With less than this, whatever fails has failed for want of room."""
 
+SCANNED_AT_ONCE_BYTES = 32 * 1024 * 1024
+"""Of the content of changed files, while it is searched for secrets; a larger file is searched alone."""
+
 LIVE_POLL_S = 0.25
 LIVE_BYTES = 32 * 1024
 
@@ -66,7 +83,8 @@ class StepConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Where an executor works, and its limits.
 
     `output_bytes` is kept of each output of a tool; `keep_work_timeout_s` is how long the work of a step that is stopped
-    may take to be kept; `linger_s` how long an AI tool may go on in silence after it has said its last word.
+    may take to be kept; `prices_files` are laid over the shipped prices; `linger_s` how long an AI tool may go on in silence after it has said its last word.
+    `sandbox_read` is what every tool sees in a sandbox besides the system; `hidden` what none sees, as is all of `root`.
     """
 
     root: Path
@@ -75,7 +93,15 @@ class StepConfig(msgspec.Struct, frozen=True, kw_only=True):
     setup_timeout_s: float = 900.0
     keep_work_timeout_s: float = 30.0
     linger_s: float = 30.0
+    prices_files: tuple[Path, ...] = ()
+    sandbox_read: tuple[Path, ...] = ()
+    hidden: tuple[Path, ...] = ()
     specs_kept: int = 16
+
+    @property
+    def exposure(self) -> Exposure:
+        """What of this machine a sandbox shows, and what it never does."""
+        return Exposure(readable=self.sandbox_read, hidden=(self.root, *self.hidden))
 
 
 class _Failed(Exception):  # noqa: N818 - not an error of ours: an outcome that ends the step early
@@ -99,6 +125,11 @@ class Stopped(msgspec.Struct, frozen=True):
 _BLAMED_ON_TOOLS: Final = frozenset({"tool_failed", "check_failed", "check_error", "setup_error", "no_change"})
 """What a full disk makes of tools; neither they nor the workstream are to blame then."""
 
+_NOT_STARTED: Final[dict[InvocationError | None, ErrorClass]] = {
+    "not_found": "tool_missing",
+    "sandbox_missing": "tool_missing",
+    "secret_missing": "auth",
+}
 _FULL_TEXTS: Final = ("No space left on device", "Disk quota exceeded")
 _TROUBLE: Final = (MirrorError, WorkspaceError, SnapshotError, GitError, MergeUnavailableError, ProcessError)
 
@@ -112,8 +143,9 @@ class Steps:
     """Runs steps for an executor. One supervisor, one mirror per repository, one folder of worktrees per mirror."""
 
     def __init__(self, config: StepConfig, artifacts: Artifacts, supervisor: Supervisor, bus: Bus) -> None:
-        """`bus` is asked only to say live output."""
+        """`bus` is asked only to say live output. Raises PriceTableError for a price file that cannot be used."""
         self.config = config
+        self.prices = load_prices(*config.prices_files)
         self.artifacts = artifacts
         self.supervisor = supervisor
         self.bus = bus
@@ -124,15 +156,23 @@ class Steps:
         self.caches: set[Path] = set()
         self._scratches: list[Path] = []
         self._droppings: dict[tuple[str, ...], Droppings] = {}
+        self.bubblewrap = Bubblewrap(reason="nobody has looked for one")
         self.removing: set[asyncio.Task[None]] = set()
         self._opening = asyncio.Lock()
 
     async def prepare(self) -> None:
-        """Remove what a former life of this executor left behind."""
+        """Remove what a former life of this executor left behind, and find out whether tools can have a sandbox."""
         for name in ("scratch", "worktrees"):
             await asyncio.to_thread(shutil.rmtree, self.config.root / name, ignore_errors=True)
         for name in ("scratch", "worktrees", "mirrors", "setup", "cache"):
             (self.config.root / name).mkdir(parents=True, exist_ok=True)
+        self.bubblewrap = await look(self.supervisor, self.config.root / "scratch")
+        if self.bubblewrap.reason:
+            log.warning(
+                "executor.no_sandbox", reason=self.bubblewrap.reason, consequence="tools see this whole machine"
+            )
+        else:
+            log.info("executor.sandbox", program=self.bubblewrap.program, flags=self.bubblewrap.flags)
 
     def scratch(self) -> Path:
         """A folder for one attempt; one that was given back clean is as good as new, and cheaper."""
@@ -172,8 +212,11 @@ class Steps:
         `stopped` then says what there is.
         """
         started = time.monotonic()
+        secrets = Secrets(())
         try:
-            result = await self._run(command)
+            attempt = await self._attempt(command)
+            secrets = attempt.secrets
+            result = await self._carried_out(attempt)
         except _Failed as failed:
             result = StepFinished(
                 ok=False,
@@ -187,6 +230,7 @@ class Steps:
             if not _says_full(error):
                 log.error("step.failed", run=command.run, workstream=command.step.workstream, exc_info=error)
             result = StepFinished(ok=False, error_class="workspace_error", message=self._explained(error))
+        result = redacted(result, secrets)
         if result.error_class in _BLAMED_ON_TOOLS and self._disk_is_full():
             message = f"{self._full} ({result.message})"[:MESSAGE_CHARS]
             result = msgspec.structs.replace(result, error_class="workspace_error", message=message)
@@ -209,11 +253,13 @@ class Steps:
             return False
         return disk.f_bavail * disk.f_frsize < DISK_FREE_BYTES_MIN
 
-    async def _run(self, command: RunStep) -> StepFinished:
+    async def _attempt(self, command: RunStep) -> "_Attempt":
         definitions = await self._definition(command)
         repository = await self._open(definitions.spec.repository.location)
         await repository.mirror.ensure(definitions.spec.repository.base_commit, run=command.run)
-        attempt = _Attempt(self, command, definitions, repository)
+        return _Attempt(self, command, definitions, repository)
+
+    async def _carried_out(self, attempt: "_Attempt") -> StepFinished:
         try:
             return await attempt.carry_out()
         except asyncio.CancelledError:
@@ -255,7 +301,9 @@ class _Attempt:
         self.key = (command.run, command.step.workstream, command.step.attempt)
         self.marker = f"{command.run}/{command.step.workstream}/{command.step.attempt}"
         self.workstream = command.step.on_behalf or command.step.workstream
+        self.secrets = gathered(self.spec.profiles.values(), steps.config.exposure.hidden)
         self._tools: list[Tool] = []
+        self._leaked = False
         self._kept: StepFinished | None = None
         self._whole = False
         self._lingered = False
@@ -279,9 +327,8 @@ class _Attempt:
     def stopped(self) -> Stopped:
         """What is to be said when it did not come to its end. Every tool it started is dead then."""
         ends = [tool.ended.result() for tool in self._tools if tool.ended.done()]
-        return Stopped(
-            sum(1 + ended.survivors for ended in ends if ended.ended_by != "itself"), self._kept, self._whole
-        )
+        kept = None if self._kept is None else redacted(self._kept, self.secrets)
+        return Stopped(sum(1 + ended.survivors for ended in ends if ended.ended_by != "itself"), kept, self._whole)
 
     # Folders, values and environments
 
@@ -314,18 +361,38 @@ class _Attempt:
             path = f"{setup / 'bin'}{os.pathsep}{path}"
         return env | {"PATH": path}
 
+    def _sandbox(self, workspace: Workspace, scratch: Path, setup: Path | None) -> Sandbox:
+        return Sandbox(
+            self.steps.bubblewrap,
+            self.steps.config.exposure,
+            workspace=workspace,
+            scratch=scratch,
+            cache=self._cache(workspace),
+            setup=setup,
+            contained=self.steps.supervisor.mode == "pidns",
+        )
+
     async def _context(
-        self, workspace: Workspace, scratch: Path, ranges: Ranges, profiles: Iterable[ToolProfile], *, fix: bool = False
+        self,
+        workspace: Workspace,
+        scratch: Path,
+        ranges: Ranges,
+        profiles: Iterable[ToolProfile],
+        *,
+        fix: bool = False,
+        priority: Collection[str] = (),
     ) -> dict[str, Any]:
         """What placeholders stand for. The run's own context comes first: it cannot replace what the engine says."""
         files: list[str] = []
         if any("files" in placeholders(profile, fix=fix) for profile in profiles):
             files = await asyncio.to_thread(self._files, workspace, self.definitions.files(ranges))
             if self.step.step in {"edit", "fix"}:  # a check that saw a part of its files would judge only those
-                files = reduced(files, self.step.reduction)
+                files = halved(files, self.step.reduction, priority)
         bundle = self.definitions.bundles.get(self.workstream)
-        limit_usd = bundle.max_cost_usd if bundle is not None else None
-        caps = {"max_cost_usd": format(Decimal(str(limit_usd)), "f")} if limit_usd else {}
+        limit_usd = Decimal(str(bundle.max_cost_usd or 0)) if bundle is not None else Decimal(0)
+        if self.step.cap_nano:  # what is reserved for this attempt
+            limit_usd = Decimal(self.step.cap_nano) / 10**9
+        caps = {"max_cost_usd": format(limit_usd.normalize(), "f")} if limit_usd else {}
         return {
             **self.spec.options.context,
             **caps,
@@ -370,16 +437,11 @@ class _Attempt:
     def _profiles(self, checks: Iterable[Check]) -> list[ToolProfile]:
         return [self.spec.profiles[check.name] for check in checks if check.name in self.spec.profiles]
 
-    def _secrets(self) -> Secrets:
-        """Values of our own environment that any profile of the run hands to its tool."""
-        names = {name for profile in self.spec.profiles.values() for name in profile.env_allow}
-        return Secrets(os.environ[name] for name in names if name in os.environ)
-
     def _log_in(self, scratch: Path) -> bytes:
         """What the step's tool has printed."""
         limit = self.steps.config.output_bytes + OUTPUT_MARGIN_BYTES
         both = b"".join(read_output(scratch / name, limit) for name in ("stdout", "stderr"))
-        return self._secrets().mask(both)
+        return self.secrets.mask(both)
 
     def _own(self) -> Ranges:
         index = self.definitions.index[self.workstream]
@@ -421,9 +483,14 @@ class _Attempt:
             raise _Failed("tool_missing", f"no tool profile {tool!r}: add it to the tool profiles, or correct the name")
         async with self._scratch() as scratch, self.repository.pool.at(self.step.input.commit) as workspace:
             setup = await self._setup(workspace, checks, scratch)
-            context = await self._context(workspace, scratch, self._own(), [profile], fix=fix)
-            prompt, extra = await self._prompt(scratch, context["files"], fix=fix)
-            context |= {"prompt": prompt, "prompt_file": str(scratch / "prompt.md"), **extra}
+            told = await self._told(scratch) if fix and self.step.fix is not None else None
+            first = self._first_files(told)
+            context = await self._context(workspace, scratch, self._own(), [profile], fix=fix, priority=first)
+            prompt = self._prompt(tool, context["files"], told, first)
+            (scratch / "prompt.md").write_text(prompt)
+            context |= {"prompt": prompt, "prompt_file": str(scratch / "prompt.md")}
+            if told is not None:
+                context["diagnostics_file"] = str(scratch / "diagnostics.json")
             keeping = asyncio.create_task(self._keep("prompt", prompt.encode()))
             others = len(self._tools)
             invocation: Invocation | None = None
@@ -477,6 +544,9 @@ class _Attempt:
                 snapshots.changes(git, base.commit, taken.commit),
                 snapshots.patch(git, base.commit, taken.commit, PATCH_BYTES_MAX),
             )
+            leaks = await self._leaks(changes)
+            if leaks:
+                return await self._quarantined(taken, leaks, changes, kept)
             names = "".join(f"{change.status}\t{change.path}\n" for change in changes)
             artifacts = await asyncio.gather(self._keep("patch", patch.content), self._keep("names", names.encode()))
             kept += [*artifacts[0], *artifacts[1]]
@@ -493,6 +563,39 @@ class _Attempt:
             files=named(files),
             files_total=len(files),
             violations=named(violations) or [text[:MESSAGE_CHARS] for text in violations[:1]],
+            artifacts=kept,
+        )
+
+    async def _leaks(self, changes: Sequence[snapshots.Change]) -> list[str]:
+        """The changed paths in whose name or new content a known secret stands."""
+        if not self.secrets.known:
+            return []
+        git = self.repository.mirror.git
+        new = [change for change in changes if change.status != "D"]
+        found = {change.path for change in new if self.secrets.holds(change.path.encode(errors="surrogateescape"))}
+        blobs = sorted({change.new_id for change in new if not change.is_gitlink})
+        leaking: set[str] = set()
+        for part in await _parted(git, blobs):
+            content = await git("cat-file", "--batch", stdin=_lines(part), output_bytes=snapshots.LISTING_BYTES)
+            if await asyncio.to_thread(self.secrets.holds, content):
+                leaking |= (
+                    set(part) if len(part) == 1 else {one for one in part if self.secrets.holds(await _blob(git, one))}
+                )
+        return sorted(found | {change.path for change in new if change.new_id in leaking})
+
+    async def _quarantined(
+        self, taken: Taken, leaks: list[str], changes: Sequence[snapshots.Change], kept: list[Artifact]
+    ) -> StepFinished:
+        """A snapshot with a secret in it is kept where it is, under the attempt's ref, and leaves this machine in no form."""
+        self._leaked = True
+        await self.repository.mirror.git("update-ref", attempt_ref(*self.key), taken.commit)
+        log.warning("step.quarantined", attempt=self.marker, commit=taken.commit, files=len(leaks))
+        return StepFinished(
+            ok=False,
+            changed=True,
+            files=named([change.path for change in changes]),
+            files_total=len(changes),
+            violations=named([f"{path}: holds a secret" for path in leaks]) or ["a file holds a secret"],
             artifacts=kept,
         )
 
@@ -518,7 +621,7 @@ class _Attempt:
         if working.cancelled():
             log.warning("step.work_not_kept", attempt=self.marker, reason="keep_work_timeout_s is over")
         elif (error := working.exception()) is not None:
-            log.warning("step.work_not_kept", attempt=self.marker, reason=str(error))
+            log.warning("step.work_not_kept", attempt=self.marker, reason=self.secrets.mask_text(str(error)))
         else:
             self._kept = msgspec.structs.replace(working.result(), tool_wall_s=self._tool_wall_s())
 
@@ -549,11 +652,13 @@ class _Attempt:
         return self._with_outcome(kept or StepFinished(ok=False, tool_wall_s=self._tool_wall_s()), outcome)
 
     def _with_outcome(self, result: StepFinished, outcome: Outcome) -> StepFinished:
-        mask = self._secrets().mask_text
+        mask = self.secrets.mask_text
+        listed = self._list_cost(outcome)
         return msgspec.structs.replace(
             result,
             usage=outcome.usage,
-            cost=outcome.cost,
+            cost=outcome.cost or listed,
+            list_cost=listed,
             model=mask(outcome.model),
             provider=mask(outcome.provider),
             session=mask(outcome.session),
@@ -561,6 +666,23 @@ class _Attempt:
             retry_after_s=outcome.retry_after_s,
             resets_at_ns=outcome.resets_at_ns,
         )
+
+    def _list_cost(self, outcome: Outcome) -> Cost | None:
+        """What the price table makes of the usage; None where the model or its price is not known."""
+        if outcome.usage is None or not outcome.model:
+            return None
+        day = datetime.fromtimestamp(self.command.scheduled_ns / 1e9, UTC).date()
+        try:
+            return self.steps.prices.cost(
+                outcome.model,
+                outcome.usage,
+                at=day,
+                provider=outcome.provider or None,
+                requests=outcome.turns,
+                unknown="token_cap",
+            )
+        except ValueError:  # impossible counts
+            return None
 
     def _judged_work(
         self,
@@ -573,6 +695,8 @@ class _Attempt:
     ) -> StepFinished:
         ended = invocation.exit
         error_class, message = self._verdict(result, invocation, outcome, profile, checks, scratch)
+        if invocation.unconfined:
+            message = f"{message[: MESSAGE_CHARS - 200]}{'; ' if message else ''}it ran without a sandbox: {invocation.unconfined}"
         return msgspec.structs.replace(
             self._with_outcome(result, outcome),
             ok=error_class is None,
@@ -592,13 +716,19 @@ class _Attempt:
         scratch: Path,
     ) -> tuple[ErrorClass | None, str]:
         """Success needs the tool's own, a tree that changed (unless the bundle says otherwise), and the scope kept."""
+        if self._leaked:
+            return "scope_violation", (
+                f"{', '.join(result.violations[:10])}: a secret that tools are given would have become part of the change; it "
+                f"is kept on this executor alone, as {attempt_ref(*self.key)} of its mirror, and goes nowhere: have the tool "
+                "read the secret from its environment, and replace the secret if it may be known"
+            )
         if result.violations:
             return "scope_violation", f"changed outside its scope: {', '.join(result.violations[:10])}"
         failure = self._failure(invocation, outcome, profile, scratch)
         if failure is not None:
             return failure
         if not result.changed and outcome.denials:
-            denied = self._secrets().mask_text(", ".join(outcome.denials))
+            denied = self.secrets.mask_text(", ".join(outcome.denials))
             return (
                 "permission_denied",
                 f"the tool changed nothing, and its agent was refused {denied}: allow it in args",
@@ -613,15 +743,16 @@ class _Attempt:
         """Why the tool itself did not succeed, if it did not. What its harness says counts whatever its exit code is."""
         ended = invocation.exit
         if ended is None:
-            missing = invocation.error == "not_found"
-            return ("tool_missing" if missing else "tool_failed"), invocation.message
+            return _NOT_STARTED.get(invocation.error, "tool_failed"), invocation.message
         late = untimely(invocation, profile, timeout_s=self.step.timeout_s, idle_timeout_s=self.step.idle_timeout_s)
         if late is not None:
             return late
+        if crowd := multiplied(invocation, profile):
+            return "tool_failed", crowd
         if ended.ended_by != "itself" and not (self._lingered and ended.ended_by == "cancel"):
             return "workspace_error", "the tool supervisor ended, and the tool with it: the executor starts anew"
         if outcome.error_class:
-            said = self._secrets().mask_text(outcome.message)
+            said = self.secrets.mask_text(outcome.message)
             return outcome.error_class, f"{profile.command} says: {said}" if said else f"{profile.command} failed"
         if invocation.ok or ended.ended_by != "itself":
             return None
@@ -657,32 +788,45 @@ class _Attempt:
             output_bytes=self.steps.config.output_bytes,
             marker=self.marker,
             fix=fix,
+            sandbox=self._sandbox(workspace, scratch, setup),
             on_started=started,
         )
 
-    async def _prompt(self, scratch: Path, files: Sequence[str], *, fix: bool) -> tuple[str, dict[str, Any]]:
-        """The prompt, and further placeholders. `files` are those that the tool is handed, if it is handed any."""
+    def _first_files(self, told: dict[str, Any] | None) -> set[str]:
+        """The files that stay when fewer are handed over: those that diagnostics name, or the bundle does."""
+        if told is not None:
+            return {str(found.get("path", "")) for found in told["diagnostics"]}
+        files = self.definitions.bundles[self.workstream].capability_payload.get("files", ())
+        return {path for path in files if isinstance(path, str)} if isinstance(files, list | tuple) else set()
+
+    def _prompt(self, tool: str, files: Sequence[str], told: dict[str, Any] | None, first: Collection[str]) -> str:
+        """What the tool is told. `files` are those that it is handed, if it is handed any; `told` is for FIX."""
         bundle = self.definitions.bundles[self.workstream]
-        named_files = None
+        shown = None
         if self.step.reduction:
-            named_files = files or reduced(bundle.files_scope, self.step.reduction)
-        extra: dict[str, Any] = {}
-        if not fix or self.step.fix is None:
-            prompt = edit_prompt(bundle, self.command.run, files=named_files)
+            shown = files or halved(bundle.files_scope, self.step.reduction, first)
+        if told is None or self.step.fix is None:
+            prompt = prompts.edit(bundle, self.command.run, tool=tool, files=shown)
         else:
-            told = await self._told(scratch)
-            extra["diagnostics_file"] = str(scratch / "diagnostics.json")
-            prompt = fix_prompt(
+            prompt = prompts.fix(
                 bundle,
                 self.command.run,
                 step=self.step.fix.step,
-                failures=[(" ".join(check["command"]), check["output_tail"]) for check in told["checks"]],
+                failures=[
+                    prompts.Failure(command=" ".join(check["command"]), output=check["output_tail"])
+                    for check in told["checks"]
+                ],
                 diagnostics=[msgspec.convert(found, Diagnostic) for found in told["diagnostics"]],
                 earlier=[attempt["patch"] for attempt in told["previous_attempts"]],
-                files=named_files,
+                files=shown,
             )
-        (scratch / "prompt.md").write_text(prompt)
-        return prompt, extra
+        if prompt.decision == "too_large":
+            raise _Failed(
+                "context_window",
+                f"the prompt would be about {prompt.estimate} tokens, over the limit of {prompt.limit}: shorten the tasks, "
+                "hints and acceptance tests of the bundle, or split the workstream",
+            )
+        return self.secrets.mask_text(prompt.text)
 
     async def _told(self, scratch: Path) -> dict[str, Any]:
         """The diagnostics file of a FIX attempt: what failed, and what was tried before."""
@@ -706,12 +850,13 @@ class _Attempt:
         subject = live_subject(self.command.run, self.step.workstream)
         file = scratch / "stdout"
         said = 0
+        masking = self.secrets.stream()
 
         async def tail() -> None:
             nonlocal said
             while True:
                 await asyncio.sleep(LIVE_POLL_S)
-                said += await self._say(subject, file, said)
+                said += await self._say(subject, file, said, masking)
 
         tailing = asyncio.create_task(tail())
         try:
@@ -721,12 +866,14 @@ class _Attempt:
             with contextlib.suppress(asyncio.CancelledError):
                 await tailing
             if said:
-                await self._say(subject, file, said)
+                await self._say(subject, file, said, masking)
+                if rest := masking.flush():
+                    await self.steps.bus.say(subject, rest)
 
-    async def _say(self, subject: str, file: Path, position: int) -> int:
+    async def _say(self, subject: str, file: Path, position: int, masking: Masking) -> int:
         data = read_output(file, LIVE_BYTES, start=position)
-        if data:
-            await self.steps.bus.say(subject, self._secrets().mask(data))
+        if shown := masking.feed(data):
+            await self.steps.bus.say(subject, shown)
         return len(data)
 
     # Setup
@@ -766,7 +913,7 @@ class _Attempt:
                     raise
                 limit = self.steps.config.output_bytes + OUTPUT_MARGIN_BYTES
                 printed = read_output(stdout, limit) + read_output(stderr, limit)
-                output += f"$ {' '.join(argv)}\n".encode() + printed
+                output += self.secrets.mask(f"$ {' '.join(argv)}\n".encode() + printed)
                 if ended.ended_by != "itself" or ended.exit_code != 0:
                     raise _Failed(
                         "setup_error",
@@ -802,7 +949,8 @@ class _Attempt:
                 droppings=self.steps.droppings(checks.droppings),
                 marker=self.marker,
                 output_bytes=self.steps.config.output_bytes,
-                secrets=self._secrets(),
+                secrets=self.secrets,
+                sandbox=self._sandbox(workspace, scratch, setup),
                 text=self.definitions.text,
                 on_started=self._tools.append,
             )
@@ -982,9 +1130,46 @@ def _emptied(folder: Path) -> bool:
     return kept == len(_SCRATCH_FOLDERS)
 
 
-def reduced(files: Sequence[str], reduction: int) -> list[str]:
-    """The first of these files: each step of the reduction leaves half of them, and at least one."""
-    return list(files[: max(-(-len(files) // 2**reduction), 1)])
+def redacted(result: StepFinished, secrets: Secrets) -> StepFinished:
+    """The same without a secret in any of its texts."""
+    mask = secrets.mask_text
+    return msgspec.structs.replace(
+        result,
+        message=mask(result.message)[:MESSAGE_CHARS],
+        files=[mask(path) for path in result.files],
+        violations=[mask(text) for text in result.violations],
+        conflicts=[mask(path) for path in result.conflicts],
+        discarded=[mask(path) for path in result.discarded],
+        checks=[msgspec.structs.replace(check, message=mask(check.message)) for check in result.checks],
+        model=mask(result.model),
+        provider=mask(result.provider),
+        session=mask(result.session),
+        denials=[mask(name) for name in result.denials],
+    )
+
+
+def _lines(ids: Iterable[str]) -> bytes:
+    return "".join(f"{one}\n" for one in ids).encode()
+
+
+async def _blob(git: Git, blob: str) -> bytes:
+    return await git("cat-file", "blob", blob, output_bytes=snapshots.LISTING_BYTES)
+
+
+async def _parted(git: Git, blobs: Sequence[str]) -> list[list[str]]:
+    """These blobs in groups of at most SCANNED_AT_ONCE_BYTES; larger ones are alone."""
+    if not blobs:
+        return []
+    listed = await git("cat-file", "--batch-check=%(objectsize)", stdin=_lines(blobs))
+    parts: list[list[str]] = []
+    room = 0
+    for blob, size in zip(blobs, map(int, listed.split()), strict=True):
+        if size > room or not parts:
+            parts.append([])
+            room = SCANNED_AT_ONCE_BYTES
+        parts[-1].append(blob)
+        room -= size
+    return parts
 
 
 def named(paths: Sequence[str]) -> list[str]:

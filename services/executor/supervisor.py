@@ -25,6 +25,14 @@ which the tool stood still as well. So a tool without progress is ended after th
 change is told from what the last look found, not from a clock, which may be set back. CPU time counts from CPU_SHARE of one processor on (and CPU_MIN_S, the clock being coarse): a compiler or a test takes all of one, and a
 wrapper that only polls, forking a `sleep` ten times a second, takes 1 to 2 %, and must not keep itself alive for ever.
 
+A tool may be wrapped: its first program is a wrapper of ours (a sandbox) that passes no signal on and, when it dies, takes
+the tool with it. SIGTERM then goes to everything but the wrapper, so that the tool has its grace.
+
+The limit on processes is held more than once. RLIMIT_NPROC is exact, but the kernel does not apply it to root. So they are
+counted, and a tool above its limit is ended without grace, in which what multiplies would multiply: by its init every
+INIT_COUNT_S, with real-time priority where that can be had, for a fork bomb leaves nobody else a turn; without one by the
+supervisor every COUNT_S. And a PID namespace runs out of ids, from Linux 6.14 on.
+
 Invariants: an exit is reported only after the last process of the tool is dead (an orphan that changed its environment
 included); memory does not grow with a tool's output; a tool inherits no descriptor but 0, 1 and 2.
 """
@@ -48,6 +56,7 @@ from typing import Any
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
@@ -67,6 +76,12 @@ LOOKS = 4
 CPU_SHARE = 0.03
 CPU_MIN_S = 0.05
 ENTRIES_LOOKED_AT = 4000  # files and folders below the tool's folder, breadth first; about 10 ms
+COUNT_S = 0.1
+INIT_COUNT_S = 0.02
+THREADS = 32  # for each process that a tool may have, when ids are set aside: threads take one each
+RESERVED_IDS = 301  # the least that a namespace may have
+OWN_IDS_SINCE = (6, 14)  # before this version, writing the limit would change that of the whole machine
+WRAPPER_PROCESSES = 2  # what a wrapper adds to the tool's own: itself, and the init of its namespace
 TICKS_S = os.sysconf("SC_CLK_TCK")
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -142,6 +157,7 @@ class Tool:
     """A running tool, from the request to start it until its last process is dead."""
 
     __slots__ = (
+        "counted",
         "cpu_s",
         "cwd",
         "deadline",
@@ -158,11 +174,13 @@ class Tool:
         "newest",
         "outcome",
         "pid",
+        "processes",
         "started",
         "streams",
         "survivors",
         "usage",
         "wall_s",
+        "wrapped",
     )
 
     def __init__(self, request: dict[str, Any], now: float) -> None:
@@ -178,6 +196,9 @@ class Tool:
         self.idle_s = None if request["idle_timeout_s"] is None else float(request["idle_timeout_s"])
         self.newest = (0, 0) if self.idle_s is None else _newest(self.cwd)
         self.grace_s = float(request["grace_s"])
+        self.processes: int | None = None  # set where nobody else counts them
+        self.counted = now
+        self.wrapped: bool = request["wrapped"]
         self.kill_at: float | None = None
         self.killed = False
         self.ended_by = "itself"
@@ -191,9 +212,15 @@ class Tool:
             return float("inf")
         if self.kill_at is not None:
             return self.kill_at
+        return min(self.deadline, self.look_due(), self.count_due())
+
+    def look_due(self) -> float:
         if self.idle_s is None:
-            return self.deadline
-        return min(self.deadline, max(self.last_progress, self.looked) + self.idle_s / LOOKS)
+            return float("inf")
+        return max(self.last_progress, self.looked) + self.idle_s / LOOKS
+
+    def count_due(self) -> float:
+        return float("inf") if self.processes is None else self.counted + COUNT_S
 
     def progressed(self, now: float) -> None:
         self.last_progress = now
@@ -253,6 +280,30 @@ def _limit(request: dict[str, Any]) -> None:
     if request["processes"] is not None:
         resource.setrlimit(resource.RLIMIT_NPROC, (request["processes"],) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _isolate(request: dict[str, Any]) -> None:
+    if request["offline"]:
+        _call("unshare", CLONE_NEWNET)
+
+
+def _keep_count(processes: int) -> None:
+    """Prepares the init of a namespace to see too many processes, whatever they do."""
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+    release = os.uname().release.split(".")
+    with contextlib.suppress(OSError, ValueError):
+        if (int(release[0]), int(release[1])) >= OWN_IDS_SINCE:
+            with open("/proc/sys/kernel/pid_max", "w") as file:  # noqa: PTH123 - as elsewhere: no pathlib here
+                file.write(str(min(RESERVED_IDS + THREADS * processes, 1 << 22)))
+
+
+def _crowded(request: dict[str, Any]) -> bool:
+    most: int | None = request["processes"]
+    if most is None:
+        return False
+    own: int = 1 + WRAPPER_PROCESSES * request["wrapped"]
+    return sum(map(str.isdigit, os.listdir("/proc"))) > most + own  # noqa: PTH208 - as elsewhere
 
 
 _PLAIN_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
@@ -353,19 +404,30 @@ def _become_init(request: dict[str, Any], program: str, streams: tuple[int, int]
             report = os.dup2(report, 3, inheritable=False)
         os.closerange(4, DESCRIPTORS)
         _private_mounts()
+        _isolate(request)
         os.chdir(request["cwd"])
         _limit(request)
+        if request["processes"] is not None:
+            _keep_count(request["processes"])
         main = os.posix_spawn(
             program, request["argv"], request["env"], setsid=True, setsigmask=(), setsigdef=_PLAIN_SIGNALS
         )
         # If the supervisor died before the death signal was asked for, nobody reads this: the write fails, and we end.
         os.write(report, b"%d started 0\n" % key)
         outcome = None
+        pause = 2 * PAUSE_S if request["processes"] is None else INIT_COUNT_S
         while outcome is None:
-            if signal.sigwait(_HELD_SIGNALS) == signal.SIGTERM:
-                os.kill(-1, signal.SIGTERM)
+            came = signal.sigtimedwait(_HELD_SIGNALS, pause)
+            if _crowded(request):
+                os.write(report, b"%d crowded 0\n" % key)
+                return
+            if came is not None and came.si_signo == signal.SIGTERM:
+                if request["wrapped"]:
+                    _terminate_all_but(main)
+                else:
+                    os.kill(-1, signal.SIGTERM)
             outcome = _reap_until(main)
-        survivors = _count_others()
+        survivors = _count_others(wrapped=request["wrapped"])
         os.write(report, b"%d ended %d %d\n" % (key, outcome, survivors))
     except _UNUSABLE as error:
         os.write(report, b"%d failed %s\n" % (key, _reason(error).replace("\n", " ").encode()[:REFUSAL_CHARS]))
@@ -386,14 +448,21 @@ def _reap_until(main: int) -> int | None:
             return None
 
 
-def _count_others() -> int:
-    """How many live processes the namespace has beside this one."""
+def _terminate_all_but(wrapper: int) -> None:
+    for pid in _processes():
+        if pid not in {os.getpid(), wrapper}:
+            _signal(pid, signal.SIGTERM)
+
+
+def _count_others(*, wrapped: bool) -> int:
+    """How many live processes the namespace has beside this one, and beside the init that an ended wrapper leaves."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
     except ChildProcessError:  # no child: every process of the namespace descends from us, so there is none
         return 0
-    return sum(1 for pid, process in _processes().items() if pid != 1 and process.state != "Z")
+    others = [process for pid, process in _processes().items() if pid != 1 and process.state != "Z"]
+    return sum(1 for process in others if not (wrapped and process.parent == 1))
 
 
 class Process:
@@ -629,6 +698,7 @@ class Supervisor:
         for stream in tool.streams:
             self.selector.register(stream.fd, selectors.EVENT_READ, lambda s=stream: self.drain(tool, s))
         if self.mode == "sweep":
+            tool.processes = request["processes"]
             self.send({"op": "started", "id": tool.key, "pid": pid})
 
     def contained(self, request: dict[str, Any], program: str, writers: tuple[int, int]) -> int:
@@ -663,6 +733,7 @@ class Supervisor:
                 os.dup2(writers[1], 2)
                 for number in _PLAIN_SIGNALS:
                     signal.signal(number, signal.SIG_DFL)
+                _isolate(request)
                 os.chdir(request["cwd"])
                 _limit(request)
                 os.execve(program, request["argv"], request["env"])  # noqa: S606 - no shell is the point
@@ -705,6 +776,8 @@ class Supervisor:
             elif what == b"failed":
                 self.refuse(tool.key, "failed", detail.decode(errors="replace"))
                 del self.tools[tool.key]
+            elif what == b"crowded":
+                tool.ended_by = "processes"
             else:
                 tool.outcome, tool.survivors = map(int, detail.split())
 
@@ -738,12 +811,23 @@ class Supervisor:
                 self.kill(tool)
             elif tool.deadline <= now:
                 self.stop(tool, "timeout")
+            elif tool.count_due() <= now and self.multiplies(tool, now):
+                self.stop(tool, "processes", 0.0)
+                self.kill(tool)
+            elif tool.look_due() > now:
+                continue
             elif self.advanced(tool, now):
                 tool.progressed(now)
             else:
                 tool.looks += 1
                 if tool.looks >= LOOKS:
                     self.stop(tool, "idle")
+
+    def multiplies(self, tool: Tool, now: float) -> bool:
+        """Whether a tool has more processes than it may."""
+        tool.counted = now
+        own = WRAPPER_PROCESSES * tool.wrapped
+        return tool.processes is not None and len(self.tree(tool, _processes())) > tool.processes + own
 
     def advanced(self, tool: Tool, now: float) -> bool:
         """Whether a tool that prints nothing has done anything since the last look."""
@@ -773,7 +857,7 @@ class Supervisor:
         if self.mode == "pidns":
             _signal(tool.pid, signal.SIGTERM)
         else:
-            for pid in (tool.pid, *self.members(tool)):
+            for pid in (*([] if tool.wrapped else [tool.pid]), *self.members(tool)):
                 _signal(pid, signal.SIGTERM)
 
     def kill(self, tool: Tool) -> None:

@@ -14,7 +14,7 @@ import shlex
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,8 @@ import msgspec
 from services.executor.adapters import adapter_of, file_of
 from services.executor.adapters.source import Source
 from services.executor.output import read_output
+from services.executor.sandbox import Sandbox, SandboxMissingError
+from services.executor.secrets import SecretMissingError, gathered, resolved
 from services.git import Git, GitError, text
 from services.outcome import Outcome
 from services.process import (
@@ -59,7 +61,7 @@ LISTEN_BYTES = 128 * 1024
 
 RESULT_BYTES = 1024 * 1024  # of each output, in a ToolResult
 
-InvocationError = Literal["not_found", "spawn_failed", "placeholder"]
+InvocationError = Literal["not_found", "spawn_failed", "placeholder", "secret_missing", "sandbox_missing"]
 
 
 class Invocation(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +70,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     ``argv`` is for people and reports: what is not UTF-8 in it stands there escaped.
 
     ``ok`` means that it ended by itself with one of the profile's success codes; whether anything changed, and what a
-    report says, is judged elsewhere. ``stdout`` and ``stderr`` are files, which may not exist when there is an error.
+    report says, is judged elsewhere. ``unconfined`` says why it ran without the sandbox that it wanted, "" otherwise. ``stdout`` and ``stderr`` are files, which may not exist when there is an error.
     """
 
     argv: tuple[str, ...]
@@ -78,6 +80,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     stdout: Path
     stderr: Path
     ok: bool = False
+    unconfined: str = ""
 
 
 def tool_path(path: str) -> str:
@@ -99,11 +102,13 @@ async def invoke(
     output_bytes: int,
     marker: str,
     fix: bool = False,
+    sandbox: Sandbox | None = None,
     on_started: Callable[[Tool], None] | None = None,
 ) -> Invocation:
     """Runs one tool to its end, in ``cwd``, with its outputs in ``scratch``.
 
-    ``env`` is the whole environment of the tool, but for what the profile adds to it. The limits are the lower of the
+    ``env`` is the whole environment of the tool, but for what the profile adds to it: variables, and secrets. A profile that
+    wants a sandbox gets ``sandbox``; without one only what insists on it is refused. The limits are the lower of the
     profile's and the caller's; ``idle_timeout_s`` (0: none) holds as ``idle_limit_s`` says. ``fix`` takes the profile's
     ``fix_args``. ``on_started`` is called once the tool runs, and may keep the ``Tool``. Cancelling the call stops the
     tool, with a grace of at most CANCEL_GRACE_S, and waits until it is dead.
@@ -118,6 +123,7 @@ async def invoke(
 
     argv: tuple[str, ...] = (profile.command,)
     known = {"cwd": str(cwd), "worktree_path": str(cwd), **context, "scratch": str(scratch)}
+    unconfined = ""
     try:
         launch = _launch(
             profile,
@@ -125,6 +131,7 @@ async def invoke(
             cwd,
             env,
             fix=fix,
+            sandboxed=profile.sandboxing != "none" and sandbox is not None and not sandbox.reason,
             timeout_s=timeout_s,
             idle_timeout_s=idle_timeout_s,
             output_bytes=output_bytes,
@@ -132,13 +139,24 @@ async def invoke(
             stdout=stdout,
             stderr=stderr,
         )
+        secrets = resolved(profile, () if sandbox is None else sandbox.hidden)
+        launch = msgspec.structs.replace(launch, env={**launch.env, **secrets})
+        readable = _readable(profile, known)
     except PlaceholderError as error:
         return refused("placeholder", error)
+    except SecretMissingError as error:
+        return refused("secret_missing", error)
     argv = tuple(word.encode(errors="backslashreplace").decode() for word in launch.argv)
     try:
         _furnish(profile, env)
     except OSError as error:
         return refused("spawn_failed", error)
+    try:
+        launch = _confined(profile, launch, sandbox, readable)
+    except SandboxMissingError as error:
+        if profile.sandboxing == "bwrap":
+            return refused("sandbox_missing", error)
+        unconfined = str(error)
     try:
         tool = await supervisor.spawn(launch)
     except ProgramMissingError as error:
@@ -154,7 +172,23 @@ async def invoke(
         await tool.wait()
         raise
     ok = ended.ended_by == "itself" and ended.exit_code in profile.success_exit_codes
-    return Invocation(argv=argv, exit=ended, ok=ok, stdout=stdout, stderr=stderr)
+    return Invocation(argv=argv, exit=ended, ok=ok, stdout=stdout, stderr=stderr, unconfined=unconfined)
+
+
+def _readable(profile: ToolProfile, context: Context) -> list[Path]:
+    """What the profile has its tool see in a sandbox: what it names, and files that variables handed to it name."""
+    paths = [Path(substitute_one(path, context)) for path in profile.sandbox_read]
+    paths += [Path(os.environ[name]) for name in profile.env_allow if os.environ.get(name, "").startswith("/")]
+    return [path for path in paths if path.is_absolute()]
+
+
+def _confined(profile: ToolProfile, launch: Launch, sandbox: Sandbox | None, readable: Sequence[Path]) -> Launch:
+    """The launch in a sandbox, if it wants one. Raises SandboxMissingError."""
+    if profile.sandboxing == "none":
+        return launch
+    if sandbox is None:
+        raise SandboxMissingError("there are sandboxes in executors only: submit a run, or set sandbox to none")
+    return sandbox.confine(launch, network=profile.reach, readable=readable)
 
 
 def _launch(
@@ -164,6 +198,7 @@ def _launch(
     env: Mapping[str, str],
     *,
     fix: bool,
+    sandboxed: bool,
     timeout_s: float,
     idle_timeout_s: float,
     output_bytes: int,
@@ -172,6 +207,12 @@ def _launch(
     stderr: Path,
 ) -> Launch:
     arguments = profile.fix_args if fix and profile.fix_args is not None else profile.args
+    if sandboxed:
+        other = profile.args_in_sandbox
+        arguments = tuple(
+            other.get(word, word) if isinstance(word, str) else tuple(other.get(one, one) for one in word)
+            for word in arguments
+        )
     allowed = {name: os.environ[name] for name in profile.env_allow if name in os.environ}
     added = {name: substitute_one(value, context) for name, value in profile.env.items()}
     return Launch(
@@ -330,6 +371,13 @@ def untimely(
     )
 
 
+def multiplied(invocation: Invocation, profile: ToolProfile) -> str:
+    """What to say of a tool that was ended because it had more processes than it may; "" for any other end."""
+    if invocation.exit is None or invocation.exit.ended_by != "processes":
+        return ""
+    return f"{invocation.argv[0]} had more than {profile.processes} processes and was ended: raise processes in its profile"
+
+
 class ToolResult(msgspec.Struct, frozen=True, kw_only=True):
     """What ``run_tool`` returns.
 
@@ -416,7 +464,8 @@ async def _run_tool(
             )
         content = await _content(tool_id, cwd, scratch, before)
         completed_at = datetime.now(UTC)
-        stdout, stderr = _shown(invocation.stdout), _shown(invocation.stderr)
+        mask = gathered([profile]).mask_text
+        stdout, stderr = mask(_shown(invocation.stdout)), mask(_shown(invocation.stderr))
     ended = invocation.exit
     duration = ended.wall_s if ended is not None else (completed_at - started_at).total_seconds()
     return ToolResult(

@@ -26,6 +26,7 @@ from services.bus import Bus, BusError, BusUnavailableError, Delivery, RefusedEr
 from services.commands import RunStep
 from services.events import AnyEvent, ProcessesReaped, ResultRefused, StepFinished
 from services.executor import claims
+from services.executor.found import ToolFinder, announced
 from services.executor.journal import Journal
 from services.executor.metrics import UNREADABLE, ExecutorMetrics
 from services.executor.pulse import Pulse
@@ -79,12 +80,19 @@ class Executor:
     """One executor. `run` it; `drain` ends the pulling, and ends or hands back what is running."""
 
     def __init__(
-        self, bus: Bus, steps: Steps, pulse: Pulse, journal: Journal, metrics: ExecutorMetrics | None = None
+        self,
+        bus: Bus,
+        steps: Steps,
+        pulse: Pulse,
+        journal: Journal,
+        metrics: ExecutorMetrics | None = None,
+        finder: ToolFinder | None = None,
     ) -> None:
         """`pulse` says who it is; its name stays the same across restarts, and every start has a fresh boot id.
 
-        `metrics` are told what becomes of attempts; by default nobody reads them.
+        `metrics` are told what becomes of attempts; by default nobody reads them. What `finder` finds is announced.
         """
+        self._finder = finder
         self._metrics = metrics or ExecutorMetrics(Exposition("executor"))
         self._bus = bus
         self._steps = steps
@@ -115,6 +123,7 @@ class Executor:
             group.create_task(self._nudges())
             group.create_task(self._pull())
             group.create_task(self._tell_leftovers(leftovers or {}))
+            group.create_task(self._find_tools())
 
     async def drain(self, grace_s: float, *, hurry: asyncio.Event | None = None, hand_back: bool = True) -> None:
         """Take nothing new; wait for what is running, at most `grace_s` and not after `hurry`; hand back the rest.
@@ -377,6 +386,14 @@ class Executor:
             for work in self._work.values():
                 self._pulse.advance(work.key)
 
+    async def _find_tools(self) -> None:
+        while self._finder is not None:
+            for look in (self._finder.glance, self._finder.look):  # tools can be used before they tell their version
+                tools = announced(await look())
+                if self._pulse.announce(tools):
+                    log.info("executor.tools_found", tools=tools)
+            await asyncio.sleep(self._finder.ttl_s)
+
     async def _reread(self) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
@@ -434,6 +451,7 @@ def _minimal(result: StepFinished) -> StepFinished:
         wall_s=result.wall_s,
         usage=result.usage,
         cost=result.cost,
+        list_cost=result.list_cost,
         model=result.model,
         provider=result.provider,
         session=result.session,

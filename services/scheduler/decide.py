@@ -703,7 +703,8 @@ class _Deciding:
         )
         merging = run.line is not None and run.line.open is not None
         merging = merging or (self.eager and bool(run.mergeable))  # in waves, once the wave is done
-        return waiting and not (run.open or run.agenda or self.starting or merging)
+        begun = self.slots < self.options.max_workers - len(run.open)  # in this very call
+        return waiting and not (run.open or run.agenda or self.starting or merging or begun)
 
     def _out_of_money(self, refused: Refusal) -> Iterator[Decision]:
         """What the line has begun is brought to its end; then the run waits for another budget."""

@@ -10,8 +10,7 @@ import pytest
 from executor_rig import Bench, Run, git, processes, sh, until
 
 from services.artifacts import Artifacts
-from services.events import Snapshot
-from services.executor.step import reduced
+from services.events import FixInput, Snapshot
 from services.profiles import ToolProfile
 
 APPEND = 'echo new >> "$1"'
@@ -47,9 +46,38 @@ async def test_a_reduction_reaches_the_prompt_of_a_tool_that_is_handed_no_files(
     assert "- c.txt" not in prompt
 
 
-def test_a_reduction_rounds_up():
-    assert reduced(list("abcde"), 1) == list("abc")
-    assert reduced([], 1) == []
+async def test_the_files_that_matter_are_left_when_fewer_are_handed_over(bench, tmp_path):
+    """EDIT keeps those that the bundle names first, FIX those that diagnostics name."""
+    named = {"tool": sh('printf "%s " "$@" > d.txt')}
+    run = Run(tmp_path, named, capability_payload={"files": ["c.txt", 7]})
+    for reduction, left in ((1, "a.txt c.txt"), (9, "c.txt")):
+        done = await bench.do(run, reduction=reduction)
+        assert bench.content(run, done.snapshot, "d.txt") == left
+    found = [{"tool": "t", "path": "b.txt", "message": "bad"}, {"tool": "t", "message": "of no file"}]
+    stored = await bench.artifacts.put(
+        "diagnostics", msgspec.json.encode({"step": "static", "checks": [], "diagnostics": found})
+    )
+    fixed = await bench.do(run, "fix", reduction=9, fix=FixInput(step="static", attempt=1, diagnostics=stored))
+    assert bench.content(run, fixed.snapshot, "d.txt") == "b.txt"
+    prompt = (await bench.read(fixed, "prompt")).decode()
+    assert "- b.txt:" in prompt
+    assert "```text\n- b.txt\n```" in prompt
+
+
+async def test_a_prompt_that_is_too_long_starts_no_tool(bench, tmp_path):
+    touched = tmp_path / "touched"
+    run = Run(tmp_path, {"tool": sh(f"touch {touched}")}, tasks=("word " * 3_900,) * 30)
+    done = await bench.do(run)
+    assert (done.ok, done.error_class) == (False, "context_window")
+    assert "tokens, over the limit of" in done.message
+    assert "split the workstream" in done.message
+    assert not touched.exists()
+
+
+async def test_the_prompt_is_written_for_the_tool_that_gets_it(bench, tmp_path):
+    run = Run(tmp_path, {"tool": sh(APPEND), "aider": sh(APPEND)})
+    texts = [(await bench.read(await bench.do(run, tool=name), "prompt")).decode() for name in ("tool", "aider")]
+    assert texts[0] != texts[1].replace("ws-a/2", "ws-a/1")
 
 
 async def test_hints_are_quoted_in_both_prompts(bench, tmp_path):

@@ -148,12 +148,15 @@ async def test_a_result_that_comes_too_late_is_kept(running, desk, tmp_path):
 
 async def test_what_a_tool_used_until_its_attempt_was_closed_elsewhere_is_told_late(running, desk, tmp_path):
     stream = Path(__file__).parents[1] / "tools" / "fixtures" / "claude_tool.ndjson"
-    run = Run(tmp_path, {"tool": sh(f"{APPEND}; grep -v total_cost '{stream}'; sleep 60", type="ai", adapter="claude")})
+    run = Run(
+        tmp_path,
+        {"tool": sh(f"{APPEND}; grep -v total_cost '{stream}'; sleep 60", type="ai", adapter="claude", sandbox="none")},
+    )
     key = await desk.ask(run)
     await until(lambda: any(line.startswith("sleep 60") for line in at_work(key)().values()), "the tool")
     await desk.close(key, StepCancelled(reason="enough"))
     refused = (await desk.late(key))["ResultRefused"].result
-    assert (refused.usage.input_tokens, refused.usage.lower_bound, refused.cost) == (2400, True, None)
+    assert (refused.usage.input_tokens, refused.usage.lower_bound, refused.cost.basis) == (2400, True, "list")
     assert (refused.model, refused.provider) == ("claude-sonnet-4-5", "anthropic")
 
 

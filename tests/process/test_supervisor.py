@@ -584,6 +584,39 @@ async def test_limits_reach_the_tool(supervisor, launch, tmp_path):
     assert "MemoryError" in (tmp_path / "err").read_text()
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="the kernel counts all processes of this user, and refuses more")
+async def test_a_tool_with_too_many_processes_is_ended(supervisor, launch, tmp_path):
+    """The kernel does not hold root to a limit, so they are counted; as many as are allowed are no reason."""
+    few = await supervisor.spawn(launch("sh", "-c", "for n in 1 2 3; do sleep 0.5 & done; wait", processes=4))
+    many = launch("sh", "-c", "for n in $(seq 300); do sleep 60 & done; wait", processes=20, marker="crowd/1/1")
+    ended = await (await supervisor.spawn(many)).wait()
+    assert ended.ended_by == "processes"
+    assert ended.wall_s < 10
+    assert living("crowd/1/1") == []
+    assert (await few.wait()).ended_by == "itself"
+
+
+async def test_a_wrapper_is_spared_the_signal_that_the_tool_gets(supervisor, launch, tmp_path):
+    """As of a sandbox, which would die of it and take the tool along before its grace is over."""
+    inner = "trap 'echo graceful; exit 5' TERM; echo ready; while :; do sleep 0.02; done"
+    tool = await supervisor.spawn(launch("sh", "-c", f'sh -c "{inner}"; exit $?', wrapped=True, grace_s=20.0))
+    await until(lambda: (tmp_path / "out").read_text() == "ready\n")
+    tool.stop()
+    ended = await tool.wait()
+    assert (ended.exit_code, ended.ended_by) == (5, "cancel")
+    assert (tmp_path / "out").read_text() == "ready\ngraceful\n"
+
+
+async def test_an_offline_tool_reaches_not_even_itself(supervisor, launch, tmp_path):
+    if supervisor.mode == "sweep" and os.getuid() != 0:
+        pytest.skip("needs a network namespace")
+    script = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(); socket.create_connection(s.getsockname())"
+    assert (await (await supervisor.spawn(launch(sys.executable, "-c", script))).wait()).exit_code == 0
+    ended = await (await supervisor.spawn(launch(sys.executable, "-c", script, offline=True))).wait()
+    assert ended.exit_code == 1
+    assert "unreachable" in (tmp_path / "err").read_text()
+
+
 async def test_many_tools_at_once(supervisor, launch, tmp_path):
     """Sixty tools on eight lanes: none is confused with another."""
 

@@ -14,7 +14,6 @@ from services.bundle import BundleValidationError, WorkstreamBundle
 from services.context import estimate_tokens
 from services.diagnostic import Diagnostic
 from services.executor import prompts
-from services.executor.prompt import edit_prompt, fix_prompt
 from services.executor.prompts import FIX_TOKENS_MAX, FIX_TOKENS_MIN, Failure, PromptTemplates, shipped_templates
 from services.executor.prompts.writing import EDIT_LADDER, FIX_LADDER, PLAIN_TEMPLATE
 from swell.prompts import PromptContext, PromptEngine
@@ -106,17 +105,10 @@ def test_what_a_fix_prompt_holds():
 
 
 def test_a_part_of_the_files_replaces_the_scope():
-    for text in (edit_prompt(BUNDLE, "r1", files=["src/lexer.py"]), fixed(files=["src/lexer.py"]).text):
+    for text in (prompts.edit(BUNDLE, "r1", files=["src/lexer.py"]).text, fixed(files=["src/lexer.py"]).text):
         assert "## Files to work on\n\nA part of the workstream's files" in text
         assert "```text\n- src/lexer.py\n```" in text
         assert "- tests/" not in text
-
-
-def test_the_step_is_handed_the_same_texts():
-    failures = [(failure.command, failure.output) for failure in FAILURES]
-    told = fix_prompt(BUNDLE, "r1", step="static", failures=failures, diagnostics=DIAGNOSTICS, earlier=PATCHES)
-    assert told == fixed().text
-    assert edit_prompt(BUNDLE, "r1", tool="codex") == prompts.edit(BUNDLE, "r1", tool="codex").text
 
 
 # Data stays data

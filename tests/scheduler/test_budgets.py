@@ -262,6 +262,17 @@ def test_in_a_run_that_nobody_watches_what_does_not_fit_fails_and_the_rest_is_de
     assert "swell budget set" in next(w.reason for w in run.state.workstreams.values() if w.state == "failed")
 
 
+def test_a_run_is_not_paused_by_the_decision_that_begins_something():
+    """Two retries are due at once, and the money holds one of them."""
+    failed = broken("tool_failed", cost=Cost(nano_usd=0, basis="reported"))
+    script = {("ws-a", "edit"): [failed, paid("t", 30)], ("ws-b", "edit"): [failed, paid("u", 30)]}
+    run = play(2, budget=59, recovery={"retries": 2}, script=script, max_workers=2).until_stuck()
+    for entry in run.facts:
+        kinds = [type(event).__name__ for event in entry.entry.events]
+        assert not ("RunTransitioned" in kinds and "StepScheduled" in kinds and len(kinds) > 2), kinds
+    assert run.state.held == "budget"
+
+
 # Workstreams
 
 

@@ -21,12 +21,20 @@ def test_exact_numbers_come_from_the_log(chunk):
     assert (found.model, found.provider, found.turns) == ("openai/mock-model", "openai", 1)
 
 
-@pytest.mark.parametrize(("name", "error_class"), [("aider_401.txt", "auth"), ("aider_429.txt", "rate_limited")])
+@pytest.mark.parametrize(
+    ("name", "error_class"),
+    [("aider_401.txt", "auth"), ("aider_429.txt", "rate_limited"), ("aider_drop.txt", "network")],
+)
 def test_exit_code_0_hides_no_error(name, error_class):
     for log in (lines(BEGUN, EXIT), b""):
         found = heard(Aider(), stdout=name, file=log, exit_code=0)
         assert found.error_class == error_class
         assert found.usage is None
+
+
+def test_a_model_that_the_log_keeps_to_itself_is_named_by_standard_output():
+    log = lines(BEGUN, answered(main_model="openai/REDACTED"), EXIT)
+    assert heard(Aider(), stdout="aider_ok.txt", file=log).model == "openai/mock-model"
 
 
 @pytest.mark.parametrize(

@@ -99,3 +99,17 @@ def test_what_models_and_tools_write_decides_nothing():
     said = {"type": "item.completed", "item": {"type": "agent_message", "text": fake}}
     printed = {"type": "item.completed", "item": {"type": "command_execution", "aggregated_output": fake * 2}}
     assert codex(lines(said, printed) + captured("codex_ok.ndjson")).error_class == ""
+
+
+def test_a_provider_that_cannot_be_reached_is_not_waited_for_without_end():
+    """It says so at ever longer intervals, and never ends: its last word, unless it goes on after all."""
+    adapter = Codex()
+    adapter.feed(captured("codex_refused.ndjson"))
+    assert adapter.concluded
+    found = adapter.finish(None)
+    assert (found.error_class, found.usage) == ("network", None)
+    assert "waiting for network" in found.message
+    went_on = Codex()
+    went_on.feed(captured("codex_refused.ndjson") + lines({"type": "item.started", "item": {"id": "i", "type": "x"}}))
+    assert not went_on.concluded
+    assert codex(captured("codex_refused.ndjson") + captured("codex_ok.ndjson")).error_class == ""

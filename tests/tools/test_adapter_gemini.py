@@ -89,3 +89,22 @@ def test_a_model_that_prints_an_error_of_the_harness_s_form_decides_nothing():
     fake = '{"error": {"code": 401, "message": "no"}}'
     said = {"type": "message", "role": "assistant", "content": f"\n{{\n{fake}\n}}"}
     assert heard(Gemini(), stdout=lines(said) + captured("gemini_stream-json.out")).error_class == ""
+
+
+def test_the_providers_own_error_stands_as_text_in_the_stream():
+    """Its code is that of the provider; without one the exit code tells the status, modulo 256."""
+    found = heard(Gemini(), stdout="gemini_stream_401.out", exit_code=145)
+    assert (found.error_class, found.provider_status) == ("auth", 401)
+    assert found.message == "Invalid API key provided."
+    assert heard(Gemini(), stdout="gemini_stream_429.out", exit_code=173).error_class == "rate_limited"
+    assert heard(Gemini(), stdout="gemini_stream_drop.out", exit_code=1).error_class == "network"
+    init = {"type": "init", "session_id": "s", "model": "m"}
+    result = {
+        "type": "result",
+        "status": "error",
+        "error": {"type": "unknown", "message": "[API Error: what {is} this]"},
+    }
+    classes = {
+        code: heard(Gemini(), stdout=lines(init, result), exit_code=code).error_class for code in (17, 173, 244, 1)
+    }
+    assert classes == {17: "overloaded", 173: "rate_limited", 244: "server_error", 1: "tool_failed"}

@@ -39,6 +39,9 @@ _events = msgspec.json.Decoder(_Event)
 _counts = msgspec.json.Decoder(Tokens)
 _decimals = msgspec.json.Decoder(Decimal)
 
+_REDACTED: Final = "/REDACTED"
+"""Ends the name of a model in the log that aider keeps to itself."""
+
 _MODEL: Final = re.compile(rb"(?:Main model|Model): (\S{1,200}) with ")
 _ERROR: Final = re.compile(rb"litellm\.(?:exceptions\.)?(\w{0,60}(?:Error|Timeout)): ?(.{0,2000})")
 _REFLECTED: Final = re.compile(rb"Only \d+ reflections allowed, stopping\.")
@@ -69,8 +72,10 @@ _TEXTS: Final[tuple[tuple[str, OutcomeClass], ...]] = (
     ("context length", "context_window"),
     ("context window", "context_window"),
     ("overloaded", "overloaded"),
+    ("exception - connection", "network"),
 )
-"""What the provider's own words say where litellm's name of the error does not: it makes a 401 a BadRequestError."""
+"""What the provider's own words say where litellm's name of the error does not: it makes a 401 a
+BadRequestError, and a connection that broke an InternalServerError ("Connection error.", which aider wraps)."""
 
 
 class Aider:
@@ -151,8 +156,8 @@ class Aider:
             self._ended = True
 
     def _count(self, properties: _Properties) -> None:
-        named = properties.main_model
-        if named and named != "None":
+        named = properties.main_model or ""
+        if named not in {"", "None"} and not named.endswith(_REDACTED):
             self._model = named
         try:
             fresh, output = _counts.decode(properties.prompt_tokens), _counts.decode(properties.completion_tokens)

@@ -7,6 +7,8 @@ What is not obvious, each seen in captured output:
 * `input_tokens` include the cached ones, `output_tokens` the reasoning. The totals are those of the thread so far: the
   last ones count and are never added up; a resumed thread repeats what was used before, which nothing here can tell
   apart, so a profile must not resume.
+* A provider that cannot be reached is waited for without end ("waiting for network", at ever longer intervals): that
+  counts as its last word unless something follows.
 * A refused or failed command or patch ends with exit code 0 and `turn.completed`.
 * Statuses stand in texts only; HTTP 500 reads "experiencing high demand", without one.
 """
@@ -63,6 +65,7 @@ _usages = msgspec.json.Decoder(_Usage)
 
 _STATUS: Final = re.compile(r"(?:unexpected|last) status:? (\d{3})\b")
 _RETRY: Final = "Reconnecting..."
+_WAITING: Final = "Reconnecting... waiting for network"
 _TEXTS: Final[tuple[tuple[str, OutcomeClass], ...]] = (
     ("context window", "context_window"),
     ("usage limit", "usage_limit"),
@@ -91,6 +94,7 @@ class Codex:
         self._events = Events(
             {
                 "thread.started": self._thread,
+                "item.started": self._going_on,
                 "item.completed": self._item,
                 "turn.started": self._turn,
                 "turn.completed": self._complete,
@@ -100,6 +104,7 @@ class Codex:
         )
         self._completed = False
         self._said = ""
+        self._waiting = ""
 
     def feed(self, chunk: bytes, source: Source = "stdout") -> None:
         """More of its standard output."""
@@ -108,14 +113,16 @@ class Codex:
 
     @property
     def concluded(self) -> bool:
-        """Whether its turn has ended."""
-        return self._completed or bool(self._draft.error_class)
+        """Whether its turn has ended, or waits for a network."""
+        return self._completed or bool(self._draft.error_class or self._waiting)
 
     def finish(self, exit_code: int | None) -> Outcome:
         """What it came to; `exit_code` is None when it did not end by itself."""
         self._events.finish()
         draft = self._draft
         draft.note(self._events.complaint)
+        if self._waiting and not draft.error_class and not self._completed:
+            draft.fail("network", self._waiting)
         if self._said and not draft.error_class and not self._completed and exit_code not in {None, 0}:
             self._blame(self._said)
         if exit_code == 0 and not self._completed and not draft.error_class:
@@ -132,7 +139,12 @@ class Codex:
         self._draft.turns += 1
         return True
 
+    def _going_on(self, line: bytes) -> bool:  # noqa: ARG002 - that it works is all there is to it
+        self._waiting = ""
+        return True
+
     def _item(self, line: bytes) -> bool:
+        self._waiting = ""
         event = decoded(line, _items)
         if event is not None and event.item.status == "declined":
             self._draft.deny(event.item.type)
@@ -161,9 +173,12 @@ class Codex:
 
     def _error(self, line: bytes) -> bool:
         event = decoded(line, _errors)
-        if event is not None and not event.message.startswith(_RETRY):
+        if event is None:
+            return False
+        self._waiting = event.message if event.message.startswith(_WAITING) else ""
+        if not event.message.startswith(_RETRY):
             self._said = event.message
-        return event is not None
+        return True
 
     def _fail(self, line: bytes) -> bool:
         event = decoded(line, _failed)

@@ -2,7 +2,8 @@
 
 What is not obvious, each seen in captured output: `output_tokens` and `candidates` are without thoughts, so output is the
 total less the input; on failure standard output is empty, and the error is an object at the very end of standard error,
-after stack traces; exit codes are HTTP statuses modulo 256, so the object decides and not they.
+after stack traces; in a stream the provider's own object stands as text in the result's, as in "[API Error: {…}]"; exit
+codes are HTTP statuses modulo 256, so the object decides, and they only where it names no status.
 """
 
 import re
@@ -81,7 +82,10 @@ _document_stats = msgspec.json.Decoder(_DocumentStats)
 _nested = msgspec.json.Decoder(_Nested)
 
 _EXITS: Final[dict[int, OutcomeClass]] = {41: "auth", 53: "max_turns"}
+_STATUSES: Final = {status % 256: status for status in (400, 401, 403, 404, 429, 500, 502, 503, 504, 529)}
 _RETRY: Final = re.compile(r"retry (?:after|in) (\d{1,9}(?:\.\d{1,9})?) ?s", re.IGNORECASE)
+_BROKEN: Final = re.compile(r"fetch failed|timeout|\A\[API Error: terminated\]", re.IGNORECASE)
+"""A connection that could not be made, or broke while an answer came."""
 _DAILY: Final = re.compile(r"per ?day|daily", re.IGNORECASE)
 
 
@@ -128,6 +132,8 @@ class Gemini:
             self._read_stderr()
         if not draft.error_class and exit_code in _EXITS:
             draft.fail(_EXITS[exit_code], f"it ended with exit code {exit_code}")
+        elif draft.error_class == "tool_failed" and not draft.provider_status and exit_code in _STATUSES:
+            draft.fail(class_of_status(_STATUSES[exit_code]), draft.message, _STATUSES[exit_code])
         if exit_code == 0 and not self._answered and not draft.error_class:
             draft.fail("protocol_error", "it ended without a result, though its exit code says success")
         return draft.conclude()
@@ -202,7 +208,7 @@ class Gemini:
             self._blame(found.error)
 
     def _blame(self, fault: _Fault) -> None:
-        inner = decoded(fault.message.encode(), _nested) if fault.message.startswith("{") else None
+        inner = _inner(fault.message)
         message = inner.error.message if inner is not None else fault.message
         code = fault.code if isinstance(fault.code, int) else 0
         if not code and inner is not None and isinstance(inner.error.code, int):
@@ -212,7 +218,7 @@ class Gemini:
             found = _EXITS[code]
         elif 400 <= code <= 599:
             found = class_of_status(code)
-        elif "fetch failed" in fault.message or "timeout" in fault.message.lower():
+        elif _BROKEN.search(fault.message):
             found = "network"
         if found == "rate_limited" and _DAILY.search(message):
             found = "usage_limit"
@@ -220,3 +226,9 @@ class Gemini:
         wait = _RETRY.search(fault.message)
         if wait is not None:
             self._draft.waits(float(wait[1]))
+
+
+def _inner(message: str) -> _Nested | None:
+    """The provider's error object that stands in the text of the harness's; None where there is none."""
+    start, end = message.find("{"), message.rfind("}")
+    return decoded(message[start : end + 1].encode(), _nested) if 0 <= start < end else None

@@ -1,0 +1,327 @@
+"""A sandbox for tools, by bubblewrap: a tool sees the system read-only, and of ours its own attempt alone.
+
+    system    /usr, /bin, /lib …, /opt, chosen names of /etc, the program and its interpreter     read-only
+    attempt   the worktree, the attempt's scratch folder (home and /tmp in it), its cache folder  writable
+    git       a repository of its own in the scratch folder, over the mirror's objects            objects read-only
+    all else  does not exist
+
+Invariants:
+
+* It is an allow-list: a file that no rule names does not exist inside. What the executor says must stay hidden (its state
+  folder, its credentials) stays hidden even below something that is visible.
+* No ref, no configuration and no index of the mirror is within the tool's reach. Its own git commands see one commit,
+  HEAD; the branches and commits that it makes are gone with the scratch folder.
+* A sandbox is never believed in: `look` has run one, under the same supervisor, before the first tool is.
+
+    SandboxMissingError     a profile insists on a sandbox, and none can be had
+"""
+
+import functools
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from services.executor.output import read_output
+from services.executor.workspace import Workspace, remove
+from services.process import Launch, ProcessError, Supervisor, child_environment
+from services.profiles import Network
+
+PROBE_TIMEOUT_S: Final = 10.0
+PROBE_OUTPUT_BYTES: Final = 4096
+SHARED_MEMORY_BYTES: Final = 64 * 1024 * 1024
+"""The size of /dev/shm inside."""
+
+PATH_FOLDERS_MAX: Final = 100
+OBJECTS: Final = "/run/swell/objects"
+"""Where the mirror's objects are inside."""
+
+_SYSTEM: Final = (
+    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix/store", "/run/current-system",
+)  # fmt: skip
+# No key, no password: /etc/shadow, /etc/ssl/private, host keys and what services keep there are not among them.
+_ETC: Final = (
+    "alternatives", "ca-certificates*", "crypto-policies", "debian_version", "fonts", "gai.conf", "group", "host.conf",
+    "hosts", "inputrc", "java-*", "ld.so.*", "localtime", "login.defs", "magic", "mime.types", "networks",
+    "nsswitch.conf", "os-release", "passwd", "perl", "pki/ca-trust", "pki/tls/*.cnf", "pki/tls/*.pem", "pki/tls/certs",
+    "protocols", "python3*", "resolv.conf", "rpc", "services", "shells", "ssl/*.cnf", "ssl/*.pem", "ssl/certs",
+    "terminfo", "timezone",
+)  # fmt: skip
+_CONFIG: Final = """\
+[core]
+	repositoryformatversion = {version}
+	filemode = true
+	bare = false
+	worktree = {worktree}
+	logallrefupdates = false
+	hooksPath = /dev/null
+[gc]
+	auto = 0
+[maintenance]
+	auto = false
+[user]
+	name = Swell
+	email = swell@invalid
+"""
+_CONFIG_SHA256: Final = "[extensions]\n\tobjectformat = sha256\n"
+_CONTAINED: Final = (
+    "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--die-with-parent", "--new-session",
+    "--cap-drop", "ALL",
+)  # fmt: skip
+
+
+class SandboxMissingError(Exception):
+    """No sandbox can be had for a tool that must have one; the text says why, and what to do."""
+
+
+class Bubblewrap(msgspec.Struct, frozen=True, kw_only=True):
+    """How a sandbox can be had here. `reason` says why it cannot, and what to do; "" when it can."""
+
+    program: str = ""
+    flags: tuple[str, ...] = ()
+    reason: str = ""
+
+
+class Exposure(msgspec.Struct, frozen=True, kw_only=True):
+    """What of this machine is there for every tool, and what for none.
+
+    `readable`: files and folders besides the system's. `hidden`: files and folders that stay hidden wherever they are.
+    """
+
+    readable: tuple[Path, ...] = ()
+    hidden: tuple[Path, ...] = ()
+
+
+async def look(supervisor: Supervisor, folder: Path) -> Bubblewrap:
+    """Finds out by running one whether a sandbox can be had; `folder` is for the outputs of the trial.
+
+    Root needs no user namespace for it where it has all its capabilities, and needs one in most containers.
+    """
+    program = shutil.which("bwrap")
+    if program is None:
+        return Bubblewrap(reason="bubblewrap is not installed: install it (bwrap), or put it on the executor's PATH")
+    said = ""
+    for flags in ((), ("--unshare-user",)):
+        trial = Launch(
+            argv=(program, *flags, *_CONTAINED, *_system(()), "--unshare-net", "--remount-ro", "/", "true"),
+            cwd=Path("/"),
+            env=child_environment(),
+            stdout=folder / "sandbox.out",
+            stderr=folder / "sandbox.err",
+            timeout_s=PROBE_TIMEOUT_S,
+            output_bytes=PROBE_OUTPUT_BYTES,
+            wrapped=True,
+            marker="sandbox/trial/0",
+        )
+        try:
+            ended = await (await supervisor.spawn(trial)).wait()
+        except ProcessError as error:
+            said = str(error)
+            continue
+        if ended.ended_by == "itself" and ended.exit_code == 0:
+            return Bubblewrap(program=program, flags=flags)
+        said = read_output(trial.stderr, PROBE_OUTPUT_BYTES).decode(errors="replace").strip()[-300:]
+    return Bubblewrap(
+        reason=f"bubblewrap cannot work here ({said}): allow user namespaces (kernel.unprivileged_userns_clone, "
+        "AppArmor, seccomp), or give the executor CAP_SYS_ADMIN"
+    )
+
+
+class Sandbox:
+    """What one attempt may see. `confine` puts a tool into it."""
+
+    def __init__(
+        self,
+        bubblewrap: Bubblewrap,
+        exposure: Exposure,
+        *,
+        workspace: Workspace,
+        scratch: Path,
+        cache: Path,
+        setup: Path | None,
+        contained: bool,
+    ) -> None:
+        """`setup` is what the repository's setup made; `contained` that the supervisor works in PID namespaces."""
+        self.bubblewrap = bubblewrap
+        self._exposure = exposure
+        self._workspace = workspace
+        self._scratch = scratch
+        self._cache = cache
+        self._setup = setup
+        self._contained = contained
+
+    @property
+    def hidden(self) -> tuple[Path, ...]:
+        """The executor's own files, which no tool may see."""
+        return self._exposure.hidden
+
+    @property
+    def reason(self) -> str:
+        """Why there is no sandbox; "" when there is one."""
+        return self.bubblewrap.reason
+
+    def confine(self, launch: Launch, *, network: Network, readable: Iterable[Path] = ()) -> Launch:
+        """The same tool inside; `readable` are further files and folders that it sees.
+
+        Raises:
+            ProgramMissingError: by the supervisor, later: the program is left as it is when it cannot be found.
+            SandboxMissingError: there is none, or its repository cannot be made.
+        """
+        if self.reason:
+            raise SandboxMissingError(self.reason)
+        program = _found(launch.argv[0], launch.cwd, launch.env.get("PATH", os.defpath))
+        if program is None:
+            return launch  # the supervisor says so, in the words it has for it
+        try:
+            git = self._repository()
+        except OSError as error:
+            raise SandboxMissingError(f"the sandbox's git folder cannot be made: {error}") from error
+        offline = network == "none" and self._contained
+        outside = [
+            *_of_path(launch.env.get("PATH", os.defpath)),
+            *_of_program(program),
+            *(Path(sys.prefix), Path(sys.base_prefix)),
+            *self._exposure.readable,
+            *readable,
+        ]
+        words = [self.bubblewrap.program, *self.bubblewrap.flags, *_CONTAINED, *_system((self._scratch / "tmp",))]
+        words += [] if network == "all" or offline else ["--unshare-net"]
+        words += _shown(outside)
+        masks, sealed = _hidden([*map(Path, _SYSTEM), *outside], self._exposure.hidden)
+        words += masks
+        own = [self._setup] if self._setup is not None else []
+        words += [word for path in own for word in ("--ro-bind", str(path), str(path))]
+        words += [
+            word for path in (self._workspace.path, self._scratch, self._cache) for word in ("--bind", *[str(path)] * 2)
+        ]
+        words += git
+        words += [word for path in (*sealed, "/") for word in ("--remount-ro", str(path))]
+        words += ["--chdir", str(launch.cwd), "--", *launch.argv]
+        return msgspec.structs.replace(launch, argv=tuple(words), wrapped=True, offline=offline)
+
+    def _repository(self) -> list[str]:
+        """Makes a repository of the tool's own, once for an attempt; the mounts that put it in place of the worktree's."""
+        folder, link = self._scratch / "git", self._workspace.path / ".git"
+        mirror = self._workspace.mirror.folder
+        if not folder.is_dir():
+            for name in ("objects/info", "objects/pack", "refs/heads", "refs/tags", "info"):
+                (folder / name).mkdir(parents=True)
+            sha256 = len(self._workspace.commit) == 64
+            config = _CONFIG.format(version=int(sha256), worktree=self._workspace.path)
+            (folder / "config").write_text(config + (_CONFIG_SHA256 if sha256 else ""))
+            (folder / "HEAD").write_text(f"{self._workspace.commit}\n")
+            (folder / "objects/info/alternates").write_text(f"{OBJECTS}\n")
+            shutil.copy2(self._workspace.index, folder / "index")  # with its time, see services/executor/workspace.py
+        pointer = self._scratch / "git.link"
+        pointer.unlink(missing_ok=True)
+        pointer.write_text(f"gitdir: {folder}\n")
+        if not link.exists() or not stat.S_ISREG(link.lstat().st_mode):
+            if os.path.lexists(link):
+                remove(link)
+            link.touch()
+        return ["--ro-bind", str(mirror / "objects"), OBJECTS, "--ro-bind", str(pointer), str(link)]
+
+
+def _system(temporary: Sequence[Path]) -> Iterator[str]:
+    """The system, read-only, with a /proc and a /dev of its own; `temporary` is what /tmp is there, if there is one."""
+    for name in _SYSTEM:
+        path = Path(name)
+        if path.is_symlink():
+            yield from ("--symlink", str(path.readlink()), name)
+        elif path.exists():
+            yield from ("--ro-bind", name, name)
+    for name in _settings():
+        yield from ("--ro-bind-try", name, name)
+    yield from ("--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev")
+    yield from ("--size", str(SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm")  # noqa: S108 - a mount inside
+    for path in temporary:
+        yield from ("--bind", str(path), "/tmp", "--symlink", "../tmp", "/var/tmp")  # noqa: S108 - as above
+
+
+@functools.cache
+def _settings() -> tuple[str, ...]:
+    """What of /etc is there for everybody to read; one that is a link to something unlisted is shown all the same."""
+    return tuple(str(path) for pattern in _ETC for path in sorted(Path("/etc").glob(pattern)) if path.exists())
+
+
+def _shown(paths: Sequence[Path]) -> Iterator[str]:
+    """Mounts for what is not below another one of them, or of the system."""
+    done = [Path(name) for name in _SYSTEM]
+    for path in paths:
+        if _is_there(path) and not any(path.is_relative_to(other) for other in done):
+            done.append(path)
+            yield from ("--ro-bind", str(path), str(path))
+
+
+def _hidden(visible: Sequence[Path], hidden: Sequence[Path]) -> tuple[list[str], list[Path]]:
+    """Mounts over what must stay hidden, and which of these are to be made read-only once everything stands.
+
+    By where things really are: another name of a hidden folder shows no more than its first.
+    """
+    words: list[str] = []
+    sealed: list[Path] = []
+    roots = [(path, Path(os.path.realpath(path))) for path in visible if _is_there(path)]
+    for target in hidden:
+        if not _is_there(target):
+            continue
+        real = Path(os.path.realpath(target))
+        for path, root in roots:
+            if real.is_relative_to(root):
+                at = path / real.relative_to(root)
+                if real.is_dir():
+                    words += ["--tmpfs", str(at)]
+                    sealed.append(at)
+                else:
+                    words += ["--ro-bind", "/dev/null", str(at)]
+    return words, sealed
+
+
+def _is_there(path: Path) -> bool:
+    """Whether it exists, as far as we may know."""
+    return os.path.exists(path)  # noqa: PTH110 - pathlib raises an error where we may not look
+
+
+def _found(name: str, cwd: Path, search: str) -> Path | None:
+    """The program's file, as the supervisor finds it."""
+    places = [cwd / name] if "/" in name else [cwd / folder / name for folder in search.split(os.pathsep) if folder]
+    for path in places:
+        if os.access(path, os.X_OK) and not os.path.isdir(path):  # noqa: PTH112 - as below
+            return path
+    return None
+
+
+def _of_path(search: str) -> Iterator[Path]:
+    """The folders of a PATH; where one is the `bin` of an installation of its own, all of that, for it needs the rest.
+
+    Never a whole home folder, nor one that begins with a dot, such as `.local` and `.cargo`: people keep keys there.
+    """
+    for folder in [Path(name) for name in search.split(os.pathsep) if name.startswith("/")][:PATH_FOLDERS_MAX]:
+        yield _installation(folder) if folder.name in {"bin", "sbin"} else folder
+
+
+def _installation(folder: Path) -> Path:
+    prefix = folder.parent
+    home = os.path.expanduser("~")  # noqa: PTH111 - pathlib raises an error where there is none
+    is_home = prefix.parent in {Path("/"), Path("/home")} or str(prefix) == home
+    return folder if is_home or prefix.name.startswith(".") else prefix
+
+
+def _of_program(program: Path) -> Iterator[Path]:
+    """What a program needs that is not on the PATH: where its links lead, and for a Python environment its Python."""
+    yield program
+    real = Path(os.path.realpath(program))
+    yield real
+    for parent in real.parents:
+        if parent.name == "node_modules" and "node_modules" not in parent.parent.parts:
+            yield parent
+        if os.path.isfile(parent / "pyvenv.cfg"):  # noqa: PTH113 - false, not an error, where we may not look
+            yield parent
+            for python in (parent / "bin").glob("python*"):
+                yield _installation(Path(os.path.realpath(python)).parent)
+    if real.parent.name == "bin":
+        yield _installation(real.parent)
