@@ -25,6 +25,7 @@ NUMBER_MAX = 2**53
 TIMEOUT_S_MAX = 30 * 86_400.0
 GRACE_S_MAX = 60.0
 COST_CAP_USD_MAX = 10_000.0
+COST_CAP_USD_MIN = 0.000_001
 FALLBACKS_MAX = 10
 HOME_FILES_MAX = 20
 POINTER_STEPS_MAX = 20
@@ -226,8 +227,8 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         report: its findings, for a checker.
         secrets: variables whose values are secret, each by reference: "env:NAME", a variable of the executor's, or
             "file:PATH", an absolute path whose content it is. Resolved when the tool is started, never kept.
-        sandbox: "bwrap" runs it in a sandbox or not at all; "auto" in one where it can be had. None: "auto" for the type
-            "ai", else "none". See docs/sandbox.md.
+        sandbox: "bwrap" runs it in a sandbox or not at all; "auto" in one where it can be had. None: "none". See
+            docs/sandbox.md.
         sandbox_read: further files and folders that it sees in a sandbox, read-only; absolute, placeholders allowed.
         args_in_sandbox: arguments that are others inside a sandbox, such as those that switch off the tool's own, which
             mostly cannot be made inside of another.
@@ -305,8 +306,10 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 )
 
     def _check_cost_cap(self) -> None:
-        if self.cost_cap_usd is not None and not (0 <= self.cost_cap_usd <= COST_CAP_USD_MAX):
-            raise ValueError(f"cost_cap_usd is {self.cost_cap_usd}; use dollars from 0 to {COST_CAP_USD_MAX}")
+        if self.cost_cap_usd is not None and not (COST_CAP_USD_MIN <= self.cost_cap_usd <= COST_CAP_USD_MAX):
+            raise ValueError(
+                f"cost_cap_usd is {self.cost_cap_usd}; use dollars from {COST_CAP_USD_MIN:f} to {COST_CAP_USD_MAX}"
+            )
         if self.cost_cap_usd is not None and self.type != "ai":
             raise ValueError(f'cost_cap_usd is given, but type is {self.type}; set type to "ai", or drop it')
 
@@ -347,7 +350,7 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     @property
     def sandboxing(self) -> Sandboxing:
         """Whether it runs in a sandbox, with the default filled in."""
-        return self.sandbox or ("auto" if self.type == "ai" else "none")
+        return self.sandbox or "none"
 
     @property
     def reach(self) -> Network:

@@ -79,6 +79,10 @@ class SandboxMissingError(Exception):
     """No sandbox can be had for a tool that must have one; the text says why, and what to do."""
 
 
+class SandboxBrokenError(Exception):
+    """There are sandboxes here, and the one of this attempt cannot be made: its tool must not run without."""
+
+
 class Bubblewrap(msgspec.Struct, frozen=True, kw_only=True):
     """How a sandbox can be had here. `reason` says why it cannot, and what to do; "" when it can."""
 
@@ -106,13 +110,14 @@ async def look(supervisor: Supervisor, folder: Path) -> Bubblewrap:
     if program is None:
         return Bubblewrap(reason="bubblewrap is not installed: install it (bwrap), or put it on the executor's PATH")
     said = ""
+    out, err = folder / "sandbox.out", folder / "sandbox.err"
     for flags in ((), ("--unshare-user",)):
         trial = Launch(
             argv=(program, *flags, *_CONTAINED, *_system(()), "--unshare-net", "--remount-ro", "/", "true"),
             cwd=Path("/"),
             env=child_environment(),
-            stdout=folder / "sandbox.out",
-            stderr=folder / "sandbox.err",
+            stdout=out,
+            stderr=err,
             timeout_s=PROBE_TIMEOUT_S,
             output_bytes=PROBE_OUTPUT_BYTES,
             wrapped=True,
@@ -120,12 +125,15 @@ async def look(supervisor: Supervisor, folder: Path) -> Bubblewrap:
         )
         try:
             ended = await (await supervisor.spawn(trial)).wait()
+            said = read_output(err, PROBE_OUTPUT_BYTES).decode(errors="replace").strip()[-300:]
         except ProcessError as error:
             said = str(error)
             continue
+        finally:
+            out.unlink(missing_ok=True)
+            err.unlink(missing_ok=True)
         if ended.ended_by == "itself" and ended.exit_code == 0:
             return Bubblewrap(program=program, flags=flags)
-        said = read_output(trial.stderr, PROBE_OUTPUT_BYTES).decode(errors="replace").strip()[-300:]
     return Bubblewrap(
         reason=f"bubblewrap cannot work here ({said}): allow user namespaces (kernel.unprivileged_userns_clone, "
         "AppArmor, seccomp), or give the executor CAP_SYS_ADMIN"
@@ -170,7 +178,8 @@ class Sandbox:
 
         Raises:
             ProgramMissingError: by the supervisor, later: the program is left as it is when it cannot be found.
-            SandboxMissingError: there is none, or its repository cannot be made.
+            SandboxMissingError: there is none.
+            SandboxBrokenError: there are, and its repository cannot be made.
         """
         if self.reason:
             raise SandboxMissingError(self.reason)
@@ -180,7 +189,7 @@ class Sandbox:
         try:
             git = self._repository()
         except OSError as error:
-            raise SandboxMissingError(f"the sandbox's git folder cannot be made: {error}") from error
+            raise SandboxBrokenError(f"the sandbox's git folder cannot be made: {error}") from error
         offline = network == "none" and self._contained
         outside = [
             *_of_path(launch.env.get("PATH", os.defpath)),
@@ -237,7 +246,8 @@ def _system(temporary: Sequence[Path]) -> Iterator[str]:
             yield from ("--ro-bind", name, name)
     for name in _settings():
         yield from ("--ro-bind-try", name, name)
-    yield from ("--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev")
+    # bwrap leaves /proc/sys to the kernel, which lets user 0 write settings of the whole machine there.
+    yield from ("--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev", "--remount-ro", "/dev")
     yield from ("--size", str(SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm")  # noqa: S108 - a mount inside
     for path in temporary:
         yield from ("--bind", str(path), "/tmp", "--symlink", "../tmp", "/var/tmp")  # noqa: S108 - as above

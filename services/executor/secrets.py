@@ -42,10 +42,13 @@ HELD_BYTES: Final = 4096
 KEY_BLOCK_BYTES: Final = 16 * 1024
 MASK: Final = b"[secret]"
 
-_PUBLIC: Final = re.compile(
-    r"(?:\A|_)(?:BASE|DIR|ENDPOINT|FILE|HOST|LOCATION|MODEL|PATH|PORT|PROJECT|PROXY|REGION|URL|VERSION)\Z"
+_SECRET_NAME: Final = re.compile(
+    r"KEY|TOKEN|SECRET|PASS(?:WORD|WD|PHRASE)?(?:\Z|_)|PWD\Z|CREDENTIAL|AUTH|COOKIE|PRIVATE|SIGNATURE|(?:\A|_)PAT\Z",
+    re.IGNORECASE,
 )
-"""Variables by whose name the value is no secret, unless it is an address with a password."""
+_NOT_ITSELF: Final = re.compile(r"_(?:DIR|ENDPOINT|FILE|HOST|ID|MODEL|NAME|PATH|PORT|SOCK|URL)\Z", re.IGNORECASE)
+"""Variables whose value is a secret by their name: not one that only says where it is. A value that is an address with a
+password is one, whatever the name; any other ordinary value would make ordinary work look like a leak."""
 
 _TOKEN: Final = rb"[A-Za-z0-9_-]"
 _SHAPES: Final = tuple(
@@ -103,7 +106,8 @@ def gathered(profiles: Iterable[ToolProfile], hidden: Sequence[Path] = ()) -> "S
     for profile in profiles:
         for name in profile.env_allow:
             value = os.environ.get(name, "")
-            if not _PUBLIC.search(name) or _ADDRESS.search(os.fsencode(value)):
+            named = _SECRET_NAME.search(name) and not _NOT_ITSELF.search(name)
+            if named or _ADDRESS.search(os.fsencode(value)):
                 values[value] = None
         for name, reference in profile.secrets.items():
             try:
@@ -192,6 +196,14 @@ class Secrets:
         if b"\n[swell: " in data and self._forms:
             data = self._mended(data)
         return _shapeless(data)
+
+    def mask_known(self, text: str) -> str:
+        """The text without the known secrets; what only looks like one is left: it may be the code that is talked about."""
+        data = text.encode("utf-8", "surrogateescape")
+        masked = data
+        for form in self._forms:
+            masked = masked.replace(form, MASK)
+        return text if masked == data else masked.decode("utf-8", "replace")
 
     def mask_text(self, text: str) -> str:
         """The same for text."""

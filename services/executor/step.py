@@ -63,6 +63,9 @@ from services.wire import live_subject
 
 log = structlog.get_logger()
 
+ARGUMENT_BYTES_MAX: Final = 120 * 1024
+"""The kernel takes 128 KiB for one argument."""
+
 FILES_NAMED_MAX = 200
 FILES_NAMED_CHARS = 12_000
 FILES_EXPANDED_MAX = 2_000
@@ -213,6 +216,7 @@ class Steps:
         """
         started = time.monotonic()
         secrets = Secrets(())
+        attempt: _Attempt | None = None
         try:
             attempt = await self._attempt(command)
             secrets = attempt.secrets
@@ -230,6 +234,8 @@ class Steps:
             if not _says_full(error):
                 log.error("step.failed", run=command.run, workstream=command.step.workstream, exc_info=error)
             result = StepFinished(ok=False, error_class="workspace_error", message=self._explained(error))
+        if result.cost is None and command.step.cap is not None:
+            result = _free(result) if attempt is None else attempt.accounted(result)
         result = redacted(result, secrets)
         if result.error_class in _BLAMED_ON_TOOLS and self._disk_is_full():
             message = f"{self._full} ({result.message})"[:MESSAGE_CHARS]
@@ -302,6 +308,8 @@ class _Attempt:
         self.marker = f"{command.run}/{command.step.workstream}/{command.step.attempt}"
         self.workstream = command.step.on_behalf or command.step.workstream
         self.secrets = gathered(self.spec.profiles.values(), steps.config.exposure.hidden)
+        self.outcome: Outcome | None = None
+        """What its AI tool came to, once it has ended: whatever goes wrong afterwards, it is paid for."""
         self._tools: list[Tool] = []
         self._leaked = False
         self._kept: StepFinished | None = None
@@ -324,10 +332,18 @@ class _Attempt:
             case _:
                 assert_never(self.step.step)
 
+    def accounted(self, result: StepFinished) -> StepFinished:
+        """The result with what the attempt has cost, as far as that is known: nothing, where no tool was started."""
+        if not self._tools:
+            return _free(result)
+        return result if self.outcome is None else self._with_outcome(result, self.outcome)
+
     def stopped(self) -> Stopped:
         """What is to be said when it did not come to its end. Every tool it started is dead then."""
         ends = [tool.ended.result() for tool in self._tools if tool.ended.done()]
         kept = None if self._kept is None else redacted(self._kept, self.secrets)
+        if kept is None and self.step.cap is not None and not self._tools:
+            kept = _free(StepFinished(ok=False))
         return Stopped(sum(1 + ended.survivors for ended in ends if ended.ended_by != "itself"), kept, self._whole)
 
     # Folders, values and environments
@@ -463,11 +479,13 @@ class _Attempt:
     async def _keep(self, role: str, data: bytes) -> list[Artifact]:
         return [await self.steps.artifacts.put(role, data)] if data else []
 
-    async def _bundle(self, commit: str, scratch: Path) -> Artifact:
-        target = scratch / "snapshot.bundle"
+    async def _bundle(self, commit: str) -> Artifact:
         ref = attempt_ref(*self.key)
-        await self.repository.mirror.export_bundle(self.spec.repository.base_commit, commit, ref, target)
-        return await self.steps.artifacts.put("bundle", await asyncio.to_thread(target.read_bytes))
+        # In a folder that no tool has seen: a link that one left in its own would lead git anywhere.
+        with tempfile.TemporaryDirectory(prefix="bundle-", dir=self.steps.config.root / "scratch") as folder:
+            target = Path(folder) / "snapshot.bundle"
+            await self.repository.mirror.export_bundle(self.spec.repository.base_commit, commit, ref, target)
+            return await self.steps.artifacts.put("bundle", await asyncio.to_thread(target.read_bytes))
 
     # EDIT and FIX
 
@@ -487,6 +505,12 @@ class _Attempt:
             first = self._first_files(told)
             context = await self._context(workspace, scratch, self._own(), [profile], fix=fix, priority=first)
             prompt = self._prompt(tool, context["files"], told, first)
+            if "prompt" in placeholders(profile, fix=fix) and len(prompt.encode()) > ARGUMENT_BYTES_MAX:
+                raise _Failed(
+                    "context_window",
+                    f"the prompt is {len(prompt.encode())} bytes, and {profile.command} takes it as an argument, which holds "
+                    f"{ARGUMENT_BYTES_MAX}: give it by {{prompt_file}} or stdin in its profile, or split the workstream",
+                )
             (scratch / "prompt.md").write_text(prompt)
             context |= {"prompt": prompt, "prompt_file": str(scratch / "prompt.md")}
             if told is not None:
@@ -499,9 +523,9 @@ class _Attempt:
                 async with listening, self._live(scratch):
                     invocation = await self._invoke(profile, context, workspace, scratch, setup, listening, fix=fix)
                 self._lingered = listening.lingered
+                self.outcome = listening.outcome(invocation.exit)
                 result = await self._worked(workspace, checks, scratch, await keeping)
-                outcome = listening.outcome(invocation.exit)
-                return self._judged_work(result, invocation, outcome, profile, checks, scratch)
+                return self._judged_work(result, invocation, self.outcome, profile, checks, scratch)
             except asyncio.CancelledError:
                 if len(self._tools) > others:
                     await self._keep_work(workspace, checks, scratch, keeping)
@@ -548,10 +572,12 @@ class _Attempt:
             if leaks:
                 return await self._quarantined(taken, leaks, changes, kept)
             names = "".join(f"{change.status}\t{change.path}\n" for change in changes)
-            artifacts = await asyncio.gather(self._keep("patch", patch.content), self._keep("names", names.encode()))
+            # A line that is taken out stands in the patch as well: one with a secret is not told, its tree is.
+            told_patch = b"" if self.secrets.holds(patch.content) else patch.content
+            artifacts = await asyncio.gather(self._keep("patch", told_patch), self._keep("names", names.encode()))
             kept += [*artifacts[0], *artifacts[1]]
             if taken.changed:
-                bundled = await self._bundle(taken.commit, scratch)
+                bundled = await self._bundle(taken.commit)
                 kept.append(bundled)
             violations = await self._violations(changes, taken)
             files = [change.path for change in changes]
@@ -826,7 +852,7 @@ class _Attempt:
                 f"the prompt would be about {prompt.estimate} tokens, over the limit of {prompt.limit}: shorten the tasks, "
                 "hints and acceptance tests of the bundle, or split the workstream",
             )
-        return self.secrets.mask_text(prompt.text)
+        return self.secrets.mask_known(prompt.text)
 
     async def _told(self, scratch: Path) -> dict[str, Any]:
         """The diagnostics file of a FIX attempt: what failed, and what was tried before."""
@@ -1019,8 +1045,7 @@ class _Attempt:
             attempt=self.step.attempt,
             time_ns=self.command.scheduled_ns,
         )
-        async with self._scratch() as scratch:
-            bundled = await self._bundle(commit, scratch)
+        bundled = await self._bundle(commit)
         return StepFinished(
             ok=True,
             changed=True,
@@ -1110,6 +1135,11 @@ def _ended_itself(invocation: Invocation) -> bool:
 
 
 _SCRATCH_FOLDERS = ("home", "tmp")
+
+
+def _free(result: StepFinished) -> StepFinished:
+    """An attempt that has started no tool has cost nothing."""
+    return msgspec.structs.replace(result, cost=Cost(nano_usd=0, basis="list"))
 
 
 def _emptied(folder: Path) -> bool:

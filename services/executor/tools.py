@@ -25,7 +25,7 @@ import msgspec
 from services.executor.adapters import adapter_of, file_of
 from services.executor.adapters.source import Source
 from services.executor.output import read_output
-from services.executor.sandbox import Sandbox, SandboxMissingError
+from services.executor.sandbox import Sandbox, SandboxBrokenError, SandboxMissingError
 from services.executor.secrets import SecretMissingError, gathered, resolved
 from services.git import Git, GitError, text
 from services.outcome import Outcome
@@ -157,6 +157,8 @@ async def invoke(
         if profile.sandboxing == "bwrap":
             return refused("sandbox_missing", error)
         unconfined = str(error)
+    except SandboxBrokenError as error:
+        return refused("spawn_failed", error)
     try:
         tool = await supervisor.spawn(launch)
     except ProgramMissingError as error:

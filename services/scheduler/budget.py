@@ -209,12 +209,8 @@ def refusal(book: Book, draw: Draw, promised: Mapping[str, int] | None = None) -
     """Why the draw cannot be accepted now, None if it can; of several reasons one that waiting does not help goes first.
 
     `promised` is what each account has promised besides, to draws that are decided on and not folded yet.
-
-    A draw of nothing, of an attempt that is stopped at its cap, is always accepted: it cannot spend.
     """
     cap = max(draw.cap_nano, 0)
-    if cap == 0 and draw.cap == "enforced":
-        return None
     full: Refusal | None = None
     for key in draw.accounts:
         budget = book.budget_of(key)

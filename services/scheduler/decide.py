@@ -65,7 +65,16 @@ from services.events import (
 from services.plan import clash
 from services.profiles import ToolProfile, placeholders
 from services.scheduler.breaker import BreakerConfig, decide
-from services.scheduler.budget import Refusal, account_of, nano_of, notices, refusal, run_account, usd_text
+from services.scheduler.budget import (
+    NANO_USD_MAX,
+    Refusal,
+    account_of,
+    nano_of,
+    notices,
+    refusal,
+    run_account,
+    usd_text,
+)
 from services.scheduler.fleet import Barrier, Fleet, Want, barrier
 from services.scheduler.recovery import Choice, RecoveryConfig, Used, choose
 from services.scheduler.state import (
@@ -218,8 +227,8 @@ def _budget_notices(run: RunState) -> Iterator[Decision]:
         reached = BudgetReached(
             threshold=notice.kind,
             limit_nano=notice.limit_nano,
-            spent_nano=notice.spent_nano,
-            reserved_nano=notice.reserved_nano,
+            spent_nano=min(notice.spent_nano, NANO_USD_MAX),
+            reserved_nano=min(notice.reserved_nano, NANO_USD_MAX),
             mode=notice.mode,
             workstream=notice.account.removeprefix(prefix) if notice.account.startswith(prefix) else "",
         )
@@ -593,7 +602,7 @@ def _finish(run: RunState, state: RunStatus, reason: str) -> Decision:
         failed=counts.get("failed", 0),
         blocked=counts.get("blocked", 0),
         cancelled=counts.get("cancelled", 0),
-        spent_nano=account.spent_nano if account is not None else 0,
+        spent_nano=min(account.spent_nano, NANO_USD_MAX) if account is not None else 0,
     )
     return Decision([event], final=True)
 
@@ -913,7 +922,7 @@ class _Deciding:
             capped = msgspec.structs.replace(step, cap="none", cap_nano=0)
         else:
             held = "max_cost_usd" in placeholders(profile, fix=step.step == "fix")
-            cap_nano = nano_of(profile.cost_cap_usd)
+            cap_nano = min(nano_of(profile.cost_cap_usd), self._limit_nano(step.workstream))
             capped = msgspec.structs.replace(step, cap="enforced" if held else "soft", cap_nano=cap_nano)
         draw = draw_of(self.run.run, capped)
         refused = refusal(self.run.book, draw, self.promised)
@@ -925,13 +934,27 @@ class _Deciding:
             self.promised[account] = self.promised.get(account, 0) + draw.cap_nano
         return capped
 
+    def _limit_nano(self, workstream: str) -> int:
+        """What an attempt may cost at most, whatever its tool may: all that its workstream and its run may."""
+        accounts = (run_account(self.run.run), account_of(self.run.run, workstream))
+        budgets = [self.run.book.budget_of(name) for name in accounts]
+        limits = [budget.limit_nano for budget in budgets if budget is not None and budget.mode == "halt"]
+        return min(limits, default=NANO_USD_MAX)
+
     def _routed(self, workstream: Workstream, step: StepScheduled) -> tuple[StepScheduled, Barrier | Refusal | None]:
         """The step with a tool that can be used now, and its cap; else what stands before the one it should use."""
-        step, found = self._unheld(workstream, step)
+        wanted, found = self._unheld(workstream, step)
         if found is not None:
-            return step, found
-        afforded = self._afforded(step)
-        return (step, afforded) if isinstance(afforded, Refusal) else (afforded, None)
+            return wanted, found
+        before = self.broke
+        afforded = self._afforded(wanted)
+        if not isinstance(afforded, Refusal):
+            return afforded, None
+        held = self._unheld(workstream, step, fallbacks=False)
+        if held[1] is not None:  # the one that would stand in is too dear: wait for the other one
+            self.broke = before
+            return held
+        return wanted, afforded
 
     def _is_final(self, refused: Refusal) -> bool:
         """Whether the step is given up: neither waiting nor another budget of the run helps, or nobody is there to give one."""
@@ -940,7 +963,9 @@ class _Deciding:
         watched = self.options.review == "wait" and not (self.options.fail_fast or self.options.stepwise)
         return refused.reason == "uncapped" or refused.account != run_account(self.run.run) or not watched
 
-    def _unheld(self, workstream: Workstream, step: StepScheduled) -> tuple[StepScheduled, Barrier | None]:
+    def _unheld(
+        self, workstream: Workstream, step: StepScheduled, *, fallbacks: bool = True
+    ) -> tuple[StepScheduled, Barrier | None]:
         """The step with a tool that no breaker and no pause holds back; else what does."""
         if not step.tool or step.dry_run:
             return step, None
@@ -956,7 +981,7 @@ class _Deciding:
         policy = self.run.recovery or RecoveryConfig()
         if found.limited and "fallback_tool" not in policy.strategies(found.limited):
             return msgspec.structs.replace(step, tool=wanted, reason=""), found  # another one may be dearer
-        for other in _fallbacks(self.definitions, workstream, step.step):
+        for other in _fallbacks(self.definitions, workstream, step.step) if fallbacks else ():
             if other != wanted and before(other) is None:
                 reason = f"{found.reason}; {other} does it"
                 return msgspec.structs.replace(step, tool=other, reason=reason[:REASON_MAX]), None
@@ -1230,6 +1255,10 @@ class _Deciding:
             if workstream.delayed is not None:
                 continue
             draft = _Draft(workstream)
+            if draft.state in TERMINAL_WORKSTREAM:
+                self._answer(draft, ok=False, reason=f"{workstream.id} is {draft.state}")
+                yield draft.decision()
+                continue
             if draft.state == "pending":
                 draft.move("ready", "asked for")
             latest = self._latest(workstream)

@@ -293,7 +293,7 @@ def _refused(fleet: Fleet, run: str, time_ns: int, attempt: StepScheduled, event
     provider = fleet.providers.get(attempt.tool, "")
     name = PROVIDER + provider if provider else attempt.tool
     breaker = fleet.breakers.setdefault(name, ToolBreaker(tool=name))
-    asked_ns = max(event.resets_at_ns, time_ns + int(event.retry_after_s * _SECOND_NS))
+    asked_ns = max(event.resets_at_ns, time_ns + int(min(event.retry_after_s, DELAY_S_MAX) * _SECOND_NS))
     breaker.limited_until_ns = max(breaker.limited_until_ns, asked_ns)
     breaker.failures += 1
     breaker.error_class = event.error_class or "unknown"

@@ -560,9 +560,10 @@ def _answer(run: RunState, event: RequestAnswered) -> None:
     if event.answer == "done":
         for workstream in run.workstreams.values():
             if workstream.goal is not None and workstream.goal.request_id == event.request_id:
-                workstream.goal = workstream.closed = None
+                workstream.goal = workstream.closed = workstream.delayed = None
                 workstream.losses = 0
                 run.agenda.discard(workstream.id)
+                run.delayed.discard(workstream.id)
 
 
 def _transition(run: RunState, event: WorkstreamTransitioned) -> None:

@@ -100,6 +100,13 @@ async def test_a_write_outside_the_worktree_is_refused(boxed, tmp_path, target):
     assert not Path(path).exists()  # noqa: ASYNC240 - the loop has nothing else to do
 
 
+@pytest.mark.parametrize("setting", ["kernel/core_pattern", "vm/overcommit_memory"])
+async def test_settings_of_the_machine_cannot_be_written(boxed, tmp_path, setting):
+    """Root without any capability could: a core pattern is a command that the kernel runs as root."""
+    script = f"cat /proc/sys/{setting} > v; (cat v > /proc/sys/{setting}) 2>/dev/null && echo written > a.txt || echo refused > a.txt; rm v"
+    assert await found(boxed, Run(tmp_path, {"tool": inside(script)})) == "refused"
+
+
 async def test_home_scratch_and_temporary_folder_are_its_own_and_writable(boxed, tmp_path):
     script = 'set -e; touch "$HOME/x" "$TMPDIR/x" /tmp/y /var/tmp/z "$1/x" "$SWELL_CACHE_DIR/x" /dev/shm/x; ls /tmp > a.txt; id -u >> a.txt'
     run = Run(tmp_path, {"tool": inside(script, "{scratch}")})
@@ -140,7 +147,7 @@ async def test_programs_in_a_home_folder_are_brought_along_with_what_they_need(b
 
 
 async def test_a_program_that_is_not_there_is_missing_inside_as_outside(bench, tmp_path):
-    run = Run(tmp_path, {"tool": ToolProfile(command="no-such-program", type="ai")})
+    run = Run(tmp_path, {"tool": ToolProfile(command="no-such-program", type="ai", sandbox="auto")})
     done = await bench.do(run)
     assert (done.error_class, "no-such-program is in no folder" in done.message) == ("tool_missing", True)
 
@@ -367,7 +374,10 @@ async def test_exit_codes_signals_and_silence_are_seen_through_the_sandbox(boxed
 
 async def test_without_one_auto_goes_on_and_says_so_and_bwrap_does_not(bench, tmp_path):
     bench.steps.bubblewrap = Bubblewrap(reason="bubblewrap is not installed: install it")
-    run = Run(tmp_path, {"tool": sh(APPEND, type="ai"), "must": sh(APPEND, sandbox="bwrap"), "plain": sh(APPEND)})
+    run = Run(
+        tmp_path,
+        {"tool": sh(APPEND, type="ai", sandbox="auto"), "must": sh(APPEND, sandbox="bwrap"), "plain": sh(APPEND)},
+    )
     done = await bench.do(run)
     assert (done.ok, done.message) == (True, "it ran without a sandbox: bubblewrap is not installed: install it")
     refused = await bench.do(run, tool="must")

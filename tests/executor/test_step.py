@@ -11,6 +11,7 @@ from executor_rig import Bench, Run, git, processes, sh, until
 
 from services.artifacts import Artifacts
 from services.events import FixInput, Snapshot
+from services.outcome import Cost
 from services.profiles import ToolProfile
 
 APPEND = 'echo new >> "$1"'
@@ -362,3 +363,43 @@ async def test_python_is_the_interpreter_that_runs_us(bench, tmp_path):
     )
     done = await bench.do(run)
     assert bench.content(run, done.snapshot, "a.txt") == sys.executable
+
+
+# What an attempt leaves for us to trip over, and what it costs
+
+
+async def test_a_link_that_a_tool_leaves_where_we_write_leads_nowhere(bench, tmp_path):
+    """The commit's bundle is written by us, who may write anywhere."""
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    leave = sh(f'echo x >> a.txt; ln -sf "{outside}" "$1/snapshot.bundle"; mkdir -p "$1/snapshot.bundle.lock"', "{scratch}")
+    done = await bench.do(Run(tmp_path, {"tool": leave}))
+    assert done.ok, done.message
+    assert outside.read_text() == "mine"
+
+
+async def test_an_attempt_that_started_no_tool_has_cost_nothing(bench, tmp_path):
+    missing = ToolProfile(command="no-such-program", type="ai", cost_cap_usd=1.0)
+    done = await bench.do(Run(tmp_path, {"tool": missing}), cap="soft", cap_nano=10**9)
+    assert (done.error_class, done.cost) == ("tool_missing", Cost(nano_usd=0, basis="list"))
+    silent = sh(APPEND, type="ai", cost_cap_usd=1.0)
+    done = await bench.do(Run(tmp_path, {"tool": silent}), cap="soft", cap_nano=10**9)
+    assert (done.ok, done.cost) == (True, None)
+
+
+async def test_a_prompt_that_no_argument_holds_is_too_large(bench, tmp_path):
+    profile = sh(APPEND, "{prompt}")
+    done = await bench.do(Run(tmp_path, {"tool": profile}, tasks=tuple("ж" * 1000 for _ in range(70))))
+    assert done.error_class == "context_window"
+    assert "prompt_file" in done.message
+
+
+async def test_an_ordinary_value_of_the_environment_is_no_secret(bench, tmp_path, monkeypatch):
+    """Else ordinary work that contains it would be held back."""
+    monkeypatch.setenv("NODE_ENV", "production")
+    monkeypatch.setenv("SERVICE_API_KEY", "hush-hush-hush-1234")
+    run = Run(tmp_path, {"tool": sh("echo production >> a.txt", env_allow=("NODE_ENV", "SERVICE_API_KEY"))})
+    assert (await bench.do(run)).ok
+    leak = Run(tmp_path, {"tool": sh('echo "$SERVICE_API_KEY" >> a.txt', env_allow=("SERVICE_API_KEY",))})
+    done = await bench.do(leak)
+    assert (done.error_class, done.snapshot) == ("scope_violation", None)

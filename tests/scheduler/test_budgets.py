@@ -20,7 +20,8 @@ from services.events import (
 )
 from services.outcome import Cost, Usage
 from services.profiles import ToolProfile
-from services.scheduler.budget import run_account
+from services.scheduler.budget import Account, run_account
+from services.scheduler.fleet import ToolBreaker
 from services.wire import Place
 
 NANO = 10**9
@@ -43,7 +44,7 @@ def ai(cap_usd=0.30, *, flag=True, **rest):
     return ToolProfile(command="ai", type="ai", args=args, cost_cap_usd=cap_usd, **rest)
 
 
-def play(count=6, *, budget=100, cap_usd=0.30, script=None, profile=None, bundles=None, **options):
+def play(count=6, *, budget=100, cap_usd=0.30, script=None, profile=None, bundles=None, extra=None, **options):
     """Independent workstreams under a budget in cents, with a tool that costs 30 cents each time."""
     names = [f"ws-{letter}" for letter in "abcdefgh"[:count]]
     known = bundles or [bundle(name) for name in names]
@@ -52,7 +53,7 @@ def play(count=6, *, budget=100, cap_usd=0.30, script=None, profile=None, bundle
     return Play(
         spec(
             known,
-            profiles={"editor": profile or ai(cap_usd)},
+            profiles={"editor": profile or ai(cap_usd), **(extra or {})},
             **{"budget_nano": nano, "review": "wait", "max_workers": 2, **options},
         ),
         script,
@@ -336,7 +337,65 @@ def test_spending_stays_within_the_budget_but_for_what_tools_overshoot(limit, ca
         run.act(*key)
         account = run.state.book.accounts.get(run_account(run.state.run))
         grown = (account.spent_nano if account else 0) - before
-        overshoots += max(grown - cents(cap), 0)
+        overshoots += max(grown - cents(min(cap, limit)), 0)
     assert run.state.held == "budget" or run.state.finished is not None
     if run_account(run.state.run) in run.state.book.accounts:
         assert spent(run) <= cents(limit) + overshoots
+
+
+# Beside the ordinary
+
+
+def test_a_tool_that_may_cost_more_than_there_is_is_held_to_what_there_is():
+    """A cap of five dollars under a budget of one: the attempt gets the dollar, not nothing."""
+    run = play(1, budget=100, cap_usd=5.0, script={("ws-a", "edit"): [paid("t", 30)]})
+    run.settle()
+    assert [e.cap_nano for e in edits(run)] == [cents(100)]
+    run.play()
+    assert run.state.status == "completed"
+
+
+def test_a_step_by_step_goal_that_does_not_fit_is_answered_and_leaves_nothing_behind():
+    run = play(2, budget=60, stepwise=True, max_workers=4)
+    run.settle()
+    run.ask("ws-a", "edit", "q-a")
+    run.ask("ws-b", "edit", "q-b")
+    run.settle()
+    run.act("ws-a", 1)
+    run.act("ws-b", 1)
+    run.settle()
+    run.ask("ws-a", "edit", "q-c")
+    run.settle()
+    answer = run.state.answers["q-c"]
+    assert (answer.answer, answer.ok) == ("done", False)
+    assert run.state.delayed == set()
+    assert run.state.workstreams["ws-a"].state not in {"awaiting_review", "failed"}
+
+
+def test_costs_beyond_all_measure_do_not_keep_a_run_from_its_end():
+    huge = StepFinished(
+        ok=True, changed=True, snapshot=Snapshot(commit="c", tree="t"), cost=Cost(nano_usd=10**18, basis="reported")
+    )
+    script = {(f"ws-{name}", "edit"): [huge] for name in "ab"}
+    run = play(2, budget=None, script=script).play()
+    assert run.state.finished.spent_nano == 10**18
+
+
+def test_a_fallback_that_is_too_dear_is_waited_past():
+    """The tool's breaker is open and its stand-in costs more than there is: the step waits for the tool, not for money."""
+    dear = ai(0.9)
+    run = play(
+        1,
+        budget=100,
+        profile=ai(0.1, fallback=("dear",)),
+        script={("ws-a", "edit"): [paid("t", 10)]},
+        extra={"dear": dear},
+        bundles=[bundle("ws-a")],
+    )
+    run.state.book.accounts.setdefault(run_account(run.state.run), Account(spent_nano=cents(50)))
+    opened = ToolBreaker(tool="editor", state="open", until_ns=run.now_ns + 60 * SECOND_NS, reason="down")
+    run.fleet.breakers["editor"] = opened
+    run.settle()
+    [delayed] = run.of(StepDelayed)
+    assert delayed.cause == "tool_breaker"
+    assert run.state.held == ""
