@@ -372,7 +372,9 @@ async def test_a_link_that_a_tool_leaves_where_we_write_leads_nowhere(bench, tmp
     """The commit's bundle is written by us, who may write anywhere."""
     outside = tmp_path / "outside"
     outside.write_text("mine")
-    leave = sh(f'echo x >> a.txt; ln -sf "{outside}" "$1/snapshot.bundle"; mkdir -p "$1/snapshot.bundle.lock"', "{scratch}")
+    leave = sh(
+        f'echo x >> a.txt; ln -sf "{outside}" "$1/snapshot.bundle"; mkdir -p "$1/snapshot.bundle.lock"', "{scratch}"
+    )
     done = await bench.do(Run(tmp_path, {"tool": leave}))
     assert done.ok, done.message
     assert outside.read_text() == "mine"
