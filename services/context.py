@@ -100,12 +100,6 @@ def estimate_tokens(chars: int, model: str = "") -> int:
     return -(-chars * ratio // 1000)
 
 
-def chars_within(tokens: int, model: str = "") -> int:
-    """The longest text, in characters, that is estimated at no more than so many tokens."""
-    ratio = named_by_prefix(model, FAMILY_TOKENS_PER_1000_CHARS, TOKENS_PER_1000_CHARS)
-    return max(tokens, 0) * 1000 // ratio
-
-
 def input_limit(model: str = "", windows: Mapping[str, int] | None = None) -> int:
     """Tokens that a model may be given: its window in `windows` (by the first letters of its name) without the reserve."""
     window = named_by_prefix(model, windows or {}, WINDOW_TOKENS_DEFAULT)

@@ -6,7 +6,9 @@ Invariants: token counts and money are integers; money is in nano-dollars (1 USD
 None, never zero.
 """
 
-from typing import Annotated, Literal
+import math
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -16,7 +18,8 @@ Basis = Literal["reported", "list", "estimate", "unknown"]
 """Where a cost comes from: the tool said it, a price list, a guess of the tool for a model it does not know, nowhere."""
 
 
-NanoUsd = Annotated[int, Meta(ge=0, le=10**18)]
+NANO_USD_MAX: Final = 10**18
+NanoUsd = Annotated[int, Meta(ge=0, le=NANO_USD_MAX)]
 """Money in nano-dollars: 1 USD = 10^9."""
 
 BudgetMode = Literal["halt", "warn", "continue"]
@@ -25,6 +28,20 @@ BudgetMode = Literal["halt", "warn", "continue"]
 BudgetThreshold = Literal["warning", "exceeded"]
 Cap = Literal["enforced", "soft", "none"]
 """Whether an attempt is stopped at its cap, is only expected to keep it (its profile says so), or has none."""
+
+
+def nano_of(usd: float) -> int:
+    """Dollars as they were written, in whole nano-dollars, rounded half up; beyond the range its nearest end."""
+    if not math.isfinite(usd):
+        return NANO_USD_MAX
+    return min(max(int((Decimal(str(usd)) * 10**9).to_integral_value(ROUND_HALF_UP)), 0), NANO_USD_MAX)
+
+
+def usd_text(nano: int) -> str:
+    """Money for people: $0.30, $0.000125; nothing is rounded."""
+    whole, part = divmod(nano, 10**9)
+    places = f"{part:09}".rstrip("0").ljust(2, "0")
+    return f"${whole}.{places}"
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

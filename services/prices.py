@@ -1,8 +1,8 @@
 """What tokens cost: the prices of models, and the arithmetic that turns usage into money. The only owner of genai_prices.
 
 A price is looked up in our own table (config/prices.toml and files laid over it), then in the data that comes with the
-library genai-prices, which is read lazily and never refreshed from a network. A run pins what it needs as `Prices`, so
-that a replay gives the same number whatever table is installed then.
+library genai-prices, which is read lazily and never refreshed from a network. What a usage has
+cost is recorded with the table's id, so a replay looks nothing up.
 
 Invariants: money is an integer of nano-dollars (1 USD = 10^9), computed exactly in decimals and rounded once, half up;
 nothing here reads a clock: the day is an argument; a model without a price is an error or None, never free; a price of
@@ -133,31 +133,6 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return Cost(nano_usd=min(nano, NANO_USD_MAX), basis="estimate" if uncertain else "list", table=table)
 
 
-class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The prices that a run pinned at its submission, as a part of its definition: plain data, the same for every replay.
-
-    `table` is the id of the table they were taken from, `at` the day, UTC, and `unknown` the policy for other models.
-    """
-
-    table: Annotated[str, Meta(max_length=100)]
-    at: date
-    unknown: UnknownPolicy = "refuse"
-    entries: Annotated[tuple[Price, ...], Meta(max_length=2 * ENTRIES_MAX)] = ()
-
-    def cost(self, model: str, usage: Usage, *, provider: str | None = None, requests: int = 1) -> Cost | None:
-        """What `usage` costs, as `PriceTable.cost` on the pinned day; by the pinned policy, None for an unknown model.
-
-        Raises UnknownModelError, and ValueError for impossible token counts.
-        """
-        for seller, name in _readings(model, provider):
-            price = _match(self.entries, name, seller, self.at)
-            if price is not None:
-                return price.cost(usage, table=self.table, requests=requests)
-        if self.unknown == "refuse":
-            raise UnknownModelError(model, provider)
-        return None
-
-
 class PriceTable:
     """Our own prices, and the fallback behind them.
 
@@ -239,31 +214,6 @@ class PriceTable:
                 return None
             raise
         return price.cost(usage, table=self.id, requests=requests)
-
-    def pin(
-        self,
-        models: Iterable[tuple[str | None, str]],
-        *,
-        at: date,
-        unknown: UnknownPolicy = "refuse",
-    ) -> Prices:
-        """What a run needs: our own prices in force on the day `at`, UTC, and those of `models`, (provider, name) pairs.
-
-        With the policy "refuse", raises UnknownModelError for the first of `models` without a price, before anything is
-        spent; with "token_cap" it is left out.
-        """
-        day = date(at.year, at.month, at.day)
-        entries = list(_in_force(self.entries, day))
-        for provider, model in dict.fromkeys(models):
-            try:
-                price = self.price(model, at=day, provider=provider)
-            except UnknownModelError:
-                if unknown == "refuse":
-                    raise
-                continue
-            if price not in entries:
-                entries.append(price)
-        return Prices(table=self.id, at=day, unknown=unknown, entries=tuple(entries))
 
 
 def load_prices(*own: Path) -> PriceTable:
@@ -395,16 +345,6 @@ def _match(entries: Iterable[Price], name: str, provider: str | None, day: date)
     return best
 
 
-def _in_force(entries: Iterable[Price], day: date) -> Iterator[Price]:
-    """The newest entry of each provider and model on that day."""
-    newest: dict[tuple[str, str], Price] = {}
-    for price in entries:
-        key = (price.provider, price.model)
-        if price.effective <= day and (key not in newest or newest[key].effective < price.effective):
-            newest[key] = price
-    return iter(newest.values())
-
-
 def _rates(price: Price, read: int, requests: int) -> tuple[Decimal, Decimal, Decimal, Decimal]:
     """Input, cache read, cache write and output for a mean request; `read` is the input of all of them, cache included."""
     rates: Price | Tier = price
@@ -428,7 +368,7 @@ def _fallback_price(name: str, provider: str | None, day: date) -> Price | None:
     everything, which nobody has vouched for.
     """
     if not re.search(_NAME, name) or not re.search(_PROVIDER, provider or ""):
-        return None  # such a name could not be pinned
+        return None  # no table may have such a name
     # Read when first needed: the data takes a fifth of a second.
     from genai_prices.data import providers  # noqa: PLC0415
     from genai_prices.data_snapshot import find_provider_by_id  # noqa: PLC0415

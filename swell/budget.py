@@ -36,15 +36,15 @@ def show(run: RunArgument, as_json: JsonOption = False) -> int:
 @command
 def set_(run: RunArgument, amount: Amount, mode: Mode = "halt", reason: Reason = "") -> int:
     """Give a run another budget; one that waits for its budget goes on if that has room."""
+    from services.outcome import usd_text  # noqa: PLC0415 - as above
     from swell.listing import resolve_run  # noqa: PLC0415 - as above
     from swell.submission import actor  # noqa: PLC0415 - as above
-    from swell.text import usd  # noqa: PLC0415 - as above
 
     limit_nano = _nano(amount)
     with cluster_client() as client:
         name = resolve_run(client, run)
         done = client.set_budget(name, limit_nano, mode=mode, reason=reason, actor=actor())
-    given = "no budget" if limit_nano is None else f"a budget of {usd(limit_nano)}"
+    given = "no budget" if limit_nano is None else f"a budget of {usd_text(limit_nano)}"
     say(f"run {name} has {given}" + (f": {done.answer}" if done.answer else ""))
     say(f"  next: swell budget show {name}")
     return 0

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any, Final, Literal
 
 from services.events import LINE, TERMINAL_WORKSTREAM
-from swell.text import duration, one_line, usd
+from services.outcome import usd_text
+from swell.text import duration, one_line
 from swell.values import Event
 
 STEPS: Final = ("edit", "static", "runtime")
@@ -155,7 +156,7 @@ class Progress:
     def _on_run_finished(self, event: Event, fact: dict[str, Any]) -> list[str]:
         self.state, self.reason, self.finished = fact.get("state", ""), fact.get("reason", ""), True
         counts = ", ".join(f"{fact.get(name, 0)} {name}" for name in ("completed", "failed", "blocked", "cancelled"))
-        spent = f", {usd(int(fact['spent_nano']))} spent" if fact.get("spent_nano") else ""
+        spent = f", {usd_text(int(fact['spent_nano']))} spent" if fact.get("spent_nano") else ""
         return [f"run {event.run} finished: {self.state} ({counts}{spent}){_because(self.reason)}"]
 
     # Waves and workstreams
@@ -200,7 +201,7 @@ class Progress:
 
     def _on_budget_reached(self, event: Event, fact: dict[str, Any]) -> list[str]:
         whose = fact.get("workstream") or f"run {event.run}"
-        spent, limit, reserved = (usd(int(fact.get(f"{name}_nano", 0))) for name in ("spent", "limit", "reserved"))
+        spent, limit, reserved = (usd_text(int(fact.get(f"{name}_nano", 0))) for name in ("spent", "limit", "reserved"))
         said = "has used up its budget" if fact.get("threshold") == "exceeded" else "comes near its budget"
         return [f"{whose} {said}: {spent} of {limit} spent, {reserved} reserved"]
 
@@ -381,7 +382,7 @@ def _budget(fact: dict[str, Any]) -> str:
     if fact.get("limit_nano") is None:
         return "no budget"
     mode = fact.get("mode", "halt")
-    return f"a budget of {usd(int(fact['limit_nano']))}" + ("" if mode == "halt" else f" ({mode})")
+    return f"a budget of {usd_text(int(fact['limit_nano']))}" + ("" if mode == "halt" else f" ({mode})")
 
 
 def _because(reason: str) -> str:

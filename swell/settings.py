@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -106,11 +105,6 @@ def in_force(flags: RunSettings, environ: Mapping[str, str] = os.environ) -> Run
     """Flags over the environment over the user's file over the defaults."""
     defaults = RunSettings(max_workers=MAX_WORKERS, timeout_s=TIMEOUT_S, wave_delay_s=0.0)
     return layered(flags, from_environment(environ), from_file(config_file(environ)), defaults)
-
-
-def nano_of(usd: float) -> int:
-    """Dollars as they were written, in whole nano-dollars, rounded half up."""
-    return int((Decimal(str(usd)) * 10**9).to_integral_value(ROUND_HALF_UP))
 
 
 def workstream_dir(repo: Path, environ: Mapping[str, str] = os.environ) -> Path:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from services.outcome import nano_of
 from swell.errors import invalid
-from swell.settings import RunSettings, nano_of
+from swell.settings import RunSettings
 from swell.values import Document, Header, Options
 
 if TYPE_CHECKING:

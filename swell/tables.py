@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import msgspec
 
+from services.outcome import usd_text
 from swell.errors import SwellError
 from swell.follow import review_commands
 from swell.listing import attempt_lines, require_workstream, when, write_diff
-from swell.text import columns, duration, one_line, size, usd
+from swell.text import columns, duration, one_line, size
 from swell.values import Budget, Difference, Fleet, LedgerStatus, Review, VerifyResult
 
 if TYPE_CHECKING:
@@ -192,13 +193,13 @@ def difference_line(found: Difference) -> str:
 
 def budget_lines(found: Budget) -> list[str]:
     """A run's money in words."""
-    limit = "none" if found.limit_nano is None else usd(found.limit_nano)
+    limit = "none" if found.limit_nano is None else usd_text(found.limit_nano)
     mode = f" ({found.mode})" if found.mode not in {"", "halt"} else ""
     lines = [
         f"run {found.run}: {found.state}",
         f"  budget    {limit}{mode}",
-        f"  spent     {usd(found.spent_nano)}",
-        f"  reserved  {usd(found.reserved_nano)}",
+        f"  spent     {usd_text(found.spent_nano)}",
+        f"  reserved  {usd_text(found.reserved_nano)}",
     ]
     if found.unknown:
         lines.append(f"  {found.unknown} attempts did not tell their cost and count as their whole cap")

@@ -37,13 +37,6 @@ def duration(seconds: float) -> str:
     return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
 
 
-def usd(nano: int) -> str:
-    """Nano-dollars as dollars: $0.30, $0.000125; nothing is rounded."""
-    whole, part = divmod(abs(nano), 10**9)
-    places = f"{part:09}".rstrip("0").ljust(2, "0")
-    return f"{'-' if nano < 0 else ''}${whole}.{places}"
-
-
 def size(count: int) -> str:
     """A number of bytes: 812 B, 3.4 KiB, 1.2 MiB."""
     if count < 1024:

@@ -9,41 +9,31 @@
     reserved ── closed with its cost ──▶ spent, and forgotten
         └── closed without (lost, cancelled, unknown price, a lower bound) ──▶ spent at the full cap ── late cost ──▶ corrected
 
-An account sums up what counts against one budget: a run's, a workstream's, a tool's of one day, the fleet's. An attempt
-draws on several at once.
+An account sums up what counts against one budget: a run's or a workstream's. An attempt draws on both at once.
 
 Invariants: in the mode `halt`, spent and reserved together are within the limit whenever a draw is accepted, so spent
 exceeds it only by what attempts overshoot their caps; what is not known counts as the full cap, never as zero; late reports
-give the same sum in any order and however often they come; each operation costs the same however large the book is, but for
-`set_budget` of a tool, which looks at every account.
+give the same sum in any order and however often they come; each operation costs the same however large the book is.
 
 Total: whatever stands in the log, folding goes on. As in `services.scheduler.state`, operations own the book and change it
-in place. Money is in whole nano-dollars. Pure: no clock (the day of a tool's account is an argument), no I/O.
+in place. Money is in whole nano-dollars. Pure: no clock, no I/O.
 """
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from decimal import ROUND_HALF_UP, Decimal
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
-from services.outcome import BudgetMode, BudgetThreshold, Cap
-
-FLEET: Final = "fleet"
-"""The account of everything."""
+from services.outcome import NANO_USD_MAX, BudgetMode, BudgetThreshold, Cap, NanoUsd
 
 WARN_PERMILLE: Final = 800
-NANO_USD_MAX: Final = 10**18
-
-_Nano = Annotated[int, Meta(ge=0, le=NANO_USD_MAX)]
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A limit in nano-dollars; 0 is one under which nothing may be spent. A warning is due at `warn_permille` of it."""
 
-    limit_nano: _Nano
+    limit_nano: NanoUsd
     warn_permille: Annotated[int, Meta(ge=1, le=1000)] = WARN_PERMILLE
     mode: BudgetMode = "halt"
 
@@ -131,8 +121,8 @@ class Book(msgspec.Struct):
     owed: dict[str, None] = {}
 
     def budget_of(self, account: str) -> Budget | None:
-        """The budget that an account counts against; a tool's holds for each of its days."""
-        return self.budgets.get(_subject(account))
+        """The budget that an account counts against."""
+        return self.budgets.get(account)
 
 
 def run_account(run: str) -> str:
@@ -160,32 +150,8 @@ def budget_of(limit_nano: int | None, mode: BudgetMode) -> Budget | None:
     return None if limit_nano is None else Budget(limit_nano=limit_nano, mode=mode)
 
 
-def nano_of(usd: float) -> int:
-    """Dollars, as people write them, in whole nano-dollars, rounded half up; what is beyond the range is its end."""
-    if not math.isfinite(usd):
-        return NANO_USD_MAX
-    return _clamped(int((Decimal(str(usd)) * 10**9).to_integral_value(ROUND_HALF_UP)))
-
-
-def usd_text(nano: int) -> str:
-    """Money for people: $0.30, $0.000125; never rounded up to more than there is."""
-    whole, part = divmod(nano, 10**9)
-    places = f"{part:09}".rstrip("0").ljust(2, "0")
-    return f"${whole}.{places}"
-
-
-def tool_budget(tool: str) -> str:
-    """The name of a tool's budget for each day."""
-    return f"tool/{tool}"
-
-
-def tool_account(tool: str, day: str) -> str:
-    """The account of a tool on a day, UTC, such as 2026-11-23."""
-    return f"tool/{tool}/{day}"
-
-
 def set_budget(book: Book, name: str, budget: Budget | None) -> Book:
-    """Give a run, a workstream, a tool (`tool_budget`) or the fleet another budget, or none.
+    """Give a run or a workstream another budget, or none.
 
     What was told of thresholds that are not reached under the new budget may be told again.
     """
@@ -193,15 +159,11 @@ def set_budget(book: Book, name: str, budget: Budget | None) -> Book:
         book.budgets.pop(name, None)
     else:
         book.budgets[name] = budget
-    if name.startswith("tool/"):
-        touched = [account for account in book.accounts if _subject(account) == name]
-    else:
-        touched = [name] if name in book.accounts else []
-    for key in touched:
-        account = book.accounts[key]
+    account = book.accounts.get(name)
+    if account is not None:
         account.warned = account.warned and _reached(account, budget, "warning")
         account.exceeded = account.exceeded and _reached(account, budget, "exceeded")
-        _note(book, key)
+        _note(book, name)
     return book
 
 
@@ -225,17 +187,6 @@ def refusal(book: Book, draw: Draw, promised: Mapping[str, int] | None = None) -
         if account.spent_nano + reserved_nano + cap > budget.limit_nano:
             full = full or _refusal(key, "reserved", budget, account, cap)
     return full
-
-
-def room(book: Book, accounts: Sequence[str]) -> int | None:
-    """The largest cap that all accounts accept now, None for no limit."""
-    rooms = [
-        max(budget.limit_nano - account.spent_nano - account.reserved_nano, 0)
-        for key in accounts
-        if (budget := book.budget_of(key)) is not None and budget.mode == "halt"
-        for account in [book.accounts.get(key) or Account()]
-    ]
-    return min(rooms, default=None)
 
 
 def reserve(book: Book, draw: Draw) -> Book:
@@ -290,28 +241,6 @@ def late(book: Book, attempt: str, report: Report | None) -> Book:
     return book
 
 
-def retire(book: Book, attempt: str) -> Book:
-    """Forget a closed attempt: what it counts as is final."""
-    hold = book.holds.get(attempt)
-    if hold is not None and hold.closed:
-        del book.holds[attempt]
-    return book
-
-
-def close_account(book: Book, account: str) -> Book:
-    """Forget an account on which nothing is reserved: of a run that is archived, of a tool's day that is over.
-
-    Later reports no longer count there. The budget of a run or workstream goes with it.
-    """
-    known = book.accounts.get(account)
-    if known is not None and known.reserved_nano == 0:
-        del book.accounts[account]
-        book.owed.pop(account, None)
-        if not account.startswith("tool/"):
-            book.budgets.pop(account, None)
-    return book
-
-
 def notices(book: Book) -> Iterator[Notice]:
     """The thresholds to be told, of each account the warning first; recorded ones are folded by `told`."""
     for key in book.owed:
@@ -340,11 +269,6 @@ def told(book: Book, account: str, kind: BudgetThreshold) -> Book:
         known.exceeded = True
     _note(book, account)
     return book
-
-
-def _subject(account: str) -> str:
-    """The name of the budget of an account."""
-    return account.rpartition("/")[0] if account.startswith("tool/") else account
 
 
 def _clamped(nano: int) -> int:

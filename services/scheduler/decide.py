@@ -62,19 +62,11 @@ from services.events import (
     WorkstreamState,
     WorkstreamTransitioned,
 )
+from services.outcome import NANO_USD_MAX, nano_of, usd_text
 from services.plan import clash
 from services.profiles import ToolProfile, placeholders
 from services.scheduler.breaker import BreakerConfig, decide
-from services.scheduler.budget import (
-    NANO_USD_MAX,
-    Refusal,
-    account_of,
-    nano_of,
-    notices,
-    refusal,
-    run_account,
-    usd_text,
-)
+from services.scheduler.budget import Refusal, account_of, notices, refusal, run_account
 from services.scheduler.fleet import Barrier, Fleet, Want, barrier
 from services.scheduler.recovery import Choice, RecoveryConfig, Used, choose
 from services.scheduler.state import (

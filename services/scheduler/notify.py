@@ -45,9 +45,9 @@ from services.events import (
     ToolBreakerOpened,
     WorkstreamTransitioned,
 )
+from services.outcome import usd_text
 from services.process import ProcessError, child_environment
 from services.process import run as run_process
-from services.scheduler.budget import usd_text
 from services.scheduler.config import NotificationKind, NotificationsConfig
 from services.wire import UnknownKindError, WireError, decode_entry, parse_subject
 

@@ -26,10 +26,11 @@ from services.events import (
     StepRequested,
     Verdict,
 )
+from services.outcome import NANO_USD_MAX
 from services.plan import Finding, PlanReport
 from services.rpc import RpcError, invalid
 from services.scheduler.amendment import Adjustment, Another, amended, another, chosen, with_dependencies
-from services.scheduler.budget import NANO_USD_MAX, Account, run_account
+from services.scheduler.budget import Account, run_account
 from services.scheduler.config import SchedulerConfig
 from services.scheduler.requests import Requests, unavailable
 from services.scheduler.shell import Shell

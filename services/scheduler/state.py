@@ -79,6 +79,7 @@ from services.events import (
     WorkstreamState,
     WorkstreamTransitioned,
 )
+from services.outcome import nano_of
 from services.scheduler.breaker import (
     BreakerConfig,
     BreakerConfigError,
@@ -95,7 +96,6 @@ from services.scheduler.budget import (
     budget_of,
     holder_of,
     late,
-    nano_of,
     reserve,
     run_account,
     set_budget,

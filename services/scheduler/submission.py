@@ -12,7 +12,7 @@ from services.bundle import SET_BYTES_MAX, BundleValidationError, WorkstreamBund
 from services.checks import Checks, ChecksError, parse_checks, resolve
 from services.config import ConfigError, load_yaml
 from services.git import redacted
-from services.outcome import BudgetMode
+from services.outcome import NANO_USD_MAX, BudgetMode
 from services.plan import Finding, PlanReport, validate_plan
 from services.profiles import (
     ProfileError,
@@ -25,7 +25,6 @@ from services.profiles import (
 )
 from services.resources import resource
 from services.scheduler.breaker import BreakerConfigError, parse_breaker_config
-from services.scheduler.budget import NANO_USD_MAX
 from services.scheduler.config import SchedulerConfig
 from services.scheduler.recovery import RecoveryConfigError, parse_recovery_config
 from services.spec import Options, Repository, RunSpec

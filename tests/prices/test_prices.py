@@ -20,7 +20,6 @@ from services.prices import (
     PRICES_BYTES,
     TOKENS_MAX,
     Price,
-    Prices,
     PriceTable,
     PriceTableError,
     Tier,
@@ -147,8 +146,6 @@ def test_a_model_is_found_under_the_names_that_tools_report(model, provider, fou
 def test_an_exact_name_goes_before_a_dated_one():
     cheap = TABLE.price("gpt-4o", at=DAY)
     assert TABLE.price("gpt-4o-2024-05-13", at=DAY).input > cheap.input
-    pinned = TABLE.pin([(None, "gpt-4o")], at=DAY, unknown="token_cap")
-    assert pinned.cost("gpt-4o-2024-05-13", Usage(input_tokens=1)) is None
 
 
 @pytest.mark.parametrize(
@@ -166,8 +163,6 @@ def test_an_unknown_model_is_an_error_or_none_and_never_free(model, provider):
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 500
     assert TABLE.cost(model, usage, at=DAY, provider=provider, unknown="token_cap") is None
-    with pytest.raises(UnknownModelError):
-        TABLE.pin([(provider, model)], at=DAY)
 
 
 def test_without_a_fallback_only_own_prices_are_known():
@@ -190,7 +185,6 @@ def test_an_entry_holds_from_its_day_on_and_a_newer_one_replaces_it():
     assert spent == [7 * 10**9, 7 * 10**9, 9 * 10**9, 9 * 10**9]
     with pytest.raises(UnknownModelError):
         table.price("plain", at=date(2025, 12, 31))
-    assert len(table.pin((), at=date(2026, 7, 1)).entries) == 1
 
 
 def test_a_provider_s_own_price_goes_before_one_for_any_provider():
@@ -281,25 +275,7 @@ def test_the_arithmetic_is_exact(usage):
     assert OWN.cost("plain", usage, at=DAY).nano_usd == min((exact + 5_000_000) // 10_000_000, NANO_USD_MAX)
 
 
-# What a run pins
-
-
-def test_pinned_prices_survive_the_run_s_definition_and_need_no_table():
-    pinned = TABLE.pin([(None, "gpt-5"), ("openai", "gpt-4o-mini"), (None, "gpt-4")], at=DAY)
-    read = msgspec.json.decode(msgspec.json.encode(pinned), type=Prices)
-    assert read == pinned
-    usage = Usage(input_tokens=123_457, cache_read_tokens=3_001, output_tokens=1_009)
-    for model in ("gpt-5", "gpt-5-2025-08-07", "openai/gpt-4o-mini", "gpt-4", "claude-opus-5-20260101", "gpt-5.5"):
-        assert read.cost(model, usage) == TABLE.cost(model, usage, at=DAY), model
-    with pytest.raises(UnknownModelError):
-        read.cost("o3", usage)
-
-
-def test_a_model_without_a_price_is_refused_before_anything_is_spent_or_left_out():
-    with pytest.raises(UnknownModelError):
-        TABLE.pin([(None, "gpt-5"), (None, "mock-model")], at=DAY)
-    pinned = TABLE.pin([(None, "mock-model")], at=DAY, unknown="token_cap")
-    assert pinned.cost("mock-model", Usage(input_tokens=1)) is None
+# Tables
 
 
 def test_equal_tables_have_equal_ids_and_any_change_has_another():

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from services.context import (
     ContextFile,
     LeftOut,
-    chars_within,
     decide_context,
     estimate_tokens,
     halved,
@@ -40,12 +39,6 @@ def sized(**tokens):
 )
 def test_tokens_are_estimated_by_family_and_rounded_up(chars, model, tokens):
     assert estimate_tokens(chars, model) == tokens
-
-
-@given(st.integers(0, 10**9), st.sampled_from(["", "claude-x", "deepseek", "gpt"]))
-def test_a_text_of_the_characters_within_a_number_of_tokens_is_within_it(tokens, model):
-    chars = chars_within(tokens, model)
-    assert estimate_tokens(chars, model) <= tokens < estimate_tokens(chars + 1, model)
 
 
 def test_the_longest_name_in_a_table_counts():
