@@ -108,7 +108,20 @@ class WorkstreamChecks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         | None
     ) = None
     runtime_tool: Annotated[_Name, Meta(description="the id of the tool profile run as RUNTIME")] | None = None
+    autofix: (
+        Annotated[
+            _Names, Meta(description="a list of tool profile ids, run in order after a red STATIC, before any FIX")
+        ]
+        | None
+    ) = None
     fix_tool: Annotated[_Name, Meta(description="the id of the tool profile run as FIX")] | None = None
+    fix_tiers: (
+        Annotated[
+            _Names,
+            Meta(description="a list of tool profile ids that take over FIX after one attempt each, the last for good"),
+        ]
+        | None
+    ) = None
     droppings: (
         Annotated[
             tuple[_Dropping, ...],

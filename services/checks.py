@@ -7,7 +7,9 @@ The order, each layer only for the keys it gives: what Swell ships < ``swell.tom
     lock_files = ["uv.lock"]                    # what that cache depends on, as gitignore patterns
     static_tools = ["ruff", "mypy"]             # tool profile ids, in order; the first that fails ends STATIC
     runtime_tool = "pytest"                     # the tool profile id of RUNTIME
+    autofix = ["ruff-fix", "ruff-format"]       # tool profile ids that mend what a machine can, before FIX; no AI, no cost
     fix_tool = "aider"                          # the tool profile id of FIX; by default the workstream's own tool
+    fix_tiers = ["codex", "claude"]             # tool profile ids that take over FIX after one attempt each, the last for good
     droppings = ["__pycache__/"]                # gitignore patterns kept out of snapshots and scope
     tool_profiles = "tools/tool_profiles.json"  # a file of the repository that overlays the shipped profiles
 """
@@ -71,7 +73,9 @@ class Checks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     lock_files: tuple[str, ...] | None = None
     static_tools: tuple[str, ...] | None = None
     runtime_tool: str | None = None
+    autofix: tuple[str, ...] | None = None
     fix_tool: str | None = None
+    fix_tiers: tuple[str, ...] | None = None
     droppings: tuple[str, ...] | None = None
     tool_profiles: str | None = None
 
@@ -84,7 +88,11 @@ class Overrides(Protocol):
     @property
     def runtime_tool(self) -> str | None: ...
     @property
+    def autofix(self) -> tuple[str, ...] | None: ...
+    @property
     def fix_tool(self) -> str | None: ...
+    @property
+    def fix_tiers(self) -> tuple[str, ...] | None: ...
     @property
     def droppings(self) -> tuple[str, ...] | None: ...
     @property
@@ -102,7 +110,9 @@ class EffectiveChecks(msgspec.Struct, frozen=True, kw_only=True):
     lock_files: tuple[str, ...] = DEFAULT_LOCK_FILES
     static_tools: tuple[str, ...] = ()
     runtime_tool: str | None = None
+    autofix: tuple[str, ...] = ()
     fix_tool: str | None = None
+    fix_tiers: tuple[str, ...] = ()
     droppings: tuple[str, ...] = DEFAULT_DROPPINGS
     tool_profiles: str | None = None
     allow_no_change: bool = False
@@ -110,7 +120,7 @@ class EffectiveChecks(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def tools(self) -> tuple[str, ...]:
         """The ids of all tool profiles that the settings name."""
-        named = (*self.static_tools, self.runtime_tool, self.fix_tool)
+        named = (*self.static_tools, self.runtime_tool, *self.autofix, self.fix_tool, *self.fix_tiers)
         return tuple(dict.fromkeys(tool for tool in named if tool is not None))
 
 

@@ -87,12 +87,16 @@ class CheckResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class FixInput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a FIX attempt is told: the check step that failed, its attempt, its diagnostics, earlier FIX attempts."""
+    """What a FIX attempt is told: the check step that failed, its attempt, its diagnostics, earlier FIX attempts.
+
+    `mechanical`: a program mends what a machine can (`autofix` of swell.toml); the FIX loop does not count it.
+    """
 
     step: Step
     attempt: int
     diagnostics: Artifact | None = None
     earlier_patches: list[Artifact] = []
+    mechanical: bool = False
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind"):

@@ -524,7 +524,8 @@ def _unknown_tools(bundles: Iterable[WorkstreamBundle], known: Collection[str] |
     findings = []
     for bundle in bundles:
         checks = bundle.checks
-        named = [bundle.tool, *(checks.static_tools or ()), checks.runtime_tool, checks.fix_tool]
+        named = [bundle.tool, *(checks.static_tools or ()), checks.runtime_tool]
+        named += [*(checks.autofix or ()), checks.fix_tool, *(checks.fix_tiers or ())]
         findings += [
             Finding(
                 code="UNKNOWN_TOOL",

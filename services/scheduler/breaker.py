@@ -142,8 +142,24 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-def record_failure(state: FixLoopState, step: str, signature: str, tree: str) -> FixLoopState:
-    """The state after `step` failed on `tree` with an error of that signature."""
+def record_failure(
+    state: FixLoopState, step: str, signature: str, tree: str, *, replaces: str | None = None
+) -> FixLoopState:
+    """The state after `step` failed on `tree` with an error of that signature.
+
+    `replaces` is the signature of the failure before, where only a program has mended since what it could: both are one
+    failure then, and what is left of it is what counts.
+    """
+    if replaces is not None and state.recent_signatures[-1:] == (replaces,):
+        counts = {**state.signature_counts, replaces: state.signature_counts.get(replaces, 1) - 1}
+        state = msgspec.structs.replace(
+            state,
+            step_attempts=state.step_attempts - 1,
+            step_attempts_by_step={**state.step_attempts_by_step, step: state.step_attempts_by_step.get(step, 1) - 1},
+            signature_counts={known: count for known, count in counts.items() if count},
+            recent_signatures=state.recent_signatures[:-1],
+            recent_trees=state.recent_trees[:-1],
+        )
     return msgspec.structs.replace(
         state,
         step_attempts=state.step_attempts + 1,
@@ -173,8 +189,13 @@ def detect_oscillation(state: FixLoopState, cfg: BreakerConfig | Mapping[str, An
     return _oscillating(state, _config(cfg).limits(step)) is not None
 
 
-def decide(state: FixLoopState, step: str, cfg: BreakerConfig | Mapping[str, Any]) -> Decision:
-    """Whether a FIX call may follow the failures recorded so far. The number of calls is looked at first."""
+def decide(
+    state: FixLoopState, step: str, cfg: BreakerConfig | Mapping[str, Any], *, untried: bool = False
+) -> Decision:
+    """Whether a FIX call may follow the failures recorded so far. The number of calls is looked at first.
+
+    `untried`: the next call is that of a tool that has not tried yet, so going round in circles does not stop it.
+    """
     limits = _config(cfg).limits(step)
     if not allow_fix_attempt(state, step, cfg):
         return Decision(
@@ -183,7 +204,7 @@ def decide(state: FixLoopState, step: str, cfg: BreakerConfig | Mapping[str, Any
             reason=f"{step} has had {state.fix_attempts_by_step.get(step, 0)} FIX calls of "
             f"{limits.max_fix_iterations} allowed",
         )
-    if (tripped := _oscillating(state, limits)) is not None:
+    if not untried and (tripped := _oscillating(state, limits)) is not None:
         return tripped
     return Decision(allowed=True, limit=None, reason="")
 

@@ -71,6 +71,7 @@ from services.scheduler.fleet import Barrier, Fleet, Want, barrier
 from services.scheduler.recovery import Choice, RecoveryConfig, Used, choose
 from services.scheduler.state import (
     ALLOWED,
+    COUNTED_BY_FIX_LOOP,
     Attempt,
     Closed,
     Line,
@@ -95,9 +96,6 @@ REASON_MAX = 1500
 """Characters of a reason."""
 
 _SECOND_NS = 1_000_000_000
-
-_COUNTED_BY_FIX_LOOP = frozenset({None, "tool_failed", "timeout", "idle_timeout", "no_change"})
-"""Ends of a FIX attempt after which its loop goes on, and counts it."""
 
 _STATE_OF: Mapping[Step, WorkstreamState] = {
     "edit": "editing",
@@ -534,12 +532,28 @@ def _choice(
     return msgspec.structs.replace(chosen, reason=reason[:REASON_MAX]), [event]
 
 
+def _is_mechanical(step: StepScheduled) -> bool:
+    """Whether a program mends what a machine can, in place of a FIX tool."""
+    return step.fix is not None and step.fix.mechanical
+
+
+def _tiers(definitions: Definitions, workstream: Workstream) -> tuple[str, ...]:
+    """The tools of FIX, each for one attempt of a loop and the last for what is left of it."""
+    checks = definitions.checks(workstream.id)
+    return (checks.fix_tool or definitions.bundles[workstream.id].tool, *checks.fix_tiers)
+
+
 def _tool_of(definitions: Definitions, workstream: Workstream, step: Step) -> str:
     """The tool that the definition names for a step that changes the tree; '' for any other step."""
-    if step not in {"edit", "fix"}:
-        return ""
-    own = definitions.bundles[workstream.id].tool
-    return (definitions.checks(workstream.id).fix_tool or own) if step == "fix" else own
+    match step:
+        case "edit":
+            return definitions.bundles[workstream.id].tool
+        case "fix":
+            tiers = _tiers(definitions, workstream)
+            failed = workstream.failure.step if workstream.failure is not None else "static"
+            return tiers[min(workstream.fix.fix_attempts_by_step.get(failed, 0), len(tiers) - 1)]
+        case _:
+            return ""
 
 
 def _fallbacks(definitions: Definitions, workstream: Workstream, step: Step) -> tuple[str, ...]:
@@ -856,6 +870,7 @@ class _Deciding:
         *,
         checks: list[Check] | None = None,
         fix: FixInput | None = None,
+        tool: str = "",
         not_before_ns: int = 0,
     ) -> None:
         workstream = draft.workstream
@@ -877,7 +892,7 @@ class _Deciding:
                 merged=[(index, index + 1)] if checks else [],
                 fix=fix,
                 dry_run=self.options.dry_run,
-                tool=used.tool or _tool_of(self.definitions, workstream, step),
+                tool=tool or used.tool or _tool_of(self.definitions, workstream, step),
                 reduction=used.reductions,
                 idle_timeout_s=self._idle_s(),
             ),
@@ -967,6 +982,8 @@ class _Deciding:
 
         used = workstream.recovery.get(step.step, Used())
         wanted = used.tool or _tool_of(self.definitions, workstream, step.step) or step.tool
+        if _is_mechanical(step):
+            wanted, fallbacks = step.tool, False
         found = before(wanted)
         if found is None:
             return msgspec.structs.replace(step, tool=wanted, reason=""), None
@@ -1061,7 +1078,10 @@ class _Deciding:
         if scheduled.step in {"edit", "fix"}:
             snapshot = workstream.latest or scheduled.input
         checks = self._still_unknown(scheduled)
-        self._schedule(draft, scheduled.step, snapshot, checks=checks, fix=scheduled.fix, not_before_ns=not_before_ns)
+        tool = scheduled.tool if _is_mechanical(scheduled) else ""
+        self._schedule(
+            draft, scheduled.step, snapshot, checks=checks, fix=scheduled.fix, tool=tool, not_before_ns=not_before_ns
+        )
 
     def _still_unknown(self, scheduled: StepScheduled) -> list[Check]:
         """What a step that is done again has yet to judge: what was green before it broke off is not asked again."""
@@ -1119,7 +1139,7 @@ class _Deciding:
     def _after_finish(self, draft: _Draft, scheduled: StepScheduled, event: StepFinished) -> None:
         step = scheduled.step
         workstream = draft.workstream
-        if step == "fix" and event.error_class in _COUNTED_BY_FIX_LOOP:
+        if step == "fix" and (_is_mechanical(scheduled) or event.error_class in COUNTED_BY_FIX_LOOP):
             self._after_fix(draft, scheduled)
         elif event.ok:
             if workstream.goal is not None:
@@ -1192,6 +1212,8 @@ class _Deciding:
             self._answer(draft, ok=ok, reason="" if ok else "the FIX tool did not succeed")
         elif workstream.failure is not None and latest.tree == workstream.failure.tree:
             self._fix_or_end(draft, step)
+        elif _is_mechanical(scheduled) and self._autofix(workstream) is not None:
+            self._schedule_fix(draft, step, autofix=self._autofix(workstream))
         elif goal is not None:
             self._check(draft, goal.step, latest)
         else:
@@ -1201,7 +1223,12 @@ class _Deciding:
         """Another FIX attempt if the FIX-loop breaker allows one; otherwise the loop ends, with the limit that tripped."""
         workstream = draft.workstream
         failure = workstream.failure
-        verdict = decide(workstream.fix, step, self._policy(workstream))
+        autofix = self._autofix(workstream) if step == "static" else None
+        if failure is not None and autofix is not None:
+            self._schedule_fix(draft, step, autofix=autofix)
+            return
+        untried = 0 < workstream.fix.fix_attempts_by_step.get(step, 0) < len(_tiers(self.definitions, workstream))
+        verdict = decide(workstream.fix, step, self._policy(workstream), untried=untried)
         if verdict.allowed and failure is not None:
             self._schedule_fix(draft, step)
             return
@@ -1209,7 +1236,12 @@ class _Deciding:
         draft.add(FixLoopEnded(workstream=workstream.id, step=step, limit=limit, reason=verdict.reason[:REASON_MAX]))
         self._stop_for(draft, step, "check_failed", f"{step}: {limit}: {verdict.reason}")
 
-    def _schedule_fix(self, draft: _Draft, step: Step) -> None:
+    def _autofix(self, workstream: Workstream) -> str | None:
+        """The next program that mends what a machine can; each once after every change by an AI tool or a person."""
+        programs = () if self.options.dry_run else self.definitions.checks(workstream.id).autofix
+        return programs[workstream.autofixed] if workstream.autofixed < len(programs) else None
+
+    def _schedule_fix(self, draft: _Draft, step: Step, *, autofix: str | None = None) -> None:
         workstream = draft.workstream
         failure = workstream.failure
         if failure is None:
@@ -1220,8 +1252,9 @@ class _Deciding:
             attempt=failure.attempt,
             diagnostics=failure.diagnostics,
             earlier_patches=workstream.patches[-5:],
+            mechanical=autofix is not None,
         )
-        self._schedule(draft, "fix", self._latest(workstream), fix=fix)
+        self._schedule(draft, "fix", self._latest(workstream), fix=fix, tool=autofix or "")
 
     def _latest(self, workstream: Workstream) -> Snapshot:
         line = self.run.line

@@ -141,6 +141,9 @@ ALLOWED: dict[WorkstreamState, frozenset[WorkstreamState]] = {
 }
 """Which moves exist. The moves between check states and back to `editing` happen in stepwise runs, where a person orders them."""
 
+COUNTED_BY_FIX_LOOP = frozenset({None, "tool_failed", "timeout", "idle_timeout", "no_change"})
+"""Ends of a FIX attempt that its loop counts, and after which it goes on; any other is the recovery table's."""
+
 Close = StepFinished | StepCancelled | StepLost
 Request = (
     CancelRequested
@@ -215,7 +218,8 @@ class Workstream(msgspec.Struct):
     """A workstream of a run. `base` is the head it was dispatched from, `latest` its newest snapshot.
 
     `recovery` counts by step what recovery has done. `restart` is the step at which a review lets it go on. `missing`
-    dependencies are not merged yet. `actions` of its compensation have succeeded.
+    dependencies are not merged yet. `actions` of its compensation have succeeded. So many `autofixed` programs have mended what
+    they could since an AI tool or a person changed its tree.
     """
 
     id: str
@@ -239,6 +243,7 @@ class Workstream(msgspec.Struct):
     returned: bool = False
     missing: int = 0
     actions: int = 0
+    autofixed: int = 0
 
 
 class Rollback(msgspec.Struct, frozen=True):
@@ -778,11 +783,15 @@ def _note(workstream: Workstream, scheduled: StepScheduled, event: StepFinished)
     """What a finished attempt tells about its workstream: its newest snapshot, and the history of its FIX loop."""
     match scheduled.step:
         case "edit":
-            workstream.latest = event.snapshot or workstream.latest
+            workstream.latest, workstream.autofixed = event.snapshot or workstream.latest, 0
         case "static" | "runtime":
             workstream.latest = workstream.latest or scheduled.input
             if not event.ok and event.error_class == "check_failed":
-                workstream.fix = record_failure(workstream.fix, scheduled.step, event.signature, scheduled.input.tree)
+                before = workstream.failure if workstream.autofixed else None
+                replaces = before.signature if before is not None and before.step == scheduled.step else None
+                workstream.fix = record_failure(
+                    workstream.fix, scheduled.step, event.signature, scheduled.input.tree, replaces=replaces
+                )
                 workstream.failure = Failure(
                     step=scheduled.step,
                     attempt=scheduled.attempt,
@@ -790,13 +799,21 @@ def _note(workstream: Workstream, scheduled: StepScheduled, event: StepFinished)
                     tree=scheduled.input.tree,
                     diagnostics=next((a for a in event.artifacts if a.role == "diagnostics"), None),
                 )
+        case "fix" if scheduled.fix is not None and scheduled.fix.mechanical:
+            if not event.violations:
+                workstream.latest = event.snapshot or workstream.latest
+            workstream.autofixed += 1
         case "fix":
             workstream.latest = event.snapshot or workstream.latest
             failure = workstream.failure
+            if event.error_class not in COUNTED_BY_FIX_LOOP:
+                return
             step = scheduled.fix.step if scheduled.fix is not None else "static"
             workstream.fix = record_fix(workstream.fix, step)
             workstream.patches = [*workstream.patches, *(a for a in event.artifacts if a.role == "patch")]
-            if failure is not None and workstream.latest is not None and workstream.latest.tree == failure.tree:
+            if failure is None or workstream.latest is None or workstream.latest.tree != failure.tree:
+                workstream.autofixed = 0
+            else:
                 # The same tree would be judged the same: the verdict is known, so it is counted and not taken again.
                 workstream.fix = record_failure(workstream.fix, failure.step, failure.signature, failure.tree)
         case "compensate":

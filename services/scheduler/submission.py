@@ -349,8 +349,8 @@ def _uncapped_tools(
     for bundle in bundles:
         if options.budget_nano is None and bundle.max_cost_usd is None:
             continue
-        fix_tool = resolve(checks, options.context, bundle.checks).fix_tool
-        for tool in dict.fromkeys(name for name in (bundle.tool, fix_tool) if name):
+        effective = resolve(checks, options.context, bundle.checks)
+        for tool in dict.fromkeys(name for name in (bundle.tool, effective.fix_tool, *effective.fix_tiers) if name):
             profile = profiles.get(tool)
             if profile is not None and profile.type == "ai" and profile.cost_cap_usd is None:
                 whose = "the run" if options.budget_nano is not None else "the workstream"

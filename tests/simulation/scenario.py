@@ -21,12 +21,17 @@ from tests.simulation.tools import TEMPERS, Plan, Sick, Temper
 PAYING = 0.3
 """The part of the runs whose tools cost money."""
 
+MENDING = 0.3
+"""The part of the runs with programs that mend before FIX, or with tiers of FIX tools."""
+
 PROFILES = {
     "editor": ToolProfile(command="editor", args=("{files}",), fallback=("spare",)),
     "helper": ToolProfile(command="helper", args=("{prompt}",), fallback=("editor",)),
     "spare": ToolProfile(command="spare", args=("{prompt}",)),
     "ruff": ToolProfile(command="ruff", type="static-check"),
     "mypy": ToolProfile(command="mypy", type="static-check"),
+    "format": ToolProfile(command="format", type="formatter"),
+    "mend": ToolProfile(command="mend", type="formatter"),
     "pytest": ToolProfile(command="pytest", type="test"),
 }
 
@@ -115,6 +120,7 @@ def scenario(seed: int, *, size: int | None = None) -> Scenario:
         count = size or _size(random)
         specs.append(_spec(random, f"run-{number + 1}", count))
         plans.append(_plan(random, specs[-1]))
+    _give_tiers(Random(f"tiers/{seed}"), specs)
     _give_money(Random(f"money/{seed}"), specs, plans)
     calm = random.random() < 0.1
     slots = [random.randint(1, 4) for _ in range(random.randint(2, 4))]
@@ -167,6 +173,18 @@ def scenario(seed: int, *, size: int | None = None) -> Scenario:
         scribble_s=_maybe(random, 30.0, 0.1),
     )
     return made
+
+
+def _give_tiers(random: Random, specs: list[RunSpec]) -> None:
+    """Some repositories have programs that mend what a machine can, and more than one tool for what they cannot."""
+    for at, definition in enumerate(specs):
+        if random.random() < MENDING:
+            checks = msgspec.structs.replace(
+                definition.checks,
+                autofix=random.choice([(), ("format",), ("format", "mend")]),
+                fix_tiers=random.choice([(), ("helper",), ("helper", "spare")]),
+            )
+            specs[at] = msgspec.structs.replace(definition, checks=checks)
 
 
 def _give_money(random: Random, specs: list[RunSpec], plans: list[Plan]) -> None:

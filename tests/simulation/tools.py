@@ -103,7 +103,7 @@ class Tools:
 
     def kills(self, run: str, step: StepScheduled) -> bool:
         """Whether the tool takes its executor down with it."""
-        if step.step not in {"edit", "fix"}:
+        if step.step not in {"edit", "fix"} or (step.fix is not None and step.fix.mechanical):
             return False
         match self._temper(run, step):
             case "killer":
@@ -179,6 +179,8 @@ class Tools:
         return self.repository.commit(files, step.input.commit)
 
     def _change(self, run: str, step: StepScheduled, scheduled_ns: int, now_ns: int) -> StepFinished:
+        if step.fix is not None and step.fix.mechanical:
+            return self._mechanical(run, step, scheduled_ns)
         plan, temper = self.plans[run], self._temper(run, step)
         self.calls[run, step.workstream, step.step] += 1
         number = self.calls[run, step.workstream, step.step]
@@ -203,6 +205,20 @@ class Tools:
         snapshot = self._write(run, step, scheduled_ns, static_bad=static_bad, runtime_bad=runtime_bad, text=text)
         if snapshot.tree == self.repository.tree[step.input.commit] and step.step == "edit":
             return _failed("no_change", "nothing changed", snapshot=snapshot)
+        return StepFinished(ok=True, snapshot=snapshot, changed=True, exit_code=0)
+
+    def _mechanical(self, run: str, step: StepScheduled, scheduled_ns: int) -> StepFinished:
+        """A program mends everything, something or nothing, reaches beyond the scope, or does not work at all."""
+        random = Random(f"mechanical/{run}/{step.workstream}/{step.attempt}")
+        manner = random.random()
+        if manner < 0.35:
+            return _failed("no_change", "nothing to mend")
+        if manner < 0.45:
+            return _failed(random.choice(["tool_missing", "tool_failed", "timeout"]), "it does not work")
+        left = "" if manner < 0.7 else random.choice(["the-same", f"left-{step.attempt}"])
+        snapshot = self._write(run, step, scheduled_ns, static_bad=left)
+        if manner > 0.95:
+            return _failed("scope_violation", "beyond", snapshot=snapshot, changed=True, violations=["elsewhere.py"])
         return StepFinished(ok=True, snapshot=snapshot, changed=True, exit_code=0)
 
     def _defects(self, temper: Temper, step: str, number: int) -> tuple[str, str, str]:
