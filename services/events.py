@@ -286,7 +286,7 @@ class StepScheduled(Event, frozen=True, kw_only=True, omit_defaults=True, tag="s
     the list of files it is given was halved. `action` is what a compensation does. `idle_timeout_s` of 0 is no limit.
     `reason` says why the step is not done as it is defined, such as with another tool while the first one's breaker is open.
     `cap_nano` is what the attempt may cost, reserved until its close, and `cap` whether anything holds it to that; an attempt
-    without `cap` costs nothing.
+    without `cap` costs nothing. `capability` is what `tool` was chosen to serve by the AIM registry.
     """
 
     workstream: str
@@ -311,6 +311,7 @@ class StepScheduled(Event, frozen=True, kw_only=True, omit_defaults=True, tag="s
     reason: Message = ""
     cap: Cap | None = None
     cap_nano: NanoUsd = 0
+    capability: str = ""
 
 
 class StepDelayed(Event, frozen=True, kw_only=True, omit_defaults=True, tag="step_delayed"):

@@ -25,6 +25,7 @@ from typing import Any, Final
 import msgspec
 
 from services import scope
+from services.aim import Registry, beyond_limits, missing_context, payload_of
 from services.bundle import (
     NAME_CHARS_MAX,
     BreakerOverride,
@@ -474,15 +475,17 @@ def validate_plan(
     known_tools: Collection[str] | None,
     max_workers: int,
     checks_present: Callable[[WorkstreamBundle], bool],
+    registry: Registry | None = None,
 ) -> PlanReport:
     """Check a set of workstreams without side effects.
 
     `known_tools` are the tool profiles there are (None: not known, not checked). `checks_present` says whether anything
     at all checks a workstream, with repository, context and bundle taken into account; `gates: none` is handled here.
+    `registry` is what routes capabilities, as far as its tools can be asked (None: there is none).
 
     Errors: DUPLICATE_ID, UNKNOWN_DEPENDENCY, CYCLE, UNKNOWN_TOOL, NO_CHECKS, INVALID_COMPENSATION,
-    COMPENSATION_UNAVAILABLE. Warnings: EMPTY_PLAN, NOT_ENFORCED,
-    SCOPE_OVERLAP, NO_COST_LIMIT, NO_CONTEXT_ESTIMATE, SINGLETON_WAVE.
+    COMPENSATION_UNAVAILABLE, MISSING_CONTEXT, PAYLOAD_TOO_LARGE, TOO_MANY_FILES, FORBIDDEN_PATH. Warnings: EMPTY_PLAN,
+    NOT_ENFORCED, NOT_ROUTED, SCOPE_OVERLAP, NO_COST_LIMIT, NO_CONTEXT_ESTIMATE, SINGLETON_WAVE.
     """
     ordered = sorted(bundles, key=lambda bundle: bundle.id)
     errors: list[Finding] = []
@@ -495,8 +498,10 @@ def validate_plan(
         ]
     errors += _unknown_tools(ordered, known_tools) + _unchecked(ordered, checks_present)
     errors += [finding for bundle in ordered for finding in _uncompensable(bundle)]
+    errors += [finding for bundle in ordered for finding in _unservable(bundle, registry)]
     refusing = [finding for bundle in ordered for finding in _refusing(bundle)]
     warnings = refusing + [finding for bundle in ordered for finding in _not_enforced(bundle)]
+    warnings += _unrouted(ordered, registry)
     if not ordered:
         warnings.append(
             Finding(code="EMPTY_PLAN", message="there is no workstream", remedy="declare at least one in a bundle")
@@ -580,6 +585,41 @@ def _uncompensable(bundle: WorkstreamBundle) -> list[Finding]:
     ][:1]
 
 
+def _unservable(bundle: WorkstreamBundle, registry: Registry | None) -> list[Finding]:
+    """What the route of its capability, or the registry's limits, do not allow."""
+    route = None if registry is None or bundle.capability is None else registry.capabilities.get(bundle.capability)
+    if registry is None or route is None:
+        return []
+    payload = payload_of(bundle)
+    named = bundle.capability_payload.get("files", ())
+    breaches = missing_context(route, payload)
+    breaches += beyond_limits(registry.security, payload, [*bundle.files_scope, *bundle.files_create, *named])
+    return [
+        Finding(
+            code=breach.code,
+            workstream=bundle.id,
+            message=f"capability {bundle.capability}: {breach.field} {breach.message}",
+            remedy=breach.remedy,
+        )
+        for breach in breaches
+    ]
+
+
+def _unrouted(bundles: Sequence[WorkstreamBundle], registry: Registry | None) -> list[Finding]:
+    """Workstreams whose capability nothing routes, so that their own tool does the work."""
+    found: list[Finding] = []
+    routed = {} if registry is None else registry.capabilities
+    for capability in sorted({bundle.capability for bundle in bundles if bundle.capability is not None}):
+        if capability not in routed:
+            found += _listed(
+                "NOT_ROUTED",
+                [bundle.id for bundle in bundles if bundle.capability == capability],
+                f"nothing routes its capability {capability}; its own tool is used",
+                "give the AIM registry a route whose tools have profiles, or leave capability out",
+            )
+    return found
+
+
 def _refusing(bundle: WorkstreamBundle) -> list[Finding]:
     findings = []
     if required := [gate.type for gate in bundle.test_gates if gate.required]:
@@ -591,8 +631,6 @@ def _not_enforced(bundle: WorkstreamBundle) -> list[Finding]:
     findings: list[Finding] = []
     if bundle.test_gates and not any(gate.required for gate in bundle.test_gates):
         findings.append(_ignored(bundle, "test_gates (none required)", refuses=False))
-    if bundle.capability is not None:
-        findings.append(_ignored(bundle, f"capability ({bundle.capability}; '{bundle.tool}' is used)", refuses=False))
     known = BreakerOverride.__struct_fields__
     findings += [
         _ignored(bundle, f"circuit_breaker.{key[:NAME_CHARS_MAX]!a}", refuses=False)

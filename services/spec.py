@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
+from services.aim import Registry, Route, route_for
 from services.bundle import WorkstreamBundle, WorkstreamChecks
 from services.checks import Checks, EffectiveChecks, resolve
 from services.events import Check, CheckKind, Step
@@ -66,7 +68,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     """The definition of a run. `waves` are the plan; `breaker` is FIX-loop policy and `recovery` the recovery table, each in
-    the form of its config file.
+    the form of its config file. `registry` is what routes the capabilities of its bundles, pinned; left out when none asks
+    for one.
     """
 
     run: str
@@ -80,6 +83,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     options: Options = Options()
     actor: str = ""
     version: int = 1
+    registry: Registry | UnsetType = UNSET
 
 
 _decoder = msgspec.json.Decoder(RunSpec)
@@ -114,6 +118,8 @@ class Definitions:
         self._alike: bool | None = None
         self._texts: dict[str, str] = {}
         self._identities: dict[tuple[str, str, str, Ranges | None], Check] = {}
+        self._routes: dict[str, Route | None] = {}
+        self._chains: dict[tuple[str, Step], tuple[str, ...]] = {}
 
     def footprint(self, workstream: str) -> Footprint:
         """What a workstream keeps others from while it is under way."""
@@ -133,6 +139,48 @@ class Definitions:
                 self._resolved[override] = known
             self._checks[workstream] = known
         return known
+
+    def route(self, workstream: str) -> Route | None:
+        """Who serves a workstream's capability, by the registry's ids, within the limits that its payload gives.
+
+        None when it asks for none, or the pinned registry has no route for it.
+        """
+        if workstream not in self._routes:
+            bundle, registry = self.bundles[workstream], self.spec.registry
+            found = None
+            if isinstance(registry, Registry) and bundle.capability is not None:
+                found = registry.capabilities.get(bundle.capability)
+            self._routes[workstream] = found and route_for(found, bundle.capability_payload)
+        return self._routes[workstream]
+
+    def routed(self, workstream: str) -> tuple[str, ...]:
+        """The profile ids of a workstream's route, in order; () without one."""
+        route, registry = self.route(workstream), self.spec.registry
+        if route is None or not isinstance(registry, Registry):
+            return ()
+        known = (tool for tool in registry.profiles_of(route) if tool in self.spec.profiles)
+        return tuple(dict.fromkeys(known))
+
+    def chain(self, workstream: str, step: Step) -> tuple[str, ...]:
+        """The profile ids to try for EDIT or FIX, the wanted one first; () for any other step.
+
+        The route's tools, then the tool that the definition names and what its profile lists as fallback. FIX by a
+        `fix_tool` of the checks is not routed.
+        """
+        known = self._chains.get((workstream, step))
+        if known is None:
+            known = self._chains[workstream, step] = self._chain(workstream, step)
+        return known
+
+    def _chain(self, workstream: str, step: Step) -> tuple[str, ...]:
+        if step not in {"edit", "fix"}:
+            return ()
+        fix_tool = self.checks(workstream).fix_tool if step == "fix" else None
+        routed = () if fix_tool else self.routed(workstream)
+        direct = fix_tool or self.bundles[workstream].tool
+        profile = self.spec.profiles.get(direct)
+        fallback = () if profile is None else profile.fallback
+        return tuple(dict.fromkeys((*routed, direct, *(tool for tool in fallback if tool in self.spec.profiles))))
 
     def static(self, workstream: str) -> list[Check]:
         """The STATIC checks of a workstream on its own files, in order."""

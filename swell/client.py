@@ -513,6 +513,7 @@ class Client:
             tool_profiles_json=header.tool_profiles_json,
             breaker_json=header.breaker_json,
             recovery_json=header.recovery_json,
+            aim_registry_json=header.aim_registry_json,
             actor=header.actor,
         )
 

@@ -269,6 +269,7 @@ def attempt_lines(attempt: Attempt) -> list[str]:
     where += f", with {attempt.tool}" if attempt.tool else ""
     where += f", 1/{2**attempt.reduction} of its files" if attempt.reduction else ""
     about += f" {attempt.action}" if attempt.action else ""
+    about += f" as {attempt.capability}" if attempt.capability else ""
     lines = [f"{attempt.workstream}/{attempt.attempt} {attempt.step}{about}: {outcome}{took}{where}"]
     if attempt.error_class:
         lines.append(f"  {attempt.error_class}: {attempt.message}")

@@ -1,4 +1,5 @@
-"""What is submitted: bundles, the repository's commit and its checks, tool profiles, breaker limits, the recovery table, options.
+"""What is submitted: bundles, the repository's commit and its checks, tool profiles, breaker limits, the recovery table, options,
+and, if a bundle asks for a capability, the AIM registry that AIM_REGISTRY_PATH names.
 
 Everything is read once, here, and pinned by content: what a run does never depends on files that change later.
 """
@@ -96,6 +97,7 @@ def assemble(
         tool_profiles_json=overlay,
         breaker_json=_breaker(settings.breaker),
         recovery_json=_recovery(settings.recovery),
+        aim_registry_json=_registry(bundles),
         actor=actor(),
     )
     return Submission(header=header, documents=documents_of(bundles))
@@ -227,6 +229,18 @@ def _recovery(file: str | None) -> bytes:
     except (ConfigError, RecoveryConfigError) as error:
         raise invalid("BAD_RECOVERY", str(error), "Mend the recovery table.", file) from error
     return msgspec.json.encode(found)
+
+
+def _registry(bundles: Sequence[WorkstreamBundle], environ: Mapping[str, str] = os.environ) -> bytes:
+    """The AIM registry that the environment names, as it is: the scheduler says what is wrong with it. Empty for its own."""
+    from services.aim import REGISTRY_VARIABLE, RegistryError, read_registry, registry_file  # noqa: PLC0415 - as above
+
+    if not environ.get(REGISTRY_VARIABLE) or all(bundle.capability is None for bundle in bundles):
+        return b""
+    try:
+        return read_registry(registry_file(environ))
+    except RegistryError as error:
+        raise invalid("BAD_AIM_REGISTRY", str(error), "Name a file with an AIM registry.", REGISTRY_VARIABLE) from error
 
 
 def parse_context(pairs: Iterable[str]) -> dict[str, str]:

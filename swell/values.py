@@ -48,6 +48,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     tool_profiles_json: bytes = b""
     breaker_json: bytes = b""
     recovery_json: bytes = b""
+    aim_registry_json: bytes = b""
     actor: str = ""
     request_id: str = ""
 
@@ -177,6 +178,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     tool: str
     reduction: int
     action: str
+    capability: str
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

@@ -630,6 +630,10 @@ class _Attempt:
         scope = Scope(edit=tuple(bundle.files_scope), create=tuple(bundle.files_create))
         outside = scope.outside([(change.status, change.path) for change in changes])
         found = [violation.path for violation in outside]
+        registry = self.definitions.spec.registry
+        if registry and self.definitions.route(self.workstream) is not None:
+            refused = (change.path for change in changes if registry.security.refuses(change.path))
+            found += [path for path in refused if path not in found]
         return found + await snapshots.hazards(self.repository.mirror.git, changes, taken.tree)
 
     async def _keep_work(

@@ -29,7 +29,7 @@ from services import events
 from services.events import LINE, TERMINAL_RUN, TERMINAL_WORKSTREAM, AnyEvent
 from services.wire import Place, Recorded, decode_envelope, parse_subject
 
-VERSION = 3
+VERSION = 4
 """The version of this projection: a store of any other version is rebuilt. Raise it whenever a row could differ."""
 
 GENESIS = bytes(32)
@@ -152,6 +152,7 @@ class AttemptRow(msgspec.Struct, kw_only=True):
     tool: str = ""
     reduction: int = 0
     action: str = ""
+    capability: str = ""
 
 
 class ExecutorRow(msgspec.Struct, kw_only=True):
@@ -816,6 +817,7 @@ class Projector:
             tool=event.tool,
             reduction=_count(event.reduction),
             action=event.action,
+            capability=event.capability,
         )
         if event.step in _JUDGING:
             row.commit, row.tree = event.input.commit, event.input.tree

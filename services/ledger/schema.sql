@@ -136,8 +136,28 @@ CREATE TABLE attempts (
     tool VARCHAR NOT NULL,
     reduction INTEGER NOT NULL,
     action VARCHAR NOT NULL,
+    capability VARCHAR NOT NULL,
     PRIMARY KEY (run, workstream, attempt)
 );
+
+-- One record for each invocation of a tool by way of the AIM registry: attempts that serve a capability and were claimed.
+-- `timestamp` is when it began, RFC 3339 in UTC; `actor` who asked for the run; `payload` the digest of the prompt that the
+-- tool was given, empty while it runs or where it was given none; `result` ok, an error class, or the attempt's state.
+CREATE VIEW aim_audit AS
+SELECT
+    strftime(make_timestamp(a.started_ns // 1000), '%Y-%m-%dT%H:%M:%S.%fZ') AS timestamp,
+    coalesce(r.actor, '') AS actor,
+    a.tool AS tool_id,
+    a.capability AS capability,
+    coalesce(
+        list_filter(
+            from_json(a.artifacts, '[{"role": "VARCHAR", "digest": "VARCHAR"}]'), lambda kept: kept.role = 'prompt'
+        )[1].digest,
+        ''
+    ) AS payload,
+    CASE WHEN a.ok THEN 'ok' WHEN a.error_class <> '' THEN a.error_class ELSE a.state END AS result
+FROM attempts a LEFT JOIN runs r ON r.run = a.run
+WHERE a.capability <> '' AND a.started_ns > 0;
 
 -- Every executor that was seen, as its newest start left it. `terminated_ns` is 0 unless its state is terminated.
 CREATE TABLE executors (

@@ -51,6 +51,7 @@ def amended(spec: RunSpec, change: Adjustment, profiles: Mapping[str, ToolProfil
     after = msgspec.structs.replace(
         before,
         tool=_tool(change.tool or before.tool, known),
+        capability=None if change.tool else before.capability,  # the tool that a person names comes before any route
         files_scope=_widened(before.files_scope, change.add_files_scope, "add_files_scope"),
         files_create=_widened(before.files_create, change.add_files_create, "add_files_create"),
         hints=_hinted(before.hints, change.hint),
@@ -65,7 +66,7 @@ def amended(spec: RunSpec, change: Adjustment, profiles: Mapping[str, ToolProfil
     report = _planned(spec, bundles, known)
     if report.errors:
         raise SubmissionError("workstream", "; ".join(str(finding) for finding in report.errors[:5]), "INVALID_PLAN")
-    pinned = pinned_profiles(known, bundles, spec.checks, spec.options.context)
+    pinned = pinned_profiles(known, bundles, spec.checks, spec.options.context, spec.registry)
     return msgspec.structs.replace(spec, bundles=bundles, profiles={**spec.profiles, **pinned})
 
 
@@ -148,6 +149,7 @@ def _planned(spec: RunSpec, bundles: Sequence[WorkstreamBundle], profiles: Mappi
         known_tools=profiles.keys(),
         max_workers=spec.options.max_workers,
         checks_present=lambda bundle: has_checks(spec.checks, spec.options.context, bundle),
+        registry=spec.registry or None,
     )
 
 

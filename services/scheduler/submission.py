@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
+from services.aim import Registry, RegistryError, Skipped, load_registry, parse_registry, pinned
 from services.bundle import SET_BYTES_MAX, BundleValidationError, WorkstreamBundle, parse_bundles
 from services.checks import Checks, ChecksError, parse_checks, resolve
 from services.config import ConfigError, load_yaml
@@ -78,6 +80,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     tool_profiles_json: bytes = b""
     breaker_json: bytes = b""
     recovery_json: bytes = b""
+    aim_registry_json: bytes = b""
     actor: str = ""
 
 
@@ -92,7 +95,10 @@ class Submissions:
     """Turns requests into definitions, by this scheduler's policy."""
 
     def __init__(self, config: SchedulerConfig) -> None:
-        """Reads the policy files once. Raises ConfigError, ProfileError, BreakerConfigError, RecoveryConfigError."""
+        """Reads the policy files once.
+
+        Raises ConfigError, ProfileError, BreakerConfigError, RecoveryConfigError, RegistryError.
+        """
         self._config = config
         own = load_tool_profiles(config.tool_profiles) if config.tool_profiles is not None else {}
         self._profiles = overlay(shipped_tool_profiles(), own)
@@ -102,6 +108,7 @@ class Submissions:
         file = config.recovery_file or resource("config/recovery.yaml")
         self._recovery = load_yaml(file, RECOVERY_BYTES_MAX)
         parse_recovery_config(self._recovery, str(file))
+        self._registry = load_registry(config.aim_registry_file or resource("config/aim_registry.json"))
 
     def plan(self, header: Header, documents: Sequence[tuple[str, bytes]]) -> Planned:
         """Look a submission through. Raises SubmissionError for what is not about the plan itself."""
@@ -133,24 +140,28 @@ class Submissions:
         recovery: Mapping[str, Any],
         bundles: list[WorkstreamBundle],
     ) -> Planned:
+        registry, warnings = self._registry_of(header, profiles, bundles)
         report = validate_plan(
             bundles,
             known_tools=profiles.keys(),
             max_workers=options.max_workers,
             checks_present=lambda bundle: has_checks(checks, options.context, bundle),
+            registry=registry or None,
         )
         errors = [
             *report.errors,
             *_unknown_check_tools(bundles, checks, options.context, profiles),
             *_unsound_checks(bundles, checks, options.context, profiles),
             *_unknown_fallbacks(bundles, profiles),
-            *_uncapped_tools(bundles, checks, options, profiles),
+            *_uncapped_tools(bundles, checks, options, profiles, registry),
         ]
         if not bundles:
             errors.append(Finding(code="EMPTY_PLAN", message="there is no workstream", remedy="declare at least one"))
         if not header.accept_unenforced:
             errors += report.unenforced()
-        report = msgspec.structs.replace(report, errors=errors, valid=not errors)
+        report = msgspec.structs.replace(
+            report, errors=errors, warnings=[*report.warnings, *warnings], valid=not errors
+        )
         if errors or report.plan is None:
             return Planned(report, None)
         spec = RunSpec(
@@ -161,11 +172,12 @@ class Submissions:
             bundles=bundles,
             waves=[list(wave) for wave in report.plan.waves],
             checks=checks,
-            profiles=pinned_profiles(profiles, bundles, checks, options.context),
+            profiles=pinned_profiles(profiles, bundles, checks, options.context, registry),
             breaker=dict(breaker),
             recovery=dict(recovery),
             options=options,
             actor=header.actor[:200] or "unknown",
+            registry=registry,
         )
         return Planned(report, spec)
 
@@ -269,6 +281,26 @@ class Submissions:
             raise SubmissionError("recovery_json", str(error), "INVALID_RECOVERY_CONFIG") from error
         return given
 
+    def _registry_of(
+        self, header: Header, profiles: Mapping[str, ToolProfile], bundles: Sequence[WorkstreamBundle]
+    ) -> tuple[Registry | UnsetType, list[Finding]]:
+        """What routes the capabilities that the bundles ask for, and what cannot be routed as the registry says.
+
+        One that cannot be used routes nothing: that is a warning, and every workstream's own tool does the work.
+        """
+        wanted = {bundle.capability for bundle in bundles if bundle.capability is not None}
+        if not wanted:
+            return UNSET, []
+        registry = self._registry
+        try:
+            if header.aim_registry_json:
+                registry = parse_registry(header.aim_registry_json, "the submission's AIM registry")
+        except RegistryError as error:
+            message, remedy = str(error).rstrip("."), "mend it; until then the workstreams' own tools are used"
+            return UNSET, [Finding(code="INVALID_AIM_REGISTRY", message=message, remedy=remedy)]
+        found, skipped = pinned(registry, profiles, wanted)
+        return found, [_skipped(tool) for tool in skipped]
+
     def _bundles(self, documents: Sequence[tuple[str, bytes]]) -> list[WorkstreamBundle]:
         try:
             return parse_bundles(documents, file_bytes=SET_BYTES_MAX)
@@ -276,6 +308,14 @@ class Submissions:
             graph = {"UNKNOWN_DEPENDENCY", "CYCLE"}
             reason = "INVALID_PLAN" if {p.code for p in error.problems} <= graph else "INVALID_BUNDLES"
             raise SubmissionError("documents", str(error), reason) from error
+
+
+def _skipped(tool: Skipped) -> Finding:
+    return Finding(
+        code="TOOL_NOT_ROUTED",
+        message=f"the route of {tool.capability} skips {tool.tool!r}: {tool.reason}",
+        remedy="add a tool profile for it, or take it out of the AIM registry",
+    )
 
 
 def run_of(request_id: str) -> str:
@@ -340,7 +380,11 @@ def _unknown_check_tools(
 
 
 def _uncapped_tools(
-    bundles: Sequence[WorkstreamBundle], checks: Checks, options: Options, profiles: Mapping[str, ToolProfile]
+    bundles: Sequence[WorkstreamBundle],
+    checks: Checks,
+    options: Options,
+    profiles: Mapping[str, ToolProfile],
+    registry: Registry | UnsetType,
 ) -> list[Finding]:
     """Under a budget, every AI tool that changes the tree has to say what an attempt may cost: that is what is reserved."""
     if options.budget_mode != "halt" or options.dry_run:
@@ -350,7 +394,8 @@ def _uncapped_tools(
         if options.budget_nano is None and bundle.max_cost_usd is None:
             continue
         effective = resolve(checks, options.context, bundle.checks)
-        for tool in dict.fromkeys(name for name in (bundle.tool, effective.fix_tool, *effective.fix_tiers) if name):
+        named = (bundle.tool, effective.fix_tool, *effective.fix_tiers, *_routed(bundle, registry))
+        for tool in dict.fromkeys(name for name in named if name):
             profile = profiles.get(tool)
             if profile is not None and profile.type == "ai" and profile.cost_cap_usd is None:
                 whose = "the run" if options.budget_nano is not None else "the workstream"
@@ -363,6 +408,14 @@ def _uncapped_tools(
                     )
                 )
     return findings
+
+
+def _routed(bundle: WorkstreamBundle, registry: Registry | UnsetType) -> tuple[str, ...]:
+    """The profiles that the route of its capability leads to."""
+    if not isinstance(registry, Registry) or bundle.capability is None:
+        return ()
+    route = registry.capabilities.get(bundle.capability)
+    return () if route is None else registry.profiles_of(route)
 
 
 def _unknown_fallbacks(bundles: Sequence[WorkstreamBundle], profiles: Mapping[str, ToolProfile]) -> list[Finding]:
@@ -418,9 +471,12 @@ def pinned_profiles(
     bundles: Sequence[WorkstreamBundle],
     checks: Checks,
     context: Mapping[str, Any],
+    registry: Registry | UnsetType,
 ) -> dict[str, ToolProfile]:
     """Only what the run can need is pinned into it: tools, what may stand in for them, and checks."""
     needed = {bundle.tool for bundle in bundles} | _named_tools(bundles, checks, context).keys()
+    if isinstance(registry, Registry):
+        needed |= {tool.profile for tool in registry.tools.values()}
     pending = [tool for tool in needed if tool in profiles]
     pinned = {}
     while pending:

@@ -46,6 +46,10 @@ UNLIMITED: Final = 10**9
 """More than there can be of anything: not shortened."""
 
 
+PAYLOAD_CHARS_MAX: Final = 16_000
+"""Characters of a capability's payload that a prompt shows."""
+
+
 class Caps(msgspec.Struct, frozen=True, kw_only=True):
     """How much of each kind of data a prompt shows. Counts are of items, `_chars` of characters.
 
@@ -66,6 +70,7 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
     tasks_chars: int = 20_000
     hints_chars: int = 8_000
     name_chars: int = 400
+    payload_chars: int = PAYLOAD_CHARS_MAX
 
 
 def _ladder(first: Caps, *steps: Mapping[str, int]) -> tuple[Caps, ...]:
@@ -86,13 +91,13 @@ FIX_LADDER: Final = _ladder(
     {"outputs": 3, "command_chars": 500},
     {"diagnostics": 20, "message_chars": 300},
     {"output_chars": 500},
-    {"tasks_chars": 4_000, "hints_chars": 2_000},
+    {"tasks_chars": 4_000, "hints_chars": 2_000, "payload_chars": 2_000},
     {"files": 10, "tests": 5, "line_chars": 200},
-    {"tasks_chars": 1_000, "hints_chars": 500},
+    {"tasks_chars": 1_000, "hints_chars": 500, "payload_chars": 500},
     {"diagnostics": 5, "outputs": 1},
     {
         "output_chars": 0, "command_chars": 50, "diagnostics": 1, "message_chars": 50, "files": 2, "tests": 1,
-        "line_chars": 50, "tasks_chars": 80, "hints_chars": 50, "name_chars": 30,
+        "line_chars": 50, "tasks_chars": 80, "hints_chars": 50, "name_chars": 30, "payload_chars": 0,
     },
 )  # fmt: skip
 """What a FIX prompt gives up, in this order, until it fits: what was tried before, outputs, long lists, then the rest."""
@@ -241,6 +246,8 @@ def _common(
         "run": _name(run, caps),
         "role": quoting.words(role(classification)),
         **{field: quoting.words(word) for field, word in msgspec.structs.asdict(classification).items()},
+        "capability": bundle.capability and quoting.code(bundle.capability),
+        "payload": _payload(bundle, caps.payload_chars),
         "production": classification.quality == "production",
         "change": _name(bundle.openspec_change, caps),
         "issue": _name(str(bundle.ccpm_issue), caps),
@@ -280,10 +287,22 @@ def _sizes(
         ),
         tasks_chars=sum(map(len, bundle.tasks)),
         hints_chars=sum(map(len, bundle.hints)),
+        payload_chars=len(_payload_text(bundle)),
         name_chars=_longest(
             [run, bundle.openspec_change, str(bundle.ccpm_issue), *(n for d in diagnostics for n in (d.code, d.tool))]
         ),
     )
+
+
+def _payload_text(bundle: WorkstreamBundle) -> str:
+    """What the bundle gives to its capability, as JSON, but for what is meant for whoever asks the tool; "" for nothing."""
+    told = {key: value for key, value in bundle.capability_payload.items() if key not in {"timeout_ms", "max_retries"}}
+    return msgspec.json.format(msgspec.json.encode(told), indent=2).decode() if told else ""
+
+
+def _payload(bundle: WorkstreamBundle, chars: int) -> str:
+    text = _payload_text(bundle)
+    return quoting.fence(quoting.cut_end(text, chars), "json") if text and chars else ""
 
 
 def _longest(texts: Iterable[str]) -> int:
@@ -397,6 +416,7 @@ _PLAIN_PARTS: Final = (
     ("diagnostics", "Diagnostics"),
     ("tasks", "Tasks"),
     ("hints", "What a reviewer says"),
+    ("payload", "What the capability is given"),
     ("files", "Files you may change"),
     ("create", "Files you may create"),
     ("tests", "Acceptance tests"),

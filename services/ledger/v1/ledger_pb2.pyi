@@ -115,7 +115,7 @@ class Artifact(_message.Message):
     def __init__(self, role: _Optional[str] = ..., digest: _Optional[str] = ..., name: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class Attempt(_message.Message):
-    __slots__ = ("run", "workstream", "attempt", "step", "state", "ok", "error_class", "message", "executor", "exit_code", "scheduled_ns", "started_ns", "closed_ns", "commit", "tree", "on_behalf", "files", "artifacts", "checks_json", "signature", "tool_wall_s", "late_facts", "tool", "reduction", "action")
+    __slots__ = ("run", "workstream", "attempt", "step", "state", "ok", "error_class", "message", "executor", "exit_code", "scheduled_ns", "started_ns", "closed_ns", "commit", "tree", "on_behalf", "files", "artifacts", "checks_json", "signature", "tool_wall_s", "late_facts", "tool", "reduction", "action", "capability")
     RUN_FIELD_NUMBER: _ClassVar[int]
     WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -141,6 +141,7 @@ class Attempt(_message.Message):
     TOOL_FIELD_NUMBER: _ClassVar[int]
     REDUCTION_FIELD_NUMBER: _ClassVar[int]
     ACTION_FIELD_NUMBER: _ClassVar[int]
+    CAPABILITY_FIELD_NUMBER: _ClassVar[int]
     run: str
     workstream: str
     attempt: int
@@ -166,7 +167,8 @@ class Attempt(_message.Message):
     tool: str
     reduction: int
     action: str
-    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., attempt: _Optional[int] = ..., step: _Optional[str] = ..., state: _Optional[str] = ..., ok: _Optional[bool] = ..., error_class: _Optional[str] = ..., message: _Optional[str] = ..., executor: _Optional[str] = ..., exit_code: _Optional[int] = ..., scheduled_ns: _Optional[int] = ..., started_ns: _Optional[int] = ..., closed_ns: _Optional[int] = ..., commit: _Optional[str] = ..., tree: _Optional[str] = ..., on_behalf: _Optional[str] = ..., files: _Optional[_Iterable[str]] = ..., artifacts: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., checks_json: _Optional[str] = ..., signature: _Optional[str] = ..., tool_wall_s: _Optional[float] = ..., late_facts: _Optional[int] = ..., tool: _Optional[str] = ..., reduction: _Optional[int] = ..., action: _Optional[str] = ...) -> None: ...
+    capability: str
+    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., attempt: _Optional[int] = ..., step: _Optional[str] = ..., state: _Optional[str] = ..., ok: _Optional[bool] = ..., error_class: _Optional[str] = ..., message: _Optional[str] = ..., executor: _Optional[str] = ..., exit_code: _Optional[int] = ..., scheduled_ns: _Optional[int] = ..., started_ns: _Optional[int] = ..., closed_ns: _Optional[int] = ..., commit: _Optional[str] = ..., tree: _Optional[str] = ..., on_behalf: _Optional[str] = ..., files: _Optional[_Iterable[str]] = ..., artifacts: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., checks_json: _Optional[str] = ..., signature: _Optional[str] = ..., tool_wall_s: _Optional[float] = ..., late_facts: _Optional[int] = ..., tool: _Optional[str] = ..., reduction: _Optional[int] = ..., action: _Optional[str] = ..., capability: _Optional[str] = ...) -> None: ...
 
 class Event(_message.Message):
     __slots__ = ("position", "index", "kind", "run", "workstream", "attempt", "time_ns", "by", "payload_json", "entry", "cause")

@@ -78,7 +78,7 @@ class RunOptions(_message.Message):
     def __init__(self, max_workers: _Optional[int] = ..., wave_delay_s: _Optional[float] = ..., fail_fast: _Optional[bool] = ..., dry_run: _Optional[bool] = ..., timeout_s: _Optional[float] = ..., accept_unenforced: _Optional[bool] = ..., stepwise: _Optional[bool] = ..., context_json: _Optional[str] = ..., scheduling: _Optional[str] = ..., review: _Optional[str] = ..., paused: _Optional[bool] = ..., budget_nano: _Optional[int] = ..., budget_mode: _Optional[str] = ...) -> None: ...
 
 class RunHeader(_message.Message):
-    __slots__ = ("request_id", "run", "repository", "options", "checks_toml", "tool_profiles_json", "breaker_json", "actor", "recovery_json")
+    __slots__ = ("request_id", "run", "repository", "options", "checks_toml", "tool_profiles_json", "breaker_json", "actor", "recovery_json", "aim_registry_json")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     REPOSITORY_FIELD_NUMBER: _ClassVar[int]
@@ -88,6 +88,7 @@ class RunHeader(_message.Message):
     BREAKER_JSON_FIELD_NUMBER: _ClassVar[int]
     ACTOR_FIELD_NUMBER: _ClassVar[int]
     RECOVERY_JSON_FIELD_NUMBER: _ClassVar[int]
+    AIM_REGISTRY_JSON_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     run: str
     repository: Repository
@@ -97,7 +98,8 @@ class RunHeader(_message.Message):
     breaker_json: bytes
     actor: str
     recovery_json: bytes
-    def __init__(self, request_id: _Optional[str] = ..., run: _Optional[str] = ..., repository: _Optional[_Union[Repository, _Mapping]] = ..., options: _Optional[_Union[RunOptions, _Mapping]] = ..., checks_toml: _Optional[bytes] = ..., tool_profiles_json: _Optional[bytes] = ..., breaker_json: _Optional[bytes] = ..., actor: _Optional[str] = ..., recovery_json: _Optional[bytes] = ...) -> None: ...
+    aim_registry_json: bytes
+    def __init__(self, request_id: _Optional[str] = ..., run: _Optional[str] = ..., repository: _Optional[_Union[Repository, _Mapping]] = ..., options: _Optional[_Union[RunOptions, _Mapping]] = ..., checks_toml: _Optional[bytes] = ..., tool_profiles_json: _Optional[bytes] = ..., breaker_json: _Optional[bytes] = ..., actor: _Optional[str] = ..., recovery_json: _Optional[bytes] = ..., aim_registry_json: _Optional[bytes] = ...) -> None: ...
 
 class PlanRunRequest(_message.Message):
     __slots__ = ("header", "documents")
