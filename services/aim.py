@@ -187,7 +187,9 @@ def registry_file(environ: Mapping[str, str]) -> Path:
         return resource("config/aim_registry.json")
     file = Path(named).expanduser()
     if not file.is_file():
-        raise RegistryError(f"{REGISTRY_VARIABLE}: there is no file {str(file)[:300]!r}. Correct or unset the variable.")
+        raise RegistryError(
+            f"{REGISTRY_VARIABLE}: there is no file {str(file)[:300]!r}. Correct or unset the variable."
+        )
     return file
 
 

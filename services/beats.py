@@ -12,7 +12,7 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True):
     """Who, since which start, and which attempts (run, workstream, number) its supervising loops moved on since the last beat.
 
     `state`: what it says it is doing; `terminated` is its last word. `tools`: those it found, id to version (empty: not
-    known); at most 200.
+    known); at most 200. `missing`: those it looked for and did not find, id to program; as many.
     """
 
     executor: str
@@ -22,6 +22,7 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True):
     state: ExecutorState = "idle"
     attempts: list[tuple[str, str, int]] = []
     tools: dict[str, str] = {}
+    missing: dict[str, str] = {}
 
 
 def nudge_subject(executor: str) -> str:

@@ -41,7 +41,7 @@ ExecutorState = Literal["spawning", "idle", "busy", "draining", "terminated"]
 Strategy = Literal["retry", "wait", "reduce_context", "fallback_tool", "review", "fail"]
 """What recovery does about a failed attempt; `wait` for a provider that refuses for now; `fail` where nobody is asked."""
 
-Delay = Literal["retry", "tool_breaker", "tool_paused", "budget"]
+Delay = Literal["retry", "tool_breaker", "tool_paused", "tool_missing", "budget"]
 PauseScope = Literal["run", "tool", "pool", "all"]
 Verdict = Literal["approve", "reject", "adjust", "retry"]
 

@@ -46,7 +46,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     2 losses of an executor before an attempt is given up. `scheduling`: in waves, or each workstream as soon as its
     dependencies are merged. `review`: whether what no automatic recovery helps waits for a person, or fails. `paused`:
     nothing is started before somebody resumes the run. `budget_nano`: what all attempts together may cost, in nano-dollars
-    (None: anything), and `budget_mode` what follows when it is used up.
+    (None: anything), and `budget_mode` what follows when it is used up. `pool` does the work; `other_pools`, in order, do
+    what it has no tool for.
     """
 
     max_workers: int = 4
@@ -58,6 +59,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     queue_timeout_s: float = 900.0
     losses_max: int = 2
     pool: str = "default"
+    other_pools: list[str] = []
     scheduling: Literal["barrier", "eager"] = "barrier"
     review: Literal["wait", "fail"] = "wait"
     paused: bool = False
@@ -178,9 +180,13 @@ class Definitions:
         fix_tool = self.checks(workstream).fix_tool if step == "fix" else None
         routed = () if fix_tool else self.routed(workstream)
         direct = fix_tool or self.bundles[workstream].tool
-        profile = self.spec.profiles.get(direct)
+        return tuple(dict.fromkeys((*routed, *self.with_fallbacks(direct))))
+
+    def with_fallbacks(self, tool: str) -> tuple[str, ...]:
+        """A tool and what its profile lists as fallback, as far as there are profiles."""
+        profile = self.spec.profiles.get(tool)
         fallback = () if profile is None else profile.fallback
-        return tuple(dict.fromkeys((*routed, direct, *(tool for tool in fallback if tool in self.spec.profiles))))
+        return (tool, *(other for other in fallback if other in self.spec.profiles))
 
     def static(self, workstream: str) -> list[Check]:
         """The STATIC checks of a workstream on its own files, in order."""

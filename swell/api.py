@@ -4,9 +4,11 @@ Every call here goes through the log of a cluster: the one that SWELL_SCHEDULER 
 one, which is started if need be. So what was called from Python is seen by `swell list`, and the other way round.
 
 A context is a mapping. Its keys `repo_root` (default "."), `dry_run`, `timeout_sec`, `max_workers`, `wave_delay_sec`,
-`fail_fast`, `scheduling` ("barrier" or "eager"), `review` ("fail", or "wait" for a person), `budget_usd`, `budget_mode`
-("halt", "warn" or "continue"), `tool_profiles` (a file, or a mapping in the form of one), `breaker` and `recovery` (files), `accept_unenforced`, `base_ref` and `allow_dirty` say how to run; `static_tools`, `runtime_tool` and the other keys of swell.toml override it;
-everything else stands for placeholders in tool arguments.
+`fail_fast`, `scheduling` ("barrier" or "eager"), `review` ("fail", or "wait" for a person), `pools` (the pool that does the
+work, then those that do what it has no tool for), `budget_usd`, `budget_mode` ("halt", "warn" or "continue"),
+`tool_profiles` (a file, or a mapping in the form of one), `breaker` and `recovery` (files), `accept_unenforced`, `base_ref`
+and `allow_dirty` say how to run; `static_tools`, `runtime_tool` and the other keys of swell.toml override it; everything
+else stands for placeholders in tool arguments.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ _SETTINGS: Final = {
     "accept_unenforced": "accept_unenforced",
     "scheduling": "scheduling",
     "review": "review",
+    "pools": "pools",
     "budget_usd": "budget_usd",
     "budget_mode": "budget_mode",
     "breaker": "breaker",

@@ -34,6 +34,12 @@ ReviewChoice = Annotated[
     Literal["wait", "fail"] | None,
     typer.Option("--review", help="What nothing automatic helps waits for a person, or fails. Default: wait."),
 ]
+Pools = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--pool", help="A pool that does the work; repeated, others for what it has no tool for.", metavar="POOL"
+    ),
+]
 Budget = Annotated[
     float | None,
     typer.Option(

@@ -39,6 +39,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     accept_unenforced: bool | None = None
     scheduling: Literal["barrier", "eager"] | None = None
     review: Literal["wait", "fail"] | None = None
+    pools: list[str] | None = None
     budget_usd: _Dollars | None = None
     budget_mode: Literal["halt", "warn", "continue"] | None = None
     tool_profiles: str | None = None

@@ -83,6 +83,7 @@ def assemble(
         context_json=encode_context(context or {}),
         scheduling=settings.scheduling or "",
         review=settings.review or "",
+        pools=settings.pools or [],
         budget_nano=nano_of(settings.budget_usd) if settings.budget_usd is not None else None,
         budget_mode=settings.budget_mode or "",
         paused=paused,

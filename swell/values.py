@@ -34,6 +34,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     budget_nano: int | None = None
     budget_mode: str = ""
     paused: bool = False
+    pools: list[str] = []
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):

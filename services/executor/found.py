@@ -108,8 +108,12 @@ def spoken_version(output: bytes) -> str:
 
 def announced(found: Mapping[str, FoundTool]) -> dict[str, str]:
     """Tool to version, as a beat carries it: the first ANNOUNCED_MAX by name, without ids longer than ANNOUNCED_ID_CHARS."""
+    return _told({name: tool.version for name, tool in found.items()})
+
+
+def _told(found: Mapping[str, str]) -> dict[str, str]:
     names = [name for name in sorted(found) if len(name) <= ANNOUNCED_ID_CHARS]
-    return {name: found[name].version for name in names[:ANNOUNCED_MAX]}
+    return {name: found[name] for name in names[:ANNOUNCED_MAX]}
 
 
 class ToolFinder:
@@ -148,6 +152,19 @@ class ToolFinder:
         """What can be started at this moment, with the versions that are known; nobody is asked."""
         programs = await asyncio.to_thread(programs_of, self._profiles, self._path)
         return {tool: self._told(self._profiles[tool], program) for tool, program in programs.items()}
+
+    def missing(self, found: Mapping[str, FoundTool]) -> dict[str, str]:
+        """The tools that were looked for and are not among the found ones, with their programs, as a beat carries them.
+
+        What only a run can tell, such as a program in its worktree or on a PATH of the profile's own, was not looked for.
+        """
+        return _told(
+            {
+                tool: profile.command
+                for tool, profile in self._profiles.items()
+                if tool not in found and _is_looked_for(profile)
+            }
+        )
 
     async def look(self) -> dict[str, FoundTool]:
         """What can be started, by tool id. Never raises but when cancelled."""
@@ -242,6 +259,17 @@ def _may_be_asked(profile: ToolProfile) -> bool:
     """A program that a placeholder stands for, such as an interpreter, has a version that says nothing of the tool."""
     bare = ToolProfile(command=profile.command)
     return profile.type == "ai" and not placeholders(bare, fix=False)
+
+
+def _is_looked_for(profile: ToolProfile) -> bool:
+    bare = ToolProfile(command=profile.command)
+    plain = "/" not in profile.command or profile.command.startswith("/")
+    return (
+        plain
+        and "PATH" not in profile.env
+        and not placeholders(bare, fix=False)
+        and len(profile.command) <= REASON_CHARS
+    )
 
 
 def _identity(program: Path) -> tuple[int, int, int, int]:

@@ -70,6 +70,7 @@ class Pulse:
         self._named: dict[Key, int] = {}
         self._state: ExecutorState = "spawning"
         self._tools: dict[str, str] = {}
+        self._missing: dict[str, str] = {}
         self._over = False
         self.sent = 0
         self.failed = 0
@@ -101,11 +102,12 @@ class Pulse:
         with self._lock:
             self._moves[key] = self._moves.get(key, 0) + 1
 
-    def announce(self, tools: Mapping[str, str]) -> bool:
-        """These tools were found here, id to version; whether that is news."""
+    def announce(self, tools: Mapping[str, str], missing: Mapping[str, str]) -> bool:
+        """These tools were found here, id to version, and those were not, id to program; whether that is news."""
         with self._lock:
-            before, self._tools = self._tools, dict(tools)
-            return self._tools != before
+            before = self._tools, self._missing
+            self._tools, self._missing = dict(tools), dict(missing)
+            return (self._tools, self._missing) != before
 
     def forget(self, key: Key) -> None:
         """The attempt is no longer open here."""
@@ -189,6 +191,7 @@ class Pulse:
                 state=self._state,
                 attempts=names,
                 tools=self._tools,
+                missing=self._missing,
             )
 
     async def _connected(self, ending: asyncio.Event) -> BeatBus | None:

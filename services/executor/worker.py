@@ -58,6 +58,9 @@ PULL_S: Final = 1.0
 HAND_BACK_S: Final = 10.0
 """How long attempts may take to be handed back: the grace of their tools, their snapshots, and the close."""
 
+GLANCE_S = 30.0
+"""How often an executor looks whether tools have come or gone."""
+
 Key = tuple[str, str, int]
 
 
@@ -388,11 +391,16 @@ class Executor:
 
     async def _find_tools(self) -> None:
         while self._finder is not None:
-            for look in (self._finder.glance, self._finder.look):  # tools can be used before they tell their version
-                tools = announced(await look())
-                if self._pulse.announce(tools):
-                    log.info("executor.tools_found", tools=tools)
-            await asyncio.sleep(self._finder.ttl_s)
+            await self._announce(self._finder)  # tools can be used before they tell their version
+            await self._finder.look()
+            await self._announce(self._finder)
+            await asyncio.sleep(GLANCE_S)
+
+    async def _announce(self, finder: ToolFinder) -> None:
+        found = await finder.glance()
+        tools, missing = announced(found), finder.missing(found)
+        if self._pulse.announce(tools, missing):
+            log.info("executor.tools_found", tools=tools, missing=sorted(missing))
 
     async def _reread(self) -> None:
         while True:

@@ -64,11 +64,12 @@ from services.events import (
 )
 from services.outcome import NANO_USD_MAX, nano_of, usd_text
 from services.plan import clash
-from services.profiles import ToolProfile, placeholders
+from services.profiles import placeholders
 from services.scheduler.breaker import BreakerConfig, decide
 from services.scheduler.budget import Refusal, account_of, notices, refusal, run_account
 from services.scheduler.fleet import Barrier, Fleet, Want, barrier
 from services.scheduler.recovery import Choice, RecoveryConfig, Used, choose
+from services.scheduler.routing import Places, Sightings, ordered
 from services.scheduler.state import (
     ALLOWED,
     COUNTED_BY_FIX_LOOP,
@@ -116,26 +117,6 @@ class Decision(msgspec.Struct, frozen=True):
     attempt: Attempt | None = None
     expect: int = 0
     final: bool = False
-
-
-class Sighting(msgspec.Struct):
-    """The newest beat of an executor: its boot, and when each attempt was last named, in the scheduler's own time.
-
-    `gone`: it said so itself.
-    """
-
-    boot: str
-    seen_ns: int
-    gone: bool = False
-    named: dict[tuple[str, str, int], int] = {}
-
-
-class Sightings(msgspec.Struct):
-    """What the scheduler has seen of executors. `since_ns`: connected and caught up without a break since then."""
-
-    executors: dict[str, Sighting]
-    since_ns: int
-    lease_s: float
 
 
 def due(run: RunState, now_ns: int, sightings: Sightings | None = None, fleet: Fleet | None = None) -> list[Decision]:
@@ -199,7 +180,7 @@ def _due(run: RunState, now_ns: int, sightings: Sightings | None, fleet: Fleet) 
         yield from _stop(run, run.stopping)
         return
     if run.held:
-        yield from _resume(run, definitions, now_ns, fleet)
+        yield from _resume(run, definitions, now_ns, fleet, sightings)
         return
     if now_ns >= run.accepted.deadline_ns + run.held_ns and run.accepted.deadline_ns > 0:
         limit = definitions.spec.options.timeout_s
@@ -207,7 +188,7 @@ def _due(run: RunState, now_ns: int, sightings: Sightings | None, fleet: Fleet) 
         yield Decision([RunStopping(outcome="failed", reason=reason, cause="run_timeout")])
         return
     if fleet.pause_of(definitions.spec.options.pool) is None:
-        yield from _Deciding(run, definitions, now_ns, fleet).decisions()
+        yield from _Deciding(run, definitions, now_ns, fleet, sightings).decisions()
 
 
 def _budget_notices(run: RunState) -> Iterator[Decision]:
@@ -225,9 +206,11 @@ def _budget_notices(run: RunState) -> Iterator[Decision]:
         yield Decision([reached])
 
 
-def _resume(run: RunState, definitions: Definitions, now_ns: int, fleet: Fleet) -> Iterator[Decision]:
+def _resume(
+    run: RunState, definitions: Definitions, now_ns: int, fleet: Fleet, sightings: Sightings | None
+) -> Iterator[Decision]:
     """A run that waited for a review or for its budget goes on as soon as there is something to do."""
-    if run.held == "budget" and not _Deciding(run, definitions, now_ns, fleet).is_broke():
+    if run.held == "budget" and not _Deciding(run, definitions, now_ns, fleet, sightings).is_broke():
         reason = "its budget has room"
         yield Decision([RunTransitioned(from_state="paused", to_state="running", reason=reason, cause="budget")])
     if run.held == "review" and (run.startable or not run.reviews):
@@ -257,7 +240,7 @@ def _after_the_end(run: RunState, now_ns: int, sightings: Sightings | None, flee
     if run.rollback is not None and run.definitions is not None:
         yield from _closes(run, now_ns, sightings)
         if fleet.pause_of(run.definitions.spec.options.pool) is None:
-            yield from _Deciding(run, run.definitions, now_ns, fleet).compensation(run.rollback)
+            yield from _Deciding(run, run.definitions, now_ns, fleet, sightings).compensation(run.rollback)
 
 
 _COMPENSABLE = frozenset({"completed", "compensating", "compensation_failed"})
@@ -500,18 +483,24 @@ def _choice(
     detail: str,
     used: Used | None = None,
     wait_s: float = 0.0,
+    tried: str = "",
 ) -> tuple[Choice, list[AnyEvent]]:
-    """What recovery does about a failed step, and the event that puts it in force."""
+    """What recovery does about a failed step, and the event that puts it in force. `tried` is the tool that failed at it."""
     own = used or workstream.recovery.get(step, Used())
-    tool = own.tool or _tool_of(definitions, workstream, step)
+    chain = _chain(definitions, workstream, step)
+    tool = tried or own.tool or (chain[0] if chain else "")
     profile = definitions.spec.profiles.get(tool)
     changing = step in {"edit", "fix"}
+    config = run.recovery or RecoveryConfig()
+    route = definitions.route(workstream.id)
+    if route is not None and tool in definitions.routed(workstream.id):  # so often for each of its tools
+        config = msgspec.structs.replace(config, retries=route.max_retries * (1 + len(own.tools) // 2))
     chosen = choose(
-        run.recovery or RecoveryConfig(),
+        config,
         own,
         error_class,
         tool=tool,
-        fallback=_fallbacks(definitions, workstream, step) if changing else (),
+        fallback=[other for other in chain if other in definitions.spec.profiles],
         reducible=changing and profile is not None and "files" in placeholders(profile, fix=step == "fix"),
         name=f"{run.run}/{workstream.id}/{step}",
         wait_s=wait_s,
@@ -537,30 +526,20 @@ def _is_mechanical(step: StepScheduled) -> bool:
     return step.fix is not None and step.fix.mechanical
 
 
-def _tiers(definitions: Definitions, workstream: Workstream) -> tuple[str, ...]:
-    """The tools of FIX, each for one attempt of a loop and the last for what is left of it."""
-    checks = definitions.checks(workstream.id)
-    return (checks.fix_tool or definitions.bundles[workstream.id].tool, *checks.fix_tiers)
+def _tiers(definitions: Definitions, workstream: Workstream) -> int:
+    """How many tools FIX has in turn, each for one attempt of a loop and the last for what is left of it."""
+    return 1 + len(definitions.checks(workstream.id).fix_tiers)
 
 
-def _tool_of(definitions: Definitions, workstream: Workstream, step: Step) -> str:
-    """The tool that the definition names for a step that changes the tree; '' for any other step."""
-    match step:
-        case "edit":
-            return definitions.bundles[workstream.id].tool
-        case "fix":
-            tiers = _tiers(definitions, workstream)
-            failed = workstream.failure.step if workstream.failure is not None else "static"
-            return tiers[min(workstream.fix.fix_attempts_by_step.get(failed, 0), len(tiers) - 1)]
-        case _:
-            return ""
-
-
-def _fallbacks(definitions: Definitions, workstream: Workstream, step: Step) -> tuple[str, ...]:
-    """The tools that may stand in for the defined one, as its profile lists them, as far as they are known."""
-    profile: ToolProfile | None = definitions.spec.profiles.get(_tool_of(definitions, workstream, step))
-    listed: tuple[str, ...] = getattr(profile, "fallback", ())
-    return tuple(tool for tool in listed if tool in definitions.spec.profiles)
+def _chain(definitions: Definitions, workstream: Workstream, step: Step) -> tuple[str, ...]:
+    """The tools to try for a step that changes the tree, the wanted one first; () for any other step."""
+    if step == "fix":
+        tiers = definitions.checks(workstream.id).fix_tiers
+        failed = workstream.failure.step if workstream.failure is not None else "static"
+        tier = min(workstream.fix.fix_attempts_by_step.get(failed, 0), len(tiers))
+        if tier:
+            return definitions.with_fallbacks(tiers[tier - 1])
+    return definitions.chain(workstream.id, step)
 
 
 def _because(reason: str) -> str:
@@ -649,12 +628,16 @@ class _Draft:
 class _Deciding:
     """One call of `due` for a run that is going on."""
 
-    def __init__(self, run: RunState, definitions: Definitions, now_ns: int, fleet: Fleet) -> None:
+    def __init__(
+        self, run: RunState, definitions: Definitions, now_ns: int, fleet: Fleet, sightings: Sightings | None
+    ) -> None:
         self.run = run
         self.definitions = definitions
         self.options: Options = definitions.spec.options
         self.now_ns = now_ns
         self.fleet = fleet
+        self.places = Places(sightings, now_ns)
+        self.pools = (self.options.pool, *self.options.other_pools)
         self.eager = self.options.scheduling == "eager"
         self.starting: set[str] = set()
         self.slots = self.options.max_workers - len(run.open)
@@ -876,6 +859,9 @@ class _Deciding:
         workstream = draft.workstream
         index = workstream.index
         used = workstream.recovery.get(step, Used())
+        route = self.definitions.route(workstream.id) if step in {"edit", "fix"} and not tool else None
+        capability = self.definitions.bundles[workstream.id].capability if route is not None else None
+        chain = _chain(self.definitions, workstream, step)
         self._dispatch(
             draft,
             StepScheduled(
@@ -885,14 +871,15 @@ class _Deciding:
                 pool=self.options.pool,
                 input=snapshot,
                 base=workstream.base or snapshot,
-                timeout_s=self._timeout_s(step),
+                timeout_s=min(self._timeout_s(step), (route and route.timeout_s) or self._timeout_s(step)),
                 queue_deadline_ns=self._queue_deadline_ns(),
                 checks=_named(checks),
                 every_check=_too_many(checks),
                 merged=[(index, index + 1)] if checks else [],
                 fix=fix,
                 dry_run=self.options.dry_run,
-                tool=tool or used.tool or _tool_of(self.definitions, workstream, step),
+                tool=tool or used.tool or (chain[0] if chain else ""),
+                capability=capability or "",
                 reduction=used.reductions,
                 idle_timeout_s=self._idle_s(),
             ),
@@ -977,24 +964,55 @@ class _Deciding:
         if not step.tool or step.dry_run:
             return step, None
 
-        def before(tool: str) -> Barrier | None:
-            return barrier(self.fleet, tool, Want(tool, self.run.run, step.workstream, step.attempt))
+        def before(tool: str) -> tuple[str, Barrier | None]:
+            """The pool that would do it, and what stands before it."""
+            found = barrier(self.fleet, tool, Want(tool, self.run.run, step.workstream, step.attempt))
+            place = self.places.place(self._open_pools(), tool, self.definitions.spec.profiles.get(tool))
+            if found is None and place.missing:
+                found = Barrier("tool_missing", self._missing(tool), self._queue_deadline_ns())
+            return place.pool, found
 
         used = workstream.recovery.get(step.step, Used())
-        wanted = used.tool or _tool_of(self.definitions, workstream, step.step) or step.tool
+        chain = self._candidates(workstream, step.step)
+        wanted = used.tool or (chain[0] if chain else step.tool)
         if _is_mechanical(step):
             wanted, fallbacks = step.tool, False
-        found = before(wanted)
+        pool, found = before(wanted)
+        step = msgspec.structs.replace(step, tool=wanted, pool=pool, reason="")
         if found is None:
-            return msgspec.structs.replace(step, tool=wanted, reason=""), None
+            return step, None
         policy = self.run.recovery or RecoveryConfig()
         if found.limited and "fallback_tool" not in policy.strategies(found.limited):
-            return msgspec.structs.replace(step, tool=wanted, reason=""), found  # another one may be dearer
-        for other in _fallbacks(self.definitions, workstream, step.step) if fallbacks else ():
-            if other != wanted and before(other) is None:
+            return step, found  # another one may be dearer
+        for other in chain if fallbacks else ():
+            if other == wanted or other not in self.definitions.spec.profiles:
+                continue
+            pool, also = before(other)
+            if also is None:
                 reason = f"{found.reason}; {other} does it"
-                return msgspec.structs.replace(step, tool=other, reason=reason[:REASON_MAX]), None
-        return msgspec.structs.replace(step, tool=wanted, reason=""), found
+                return msgspec.structs.replace(step, tool=other, pool=pool, reason=reason[:REASON_MAX]), None
+        return step, found
+
+    def _candidates(self, workstream: Workstream, step: Step) -> tuple[str, ...]:
+        """The tools for a step, in the order of now."""
+        chain = _chain(self.definitions, workstream, step)
+        route = self.definitions.route(workstream.id)
+        routed = self.definitions.routed(workstream.id)
+        if route is None or route.strategy == "order" or chain[: len(routed)] != routed:
+            return chain
+        return (*ordered(routed, route.strategy, self.fleet.records), *chain[len(routed) :])
+
+    def _open_pools(self) -> tuple[str, ...]:
+        """The run's pools that nobody has paused; never empty, since nothing is decided while the first one is."""
+        return tuple(pool for pool in self.pools if self.fleet.pause_of(pool) is None) or self.pools[:1]
+
+    def _missing(self, tool: str) -> str:
+        profile = self.definitions.spec.profiles[tool]
+        where = "pool" if len(self.pools) == 1 else "pools"
+        return (
+            f"no executor of {where} {', '.join(self.pools)} has found {profile.command!r}, the program of {tool}: install it "
+            "there, start an executor that has it, or adjust the tool"
+        )
 
     def _delayed(self) -> Iterator[Decision]:
         """Steps that wait: scheduled once nothing stands before them, or told what does now."""
@@ -1020,6 +1038,11 @@ class _Deciding:
                 if self.slots > 0:
                     self.slots -= 1
                     yield Decision([step])
+            elif delayed.cause == found.cause == "tool_missing" and self.now_ns >= delayed.until_ns:
+                draft = _Draft(workstream)
+                self._stop_for(draft, step.step, "tool_missing", found.reason)
+                if draft.events:
+                    yield draft.decision()
             elif _differs(delayed, found):
                 yield Decision(
                     [StepDelayed(step=step, cause=found.cause, reason=found.reason, until_ns=found.until_ns)]
@@ -1099,7 +1122,15 @@ class _Deciding:
             self._answer(draft, ok=False, reason=f"{scheduled.step}: {detail}")
             return
         chosen, events = _choice(
-            self.run, self.definitions, workstream, scheduled.step, error_class, self.now_ns, detail, wait_s=wait_s
+            self.run,
+            self.definitions,
+            workstream,
+            scheduled.step,
+            error_class,
+            self.now_ns,
+            detail,
+            wait_s=wait_s,
+            tried=scheduled.tool,
         )
         for event in events:
             draft.add(event)
@@ -1227,7 +1258,7 @@ class _Deciding:
         if failure is not None and autofix is not None:
             self._schedule_fix(draft, step, autofix=autofix)
             return
-        untried = 0 < workstream.fix.fix_attempts_by_step.get(step, 0) < len(_tiers(self.definitions, workstream))
+        untried = 0 < workstream.fix.fix_attempts_by_step.get(step, 0) < _tiers(self.definitions, workstream)
         verdict = decide(workstream.fix, step, self._policy(workstream), untried=untried)
         if verdict.allowed and failure is not None:
             self._schedule_fix(draft, step)
@@ -1623,6 +1654,8 @@ def _money_reason(run: str, refused: Refusal) -> str:
 
 def _differs(delayed: StepDelayed, found: Barrier) -> bool:
     cause: Delay = found.cause
+    if delayed.cause == cause == "tool_missing":
+        return delayed.reason != found.reason
     return (delayed.cause, delayed.reason, delayed.until_ns) != (cause, found.reason, found.until_ns)
 
 

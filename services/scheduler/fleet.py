@@ -44,6 +44,7 @@ from services.events import (
     ToolBreakerOpened,
 )
 from services.scheduler.recovery import DELAY_S_MAX, LIMITED
+from services.scheduler.routing import Record
 from services.wire import Entry, Place
 
 FLEET = "fleet"
@@ -67,8 +68,11 @@ TOOL_FAULTS: frozenset[ErrorClass] = frozenset(
 PROVIDER = "provider:"
 """Begins the name of the breaker that all tools of one provider share."""
 
-PROVIDERS_KEPT = 1000
-"""Tools whose provider is remembered."""
+TOOLS_KEPT = 1000
+"""Tools whose provider and whose record are remembered."""
+
+_SAYS_NOTHING: frozenset[ErrorClass] = frozenset({"handed_back", "workspace_error", "unknown", "setup_error", *LIMITED})
+"""Ends of attempts that say nothing about how well a tool works."""
 
 EVENTS_MAX = 200
 """Events of one decision; what is left is derived again."""
@@ -163,6 +167,7 @@ class Fleet(msgspec.Struct):
     paused: dict[tuple[PauseScope, str], FleetPaused] = {}
     breakers: dict[str, ToolBreaker] = {}
     providers: dict[str, str] = {}
+    records: dict[str, Record] = {}
     executors: dict[str, ExecutorLife] = {}
     requests: dict[str, PauseRequested | ResumeRequested] = {}
     answers: dict[str, RequestAnswered] = {}
@@ -186,7 +191,7 @@ class Barrier(msgspec.Struct, frozen=True):
     `limited` is the class of the refusal where a provider refuses for now.
     """
 
-    cause: Literal["tool_breaker", "tool_paused"]
+    cause: Literal["tool_breaker", "tool_paused", "tool_missing"]
     reason: str
     until_ns: int = 0
     limited: ErrorClass | None = None
@@ -257,8 +262,10 @@ def _note(fleet: Fleet, run: str, time_ns: int, attempt: StepScheduled, event: A
     if isinstance(event, StepFinished) and event.provider:
         fleet.providers.pop(attempt.tool, None)
         fleet.providers[attempt.tool] = event.provider
-        while len(fleet.providers) > PROVIDERS_KEPT:
+        while len(fleet.providers) > TOOLS_KEPT:
             fleet.providers.pop(next(iter(fleet.providers)))
+    if isinstance(event, StepFinished | StepCancelled | StepLost):
+        _record(fleet, attempt, event)
     match event:
         case StepFinished(dry_run=False) if event.error_class in LIMITED:
             _refused(fleet, run, time_ns, attempt, event)
@@ -273,6 +280,17 @@ def _note(fleet: Fleet, run: str, time_ns: int, attempt: StepScheduled, event: A
                     breaker.probe, breaker.probing = None, False
         case _:
             pass
+
+
+def _record(fleet: Fleet, attempt: StepScheduled, event: StepFinished | StepCancelled | StepLost) -> None:
+    """How well its tool has done."""
+    record = fleet.records.get(attempt.tool)
+    if record is None or attempt.dry_run:
+        return
+    record.open = max(record.open - 1, 0)
+    if isinstance(event, StepFinished) and event.error_class not in _SAYS_NOTHING:
+        cost_nano = event.cost.nano_usd if event.cost is not None else 0
+        record.note(ok=event.ok, wall_ns=int(event.tool_wall_s * _SECOND_NS), cost_nano=cost_nano)
 
 
 def _judge(breaker: ToolBreaker, run: str, attempt: StepScheduled, event: StepFinished) -> None:
@@ -307,6 +325,12 @@ def _refused(fleet: Fleet, run: str, time_ns: int, attempt: StepScheduled, event
 
 
 def _scheduled(fleet: Fleet, run: str, event: StepScheduled) -> None:
+    if not event.dry_run:
+        record = fleet.records.pop(event.tool, None) or Record()
+        record.open += 1
+        fleet.records[event.tool] = record
+        while len(fleet.records) > TOOLS_KEPT:
+            fleet.records.pop(next(iter(fleet.records)))
     for breaker in fleet.breakers_of(event.tool):
         if _probes(breaker, run, event.workstream, event.attempt):
             breaker.probing = True

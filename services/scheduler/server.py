@@ -525,6 +525,7 @@ def _plain(header: pb.RunHeader) -> Header:
         budget_nano=options.budget_nano if options.HasField("budget_nano") else None,
         budget_mode=options.budget_mode,
         paused=options.paused,
+        pools=tuple(options.pools),
         checks_toml=header.checks_toml,
         tool_profiles_json=header.tool_profiles_json,
         breaker_json=header.breaker_json,

@@ -37,9 +37,10 @@ from services.events import (
 from services.metrics import Exposition
 from services.scheduler import fleet as fleets
 from services.scheduler.appends import Append, appends, may_decide
-from services.scheduler.decide import GROUP_MAX, Decision, Sighting, Sightings, due, outstanding, wanting
+from services.scheduler.decide import GROUP_MAX, Decision, due, outstanding, wanting
 from services.scheduler.fleet import FLEET, BreakerLimits, ExecutorLife, Fleet, Seen
 from services.scheduler.metrics import SchedulerMetrics
+from services.scheduler.routing import Sighting, Sightings
 from services.scheduler.snapshots import SPECS_AT_ONCE, Folded, Snapshots, id_of
 from services.scheduler.state import ANSWERS_KEPT, Fact, Over, RunState, evolve, skip
 from services.spec import RunSpec, decode_spec
@@ -661,7 +662,13 @@ class Shell:
         gone = beat.state == "terminated"
         ended = gone and (before is None or not before.gone)
         self._sightings.executors[beat.executor] = Sighting(
-            boot=beat.boot, seen_ns=time_ns, gone=gone, named=kept | live
+            boot=beat.boot,
+            seen_ns=time_ns,
+            gone=gone,
+            named=kept | live,
+            pool=beat.pool,
+            serves=beat.state in {"idle", "busy"},
+            missing=beat.missing,
         )
         self._beats[beat.executor] = beat
         if anew or ended:

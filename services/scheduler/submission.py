@@ -33,6 +33,8 @@ from services.spec import Options, Repository, RunSpec
 
 RUN_ID = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
 REQUEST_ID = re.compile(r"\A[A-Za-z0-9_-]{8,64}\Z")
+POOL = re.compile(r"\A[A-Za-z0-9_-]{1,64}\Z")
+POOLS_MAX = 10
 COMMIT = re.compile(r"\A(?:[0-9a-f]{40}|[0-9a-f]{64})\Z")
 RESERVED_RUNS = frozenset({"fleet"})
 OF_ONE_ATTEMPT = frozenset({"workstream", "step", "attempt", "prompt", "prompt_file", "diagnostics_file"})
@@ -76,6 +78,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     paused: bool = False
     budget_nano: int | None = None
     budget_mode: str = ""
+    pools: tuple[str, ...] = ()
     checks_toml: bytes = b""
     tool_profiles_json: bytes = b""
     breaker_json: bytes = b""
@@ -221,6 +224,11 @@ class Submissions:
             raise SubmissionError("options.budget_mode", f"{header.budget_mode[:40]!r} is not halt, warn or continue")
         if header.budget_nano is not None and not 0 <= header.budget_nano <= NANO_USD_MAX:
             raise SubmissionError("options.budget_nano", f"is not between 0 and {NANO_USD_MAX} nano-dollars")
+        pools = header.pools or ("default",)
+        if len(pools) > POOLS_MAX or len(set(pools)) < len(pools) or not all(POOL.match(pool) for pool in pools):
+            raise SubmissionError(
+                "options.pools", f"name at most {POOLS_MAX} pools, each once, by letters, digits, '-' and '_'"
+            )
         return Options(
             max_workers=workers,
             wave_delay_s=header.wave_delay_s,
@@ -230,6 +238,8 @@ class Submissions:
             stepwise=header.stepwise,
             queue_timeout_s=config.queue_timeout_s,
             losses_max=config.losses_max,
+            pool=pools[0],
+            other_pools=list(pools[1:]),
             scheduling=SCHEDULINGS[header.scheduling],
             review="fail" if header.fail_fast else REVIEWS[header.review or config.review],
             paused=header.paused,

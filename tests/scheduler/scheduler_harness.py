@@ -34,8 +34,9 @@ from services.events import (
     WorkstreamTransitioned,
 )
 from services.scheduler.appends import ENTRY_BUDGET_BYTES
-from services.scheduler.decide import Decision, Sightings, due, outstanding
+from services.scheduler.decide import Decision, due, outstanding
 from services.scheduler.fleet import Fleet
+from services.scheduler.routing import Sightings
 from services.scheduler.state import ALLOWED, Fact, RunState, evolve
 from services.spec import Options, Repository, RunSpec
 from services.wire import Entry, Place, encode_entry

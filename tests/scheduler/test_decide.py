@@ -37,7 +37,8 @@ from services.events import (
     WaveFinished,
     WaveStarted,
 )
-from services.scheduler.decide import GROUP_MAX, Sighting, Sightings, due, outstanding
+from services.scheduler.decide import GROUP_MAX, due, outstanding
+from services.scheduler.routing import Sighting, Sightings
 from services.wire import Place, encode_entry
 
 A, B, C, D = "ws-a", "ws-b", "ws-c", "ws-d"

@@ -117,8 +117,19 @@ def test_under_a_budget_every_ai_tool_has_to_say_what_it_may_cost(submissions, b
     assert found.spec is not None
 
 
-@pytest.mark.parametrize("options", [{"budget_nano": -1}, {"budget_nano": 10**19}, {"budget_mode": "loud"}])
-def test_a_budget_that_is_none_is_refused(submissions, options):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"budget_nano": -1},
+        {"budget_nano": 10**19},
+        {"budget_mode": "loud"},
+        {"pools": ("a", "a")},
+        {"pools": ("a.b",)},
+        {"pools": ("",)},
+        {"pools": tuple(f"p{number}" for number in range(11))},
+    ],
+)
+def test_an_option_that_cannot_be_is_refused(submissions, options):
     with pytest.raises(SubmissionError) as refused:
         submissions.plan(header(**options), document(CHECKED))
     assert refused.value.field == f"options.{next(iter(options))}"

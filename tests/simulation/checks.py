@@ -558,7 +558,8 @@ class Checker:
             if not handed:
                 lost = event.error_class in {"workspace_error", "unknown"}
                 run.losses[name] = run.losses[name] + 1 if lost else 0
-            if step.step in {"edit", "fix"} and event.snapshot is not None and (handed or not lost):
+            beyond = step.fix is not None and step.fix.mechanical and event.violations  # thrown away
+            if step.step in {"edit", "fix"} and event.snapshot is not None and (handed or not lost) and not beyond:
                 run.latest[name] = event.snapshot
             passed = {(one.kind, one.name) for one in event.checks if one.outcome in {"passed", "not_executable"}}
             if passed:

@@ -20,7 +20,7 @@ from services.events import (
 from services.executor.claims import claim, close, is_foreign, writer
 from services.wire import Entry, attempt_subject, late_subject
 from tests.simulation.broker import Answer, Broker, Command
-from tests.simulation.clockwork import SECOND_NS, Clockwork, Process
+from tests.simulation.clockwork import SECOND_NS, START_NS, Clockwork, Process
 from tests.simulation.tools import Tools
 
 BEAT_S = 1.0
@@ -34,6 +34,13 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
     crash: float = 0.0
     stuck: float = 0.0
+
+
+class Lack(msgspec.Struct, frozen=True):
+    """Tools that an executor does not have until somebody installs them; seconds since the start."""
+
+    tools: tuple[str, ...] = ()
+    until_s: float = 0.0
 
 
 class Work(msgspec.Struct):
@@ -54,7 +61,16 @@ class Executor(Process):
     """One executor of the simulation."""
 
     def __init__(
-        self, clockwork: Clockwork, broker: Broker, tools: Tools, rules: Rules, name: str, *, pool: str, slots: int
+        self,
+        clockwork: Clockwork,
+        broker: Broker,
+        tools: Tools,
+        rules: Rules,
+        name: str,
+        *,
+        pool: str,
+        slots: int,
+        lacks: Lack | None = None,
     ) -> None:
         super().__init__(clockwork, name)
         self.broker = broker
@@ -62,6 +78,7 @@ class Executor(Process):
         self.rules = rules
         self.pool = pool
         self.slots = slots
+        self.lacks = lacks or Lack()
         self.boot = ""
         self.draining = False
         self.work: dict[Key, Work] = {}
@@ -169,7 +186,10 @@ class Executor(Process):
         if work.done or self.work.get(work.key) is not work:
             return
         work.done = True
-        work.result = self.tools.result(work.key[0], work.scheduled, work.scheduled_ns, self.clockwork.now_ns)
+        if work.scheduled.tool in self._missing() and not work.scheduled.dry_run:
+            work.result = StepFinished(ok=False, error_class="tool_missing", message="it is not installed here")
+        else:
+            work.result = self.tools.result(work.key[0], work.scheduled, work.scheduled_ns, self.clockwork.now_ns)
         if not self._dies("executor crash: tool ended, not closed"):
             self._close(work)
 
@@ -231,10 +251,22 @@ class Executor(Process):
 
     def _say(self, state: ExecutorState) -> None:
         named = [key for key, work in self.work.items() if work.moving]
-        beat = Beat(executor=self.name, boot=self.boot, pool=self.pool, slots=self.slots, state=state, attempts=named)
+        beat = Beat(
+            executor=self.name,
+            boot=self.boot,
+            pool=self.pool,
+            slots=self.slots,
+            state=state,
+            attempts=named,
+            missing={tool: tool for tool in self._missing()},
+        )
         if self.broker.put_beat(self.name, beat):
             for key in named:
                 self.named_ns[key] = self.clockwork.now_ns
+
+    def _missing(self) -> tuple[str, ...]:
+        installed = self.clockwork.now_ns - START_NS >= self.lacks.until_s * SECOND_NS
+        return () if installed else self.lacks.tools
 
     def nudged(self) -> None:
         if self.alive and self.connected:

@@ -14,7 +14,7 @@ from services.scheduler.fleet import BreakerLimits
 from services.spec import Options, Repository, RunSpec
 from tests.simulation.algebra import BASE
 from tests.simulation.broker import Mix
-from tests.simulation.executors import Rules
+from tests.simulation.executors import Lack, Rules
 from tests.simulation.schedulers import Settings
 from tests.simulation.tools import TEMPERS, Plan, Sick, Temper
 
@@ -23,6 +23,9 @@ PAYING = 0.3
 
 MENDING = 0.3
 """The part of the runs with programs that mend before FIX, or with tiers of FIX tools."""
+
+LACKING = 0.25
+"""The part of the seeds in which executors lack tools."""
 
 PROFILES = {
     "editor": ToolProfile(command="editor", args=("{files}",), fallback=("spare",)),
@@ -79,6 +82,8 @@ class Scenario(msgspec.Struct, kw_only=True):
     schedulers: int = 2
     executors: list[tuple[str, int]] = []
     """Pool and slots of each."""
+    lacks: dict[int, Lack] = {}
+    """What some of them do not have."""
     faults_end_s: float = 0.0
     ledger: bool = False
     script: list[tuple[float, str]] = []
@@ -146,6 +151,7 @@ def scenario(seed: int, *, size: int | None = None) -> Scenario:
         ledger=seed % 3 == 0,
         habits=_habits(random),
     )
+    _give_places(Random(f"places/{seed}"), made)
     if calm:
         return made
     made.mix = Mix(
@@ -185,6 +191,25 @@ def _give_tiers(random: Random, specs: list[RunSpec]) -> None:
                 fix_tiers=random.choice([(), ("helper",), ("helper", "spare")]),
             )
             specs[at] = msgspec.structs.replace(definition, checks=checks)
+
+
+def _give_places(random: Random, made: Scenario) -> None:
+    """Some executors lack tools, for a while or for good; some runs may use another pool, which has them all."""
+    if random.random() >= LACKING:
+        return
+    made.lacks = {
+        number: Lack(
+            tools=tuple(random.sample(["editor", "helper", "spare", "mend"], random.randint(1, 3))),
+            until_s=random.choice([10.0, 60.0, 10.0**6]),
+        )
+        for number in range(len(made.executors))
+        if random.random() < 0.7
+    }
+    if random.random() < 0.5:
+        made.executors.append(("other", random.randint(1, 3)))
+        for at, definition in enumerate(made.specs):
+            options = msgspec.structs.replace(definition.options, other_pools=["nowhere", "other"])
+            made.specs[at] = msgspec.structs.replace(definition, options=options)
 
 
 def _give_money(random: Random, specs: list[RunSpec], plans: list[Plan]) -> None:

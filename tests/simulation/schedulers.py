@@ -21,8 +21,9 @@ from services.events import (
 )
 from services.scheduler import fleet as fleets
 from services.scheduler.appends import Append, appends, may_decide
-from services.scheduler.decide import Decision, Sighting, Sightings, due, outstanding, wanting
+from services.scheduler.decide import Decision, due, outstanding, wanting
 from services.scheduler.fleet import FLEET, BreakerLimits, Fleet, Seen
+from services.scheduler.routing import Sighting, Sightings
 from services.scheduler.state import Fact, RunState, evolve, skip
 from services.spec import RunSpec
 from services.wire import Entry, Place, Recorded, all_of_run, command_subject, parse_subject, run_subject
@@ -319,7 +320,13 @@ class Scheduler(Process):
         gone = beat.state == "terminated"
         ended = gone and (before is None or not before.gone)
         self.sightings.executors[beat.executor] = Sighting(
-            boot=beat.boot, seen_ns=time_ns, gone=gone, named=kept | live
+            boot=beat.boot,
+            seen_ns=time_ns,
+            gone=gone,
+            named=kept | live,
+            pool=beat.pool,
+            serves=beat.state in {"idle", "busy"},
+            missing=beat.missing,
         )
         self.beats[beat.executor] = beat
         if anew or ended:

@@ -68,7 +68,14 @@ class Simulation:
         ]
         for number, (pool, slots) in enumerate(made.executors):
             executor = Executor(
-                self.clockwork, self.broker, self.tools, made.rules, f"e{number + 1}", pool=pool, slots=slots
+                self.clockwork,
+                self.broker,
+                self.tools,
+                made.rules,
+                f"e{number + 1}",
+                pool=pool,
+                slots=slots,
+                lacks=made.lacks.get(number),
             )
             self.world.executors[executor.name] = executor
         self.checker = Checker(self.world, self.tools.repository, made)

@@ -83,6 +83,7 @@ def _chunks(first: int, seeds: int) -> Iterator[range]:
 def keep(outcome: Outcome, folder: Path) -> Path:
     """Write a history as JSON lines; where it stands."""
     path = folder / f"seed-{outcome.seed}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         for recorded, entry in zip(outcome.log, outcome.history, strict=True):
             line = {

@@ -79,11 +79,12 @@ def test_an_eager_run_says_so_in_its_definition_and_completes(
 ) -> None:
     run = fresh()
     folder = bundles(bundle("ws-a"), bundle("ws-b", scope="src/b.py", depends_on=["ws-a"]))
-    ok(swell("run", folder, "--repo", repo, "--eager", "--run", run))
+    ok(swell("run", folder, "--repo", repo, "--eager", "--pool", "default", "--pool", "gpu", "--run", run))
     requested = next(client.list_events(run, kinds=["run_requested"]))
     spec = definition(client, requested.payload["spec"])
     assert spec["options"]["scheduling"] == "eager"
     assert spec["options"]["review"] == "wait"
+    assert (spec["options"]["pool"], spec["options"]["other_pools"]) == ("default", ["gpu"])
     assert spec["recovery"]["classes"]["auth"] == ["review"]
 
 

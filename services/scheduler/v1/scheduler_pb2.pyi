@@ -48,7 +48,7 @@ class Repository(_message.Message):
     def __init__(self, location: _Optional[str] = ..., base_commit: _Optional[str] = ..., base_ref: _Optional[str] = ...) -> None: ...
 
 class RunOptions(_message.Message):
-    __slots__ = ("max_workers", "wave_delay_s", "fail_fast", "dry_run", "timeout_s", "accept_unenforced", "stepwise", "context_json", "scheduling", "review", "paused", "budget_nano", "budget_mode")
+    __slots__ = ("max_workers", "wave_delay_s", "fail_fast", "dry_run", "timeout_s", "accept_unenforced", "stepwise", "context_json", "scheduling", "review", "paused", "budget_nano", "budget_mode", "pools")
     MAX_WORKERS_FIELD_NUMBER: _ClassVar[int]
     WAVE_DELAY_S_FIELD_NUMBER: _ClassVar[int]
     FAIL_FAST_FIELD_NUMBER: _ClassVar[int]
@@ -62,6 +62,7 @@ class RunOptions(_message.Message):
     PAUSED_FIELD_NUMBER: _ClassVar[int]
     BUDGET_NANO_FIELD_NUMBER: _ClassVar[int]
     BUDGET_MODE_FIELD_NUMBER: _ClassVar[int]
+    POOLS_FIELD_NUMBER: _ClassVar[int]
     max_workers: int
     wave_delay_s: float
     fail_fast: bool
@@ -75,7 +76,8 @@ class RunOptions(_message.Message):
     paused: bool
     budget_nano: int
     budget_mode: str
-    def __init__(self, max_workers: _Optional[int] = ..., wave_delay_s: _Optional[float] = ..., fail_fast: _Optional[bool] = ..., dry_run: _Optional[bool] = ..., timeout_s: _Optional[float] = ..., accept_unenforced: _Optional[bool] = ..., stepwise: _Optional[bool] = ..., context_json: _Optional[str] = ..., scheduling: _Optional[str] = ..., review: _Optional[str] = ..., paused: _Optional[bool] = ..., budget_nano: _Optional[int] = ..., budget_mode: _Optional[str] = ...) -> None: ...
+    pools: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, max_workers: _Optional[int] = ..., wave_delay_s: _Optional[float] = ..., fail_fast: _Optional[bool] = ..., dry_run: _Optional[bool] = ..., timeout_s: _Optional[float] = ..., accept_unenforced: _Optional[bool] = ..., stepwise: _Optional[bool] = ..., context_json: _Optional[str] = ..., scheduling: _Optional[str] = ..., review: _Optional[str] = ..., paused: _Optional[bool] = ..., budget_nano: _Optional[int] = ..., budget_mode: _Optional[str] = ..., pools: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RunHeader(_message.Message):
     __slots__ = ("request_id", "run", "repository", "options", "checks_toml", "tool_profiles_json", "breaker_json", "actor", "recovery_json", "aim_registry_json")
