@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import duckdb
-import pytest
 from small_repository import PROFILES, bundle, git
 from typer.testing import Result
 
@@ -52,7 +51,7 @@ def rows(folder: Path, target: Path) -> Iterator[tuple[str, bytes]]:
         target.with_name(target.name + ".wal").write_bytes(wal.read_bytes())
     with duckdb.connect(str(target)) as database:
         for (table,) in database.execute("select table_name from information_schema.tables").fetchall():
-            for row in database.execute(f'select * from "{table}"').fetchall():
+            for row in database.table(table).fetchall():
                 yield f"ledger {table}", repr(row).encode()
                 yield f"ledger {table}", b"".join(one for one in row if isinstance(one, bytes))
 
