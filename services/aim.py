@@ -13,7 +13,6 @@ Pure, but for `load_registry` and `registry_file`.
 """
 
 import json
-import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
@@ -218,9 +217,7 @@ def parse_registry(data: bytes, source: str) -> Registry:
         raise RegistryError(f"{source}: larger than {REGISTRY_BYTES} bytes. Drop what is not about capabilities.")
     try:
         document = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
-        data.decode()
-        if _SURROGATE.search(json.dumps(document, ensure_ascii=False)):
-            raise ValueError("it holds half of a surrogate pair")
+        json.dumps(document, ensure_ascii=False).encode()  # refuses half of a surrogate pair, which is no text
     except (ValueError, RecursionError) as error:
         raise RegistryError(
             f"{source}: not valid JSON ({str(error)[:300] or 'nested too deeply'}). Correct it at the place named."
@@ -358,9 +355,6 @@ def _refusal(security: Security, path: str) -> str:
         return f"cannot be given to a tool: {error.args[0]}"
 
 
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
-
-
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
@@ -384,7 +378,7 @@ def _spelt(raw: object, where: str) -> dict[str, Any]:
         raise RegistryError(f"{where} must be an object, not {type(raw).__name__}. See docs/aim.md.")
     named: dict[str, Any] = {}
     for key, value in raw.items():
-        name = _SPELLINGS.get(key, key)
+        name = str(_SPELLINGS.get(key, key))
         if name in named:
             raise RegistryError(f"{where}: {name} is given twice, in two spellings. Keep one of them.")
         named[name] = value

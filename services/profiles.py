@@ -235,8 +235,8 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         network: what of the network it reaches in a sandbox: "all", "loopback" (its own, which nobody else is on), or
             "none". True and false stand for all and none.
         capture_output: accepted for older files; output is always captured.
-        aim_tool_id: the tool's name in the AIM registry.
-        aim_capabilities: what the AIM registry may route to it.
+        aim_tool_id: the id of its tool in the AIM registry (services/aim.py), where the registry names no profile.
+        aim_capabilities: what the AIM registry may route to it; none: anything.
         headless_mode_supported: accepted for older files.
         headless_args: put before ``args``.
         cost_cap_usd: what one attempt of an AI tool may cost, in dollars; reserved before it begins. It is enforced where

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from services.prices import UnknownModelError
     from services.profiles import ToolProfile, load_tool_profiles
     from services.scheduler.breaker import CircuitBreakerError, FixLoopState, allow_fix_attempt, detect_oscillation
+    from swell.aim import execute_with_aim, is_aim_available
     from swell.api import (
         StepResult,
         execute_workstreams_parallel,
@@ -62,6 +63,7 @@ _HOMES = {
         "allow_fix_attempt",
         "detect_oscillation",
     ),
+    "swell.aim": ("execute_with_aim", "is_aim_available"),
     "swell.api": (
         "StepResult",
         "execute_workstreams_parallel",
@@ -115,7 +117,9 @@ __all__ = [
     "build_execution_plan",
     "cancel_run",
     "detect_oscillation",
+    "execute_with_aim",
     "execute_workstreams_parallel",
+    "is_aim_available",
     "list_reviews",
     "load_and_validate_bundles",
     "load_tool_profiles",

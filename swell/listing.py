@@ -17,6 +17,7 @@ from swell.follow import elapsed_s
 from swell.text import columns, duration, one_line, size, visible
 
 if TYPE_CHECKING:
+    from services.aim import Registry
     from services.plan import ExecutionPlan, PlanReport
     from services.plan import Finding as PlanFinding
     from swell.client import Client
@@ -84,8 +85,22 @@ def local_plan(path: Path, repo: Path) -> PlanReport:
         return bool(not known_repository or found.static_tools or found.runtime_tool or bundle.acceptance_tests)
 
     return validate_plan(
-        bundles, known_tools=None, max_workers=settings.max_workers or MAX_WORKERS, checks_present=checked
+        bundles,
+        known_tools=None,
+        max_workers=settings.max_workers or MAX_WORKERS,
+        checks_present=checked,
+        registry=_registry() if any(bundle.capability for bundle in bundles) else None,
     )
+
+
+def _registry() -> Registry:
+    """What routes capabilities, by what is set here. Which tools a run would have is the scheduler's to say."""
+    from services.aim import REGISTRY_VARIABLE, RegistryError, load_registry, registry_file  # noqa: PLC0415 - as above
+
+    try:
+        return load_registry(registry_file(os.environ))
+    except RegistryError as error:
+        raise invalid("BAD_AIM_REGISTRY", str(error), "Name a file with an AIM registry.", REGISTRY_VARIABLE) from error
 
 
 def plan_lines(report: PlanReport) -> list[str]:
