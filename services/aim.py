@@ -46,8 +46,7 @@ Strategy = Literal["order", "load_balance", "measured"]
 Requirement = Literal["required", "optional"]
 
 _ToolId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$(?!\n)", max_length=100)]
-_Text = Annotated[str, Meta(min_length=1, max_length=TEXT_CHARS_MAX, pattern=r"^[^\x00]*$")]
-_Words = Annotated[tuple[_Text, ...], Meta(min_length=1, max_length=WORDS_MAX)]
+_Text = Annotated[str, Meta(min_length=1, max_length=TEXT_CHARS_MAX)]
 _Pattern = Annotated[str, Meta(min_length=1, max_length=scope.PATH_BYTES_MAX)]
 _Patterns = Annotated[tuple[_Pattern, ...], Meta(max_length=PATTERNS_MAX)]
 
@@ -62,7 +61,7 @@ _SPELLINGS: Final = {
     "adapterScript": "adapter_script",
     "crossToolRulesPath": "cross_tool_rules_path",
 }
-_Commands = Annotated[tuple[_Text | _Words, ...], Meta(max_length=WORDS_MAX)]
+_Commands = list[str | list[str]]
 _ACCEPTED_OF_TOOLS: Final[dict[str, Any]] = {
     "detect_commands": _Commands,
     "install_command": _Commands,
@@ -223,7 +222,7 @@ def parse_registry(data: bytes, source: str) -> Registry:
             f"{source}: not valid JSON ({str(error)[:300] or 'nested too deeply'}). Correct it at the place named."
         ) from error
     given = _spelt(document, f"{source}: the registry")
-    _pass_over(given, _ACCEPTED_OF_FILES, source)
+    _pass_over(given, _ACCEPTED_OF_FILES, f"{source}: ")
     tools = {
         tool: _tool(raw, f"{source}: tools.{_shown(tool)}")
         for tool, raw in _entries(given.pop("tools", {}), f"{source}: tools", TOOLS_MAX).items()
@@ -401,15 +400,16 @@ def _converted(value: Any, type_: Any, where: str, remedy: str = "See docs/aim.m
         raise RegistryError(f"{where}{at.rstrip('`')}: {text}. {remedy}") from error
 
 
-def _pass_over(given: dict[str, Any], accepted: Mapping[str, Any], where: str) -> None:
+def _pass_over(given: dict[str, Any], accepted: Mapping[str, Any], before: str) -> None:
+    """Takes out the fields that are accepted and not used."""
     for name, type_ in accepted.items():
         if name in given:
-            _converted(given.pop(name), type_, f"{where}.{name}")
+            _converted(given.pop(name), type_, f"{before}{name}")
 
 
 def _tool(raw: object, where: str) -> AimTool:
     given = _spelt(raw, where)
-    _pass_over(given, _ACCEPTED_OF_TOOLS, where)
+    _pass_over(given, _ACCEPTED_OF_TOOLS, f"{where}.")
     tool: AimTool = _converted(given, AimTool, where)
     return tool
 

@@ -12,6 +12,7 @@ import typer.main
 from msgspec import Struct
 from typer.core import TyperGroup
 
+from services.aim import AimTool, Route, Security
 from services.bundle import NOT_IN_FILES, BreakerOverride, WorkstreamBundle, WorkstreamChecks
 from services.checks import Checks
 from services.config import load, load_yaml
@@ -229,6 +230,9 @@ def test_every_field_of_a_bundle_is_described():
         ("docs/bundles.md", "### `metadata.swell`", WorkstreamChecks),
         ("docs/bundles.md", "## `swell.toml`", Checks),
         ("docs/tool-profiles.md", "## Fields", ToolProfile),
+        ("docs/aim.md", "### A route", Route),
+        ("docs/aim.md", "### A tool", AimTool),
+        ("docs/aim.md", "### Limits", Security),
     ],
 )
 def test_every_key_is_described(name, heading, kind):
@@ -268,6 +272,7 @@ def test_every_file_of_settings_is_known():
         "circuit_breaker_config.yaml",
         "recovery.yaml",
         "prices.toml",
+        "aim_registry.json",
     }
     assert {file.name for file in (ROOT / "config").iterdir()} == known
 

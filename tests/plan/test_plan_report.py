@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from services.aim import AimTool, Registry, Route, Security
 from services.bundle import BundleGate, WorkstreamBundle
 from services.plan import validate_plan
 
@@ -24,8 +25,14 @@ def ws(id_, *needs, files=None, **fields):
     )
 
 
-def report(*bundles, known_tools=frozenset({"tool"}), checked=True, max_workers=4):
-    return validate_plan(bundles, known_tools=known_tools, max_workers=max_workers, checks_present=lambda _: checked)
+def report(*bundles, known_tools=frozenset({"tool"}), checked=True, max_workers=4, registry=None):
+    return validate_plan(
+        bundles,
+        known_tools=known_tools,
+        max_workers=max_workers,
+        checks_present=lambda _: checked,
+        registry=registry,
+    )
 
 
 def found(findings, code):
@@ -71,9 +78,49 @@ def test_what_is_not_enforced_is_named_and_some_of_it_refuses_a_run():
         ws("ws-d", capability="testing", compensation_actions=("cmd:undo",), circuit_breaker={"max_tries": 3}),
     )
     assert told.valid
-    assert found(told.warnings, "NOT_ENFORCED") == ["ws-a", "ws-b", "ws-c", "ws-d", "ws-d"]
+    assert found(told.warnings, "NOT_ENFORCED") == ["ws-a", "ws-b", "ws-c", "ws-d"]
     assert [f.workstream for f in told.unenforced()] == ["ws-a", "ws-b"]
     assert all("--accept-unenforced" in f.remedy for f in told.unenforced())
+
+
+ROUTED = Registry(
+    capabilities={
+        "refactoring": Route(primary="a", context_requirements={"prompt": "required", "language": "required"}),
+        "linting": Route(primary="a"),
+    },
+    tools={"a": AimTool(profile="tool")},
+    security=Security(forbidden_paths=("secret",), max_payload_size_bytes=200, max_file_count=3),
+)
+
+
+def test_a_capability_that_nothing_routes_is_a_warning_that_names_what_is_done():
+    bundles = [ws("ws-a", capability="testing"), ws("ws-b", capability="linting"), ws("ws-c")]
+    for registry, workstreams in ((None, ["ws-a", "ws-b"]), (ROUTED, ["ws-a"])):
+        told = report(*bundles, registry=registry)
+        assert told.valid
+        assert sorted(found(told.warnings, "NOT_ROUTED")) == workstreams
+        assert all("its own tool is used" in f.message for f in told.warnings if f.code == "NOT_ROUTED")
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"capability_payload": {"language": "python"}}, None),
+        ({}, "MISSING_CONTEXT"),
+        ({"capability_payload": {"language": ""}}, "MISSING_CONTEXT"),
+        ({"capability_payload": {"language": "x" * 200}}, "PAYLOAD_TOO_LARGE"),
+        ({"capability": "linting", "files": ["a", "b", "c", "d"]}, "TOO_MANY_FILES"),
+        ({"capability": "linting", "files": ["a", "b"], "files_create": ("c", "d")}, "TOO_MANY_FILES"),
+        ({"capability": "linting", "files_create": ("secret/x",)}, "FORBIDDEN_PATH"),
+        ({"capability": "linting", "capability_payload": {"files": ["../x"]}}, "FORBIDDEN_PATH"),
+        ({"capability": "testing", "files": ["secret"]}, None),
+        ({"capability": None, "files": ["secret"]}, None),
+    ],
+)
+def test_what_a_route_or_its_limits_do_not_allow_refuses_the_workstream(fields, code):
+    told = report(ws("ws-a", **{"capability": "refactoring", **fields}), registry=ROUTED)
+    assert [(f.code, f.workstream) for f in told.errors] == ([(code, "ws-a")] if code else [])
+    assert all(f.remedy and f.message.startswith("capability ") for f in told.errors)
 
 
 def test_only_independent_overlaps_are_warned_about():

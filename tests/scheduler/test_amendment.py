@@ -9,7 +9,7 @@ from services.bundle import BundleValidationError, parse_bundles
 from services.scheduler.amendment import Adjustment, Another, amended, another, chosen, with_dependencies
 from services.scheduler.config import SchedulerConfig
 from services.scheduler.submission import SubmissionError, Submissions
-from services.spec import decode_spec, encode_spec
+from services.spec import Definitions, decode_spec, encode_spec
 
 NEW = "b" * 40
 
@@ -114,3 +114,23 @@ def test_what_may_stand_in_for_a_tool_is_pinned_and_must_exist(submissions):
     missing = {"echo": {"command": "echo", "fallback": ["nobody"]}}
     made = submissions.plan(header(tool_profiles_json=json.dumps(missing).encode()), document(CHECKED))
     assert codes(made) == {"UNKNOWN_TOOL"}
+
+
+def test_the_tool_that_a_person_names_comes_before_any_route_and_the_pinned_registry_stays(submissions):
+    routed = CHECKED | {"capability": "code_generation"}
+    spec = submissions.plan(header(), document(routed, routed)).spec
+    after = amended(spec, Adjustment(workstream="ws-0", tool="codex"), submissions.profiles)
+    assert Definitions(spec).chain("ws-0", "edit") == ("aider", "claude", "echo")
+    assert Definitions(after).chain("ws-0", "edit") == ("codex",)
+    assert Definitions(after).chain("ws-1", "edit") == ("aider", "claude", "echo")
+    hinted = amended(spec, Adjustment(workstream="ws-0", hint="look"), submissions.profiles)
+    assert Definitions(hinted).chain("ws-0", "edit") == ("aider", "claude", "echo")
+    assert after.registry == hinted.registry == spec.registry
+    wanted = Another(run="r2", actor="ann", workstreams=frozenset({"ws-1"}), base_commit=NEW, base_ref="")
+    assert another(spec, wanted).registry == spec.registry
+
+
+def test_an_adjustment_stays_within_the_limits_of_the_registry(submissions):
+    spec = submissions.plan(header(), document(CHECKED | {"capability": "code_generation"})).spec
+    with pytest.raises(SubmissionError, match="FORBIDDEN_PATH"):
+        amended(spec, Adjustment(workstream="ws-0", add_files_scope=("conf/.env",)), submissions.profiles)

@@ -2,8 +2,10 @@
 
 import json
 
+import msgspec
 import pytest
 
+from services.aim import Registry
 from services.scheduler.config import SchedulerConfig
 from services.scheduler.submission import Header, SubmissionError, Submissions
 from services.spec import decode_spec, encode_spec
@@ -195,3 +197,82 @@ def test_compensation_that_can_be_carried_out_is_enforced(submissions):
     planned = submissions.plan(header(), document(CHECKED | {"compensation_actions": ["cmd:true", "branch:delete"]}))
     assert planned.spec is not None
     assert "NOT_ENFORCED" not in {finding.code for finding in planned.report.warnings}
+
+
+# Capabilities
+
+ROUTED = CHECKED | {"capability": "code_generation"}
+
+
+def registry(*tools: str, **route) -> bytes:
+    """A registry that routes code_generation to these tools."""
+    routes = {"code_generation": {"primary": tools[0], "fallback": tools[1:], **route}}
+    return json.dumps({"capabilities": routes, "tools": {tool: {} for tool in tools}}).encode()
+
+
+def warned(planned) -> dict[str, str]:
+    """Findings about capabilities, by code."""
+    wanted = ("NOT_ROUTED", "TOOL_NOT_ROUTED", "INVALID_AIM_REGISTRY")
+    return {f.code: f.message for f in planned.report.warnings if f.code in wanted}
+
+
+def test_a_definition_without_capabilities_says_nothing_of_them(submissions):
+    """So that its digest is what it was before there were any."""
+    spec = submissions.plan(header(aim_registry_json=b"{broken"), document(CHECKED)).spec
+    assert b"registry" not in encode_spec(spec)
+
+
+def test_the_part_of_the_registry_that_the_bundles_need_is_pinned_with_its_profiles(submissions):
+    planned = submissions.plan(header(), document(ROUTED))
+    spec = planned.spec
+    assert set(spec.registry.capabilities) == {"code_generation"}
+    assert set(spec.registry.tools) == {"aider", "claude-cli"}
+    assert set(spec.profiles) >= {"aider", "claude", "echo", "ruff"}
+    assert decode_spec(encode_spec(spec)) == spec
+    assert warned(planned) == {
+        "TOOL_NOT_ROUTED": "the route of code_generation skips 'jules': there is no tool profile 'jules'"
+    }
+
+
+def test_a_submission_brings_its_own_registry_and_a_service_may_have_one(tmp_path, submissions):
+    file = tmp_path / "registry.json"
+    file.write_bytes(registry("claude"))
+    own = Submissions(SchedulerConfig(aim_registry_file=file))
+    file.write_bytes(registry("codex"))
+    assert own.plan(header(), document(ROUTED)).spec.registry.capabilities["code_generation"].tools == ("claude",)
+    given = header(aim_registry_json=registry("codex", "aider", max_retries=2))
+    route = own.plan(given, document(ROUTED)).spec.registry.capabilities["code_generation"]
+    assert (route.tools, route.max_retries) == (("codex", "aider"), 2)
+
+
+@pytest.mark.parametrize(
+    "data", [b"{", b"[]", b" " * 2_000_000, registry("claude", "claude"), b'{"capabilities": {"magic": {}}}']
+)
+def test_a_registry_that_cannot_be_used_is_a_warning_and_routes_nothing(submissions, data):
+    planned = submissions.plan(header(aim_registry_json=data), document(ROUTED))
+    assert planned.report.valid
+    assert set(warned(planned)) == {"INVALID_AIM_REGISTRY", "NOT_ROUTED"}
+    assert warned(planned)["INVALID_AIM_REGISTRY"].startswith("the submission's AIM registry: ")
+    assert planned.spec.registry is msgspec.UNSET
+
+
+def test_a_route_whose_tools_have_no_profile_is_a_warning(submissions):
+    planned = submissions.plan(header(aim_registry_json=registry("x", "y")), document(ROUTED))
+    assert planned.report.valid
+    assert set(warned(planned)) == {"TOOL_NOT_ROUTED", "NOT_ROUTED"}
+    assert planned.spec.registry == Registry()
+
+
+def test_the_limits_of_the_registry_refuse_a_run(submissions):
+    given = header(aim_registry_json=registry("claude", context_requirements={"language": "required"}))
+    assert codes(submissions.plan(given, document(ROUTED))) == {"MISSING_CONTEXT"}
+    language = ROUTED | {"capability_payload": {"language": "c"}}
+    assert codes(submissions.plan(given, document(language))) == set()
+    assert codes(submissions.plan(header(), document(ROUTED | {"files_scope": ["conf/.env"]}))) == {"FORBIDDEN_PATH"}
+
+
+def test_under_a_budget_every_tool_of_a_route_needs_a_cap(submissions):
+    profiles = json.dumps({"dear": {"command": "dear", "type": "ai"}}).encode()
+    given = header(aim_registry_json=registry("claude", "dear"), tool_profiles_json=profiles, budget_nano=10**9)
+    assert codes(submissions.plan(given, document(CHECKED))) == set()
+    assert codes(submissions.plan(given, document(ROUTED))) == {"UNCAPPED_TOOL"}
