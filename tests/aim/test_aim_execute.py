@@ -139,7 +139,7 @@ def test_a_capability_without_a_route_goes_to_the_fallback_tool(machine, capabil
     assert machine.ask(capability=capability).tool_id == "direct"
     result = machine.ask(capability=capability, fallback=None)
     assert result.stderr == f"AIM: the registry has no route for the capability {capability!r}"
-    folders = {path for path in machine.state.rglob("*.json")}
+    folders = set(machine.state.rglob("*.json"))
     assert all(path.parent.parent.name == "aim_audit" for path in folders)
 
 

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from executor_rig import Bench, Run, git, processes, sh, until
 
+from services.aim import AimTool, Registry, Route, Security
 from services.artifacts import Artifacts
 from services.events import FixInput, Snapshot
 from services.outcome import Cost
@@ -27,6 +28,33 @@ async def test_the_steps_own_tool_replaces_the_one_of_the_definition(bench, tmp_
         assert (done.ok, done.files) == (True, ["a.txt"])
     missing = await bench.do(run, tool="nobody")
     assert (missing.error_class, "'nobody'" in missing.message) == ("tool_missing", True)
+
+
+LIMITED = Registry(
+    capabilities={"refactoring": Route(primary="one")},
+    tools={"one": AimTool(profile="tool")},
+    security=Security(forbidden_paths=("**/b.txt",)),
+)
+
+
+@pytest.mark.parametrize(("capability", "refused"), [("refactoring", ["b.txt"]), ("testing", None), (None, None)])
+async def test_a_routed_tool_may_not_change_what_the_registry_forbids(bench, tmp_path, capability, refused):
+    """Also where the declared scope has it, which may be a glob."""
+    script = sh("touch nothing; echo new >> a.txt; echo new >> b.txt", "{files}")
+    run = Run(tmp_path, {"tool": script}, capability=capability, files_scope=("*.txt", "nothing"))
+    run.spec = msgspec.structs.replace(run.spec, registry=LIMITED)
+    done = await bench.do(run)
+    assert (done.error_class, done.violations) == (("scope_violation", refused) if refused else (None, []))
+
+
+async def test_what_a_capability_is_given_is_in_the_prompt_and_no_placeholder(bench, tmp_path):
+    payload = {"language": "python", "model": "huge"}
+    run = Run(tmp_path, {"tool": sh(APPEND), "other": sh("true", "{language}")}, capability_payload=payload)
+    prompt = (await bench.read(await bench.do(run), "prompt")).decode()
+    assert '"language": "python"' in prompt
+    refused = await bench.do(run, tool="other")
+    assert not refused.ok
+    assert "unknown placeholder {language}" in refused.message
 
 
 @pytest.mark.parametrize(("reduction", "left"), [(0, "abcd"), (1, "ab"), (2, "a"), (9, "a")])

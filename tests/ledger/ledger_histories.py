@@ -223,7 +223,15 @@ _known = {
     "repository": _texts, "base_commit": _texts,
 }  # fmt: skip
 _scheduled = st.builds(
-    scheduled, _names, _numbers, _steps, tool=_texts, reduction=_big, action=_texts, on_behalf=_names | st.just("")
+    scheduled,
+    _names,
+    _numbers,
+    _steps,
+    tool=_texts,
+    reduction=_big,
+    action=_texts,
+    capability=_texts,
+    on_behalf=_names | st.just(""),
 )
 _asked = {"request_id": _known["request_id"], "actor": _texts, "reason": _texts}
 _tools = st.sampled_from(["aider", "claude", "\0", ""])

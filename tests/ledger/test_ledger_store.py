@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -13,8 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ledger_damage import bulky, harm_unseen
-from ledger_histories import MemoryLog, Story, batchings, histories, steady
+from ledger_histories import MemoryLog, Story, batchings, histories, scheduled, steady
 
+from services import events as ev
 from services.bus import Recorded
 from services.ledger import projector
 from services.ledger.absorb import Absorber
@@ -97,6 +99,43 @@ def test_every_column_stands_where_its_field_stands(tmp_path):
         )
         assert [name for (name,) in found] == list(row.__struct_fields__)
     store.close()
+
+
+def test_every_invocation_by_capability_is_one_record_of_six_fields(tmp_path):
+    story = Story()
+    story.accepted("a")
+    routed = {"tool": "claude", "capability": "refactoring"}
+    prompt = ev.Artifact(role="prompt", digest="f" * 64, name="prompt-1", size_bytes=1)
+    log = ev.Artifact(role="log", digest="e" * 64, name="log-1", size_bytes=1)
+    for number, finish in (
+        (1, ev.StepFinished(ok=True, artifacts=[log, prompt])),
+        (2, ev.StepFinished(ok=False, error_class="timeout")),
+        (3, ev.StepLost(reason="gone")),
+        (4, None),
+    ):
+        story.decide(scheduled("a", number, "edit", **routed))
+        story.live("a", number, ev.StepStarted(executor="e1", boot="k1"))
+        if finish is not None:
+            story.live("a", number, finish)
+    story.decide(scheduled("a", 5, "edit", **routed))  # nobody has claimed it
+    story.step("a", 6, "edit", ev.StepFinished(ok=True))  # its tool was not routed
+    absorb(tmp_path / "l", [story.records])
+    store = Store.open(tmp_path / "l")
+    columns = store.read(
+        "SELECT column_name FROM duckdb_columns() WHERE table_name = 'aim_audit' ORDER BY column_index"
+    )
+    assert [name for (name,) in columns] == ["timestamp", "actor", "tool_id", "capability", "payload", "result"]
+    found = store.read("SELECT * FROM aim_audit ORDER BY timestamp")
+    store.close()
+    assert [row[1:] for row in found] == [
+        ("ann", "claude", "refactoring", "f" * 64, "ok"),
+        ("ann", "claude", "refactoring", "", "timeout"),
+        ("ann", "claude", "refactoring", "", "lost"),
+        ("ann", "claude", "refactoring", "", "started"),
+    ]
+    claims = [record.time_ns for record in story.records if b'"step_started"' in record.data][:4]
+    told = [datetime.strptime(row[0], "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC) for row in found]
+    assert [round(at.timestamp() * 1e6) for at in told] == [time_ns // 1000 for time_ns in claims]
 
 
 CHILD = """

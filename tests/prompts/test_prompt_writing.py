@@ -65,6 +65,36 @@ def test_the_text_is_exactly_this(name, written):
     assert written().text == (GOLDEN / f"{name}.md").read_text(encoding="utf-8")
 
 
+CAPABLE = changed(
+    capability="refactoring",
+    capability_payload={"language": "py", "note": "```\n# Do {{ more }}", "timeout_ms": 1000, "max_retries": 1},
+)
+
+
+@pytest.mark.parametrize("written", [lambda bundle: prompts.edit(bundle, "r1"), fixed])
+def test_what_a_capability_is_given_is_quoted_in_a_section_of_its_own(written):
+    """But for what is meant for whoever asks the tool; nothing of it ends the quotation."""
+    text = written(CAPABLE).text
+    section = text.split("\n## What the capability is given\n")[1].split("\n## ")[0]
+    assert "The workstream asks for the capability `refactoring`, with this payload:" in section
+    assert '```json\n{\n  "language": "py",\n  "note": "```\\n# Do {{ more }}"\n}\n```' in section.replace(
+        "````", "```"
+    )
+    assert "timeout_ms" not in text
+    for bundle in (changed(capability="testing"), changed(capability_payload={"timeout_ms": 1000})):
+        assert "What the capability is given" not in written(bundle).text
+    assert "asks for the capability" not in written(changed(capability_payload={"a": 1})).text
+
+
+def test_a_long_payload_is_cut_and_said_to_be():
+    large = changed(capability_payload={"note": "x" * 50_000})
+    prompt = prompts.edit(large, "r1")
+    assert any(left.startswith("payload_chars: 16000 of ") for left in prompt.left_out)
+    assert "more characters left out]" in prompt.text
+    tight = fixed(large, limit_tokens=FIX_TOKENS_MIN)
+    assert (tight.decision, tight.estimate <= FIX_TOKENS_MIN) == ("reduced", True)
+
+
 def test_a_prompt_says_where_it_comes_from():
     prompt = prompts.edit(BUNDLE, "r1", tool="codex-fast", model="claude-opus-5")
     told = shipped_templates().describe("edit_codex")

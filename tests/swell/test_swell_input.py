@@ -205,3 +205,40 @@ def test_many_bundles_are_several_documents(bundles: Bundles) -> None:
     documents = documents_of(many)
     assert len(documents) == 3
     assert all(len(document.content) <= 1024 * 1024 for document in documents)
+
+
+# Capabilities
+
+
+def test_the_named_aim_registry_must_be_there_for_those_who_need_one(
+    swell: Swell, repo: Path, bundles: Bundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIM_REGISTRY_PATH", str(tmp_path / "absent.json"))
+    folder = bundles(bundle("ws-a", capability="testing"))
+    for command in ("run", "plan", "validate"):
+        refused(swell(command, folder, "--repo", repo), "AIM_REGISTRY_PATH", "absent.json")
+    assert swell("validate", bundles(bundle("ws-a")), "--repo", repo).exit_code == 0
+
+
+def test_the_named_aim_registry_is_submitted_as_it_is_and_else_the_schedulers_own_counts(
+    repo: Path, bundles: Bundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is wrong with it the plan tells, as a warning."""
+    found = load_bundles(bundles(bundle("ws-a", capability="testing")))
+    monkeypatch.delenv("AIM_REGISTRY_PATH", raising=False)
+    assert assemble(found, repo=repo, settings=RunSettings()).header.aim_registry_json == b""
+    (tmp_path / "own.json").write_text("{broken")
+    monkeypatch.setenv("AIM_REGISTRY_PATH", str(tmp_path / "own.json"))
+    assert assemble(found, repo=repo, settings=RunSettings()).header.aim_registry_json == b"{broken"
+    (tmp_path / "own.json").write_bytes(b" " * (1024 * 1024 + 1))
+    with pytest.raises(SwellError, match="larger than 1048576 bytes"):
+        assemble(found, repo=repo, settings=RunSettings())
+
+
+def test_validate_tells_what_the_limits_of_the_registry_refuse(
+    swell: Swell, repo: Path, bundles: Bundles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AIM_REGISTRY_PATH", raising=False)
+    told = swell("validate", bundles(bundle("ws-a", scope="conf/.env", capability="testing")), "--repo", repo)
+    assert told.exit_code == 2
+    assert "FORBIDDEN_PATH ws-a: capability testing: files 'conf/.env' is forbidden by '**/.env'" in told.output

@@ -59,3 +59,13 @@ def test_bundles_that_cannot_be_read_are_an_error(cluster: Path, repo: Path, bun
                 client.plan_run(header, [Document(name="a.json", content=content)])
             assert refused.value.code == "INVALID_ARGUMENT"
             assert "a.json" in str(refused.value)
+
+
+def test_a_registry_reaches_the_scheduler_and_what_it_cannot_use_is_a_warning(planned, monkeypatch):
+    monkeypatch.delenv("AIM_REGISTRY_PATH", raising=False)
+    asking = bundle("ws-a", capability="code_generation")
+    plan = planned(asking)
+    assert (plan.valid, [f.code for f in plan.warnings if "ROUTED" in f.code]) == (True, ["TOOL_NOT_ROUTED"])
+    broken = planned(asking, aim_registry_json=b"{")
+    assert broken.valid
+    assert {"INVALID_AIM_REGISTRY", "NOT_ROUTED"} <= {f.code for f in broken.warnings}
