@@ -28,7 +28,7 @@ READ_BYTES_MAX: Final = 1024 * 1024
 PREFIX_RUNS_MAX: Final = 10_000
 NAMES_MAX: Final = 5
 LIVE_LINE_BYTES: Final = 64 * 1024
-ADVICE: Final = frozenset({"NO_COST_LIMIT", "NO_CONTEXT_ESTIMATE", "SINGLETON_WAVE"})
+ADVICE: Final = frozenset({"NO_COST_LIMIT", "NO_CONTEXT_ESTIMATE", "SINGLETON_WAVE", "TOOL_NOT_ROUTED"})
 """Warnings about how a plan might be better, which somebody who starts a run has not asked for."""
 
 

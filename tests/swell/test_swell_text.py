@@ -5,7 +5,9 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swell.listing import attempt_lines
 from swell.text import columns, duration, one_line, size, visible
+from swell.values import Attempt
 
 
 @given(st.text())
@@ -32,3 +34,24 @@ def test_lengths_of_time_and_sizes_read_well() -> None:
 
 def test_columns_are_aligned_and_visible() -> None:
     assert columns([["a", "b"], ["long", "\x1b"]]) == ["a     b", "long  \\x1b"]
+
+
+def test_an_attempt_says_which_capability_it_serves() -> None:
+    none = dict.fromkeys(
+        ("error_class", "message", "executor", "commit", "tree", "on_behalf", "signature", "action"), ""
+    )
+    zero = dict.fromkeys(("scheduled_ns", "started_ns", "closed_ns", "tool_wall_s", "late_facts", "reduction"), 0)
+    plain = {
+        **none,
+        **zero,
+        "run": "r1",
+        "ok": False,
+        "exit_code": None,
+        "files": [],
+        "artifacts": [],
+        "checks_json": "",
+    }
+    told = {"workstream": "ws-a", "attempt": 2, "step": "edit", "state": "started", "tool": "claude"}
+    for capability, text in (("", "edit: started"), ("refactoring", "edit as refactoring: started")):
+        attempt = Attempt(**{**plain, **told, "capability": capability})
+        assert attempt_lines(attempt)[0] == f"ws-a/2 {text}, with claude"
