@@ -41,8 +41,12 @@ ExecutorState = Literal["spawning", "idle", "busy", "draining", "terminated"]
 Strategy = Literal["retry", "wait", "reduce_context", "fallback_tool", "review", "fail"]
 """What recovery does about a failed attempt; `wait` for a provider that refuses for now; `fail` where nobody is asked."""
 
-Delay = Literal["retry", "tool_breaker", "tool_paused", "tool_missing", "budget"]
+Delay = Literal["retry", "tool_breaker", "tool_paused", "tool_missing", "budget", "limit"]
+"""What a step waits for; `limit` is its share of what runs draw on together."""
+
 PauseScope = Literal["run", "tool", "pool", "all"]
+BudgetScope = Literal["run", "tool", "fleet"]
+"""Whose budget: a run's, or for each day, UTC, that of a tool or of the fleet."""
 Verdict = Literal["approve", "reject", "adjust", "retry"]
 
 Message = Annotated[str, Meta(max_length=2000)]
@@ -192,13 +196,18 @@ class RollbackRequested(Event, frozen=True, kw_only=True, omit_defaults=True, ta
 
 
 class BudgetRequested(Event, frozen=True, kw_only=True, omit_defaults=True, tag="budget_requested"):
-    """Somebody asks for another budget of a run, in nano-dollars; none without `limit_nano`."""
+    """Somebody asks for another budget, in nano-dollars; none without `limit_nano`.
+
+    On a run's subject it is the run's. On the fleet's it is that of all runs together, or of the tool `name`, for each day.
+    """
 
     request_id: str
     actor: str
     limit_nano: NanoUsd | None = None
     mode: BudgetMode = "halt"
     reason: Message = ""
+    scope: BudgetScope = "run"
+    name: str = ""
 
 
 # What the scheduler decides: subject `swell.event.<run>.run`
@@ -357,18 +366,24 @@ class ReviewResolved(Event, frozen=True, kw_only=True, omit_defaults=True, tag="
 
 
 class BudgetChanged(Event, frozen=True, kw_only=True, omit_defaults=True, tag="budget_changed"):
-    """From here on the run has this budget, in nano-dollars; none without `limit_nano`."""
+    """From here on the run has this budget, in nano-dollars; none without `limit_nano`.
+
+    Across runs it is that of the fleet or of the tool `name` for each day, and beats what the configuration says.
+    """
 
     actor: str
     limit_nano: NanoUsd | None = None
     mode: BudgetMode = "halt"
     reason: Message = ""
+    scope: BudgetScope = "run"
+    name: str = ""
 
 
 class BudgetReached(Event, frozen=True, kw_only=True, omit_defaults=True, tag="budget_reached"):
     """What was spent has reached 0.8 of a budget (`warning`), or all of it (`exceeded`); each is told once for a budget.
 
-    `workstream` is empty for the budget of the run. Amounts are in nano-dollars.
+    `workstream` is empty for the budget of the run. Across runs it is the budget of the tool `tool`, or of the fleet where
+    none is named, for the day `day`, such as 2026-11-23. Amounts are in nano-dollars.
     """
 
     threshold: BudgetThreshold
@@ -377,6 +392,8 @@ class BudgetReached(Event, frozen=True, kw_only=True, omit_defaults=True, tag="b
     reserved_nano: NanoUsd = 0
     mode: BudgetMode = "halt"
     workstream: str = ""
+    tool: str = ""
+    day: str = ""
 
 
 class StepSkipped(Event, frozen=True, kw_only=True, omit_defaults=True, tag="step_skipped"):
@@ -507,6 +524,58 @@ class ProbeGranted(Event, frozen=True, kw_only=True, omit_defaults=True, tag="pr
     workstream: str
     attempt: int
     expires_ns: int
+
+
+class Rate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """How fast attempts may begin that work with one provider, or with one of its models.
+
+    `attempts_per_min`: so many attempts a minute; `burst` of them may begin at once. None: any number.
+    `tokens_per_min`: so many tokens a minute. Those of an attempt are known when it closes, so the ones after it wait
+    until they are paid off. None: any number.
+    """
+
+    attempts_per_min: Annotated[int, Meta(ge=1, le=60_000)] | None = None
+    burst: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    tokens_per_min: Annotated[int, Meta(ge=1, le=10**12)] | None = None
+
+
+class LimitsSet(Event, frozen=True, kw_only=True, omit_defaults=True, tag="limits_set"):
+    """From here on these are the limits across runs that the scheduler's configuration names, and no others.
+
+    `fleet_nano` and `tools_nano` are budgets for each day, UTC, in nano-dollars. `rates` are by provider, or by
+    provider/model.
+    """
+
+    fleet_nano: NanoUsd | None = None
+    tools_nano: dict[str, NanoUsd] = {}
+    mode: BudgetMode = "halt"
+    rates: dict[str, Rate] = {}
+
+
+class AttemptGranted(Event, frozen=True, kw_only=True, omit_defaults=True, tag="attempt_granted"):
+    """This attempt has its share of what runs draw on together, and may be scheduled before `expires_ns`.
+
+    `cap_nano` is reserved on the budgets of the fleet and of `tool` for the day on which this stands in the log.
+    """
+
+    run: str
+    workstream: str
+    attempt: int
+    tool: str
+    provider: str
+    expires_ns: int
+    model: str = ""
+    cap: Cap = "none"
+    cap_nano: NanoUsd = 0
+
+
+class GrantReturned(Event, frozen=True, kw_only=True, omit_defaults=True, tag="grant_returned"):
+    """The attempt was not scheduled in time: what was reserved for it is free. `run` is named only across runs."""
+
+    workstream: str
+    attempt: int
+    reason: Message
+    run: str = ""
 
 
 class ToolBreakerClosed(Event, frozen=True, kw_only=True, omit_defaults=True, tag="tool_breaker_closed"):
@@ -648,6 +717,9 @@ AnyEvent = (
     | ToolBreakerOpened
     | ToolBreakerHalfOpened
     | ProbeGranted
+    | LimitsSet
+    | AttemptGranted
+    | GrantReturned
     | ToolBreakerClosed
     | ExecutorTransitioned
     | StepStarted

@@ -28,6 +28,7 @@ COST_CAP_USD_MAX = 10_000.0
 COST_CAP_USD_MIN = 0.000_001
 FALLBACKS_MAX = 10
 HOME_FILES_MAX = 20
+NAME_CHARS_MAX = 200
 POINTER_STEPS_MAX = 20
 EXIT_CODE_MAX = 255
 _EXIT_CODES = frozenset(str(code) for code in range(EXIT_CODE_MAX + 1))
@@ -243,6 +244,8 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             ``{max_cost_usd}`` stands in ``args``, otherwise only expected. A run with a budget starts no AI tool without it.
         adapter: who reads what an AI tool says of itself: its errors, usage and cost. None: only its exit code counts.
         result: for the adapter "generic": how its output is read.
+        provider, model: who serves an AI tool, and with which model, where the tool itself does not tell; the model may be a
+            placeholder that the context of the run fills. Rates across runs go by both, and costs by the model.
         home_files: files that are put into its fresh home folder: relative path to content, as it is.
     """
 
@@ -277,6 +280,8 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     adapter: AdapterName | None = None
     cost_cap_usd: float | None = None
     result: Result | None = None
+    provider: str | None = None
+    model: str | None = None
     home_files: dict[str, str] = {}
 
     def __post_init__(self) -> None:
@@ -297,6 +302,7 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError(f"fallback must name at most {FALLBACKS_MAX} other tools, each once")
         self._check_adapter()
         self._check_cost_cap()
+        self._check_names()
         self._check_home_files()
         self._check_secrets()
         for group in (*self.args, *(self.fix_args or ())):
@@ -312,6 +318,14 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             )
         if self.cost_cap_usd is not None and self.type != "ai":
             raise ValueError(f'cost_cap_usd is given, but type is {self.type}; set type to "ai", or drop it')
+
+    def _check_names(self) -> None:
+        for name in ("provider", "model"):
+            value = getattr(self, name)
+            if value is not None and self.type != "ai":
+                raise ValueError(f'{name} is given, but type is {self.type}; set type to "ai", or drop it')
+            if value is not None and not 1 <= len(value) <= NAME_CHARS_MAX:
+                raise ValueError(f"{name} must have 1 to {NAME_CHARS_MAX} characters")
 
     def _check_adapter(self) -> None:
         if self.adapter is not None and self.type != "ai":
@@ -543,6 +557,16 @@ def substitute_one(text: str, context: Context) -> str:
         return match.group()[0] if name is None else _value(name, text, context)
 
     return _PLACEHOLDER.sub(replacement, text)
+
+
+def model_of(profile: ToolProfile, context: Context) -> str:
+    """The model that a profile names, "" for none, and where its placeholder stands for nothing."""
+    if profile.model is None:
+        return ""
+    try:
+        return "".join(substitute(((profile.model,),), context))[:NAME_CHARS_MAX]
+    except PlaceholderError:
+        return ""
 
 
 def _files(context: Context) -> list[str]:

@@ -194,13 +194,17 @@ class Progress:
 
     def _on_budget_requested(self, event: Event, fact: dict[str, Any]) -> list[str]:
         wanted = _budget(fact)
-        return [f"run {event.run}: {fact.get('actor', '')} asks for {wanted}{_because(fact.get('reason', ''))}"]
+        whose = _budget_owner(event, fact)
+        return [f"{whose}: {fact.get('actor', '')} asks for {wanted}{_because(fact.get('reason', ''))}"]
 
     def _on_budget_changed(self, event: Event, fact: dict[str, Any]) -> list[str]:
-        return [f"run {event.run} has {_budget(fact)}, by {fact.get('actor', '')}{_because(fact.get('reason', ''))}"]
+        whose = _budget_owner(event, fact)
+        return [f"{whose} has {_budget(fact)}, by {fact.get('actor', '')}{_because(fact.get('reason', ''))}"]
 
     def _on_budget_reached(self, event: Event, fact: dict[str, Any]) -> list[str]:
         whose = fact.get("workstream") or f"run {event.run}"
+        if fact.get("day"):
+            whose = f"{'tool ' + fact['tool'] if fact.get('tool') else 'the fleet'} on {fact['day']}"
         spent, limit, reserved = (usd_text(int(fact.get(f"{name}_nano", 0))) for name in ("spent", "limit", "reserved"))
         said = "has used up its budget" if fact.get("threshold") == "exceeded" else "comes near its budget"
         return [f"{whose} {said}: {spent} of {limit} spent, {reserved} reserved"]
@@ -337,6 +341,21 @@ class Progress:
         probe = f"{fact.get('run', '')}/{fact.get('workstream', '')}/{fact.get('attempt', 0)}"
         return [f"tool {fact.get('tool', '')} is probed by {probe}"]
 
+    def _on_limits_set(self, _event: Event, fact: dict[str, Any]) -> list[str]:
+        budgets = [("the fleet", fact["fleet_nano"])] if fact.get("fleet_nano") is not None else []
+        budgets += [(f"tool {tool}", nano) for tool, nano in fact.get("tools_nano", {}).items()]
+        said = [f"{whose} may spend {usd_text(int(nano))} a day" for whose, nano in budgets]
+        said += [f"{name} has a rate" for name in fact.get("rates", {})]
+        return [f"limits across runs: {', '.join(said) or 'none'}"]
+
+    def _on_attempt_granted(self, _event: Event, fact: dict[str, Any]) -> list[str]:
+        whose = f"{fact.get('run', '')}/{fact.get('workstream', '')}/{fact.get('attempt', 0)}"
+        return [f"{whose} has its share: {fact.get('tool', '')}, {usd_text(int(fact.get('cap_nano', 0)))} reserved"]
+
+    def _on_grant_returned(self, event: Event, fact: dict[str, Any]) -> list[str]:
+        whose = f"{fact.get('run') or event.run}/{fact.get('workstream', '')}/{fact.get('attempt', 0)}"
+        return [f"{whose} gives its share back{_because(fact.get('reason', ''))}"]
+
     def _on_tool_breaker_closed(self, _event: Event, fact: dict[str, Any]) -> list[str]:
         return [f"tool {fact.get('tool', '')} breaker closed{_because(fact.get('reason', ''))}"]
 
@@ -376,6 +395,16 @@ def _scope(event: Event, fact: dict[str, Any]) -> str:
     if scope == "run":
         return f"run {event.run}"
     return "everything" if scope == "all" else f"{scope} {fact.get('name', '')}"
+
+
+def _budget_owner(event: Event, fact: dict[str, Any]) -> str:
+    match fact.get("scope"):
+        case "tool":
+            return f"tool {fact.get('name', '')}, each day,"
+        case "fleet":
+            return "the fleet, each day,"
+        case _:
+            return f"run {event.run}"
 
 
 def _budget(fact: dict[str, Any]) -> str:

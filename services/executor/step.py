@@ -56,7 +56,7 @@ from services.git import Git, GitError
 from services.outcome import Cost, Outcome
 from services.prices import load_prices
 from services.process import Exit, Launch, ProcessError, Supervisor, Tool, child_environment
-from services.profiles import PlaceholderError, ToolProfile, placeholders
+from services.profiles import PlaceholderError, ToolProfile, model_of, placeholders
 from services.scope import Droppings, Scope, ScopePattern
 from services.spec import CHECKS_NAMED_MAX, Definitions, Ranges, decode_spec
 from services.wire import live_subject
@@ -523,13 +523,13 @@ class _Attempt:
                 async with listening, self._live(scratch):
                     invocation = await self._invoke(profile, context, workspace, scratch, setup, listening, fix=fix)
                 self._lingered = listening.lingered
-                self.outcome = listening.outcome(invocation.exit)
+                self.outcome = self._named(listening.outcome(invocation.exit), profile)
                 result = await self._worked(workspace, checks, scratch, await keeping)
                 return self._judged_work(result, invocation, self.outcome, profile, checks, scratch)
             except asyncio.CancelledError:
                 if len(self._tools) > others:
                     await self._keep_work(workspace, checks, scratch, keeping)
-                    self._kept = self._accounted(self._kept, listening.outcome(self._last_exit()))
+                    self._kept = self._accounted(self._kept, self._named(listening.outcome(self._last_exit()), profile))
                 if self._kept is not None and invocation is not None and _ended_itself(invocation):
                     # Its tool is done and paid for: it must not run again on top of its own work.
                     outcome = listening.outcome(invocation.exit)
@@ -680,6 +680,11 @@ class _Attempt:
         if kept is None and outcome.usage is None and outcome.cost is None:
             return None
         return self._with_outcome(kept or StepFinished(ok=False, tool_wall_s=self._tool_wall_s()), outcome)
+
+    def _named(self, outcome: Outcome, profile: ToolProfile) -> Outcome:
+        """The outcome with the provider and the model that the profile names, where the tool has not told them."""
+        model = outcome.model or model_of(profile, self.spec.options.context)
+        return msgspec.structs.replace(outcome, model=model, provider=outcome.provider or profile.provider or "")
 
     def _with_outcome(self, result: StepFinished, outcome: Outcome) -> StepFinished:
         mask = self.secrets.mask_text

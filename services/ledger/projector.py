@@ -316,6 +316,8 @@ _FleetDecision = (
     | events.ToolBreakerOpened
     | events.ToolBreakerHalfOpened
     | events.ProbeGranted
+    | events.LimitsSet
+    | events.AttemptGranted
     | events.ToolBreakerClosed
     | events.ExecutorTransitioned
 )
@@ -548,12 +550,14 @@ class Projector:
                 | events.ToolBreakerOpened()
                 | events.ToolBreakerHalfOpened()
                 | events.ProbeGranted()
+                | events.LimitsSet()
+                | events.AttemptGranted()
                 | events.ToolBreakerClosed()
                 | events.ExecutorTransitioned()
             ):
                 if place.kind == "run" and place.run == FLEET:
                     self._decided_across_runs(at, event)
-            case events.ProcessesReaped() | events.ResultRefused():
+            case events.ProcessesReaped() | events.ResultRefused() | events.GrantReturned():
                 pass  # counted by `_touch`, whatever the entry tells
             case _:
                 assert_never(event)
@@ -707,8 +711,8 @@ class Projector:
                 row = self._breaker(event.tool)
                 row.state, row.reason = "closed", event.reason
                 row.failures = row.until_ns = 0
-            case events.ProbeGranted():
-                pass  # the attempt that it grants tells how it went
+            case events.ProbeGranted() | events.AttemptGranted() | events.LimitsSet():
+                pass  # the attempt that is granted tells how it went; limits in force are the scheduler's
             case _:
                 assert_never(event)
 

@@ -64,6 +64,7 @@ async def run(config: SchedulerConfig) -> None:
             lease_s=config.executor_lease_s,
             reconcile_s=config.reconcile_s,
             limits=config.tool_breaker,
+            shared=config.shared,
             snapshot_entries=config.fold_snapshot_entries,
             metrics=metrics,
         )

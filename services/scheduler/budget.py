@@ -9,14 +9,15 @@
     reserved ── closed with its cost ──▶ spent, and forgotten
         └── closed without (lost, cancelled, unknown price, a lower bound) ──▶ spent at the full cap ── late cost ──▶ corrected
 
-An account sums up what counts against one budget: a run's or a workstream's. An attempt draws on both at once.
+An account sums up what counts against one budget: a run's, a workstream's, and for each day the fleet's or a tool's. An
+attempt draws on several at once.
 
 Invariants: in the mode `halt`, spent and reserved together are within the limit whenever a draw is accepted, so spent
 exceeds it only by what attempts overshoot their caps; what is not known counts as the full cap, never as zero; late reports
 give the same sum in any order and however often they come; each operation costs the same however large the book is.
 
 Total: whatever stands in the log, folding goes on. As in `services.scheduler.state`, operations own the book and change it
-in place. Money is in whole nano-dollars. Pure: no clock, no I/O.
+in place. Money is in whole nano-dollars. Pure: no clock (the day of an account is an argument), no I/O.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,9 +26,13 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from services.events import StepCancelled, StepFinished, StepLost
 from services.outcome import NANO_USD_MAX, BudgetMode, BudgetThreshold, Cap, NanoUsd
 
 WARN_PERMILLE: Final = 800
+
+FLEET_BUDGET: Final = "fleet"
+"""The name of the budget of all runs together, for each day."""
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -121,8 +126,8 @@ class Book(msgspec.Struct):
     owed: dict[str, None] = {}
 
     def budget_of(self, account: str) -> Budget | None:
-        """The budget that an account counts against."""
-        return self.budgets.get(account)
+        """The budget that an account counts against; that of the fleet or of a tool holds for each of its days."""
+        return self.budgets.get(budget_name(account))
 
 
 def run_account(run: str) -> str:
@@ -140,6 +145,21 @@ def account_of(run: str, workstream: str) -> str:
     return workstream_account(run, workstream) if workstream else run_account(run)
 
 
+def tool_budget(tool: str) -> str:
+    """The name of a tool's budget, for each day."""
+    return f"tool/{tool}"
+
+
+def day_account(name: str, day: str) -> str:
+    """The account of a day, UTC, such as 2026-11-23, that counts against the fleet's budget or a tool's."""
+    return f"{name}/{day}"
+
+
+def budget_name(account: str) -> str:
+    """The name of the budget that an account counts against: its own, or without its day."""
+    return account.rpartition("/")[0] if account.startswith(("tool/", "fleet/")) else account
+
+
 def holder_of(workstream: str, attempt: int) -> str:
     """The name of an attempt in the book of its run."""
     return f"{workstream}/{attempt}"
@@ -150,8 +170,8 @@ def budget_of(limit_nano: int | None, mode: BudgetMode) -> Budget | None:
     return None if limit_nano is None else Budget(limit_nano=limit_nano, mode=mode)
 
 
-def set_budget(book: Book, name: str, budget: Budget | None) -> Book:
-    """Give a run or a workstream another budget, or none.
+def set_budget(book: Book, name: str, budget: Budget | None, day: str = "") -> Book:
+    """Give a run or a workstream another budget, or none; the fleet or a tool, from `day` on.
 
     What was told of thresholds that are not reached under the new budget may be told again.
     """
@@ -159,11 +179,12 @@ def set_budget(book: Book, name: str, budget: Budget | None) -> Book:
         book.budgets.pop(name, None)
     else:
         book.budgets[name] = budget
-    account = book.accounts.get(name)
+    key = day_account(name, day) if day else name
+    account = book.accounts.get(key)
     if account is not None:
         account.warned = account.warned and _reached(account, budget, "warning")
         account.exceeded = account.exceeded and _reached(account, budget, "exceeded")
-        _note(book, name)
+        _note(book, key)
     return book
 
 
@@ -239,6 +260,43 @@ def late(book: Book, attempt: str, report: Report | None) -> Book:
                 book.accounts[key].spent_nano += hold.amount_nano - before
                 _note(book, key)
     return book
+
+
+def release(book: Book, attempt: str) -> Book:
+    """Fold that an attempt is not dispatched after all: it has cost nothing."""
+    return settle(book, attempt, Report(nano_usd=0))
+
+
+def forget_days(book: Book, before: str) -> Book:
+    """Forget the accounts of days before this one, and what attempts hold on them; late reports no longer count there."""
+    old = {
+        key
+        for key, account in book.accounts.items()
+        if budget_name(key) != key and key.rpartition("/")[2] < before and account.reserved_nano == 0
+    }
+    if old:
+        for key in old:
+            del book.accounts[key]
+            book.owed.pop(key, None)
+        book.holds = {
+            name: hold for name, hold in book.holds.items() if not hold.closed or old.isdisjoint(hold.accounts)
+        }
+    return book
+
+
+def cost_of(event: StepFinished | StepCancelled | StepLost, *, begun: bool) -> Report | None:
+    """What a closed attempt cost: nothing, if nobody began it; the full cap, if nobody knows."""
+    if isinstance(event, StepFinished):
+        return report_of(event)
+    return None if begun else Report(nano_usd=0)
+
+
+def report_of(result: StepFinished) -> Report | None:
+    """What an attempt cost, as far as it is known."""
+    if result.cost is None:
+        return None
+    lower_bound = result.usage is not None and result.usage.lower_bound
+    return Report(nano_usd=result.cost.nano_usd, lower_bound=lower_bound)
 
 
 def notices(book: Book) -> Iterator[Notice]:

@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from services.bus import BusConfig
 from services.scheduler.fleet import BreakerLimits
+from services.scheduler.grants import SharedLimits
 
 PREFIX = "SWELL_SCHEDULER"
 
@@ -69,6 +70,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     `fold_snapshot_entries`: the folded state is kept every so many entries, so that a start need not fold the whole log;
         0 keeps none and removes the one that is there. Default 2,000.
     `tool_breaker`: when the breaker of a tool opens, and for how long (services.scheduler.fleet.BreakerLimits).
+    `shared`: what all runs may draw together, by day and by minute (services.scheduler.grants.SharedLimits). Default: anything.
     `concurrent_rpcs`: calls under way at a time. Default 128.
     `stop_grace_s`: how long calls under way may go on after SIGTERM, seconds. Default 2.
     """
@@ -97,5 +99,6 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     submission_bytes_max: Count = 64 * 1024 * 1024
     fold_snapshot_entries: Annotated[int, Meta(ge=0)] = 2000
     tool_breaker: BreakerLimits = BreakerLimits()
+    shared: SharedLimits = SharedLimits()
     concurrent_rpcs: Count = 128
     stop_grace_s: Annotated[float, Meta(ge=0)] = 2.0

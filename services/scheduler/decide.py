@@ -3,6 +3,7 @@
     due(run, now_ns, sightings, fleet) -> [Decision]
     outstanding(run)                   -> [RunStep]
     wanting(run)                       -> [Want]
+    drawing(run, fleet)                -> [Ask]
 
 A Decision is a group of events that belong together; the shell appends decisions in order and may stop after any of
 them, because what is left is derived again from the state that the appended ones fold into. Recovery is therefore
@@ -29,6 +30,7 @@ from services.events import (
     ErrorClass,
     FixInput,
     FixLoopEnded,
+    GrantReturned,
     IntegrationAdvanced,
     LineDelivered,
     MergeRefused,
@@ -64,10 +66,11 @@ from services.events import (
 )
 from services.outcome import NANO_USD_MAX, nano_of, usd_text
 from services.plan import clash
-from services.profiles import placeholders
+from services.profiles import model_of, placeholders
 from services.scheduler.breaker import BreakerConfig, decide
-from services.scheduler.budget import Refusal, account_of, notices, refusal, run_account
-from services.scheduler.fleet import Barrier, Fleet, Want, barrier
+from services.scheduler.budget import Refusal, account_of, budget_name, notices, refusal, run_account
+from services.scheduler.fleet import Barrier, Fleet, Want, barrier, ungranted
+from services.scheduler.grants import GRANTS_MAX, Ask, limit_nano
 from services.scheduler.recovery import Choice, RecoveryConfig, Used, choose
 from services.scheduler.routing import Places, Sightings, ordered
 from services.scheduler.state import (
@@ -156,6 +159,42 @@ def wanting(run: RunState) -> list[Want]:
     return wants
 
 
+def drawing(run: RunState, fleet: Fleet) -> list[Ask]:
+    """The attempts of a run that wait for their share of what runs draw on together, in plan order, as slots are free."""
+    definitions = run.definitions
+    if definitions is None or run.held or run.stopping is not None or is_over(run):
+        return []
+    if fleet.pause_of(definitions.spec.options.pool) is not None:
+        return []
+    unused = len(fleet.shared.grants.get(run.run, ()))
+    free = min(definitions.spec.options.max_workers - len(run.open) - unused, GRANTS_MAX)
+    asks: list[Ask] = []
+    for name in sorted(run.delayed, key=lambda one: definitions.index[one]):
+        delayed = run.workstreams[name].delayed
+        if len(asks) >= free:
+            break
+        if delayed is None or delayed.cause != "limit":
+            continue
+        ask = _ask(run.run, definitions, delayed.step)
+        if fleet.shared.grant_of(ask) is None:
+            asks.append(ask)
+    return asks
+
+
+def _ask(run: str, definitions: Definitions, step: StepScheduled) -> Ask:
+    profile = definitions.spec.profiles.get(step.tool)
+    return Ask(
+        run=run,
+        workstream=step.workstream,
+        attempt=step.attempt,
+        tool=step.tool,
+        provider=(profile.provider if profile is not None else None) or "",
+        model=model_of(profile, definitions.spec.options.context) if profile is not None else "",
+        cap=step.cap or "none",
+        cap_nano=step.cap_nano,
+    )
+
+
 def _due(run: RunState, now_ns: int, sightings: Sightings | None, fleet: Fleet) -> Iterator[Decision]:
     if is_over(run):
         yield from _after_the_end(run, now_ns, sightings, fleet)
@@ -165,6 +204,7 @@ def _due(run: RunState, now_ns: int, sightings: Sightings | None, fleet: Fleet) 
             yield _accept(run, now_ns)
         return
     yield from _closes(run, now_ns, sightings)
+    yield from _unused_grants(run, now_ns, fleet)
     answers = list(_answers(run, now_ns))
     if answers:
         yield from answers  # what they change is decided on once it is folded
@@ -189,6 +229,14 @@ def _due(run: RunState, now_ns: int, sightings: Sightings | None, fleet: Fleet) 
         return
     if fleet.pause_of(definitions.spec.options.pool) is None:
         yield from _Deciding(run, definitions, now_ns, fleet, sightings).decisions()
+
+
+def _unused_grants(run: RunState, now_ns: int, fleet: Fleet) -> Iterator[Decision]:
+    """What was granted and not used in time is given back, so that it holds nobody up."""
+    for grant in fleet.shared.grants.get(run.run, {}).values():
+        if now_ns >= grant.expires_ns:
+            reason = "it was not scheduled in time"
+            yield Decision([GrantReturned(workstream=grant.workstream, attempt=grant.attempt, reason=reason)])
 
 
 def _budget_notices(run: RunState) -> Iterator[Decision]:
@@ -902,6 +950,7 @@ class _Deciding:
             return
         if found is not None:
             draft.add(StepDelayed(step=step, cause=found.cause, reason=found.reason, until_ns=found.until_ns))
+            self.slots -= found.in_turn
             return
         draft.add(step)
         self.slots -= 1
@@ -916,7 +965,8 @@ class _Deciding:
             capped = msgspec.structs.replace(step, cap="none", cap_nano=0)
         else:
             held = "max_cost_usd" in placeholders(profile, fix=step.step == "fix")
-            cap_nano = min(nano_of(profile.cost_cap_usd), self._limit_nano(step.workstream))
+            most_nano = min(self._limit_nano(step.workstream), limit_nano(self.fleet.shared, step.tool))
+            cap_nano = min(nano_of(profile.cost_cap_usd), most_nano)
             capped = msgspec.structs.replace(step, cap="enforced" if held else "soft", cap_nano=cap_nano)
         draw = draw_of(self.run.run, capped)
         refused = refusal(self.run.book, draw, self.promised)
@@ -935,6 +985,16 @@ class _Deciding:
         limits = [budget.limit_nano for budget in budgets if budget is not None and budget.mode == "halt"]
         return min(limits, default=NANO_USD_MAX)
 
+    def _granted(self, step: StepScheduled) -> tuple[StepScheduled, Barrier | Refusal | None]:
+        """A step that is afforded, and what stands between it and its share of what runs draw on together."""
+        found = (
+            None if step.cap is None else ungranted(self.fleet, self.now_ns, _ask(self.run.run, self.definitions, step))
+        )
+        if found is not None:  # what it was promised of the run's budgets is not taken yet
+            for account in draw_of(self.run.run, step).accounts:
+                self.promised[account] -= step.cap_nano
+        return step, found
+
     def _routed(self, workstream: Workstream, step: StepScheduled) -> tuple[StepScheduled, Barrier | Refusal | None]:
         """The step with a tool that can be used now, and its cap; else what stands before the one it should use."""
         wanted, found = self._unheld(workstream, step)
@@ -943,7 +1003,7 @@ class _Deciding:
         before = self.broke
         afforded = self._afforded(wanted)
         if not isinstance(afforded, Refusal):
-            return afforded, None
+            return self._granted(afforded)
         held = self._unheld(workstream, step, fallbacks=False)
         if held[1] is not None:  # the one that would stand in is too dear: wait for the other one
             self.broke = before
@@ -1000,6 +1060,9 @@ class _Deciding:
         routed = self.definitions.routed(workstream.id)
         if route is None or route.strategy == "order" or chain[: len(routed)] != routed:
             return chain
+        asked = workstream.delayed
+        if asked is not None and asked.cause == "limit" and asked.step.tool in routed:  # it keeps its place in the queue
+            return tuple(dict.fromkeys((asked.step.tool, *chain)))
         return (*ordered(routed, route.strategy, self.fleet.records), *chain[len(routed) :])
 
     def _open_pools(self) -> tuple[str, ...]:
@@ -1016,6 +1079,7 @@ class _Deciding:
 
     def _delayed(self) -> Iterator[Decision]:
         """Steps that wait: scheduled once nothing stands before them, or told what does now."""
+        queued = 0
         for name in sorted(self.run.delayed, key=lambda one: self.definitions.index[one]):
             workstream = self.run.workstreams[name]
             delayed = workstream.delayed
@@ -1043,10 +1107,12 @@ class _Deciding:
                 self._stop_for(draft, step.step, "tool_missing", found.reason)
                 if draft.events:
                     yield draft.decision()
-            elif _differs(delayed, found):
-                yield Decision(
-                    [StepDelayed(step=step, cause=found.cause, reason=found.reason, until_ns=found.until_ns)]
-                )
+            else:
+                queued += found.in_turn
+                if _differs(delayed, found) or (found.in_turn and _asks_otherwise(delayed.step, step)):
+                    delay = StepDelayed(step=step, cause=found.cause, reason=found.reason, until_ns=found.until_ns)
+                    yield Decision([delay])
+        self.slots -= queued  # those whose turn comes go before what has not begun
 
     def _idle_s(self) -> float:
         return float(self.run.breaker.timeouts.idle) if self.run.breaker is not None else 0.0
@@ -1643,6 +1709,8 @@ class _Deciding:
 def _money_reason(run: str, refused: Refusal) -> str:
     """Why an attempt does not fit into a budget, and what would help."""
     whose = "the run" if refused.account == run_account(run) else "the workstream"
+    if budget_name(refused.account) != refused.account:
+        whose = "the fleet, or the tool,"
     remedy = f"`swell budget set {run} USD`" if whose == "the run" else "adjust its max_cost_usd"
     if refused.reason == "uncapped":
         return f"{whose} has a budget, and nothing says what an attempt costs at most: set cost_cap_usd in the tool's profile"
@@ -1650,6 +1718,10 @@ def _money_reason(run: str, refused: Refusal) -> str:
         return f"what {whose} may still spend is reserved for attempts under way"
     spent = f"{usd_text(refused.spent_nano)} of {usd_text(refused.limit_nano)}"
     return f"{whose} has spent {spent}, and this attempt may cost {usd_text(refused.cap_nano)}: {remedy}"
+
+
+def _asks_otherwise(before: StepScheduled, now: StepScheduled) -> bool:
+    return (before.attempt, before.tool, before.cap_nano) != (now.attempt, now.tool, now.cap_nano)
 
 
 def _differs(delayed: StepDelayed, found: Barrier) -> bool:

@@ -1,4 +1,6 @@
-"""What runs share: pauses, tool breakers, executors. Folded from `swell.event.fleet.>` and from the closes of all attempts.
+"""What runs share: pauses, tool breakers, executors, and what attempts draw on together (services.scheduler.grants).
+
+Folded from `swell.event.fleet.>` and from the attempts of all runs.
 
     evolve(fleet, fact, attempt) -> fleet
     due(fleet, now_ns, …)        -> [events]
@@ -16,7 +18,7 @@ scheduler counts the same, and a restart forgets nothing. Which tool an attempt 
 Pure: no clock, no I/O, no randomness.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -25,24 +27,36 @@ from msgspec import Meta
 from services.beats import EXECUTOR_MOVES
 from services.events import (
     AnyEvent,
+    AttemptGranted,
+    BudgetChanged,
+    BudgetReached,
+    BudgetRequested,
     ErrorClass,
     ExecutorState,
     ExecutorTransitioned,
     FleetPaused,
     FleetResumed,
+    GrantReturned,
+    LimitsSet,
     PauseRequested,
     PauseScope,
     ProbeGranted,
     RequestAnswered,
+    ResultRefused,
     ResumeRequested,
     StepCancelled,
     StepFinished,
     StepLost,
     StepScheduled,
+    StepStarted,
     ToolBreakerClosed,
     ToolBreakerHalfOpened,
     ToolBreakerOpened,
 )
+from services.outcome import usd_text
+from services.scheduler import grants
+from services.scheduler.budget import FLEET_BUDGET, Refusal, budget_name
+from services.scheduler.grants import Ask, Shared, SharedLimits
 from services.scheduler.recovery import DELAY_S_MAX, LIMITED
 from services.scheduler.routing import Record
 from services.wire import Entry, Place
@@ -169,7 +183,8 @@ class Fleet(msgspec.Struct):
     providers: dict[str, str] = {}
     records: dict[str, Record] = {}
     executors: dict[str, ExecutorLife] = {}
-    requests: dict[str, PauseRequested | ResumeRequested] = {}
+    shared: Shared = msgspec.field(default_factory=Shared)
+    requests: dict[str, PauseRequested | ResumeRequested | BudgetRequested] = {}
     answers: dict[str, RequestAnswered] = {}
     last_run_sequence: int = 0
     last_sequence: int = 0
@@ -188,13 +203,15 @@ class Fleet(msgspec.Struct):
 class Barrier(msgspec.Struct, frozen=True):
     """Why a tool cannot be used now; `until_ns` is 0 when nobody knows how long.
 
-    `limited` is the class of the refusal where a provider refuses for now.
+    `limited` is the class of the refusal where a provider refuses for now. `in_turn`: it waits in a queue, and keeps its
+    place among those under way.
     """
 
-    cause: Literal["tool_breaker", "tool_paused", "tool_missing"]
+    cause: Literal["tool_breaker", "tool_paused", "tool_missing", "limit"]
     reason: str
     until_ns: int = 0
     limited: ErrorClass | None = None
+    in_turn: bool = False
 
 
 def barrier(fleet: Fleet, tool: str, want: Want) -> Barrier | None:
@@ -223,6 +240,49 @@ def _before(breaker: ToolBreaker, want: Want) -> Barrier | None:
     )
 
 
+def ungranted(fleet: Fleet, now_ns: int, ask: Ask) -> Barrier | Refusal | None:
+    """What stands between an attempt and its share of what runs draw on together; None if nothing is limited for it.
+
+    A refusal is one that no waiting helps. The reason of a barrier holds no amounts that change while it waits.
+    """
+    shared = fleet.shared
+    if not shared.is_limited:
+        return None
+    grant = shared.grant_of(ask)
+    if grant is not None and (grant.tool, grant.cap_nano) == (ask.tool, ask.cap_nano) and now_ns < grant.expires_ns:
+        return None
+    ask = served(fleet, ask)
+    rates = grants.rates_of(shared, ask.provider, ask.model)
+    draw = grants.draw_of(ask, grants.day_of(now_ns))
+    limited = [budget_name(account) for account in draw.accounts if shared.book.budget_of(account) is not None]
+    if not (rates or limited):
+        return None
+    refused = grants.refusal_of(shared, now_ns, ask)
+    if refused is not None and refused.reason == "uncapped":
+        return refused
+    if refused is not None and refused.reason == "used_up":
+        whose = _whose(budget_name(refused.account))
+        flag = f"--tool {ask.tool}" if whose != "the fleet" else "--fleet"
+        reason = (
+            f"{whose} may spend {usd_text(refused.limit_nano)} a day, UTC, and what is left of today's does not hold this "
+            f"attempt, which may cost {usd_text(refused.cap_nano)}: `swell budget set {flag} USD`"
+        )
+        return Barrier("limit", reason, grants.midnight_ns(now_ns) if refused.limit_nano else 0)
+    names = [*(f"the budget of {_whose(name)}" for name in limited), *(f"the rate of {name}" for name in rates)]
+    return Barrier("limit", f"waits for its turn: it draws on {', '.join(names)}", in_turn=True)
+
+
+def served(fleet: Fleet, ask: Ask) -> Ask:
+    """The same with its provider: as its profile names it, else as the tool has told; a tool that has not is its own."""
+    if ask.provider:
+        return ask
+    return msgspec.structs.replace(ask, provider=fleet.providers.get(ask.tool, ask.tool))
+
+
+def _whose(budget: str) -> str:
+    return "the fleet" if budget == FLEET_BUDGET else f"tool {budget.removeprefix('tool/')}"
+
+
 def _probes(breaker: ToolBreaker, run: str, workstream: str, attempt: int) -> bool:
     """Whether an attempt is the one that may probe."""
     probe = breaker.probe
@@ -237,9 +297,18 @@ def evolve(
         if attempt is not None and attempt.tool:
             for event in entry.events:
                 _note(fleet, entry.run, time_ns, attempt, event)
+                _draw(fleet.shared, place.run, time_ns, attempt, event)
         for event in entry.events:
-            if isinstance(event, StepScheduled) and event.tool:
-                _scheduled(fleet, entry.run, event)
+            match event:
+                case StepScheduled() if event.tool:
+                    _scheduled(fleet, entry.run, event)
+                    grants.scheduled(fleet.shared, time_ns, place.run, event)
+                case GrantReturned() if place.kind == "run":
+                    grants.returned(fleet.shared, place.run, event)
+                case ResultRefused() if place.kind == "late":
+                    grants.learnt(fleet.shared, place.run, place.workstream, place.attempt, event.result)
+                case _:
+                    pass
         return fleet
     fleet.last_sequence, fleet.last_entry = sequence, entry.id
     if place.kind == "run":
@@ -293,6 +362,17 @@ def _record(fleet: Fleet, attempt: StepScheduled, event: StepFinished | StepCanc
         record.note(ok=event.ok, wall_ns=int(event.tool_wall_s * _SECOND_NS), cost_nano=cost_nano)
 
 
+def _draw(shared: Shared, run: str, time_ns: int, attempt: StepScheduled, event: AnyEvent) -> None:
+    """What the life of an attempt says of what it draws."""
+    match event:
+        case StepStarted():
+            grants.started(shared, run, attempt)
+        case StepFinished() | StepCancelled() | StepLost():
+            grants.closed(shared, time_ns, run, attempt, event)
+        case _:
+            pass
+
+
 def _judge(breaker: ToolBreaker, run: str, attempt: StepScheduled, event: StepFinished) -> None:
     """What a close says of a breaker: a provider that took the request does not refuse, whatever the tool made of it."""
     failed = event.error_class in TOOL_FAULTS and not breaker.tool.startswith(PROVIDER)
@@ -338,7 +418,7 @@ def _scheduled(fleet: Fleet, run: str, event: StepScheduled) -> None:
 
 def _fold(fleet: Fleet, time_ns: int, place: Place, event: AnyEvent) -> None:
     match event:
-        case PauseRequested() | ResumeRequested() if place.kind == "request":
+        case PauseRequested() | ResumeRequested() | BudgetRequested() if place.kind == "request":
             if event.request_id not in fleet.answers:
                 fleet.requests.setdefault(event.request_id, event)
         case _ if place.kind != "run":
@@ -366,6 +446,16 @@ def _fold(fleet: Fleet, time_ns: int, place: Place, event: AnyEvent) -> None:
             breaker.probe, breaker.probing = event, False
         case ToolBreakerClosed():
             fleet.breakers.pop(event.tool, None)
+        case LimitsSet():
+            grants.limited(fleet.shared, time_ns, event)
+        case BudgetChanged():
+            grants.changed(fleet.shared, time_ns, event)
+        case BudgetReached():
+            grants.reached(fleet.shared, event)
+        case AttemptGranted():
+            grants.granted(fleet.shared, time_ns, event)
+        case GrantReturned():
+            grants.returned(fleet.shared, event.run, event)
         case ExecutorTransitioned():
             fleet.executors[event.executor] = ExecutorLife(
                 executor=event.executor,
@@ -396,14 +486,18 @@ def due(
     seen: Sequence[Seen],
     watched_s: float,
     lease_s: float,
+    shared: SharedLimits | None = None,
+    asks: Sequence[Ask] = (),
+    live: Collection[str] | None = None,
 ) -> list[AnyEvent]:
     """What is owed across runs at `now_ns`. Any prefix of it is safe to record: the rest is derived again.
 
     `wants` are the attempts that wait for breakers; `seen` the executors, of which one that was silent for three leases
-    counts as gone. `watched_s`: for how long beats have been watched without a break.
+    counts as gone. `watched_s`: for how long beats have been watched without a break. `shared` are the configuration's limits
+    across runs (default none), `asks` the attempts that wait for their share, `live` the runs that are not over (default all).
     """
     events: list[AnyEvent] = []
-    answered: set[tuple[PauseScope, str]] = set()
+    answered: set[tuple[str, str]] = set()
     for request in fleet.requests.values():
         if (request.scope, request.name) not in answered:  # the next one is judged by what this one leads to
             answered.add((request.scope, request.name))
@@ -414,10 +508,14 @@ def due(
         mine = [want for want in wants if breaker in fleet.breakers_of(want.tool)] if wants else []
         events.extend(_breaker(breaker, now_ns, limits, mine))
     events.extend(_executors(fleet, {found.executor: found for found in seen}, watched_s, lease_s))
+    asking = [served(fleet, ask) for ask in asks]
+    events.extend(grants.due(fleet.shared, now_ns, shared or SharedLimits(), asks=asking, live=live))
     return events[:EVENTS_MAX]
 
 
-def _answer(fleet: Fleet, request: PauseRequested | ResumeRequested) -> list[AnyEvent]:
+def _answer(fleet: Fleet, request: PauseRequested | ResumeRequested | BudgetRequested) -> list[AnyEvent]:
+    if isinstance(request, BudgetRequested):
+        return _budget_answer(fleet, request)
     scope, name, actor = request.scope, request.name, request.actor
     events: list[AnyEvent] = []
     if scope == "run" or (scope in {"tool", "pool"}) != bool(name):
@@ -433,6 +531,21 @@ def _answer(fleet: Fleet, request: PauseRequested | ResumeRequested) -> list[Any
         if breaker is not None and breaker.state != "closed":
             events.append(ToolBreakerClosed(tool=name, reason=f"reset by {actor}", actor=actor))
     return [*events, RequestAnswered(request_id=request.request_id, answer="accepted")]
+
+
+def _budget_answer(fleet: Fleet, request: BudgetRequested) -> list[AnyEvent]:
+    reason = grants.unfit(fleet.shared, request)
+    if reason:
+        return [RequestAnswered(request_id=request.request_id, answer="refused", reason=reason, ok=False)]
+    changed = BudgetChanged(
+        actor=request.actor,
+        limit_nano=request.limit_nano,
+        mode=request.mode,
+        reason=request.reason,
+        scope=request.scope,
+        name=request.name,
+    )
+    return [changed, RequestAnswered(request_id=request.request_id, answer="accepted")]
 
 
 def _breaker(breaker: ToolBreaker, now_ns: int, limits: BreakerLimits, wants: Sequence[Want]) -> list[AnyEvent]:

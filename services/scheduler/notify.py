@@ -124,7 +124,9 @@ def told(event: AnyEvent) -> Told | None:
             spent = f"{usd_text(event.spent_nano)} of {usd_text(event.limit_nano)} spent"
             kind: NotificationKind = "budget_exceeded" if event.threshold == "exceeded" else "budget_warning"
             reason = f"{spent}, {usd_text(event.reserved_nano)} reserved for attempts under way"
-            return Told(kind, workstream=event.workstream, state=event.mode, reason=reason)
+            if event.day:
+                reason = f"{'of the tool' if event.tool else 'of the fleet'} on {event.day}: {reason}"
+            return Told(kind, workstream=event.workstream, tool=event.tool, state=event.mode, reason=reason)
         case RunTransitioned(to_state="paused", cause="review" | "budget"):
             return Told("run_held", state=event.to_state, reason=event.reason, actor=event.actor)
         case ToolBreakerOpened():

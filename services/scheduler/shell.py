@@ -37,8 +37,9 @@ from services.events import (
 from services.metrics import Exposition
 from services.scheduler import fleet as fleets
 from services.scheduler.appends import Append, appends, may_decide
-from services.scheduler.decide import GROUP_MAX, Decision, due, outstanding, wanting
+from services.scheduler.decide import GROUP_MAX, Decision, drawing, due, outstanding, wanting
 from services.scheduler.fleet import FLEET, BreakerLimits, ExecutorLife, Fleet, Seen
+from services.scheduler.grants import SharedLimits
 from services.scheduler.metrics import SchedulerMetrics
 from services.scheduler.routing import Sighting, Sightings
 from services.scheduler.snapshots import SPECS_AT_ONCE, Folded, Snapshots, id_of
@@ -103,12 +104,13 @@ class Shell:
         lease_s: float,
         reconcile_s: float,
         limits: BreakerLimits | None = None,
+        shared: SharedLimits | None = None,
         snapshot_entries: int = 0,
         metrics: SchedulerMetrics | None = None,
     ) -> None:
         """`lease_s`: how long an executor may go unseen. `reconcile_s`: how often every live run is looked at.
 
-        `limits`: when the breakers of tools open. `snapshot_entries`: a fold snapshot every so many entries, 0 for none.
+        `limits`: when the breakers of tools open. `shared`: what all runs may draw together. `snapshot_entries`: a fold snapshot every so many entries, 0 for none.
         `metrics` are told what is folded and appended; by default nobody reads them.
         """
         self._bus = bus
@@ -127,6 +129,7 @@ class Shell:
         self.halted = ""
         self.fleet = Fleet()
         self._limits = limits or BreakerLimits()
+        self._shared = shared or SharedLimits()
         self._snapshots = Snapshots(bus, artifacts, entries=snapshot_entries)
         self._metrics = metrics or SchedulerMetrics(Exposition("scheduler"))
         self._live_after = 0
@@ -290,6 +293,8 @@ class Shell:
                 self._changed.notify_all()
             if FLEET in touched:
                 touched.update(self.runs)
+            if self.fleet.shared.is_limited:
+                touched.add(FLEET)  # somebody may ask for his share, or have settled
             for run in touched:
                 self._wake(run)
 
@@ -487,6 +492,7 @@ class Shell:
         ]
         probing = any(breaker.state == "half_open" for breaker in self.fleet.breakers.values())
         wants = [want for run in self.runs.values() if run.delayed for want in wanting(run)] if probing else []
+        limited = self.fleet.shared.is_limited
         return fleets.due(
             self.fleet,
             now_ns,
@@ -495,6 +501,13 @@ class Shell:
             seen=seen,
             watched_s=watched_s,
             lease_s=self._lease_s,
+            shared=self._shared,
+            asks=[ask for run in self.runs.values() if run.delayed for ask in drawing(run, self.fleet)]
+            if limited
+            else [],
+            live={name for name, run in self.runs.items() if run.finished is None}
+            if self.fleet.shared.grants
+            else None,
         )
 
     async def _give_up(self, state: RunState, error: Exception) -> None:

@@ -27,6 +27,7 @@ from services.events import (
     TERMINAL_WORKSTREAM,
     AnyEvent,
     Artifact,
+    AttemptGranted,
     BudgetChanged,
     BudgetReached,
     BudgetRequested,
@@ -38,7 +39,9 @@ from services.events import (
     FixLoopEnded,
     FleetPaused,
     FleetResumed,
+    GrantReturned,
     IntegrationAdvanced,
+    LimitsSet,
     LineDelivered,
     MergeRefused,
     PauseRequested,
@@ -91,11 +94,12 @@ from services.scheduler.breaker import (
 from services.scheduler.budget import (
     Book,
     Draw,
-    Report,
     account_of,
     budget_of,
+    cost_of,
     holder_of,
     late,
+    report_of,
     reserve,
     run_account,
     set_budget,
@@ -439,7 +443,7 @@ def _fold(  # noqa: PLR0915 - one case per kind of event
             told(run.book, account_of(run.run, event.workstream), event.threshold)
         case ResultRefused():
             if fact.place.kind == "late":
-                late(run.book, holder_of(fact.place.workstream, fact.place.attempt), _report(event.result))
+                late(run.book, holder_of(fact.place.workstream, fact.place.attempt), report_of(event.result))
         case StepSkipped() | FixLoopEnded() | ProcessesReaped():
             pass
         case (
@@ -448,6 +452,9 @@ def _fold(  # noqa: PLR0915 - one case per kind of event
             | ToolBreakerOpened()
             | ToolBreakerHalfOpened()
             | ProbeGranted()
+            | LimitsSet()
+            | AttemptGranted()
+            | GrantReturned()
             | ToolBreakerClosed()
             | ExecutorTransitioned()
         ):
@@ -535,21 +542,6 @@ def _set_workstream_budgets(run: RunState, definitions: Definitions) -> None:
         budget = budget_of(limit_nano, definitions.spec.options.budget_mode)
         if budget != run.book.budgets.get(account):
             set_budget(run.book, account, budget)
-
-
-def _cost_of(attempt: Attempt, event: Close) -> Report | None:
-    """What a closed attempt cost: nothing, if nobody began it; the full cap, if nobody knows."""
-    if isinstance(event, StepFinished):
-        return _report(event)
-    return None if attempt.executor else Report(nano_usd=0)
-
-
-def _report(result: StepFinished) -> Report | None:
-    """What an attempt cost, as far as it is known."""
-    if result.cost is None:
-        return None
-    lower_bound = result.usage is not None and result.usage.lower_bound
-    return Report(nano_usd=result.cost.nano_usd, lower_bound=lower_bound)
 
 
 def _answer(run: RunState, event: RequestAnswered) -> None:
@@ -758,7 +750,7 @@ def _close(run: RunState, attempt: Attempt, event: Close) -> None:
     settle(
         run.book,
         holder_of(scheduled.workstream, scheduled.attempt),
-        _cost_of(attempt, event),
+        cost_of(event, begun=bool(attempt.executor)),
     )
     if not is_handed_back(event):
         owner.losses = owner.losses + 1 if is_loss(event) else 0

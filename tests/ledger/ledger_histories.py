@@ -309,6 +309,11 @@ _across_runs = st.one_of(
     st.builds(ev.ToolBreakerOpened, tool=_tools, failures=_big, until_ns=_big, reason=_texts, error_class=_classes),
     st.builds(ev.ToolBreakerHalfOpened, tool=_tools),
     st.builds(ev.ProbeGranted, tool=_tools, run=_runs, workstream=_names, attempt=_big, expires_ns=_big),
+    st.builds(ev.LimitsSet, tools_nano=st.dictionaries(_tools, st.integers(0, 10**18), max_size=2)),
+    st.builds(
+        ev.AttemptGranted, run=_runs, workstream=_names, attempt=_big, tool=_tools, provider=_texts, expires_ns=_big
+    ),
+    st.builds(ev.GrantReturned, run=_runs, workstream=_names, attempt=_big, reason=_texts),
     st.builds(ev.ToolBreakerClosed, tool=_tools, reason=_texts),
     st.builds(
         ev.ExecutorTransitioned,

@@ -267,6 +267,8 @@ def values(annotation, field=""):
             return st.one_of(*(values(t, field) for t in kind.types))
         case i.ListType():
             return st.lists(values(kind.item_type, "workstream" if field == "workstreams" else field), max_size=2)
+        case i.DictType():
+            return st.dictionaries(values(kind.key_type), values(kind.value_type), max_size=2)
         case i.TupleType():
             return st.tuples(*(values(t) for t in kind.item_types))
         case i.StructType():

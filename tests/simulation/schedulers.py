@@ -21,8 +21,9 @@ from services.events import (
 )
 from services.scheduler import fleet as fleets
 from services.scheduler.appends import Append, appends, may_decide
-from services.scheduler.decide import Decision, due, outstanding, wanting
+from services.scheduler.decide import Decision, drawing, due, outstanding, wanting
 from services.scheduler.fleet import FLEET, BreakerLimits, Fleet, Seen
+from services.scheduler.grants import SharedLimits
 from services.scheduler.routing import Sighting, Sightings
 from services.scheduler.state import Fact, RunState, evolve, skip
 from services.spec import RunSpec
@@ -44,6 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     reconcile_s: float
     lease_ttl_s: float
     limits: BreakerLimits
+    shared: SharedLimits = SharedLimits()
     crash: float = 0.0
     """How likely each named point is the last one of a process."""
 
@@ -229,6 +231,8 @@ class Scheduler(Process):
         if self.clockwork.chance(self.settings.crash, "scheduler crash: folded, not appended"):
             self.die()
             return
+        if self.fleet.shared.is_limited:
+            touched.add(FLEET)
         for run in sorted(touched):
             self.wake(run)
 
@@ -473,6 +477,7 @@ class Scheduler(Process):
         ]
         probing = any(breaker.state == "half_open" for breaker in self.fleet.breakers.values())
         wants = [want for run in self.runs.values() if run.delayed for want in wanting(run)] if probing else []
+        limited = self.fleet.shared.is_limited
         return fleets.due(
             self.fleet,
             now_ns,
@@ -481,6 +486,13 @@ class Scheduler(Process):
             seen=seen,
             watched_s=watched_s,
             lease_s=self.settings.lease_s,
+            shared=self.settings.shared,
+            asks=[ask for run in self.runs.values() if run.delayed for ask in drawing(run, self.fleet)]
+            if limited
+            else [],
+            live={name for name, run in self.runs.items() if run.finished is None}
+            if self.fleet.shared.grants
+            else None,
         )
 
     def _publish(self, state: RunState) -> None:

@@ -56,7 +56,8 @@ FULL: dict[str, ev.AnyEvent] = {
     ),
     "rollback_requested": ev.RollbackRequested(request_id="q-12345678", actor="ann", reason="released by mistake"),
     "budget_requested": ev.BudgetRequested(
-        request_id="q-12345678", actor="ann", limit_nano=1_000_000_000, mode="warn", reason="it is worth it"
+        request_id="q-12345678", actor="ann", limit_nano=1_000_000_000, mode="warn", reason="it is worth it",
+        scope="tool", name="claude",
     ),
     "request_answered": ev.RequestAnswered(
         request_id="q-12345678", answer="refused", reason="the run is over", ok=False
@@ -98,10 +99,12 @@ FULL: dict[str, ev.AnyEvent] = {
         workstream="ws-a", verdict="retry", actor="ann", request_id="q-12345678", from_step="runtime",
         reason="the network is back",
     ),
-    "budget_changed": ev.BudgetChanged(actor="ann", limit_nano=2_500_000_000, mode="warn", reason="it is worth it"),
+    "budget_changed": ev.BudgetChanged(
+        actor="ann", limit_nano=2_500_000_000, mode="warn", reason="it is worth it", scope="tool", name="claude"
+    ),
     "budget_reached": ev.BudgetReached(
         threshold="exceeded", limit_nano=1_000_000_000, spent_nano=1_020_000_000, reserved_nano=300_000_000, mode="warn",
-        workstream="ws-a",
+        workstream="ws-a", tool="claude", day="2026-11-23",
     ),
     "step_skipped": ev.StepSkipped(
         workstream="ws-a", step="gate", tree="b" * 40, reason="verdict_reused", checks=[CHECK]
@@ -136,6 +139,15 @@ FULL: dict[str, ev.AnyEvent] = {
     "probe_granted": ev.ProbeGranted(
         tool="claude", run="r1", workstream="ws-a", attempt=3, expires_ns=1_790_000_000_000_000_008
     ),
+    "limits_set": ev.LimitsSet(
+        fleet_nano=50_000_000_000, tools_nano={"claude": 20_000_000_000}, mode="warn",
+        rates={"anthropic": ev.Rate(attempts_per_min=30, burst=5, tokens_per_min=400_000)},
+    ),
+    "attempt_granted": ev.AttemptGranted(
+        run="r1", workstream="ws-a", attempt=3, tool="claude", provider="anthropic", model="claude-sonnet-4-5",
+        cap="enforced", cap_nano=5_000_000_000, expires_ns=1_790_000_000_000_000_009,
+    ),
+    "grant_returned": ev.GrantReturned(run="r1", workstream="ws-a", attempt=3, reason="it was not scheduled in time"),
     "tool_breaker_closed": ev.ToolBreakerClosed(tool="claude", reason="the probe succeeded", actor="ann"),
     "executor_transitioned": ev.ExecutorTransitioned(
         executor="executor-1", boot="0123456789ab", pool="default", slots=4, from_state="busy", to_state="draining",
@@ -200,6 +212,9 @@ MINIMAL: dict[str, ev.AnyEvent] = {
     "tool_breaker_opened": ev.ToolBreakerOpened(tool="t", failures=1, until_ns=0, reason=""),
     "tool_breaker_half_opened": ev.ToolBreakerHalfOpened(tool="t"),
     "probe_granted": ev.ProbeGranted(tool="t", run="r", workstream="w", attempt=1, expires_ns=0),
+    "limits_set": ev.LimitsSet(),
+    "attempt_granted": ev.AttemptGranted(run="r", workstream="w", attempt=1, tool="t", provider="p", expires_ns=0),
+    "grant_returned": ev.GrantReturned(workstream="w", attempt=1, reason=""),
     "tool_breaker_closed": ev.ToolBreakerClosed(tool="t", reason=""),
     "executor_transitioned": ev.ExecutorTransitioned(
         executor="e", boot="b", pool="p", slots=1, from_state="spawning", to_state="idle"
