@@ -1,4 +1,4 @@
-"""`swell budget`: what a run may spend, what it has spent, and another budget for one that goes on."""
+"""`swell budget`: what a run, a tool or the fleet may spend, what was spent, and another budget."""
 
 from __future__ import annotations
 
@@ -8,11 +8,22 @@ import typer
 
 from swell.command import cluster_client, command, say
 from swell.errors import invalid
-from swell.options import JsonOption, Reason, RunArgument
+from swell.options import JsonOption, Reason
 
-app = typer.Typer(help="See and change what a run may spend.", no_args_is_help=True)
+app = typer.Typer(help="See and change what a run, a tool or the fleet may spend.", no_args_is_help=True)
 
-Amount = Annotated[str, typer.Argument(help="Dollars that all attempts together may cost, or `none`.", metavar="USD")]
+Whose = Annotated[
+    str | None, typer.Argument(help="A run's id, the beginning of one, or 'last'.", metavar="[RUN]", show_default=False)
+]
+Given = Annotated[
+    list[str],
+    typer.Argument(
+        help="The run, unless --fleet or --tool is given; then the dollars that all attempts together may cost, or `none`.",
+        metavar="[RUN] USD",
+    ),
+]
+Fleet = Annotated[bool, typer.Option("--fleet", help="All runs together, for each day, UTC.")]
+Tool = Annotated[str, typer.Option("--tool", help="This tool in all runs, for each day, UTC.", show_default=False)]
 Mode = Annotated[
     Literal["halt", "warn", "continue"],
     typer.Option("--mode", help="When it is used up: start nothing more, or only tell."),
@@ -21,12 +32,18 @@ Mode = Annotated[
 
 @app.command()
 @command
-def show(run: RunArgument, as_json: JsonOption = False) -> int:
-    """Show the budget of a run, what its attempts have cost, and what is reserved for those under way."""
+def show(run: Whose = None, fleet: Fleet = False, as_json: JsonOption = False) -> int:
+    """Show the budget of a run or of the fleet, what attempts have cost, and what is reserved for those under way."""
     from swell.listing import resolve_run  # noqa: PLC0415 - help must not wait for this
-    from swell.tables import budget_lines, json_line  # noqa: PLC0415 - as above
+    from swell.tables import budget_lines, json_line, shared_lines  # noqa: PLC0415 - as above
 
+    if fleet == (run is not None):
+        raise invalid("WHOSE_BUDGET", "it is not clear whose budget is meant", "Name a run, or give --fleet.", "RUN")
     with cluster_client() as client:
+        if run is None:
+            shared = client.get_shared_budgets()
+            say(json_line("budgets", shared) if as_json else shared_lines(shared))
+            return 0
         found = client.get_budget(resolve_run(client, run))
     say(json_line("budget", found) if as_json else budget_lines(found))
     return 0
@@ -34,19 +51,28 @@ def show(run: RunArgument, as_json: JsonOption = False) -> int:
 
 @app.command("set")
 @command
-def set_(run: RunArgument, amount: Amount, mode: Mode = "halt", reason: Reason = "") -> int:
-    """Give a run another budget; one that waits for its budget goes on if that has room."""
+def set_(given: Given, fleet: Fleet = False, tool: Tool = "", mode: Mode = "halt", reason: Reason = "") -> int:
+    """Give a run, a tool or the fleet another budget; what waits for it goes on if that has room."""
     from services.outcome import usd_text  # noqa: PLC0415 - as above
     from swell.listing import resolve_run  # noqa: PLC0415 - as above
     from swell.submission import actor  # noqa: PLC0415 - as above
 
-    limit_nano = _nano(amount)
+    shared = fleet or bool(tool)
+    if len(given) != (1 if shared else 2) or (fleet and tool):
+        remedy = "Give RUN and USD; or only USD, with either --fleet or --tool TOOL."
+        raise invalid("WHOSE_BUDGET", "it is not clear whose budget is meant", remedy, "RUN")
+    limit_nano = _nano(given[-1])
+    amount = "no budget" if limit_nano is None else f"a budget of {usd_text(limit_nano)}"
     with cluster_client() as client:
-        name = resolve_run(client, run)
-        done = client.set_budget(name, limit_nano, mode=mode, reason=reason, actor=actor())
-    given = "no budget" if limit_nano is None else f"a budget of {usd_text(limit_nano)}"
-    say(f"run {name} has {given}" + (f": {done.answer}" if done.answer else ""))
-    say(f"  next: swell budget show {name}")
+        if shared:
+            done = client.set_shared_budget(tool, limit_nano, mode=mode, reason=reason, actor=actor())
+            said, following = f"{f'tool {tool}' if tool else 'the fleet'} has {amount} for each day", "--fleet"
+        else:
+            following = resolve_run(client, given[0])
+            done = client.set_budget(following, limit_nano, mode=mode, reason=reason, actor=actor())
+            said = f"run {following} has {amount}"
+    say(said + (f": {done.answer}" if done.answer else ""))
+    say(f"  next: swell budget show {following}")
     return 0
 
 

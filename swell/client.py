@@ -36,6 +36,9 @@ from swell.values import (
     Retried,
     Review,
     Run,
+    SharedBudget,
+    SharedBudgets,
+    SharedRate,
     Submitted,
     ToolBreaker,
     VerifyProgress,
@@ -209,6 +212,27 @@ class Client:
         answer = self._call(self._scheduler.GetBudget, self._scheduler_pb2.GetBudgetRequest(run=run))
         limit_nano = answer.limit_nano if answer.HasField("limit_nano") else None
         return _plain(answer, Budget, limit_nano=limit_nano)
+
+    def set_shared_budget(
+        self, tool: str, limit_nano: int | None, *, mode: str = "", reason: str, actor: str, request_id: str = ""
+    ) -> Answer:
+        """Give a tool ("": the fleet) another budget for each day, in nano-dollars; None for none."""
+        request = self._scheduler_pb2.SetSharedBudgetRequest(
+            tool=tool, limit_nano=limit_nano, mode=mode, reason=reason, **_asked(actor, request_id)
+        )
+        return _plain(self._call(self._scheduler.SetSharedBudget, request), Answer)
+
+    def get_shared_budgets(self) -> SharedBudgets:
+        """What the fleet and each tool may spend today, have spent, and have reserved; and the rates in force."""
+        answer = self._call(self._scheduler.GetSharedBudgets, self._scheduler_pb2.GetSharedBudgetsRequest())
+        return SharedBudgets(
+            day=answer.day,
+            budgets=[
+                _plain(found, SharedBudget, limit_nano=found.limit_nano if found.HasField("limit_nano") else None)
+                for found in answer.budgets
+            ],
+            rates=[_plain(rate, SharedRate) for rate in answer.rates],
+        )
 
     def pause_fleet(self, scope: str, name: str, *, reason: str, actor: str, request_id: str = "") -> Answer:
         """Start nothing new that needs the tool or the pool `name`, or ("all") at all."""

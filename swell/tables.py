@@ -13,7 +13,7 @@ from swell.errors import SwellError
 from swell.follow import review_commands
 from swell.listing import attempt_lines, require_workstream, when, write_diff
 from swell.text import columns, duration, one_line, size
-from swell.values import Budget, Difference, Fleet, LedgerStatus, Review, VerifyResult
+from swell.values import Budget, Difference, Fleet, LedgerStatus, Review, SharedBudgets, VerifyResult
 
 if TYPE_CHECKING:
     from swell.client import Client
@@ -203,6 +203,29 @@ def budget_lines(found: Budget) -> list[str]:
     ]
     if found.unknown:
         lines.append(f"  {found.unknown} attempts did not tell their cost and count as their whole cap")
+    return lines
+
+
+def shared_lines(found: SharedBudgets) -> list[str]:
+    """What runs draw on together, in words."""
+    lines = [f"{found.day}, UTC"]
+    for one in found.budgets:
+        limit = "none" if one.limit_nano is None else f"{usd_text(one.limit_nano)} a day"
+        mode = f" ({one.mode})" if one.mode not in {"", "halt"} else ""
+        by = f", by {one_line(one.actor)}" if one.actor else ""
+        lines += [
+            f"{'tool ' + one_line(one.tool) if one.tool else 'the fleet'}",
+            f"  budget    {limit}{mode}{by}",
+            f"  spent     {usd_text(one.spent_nano)}",
+            f"  reserved  {usd_text(one.reserved_nano)}",
+        ]
+        if one.unknown:
+            lines.append(f"  {one.unknown} attempts did not tell their cost and count as their whole cap")
+    for rate in found.rates:
+        parts = [f"{rate.attempts_per_min} attempts a minute, {rate.burst} at once"] if rate.attempts_per_min else []
+        parts += [f"{rate.tokens_per_min} tokens a minute"] if rate.tokens_per_min else []
+        shut = f"; the next one may begin at {when(rate.opens_ns)}" if rate.opens_ns else ""
+        lines.append(f"rate of {one_line(rate.name)}: {', '.join(parts)}{shut}")
     return lines
 
 

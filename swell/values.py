@@ -227,6 +227,39 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     state: str
 
 
+class SharedBudget(msgspec.Struct, frozen=True, kw_only=True):
+    """The money of the fleet (`tool` is "") or of a tool today, in nano-dollars. `limit_nano` is None without a budget.
+
+    `actor` has set the budget, "" where the configuration has. `unknown` as in Budget.
+    """
+
+    tool: str
+    limit_nano: int | None
+    mode: str
+    spent_nano: int
+    reserved_nano: int
+    unknown: int
+    actor: str
+
+
+class SharedRate(msgspec.Struct, frozen=True, kw_only=True):
+    """How fast attempts may begin, by provider or provider/model; 0 is any number, and for `opens_ns` now."""
+
+    name: str
+    attempts_per_min: int
+    burst: int
+    tokens_per_min: int
+    opens_ns: int
+
+
+class SharedBudgets(msgspec.Struct, frozen=True, kw_only=True):
+    """What runs draw on together, on a day, UTC: the fleet first, then each tool that has a budget or was used."""
+
+    day: str
+    budgets: list[SharedBudget]
+    rates: list[SharedRate]
+
+
 class Review(msgspec.Struct, frozen=True, kw_only=True):
     """A workstream that waits for a person, and what stopped it."""
 

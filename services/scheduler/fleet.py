@@ -254,7 +254,8 @@ def ungranted(fleet: Fleet, now_ns: int, ask: Ask) -> Barrier | Refusal | None:
     ask = served(fleet, ask)
     rates = grants.rates_of(shared, ask.provider, ask.model)
     draw = grants.draw_of(ask, grants.day_of(now_ns))
-    limited = [budget_name(account) for account in draw.accounts if shared.book.budget_of(account) is not None]
+    budgets = {budget_name(account): shared.book.budget_of(account) for account in draw.accounts}
+    limited = [name for name, budget in budgets.items() if budget is not None and budget.mode == "halt"]
     if not (rates or limited):
         return None
     refused = grants.refusal_of(shared, now_ns, ask)

@@ -37,6 +37,7 @@ from services.events import (
 from services.outcome import NANO_USD_MAX, BudgetMode, Cap, nano_of
 from services.scheduler.budget import (
     FLEET_BUDGET,
+    Account,
     Book,
     Budget,
     Draw,
@@ -329,6 +330,48 @@ def _budget_of(event: BudgetRequested | BudgetChanged) -> str:
 def refusal_of(shared: Shared, now_ns: int, ask: Ask) -> Refusal | None:
     """Why the budgets across runs do not hold another attempt today, None if they do."""
     return refusal(shared.book, draw_of(ask, day_of(now_ns)))
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """A budget across runs today; `tool` is "" for the fleet's. `actor` has set it, "" where the configuration has.
+
+    `unknown`: closed attempts that count as their whole cap, because nobody knows what they cost.
+    """
+
+    tool: str
+    budget: Budget | None
+    spent_nano: int
+    reserved_nano: int
+    unknown: int
+    actor: str
+
+
+def standing(shared: Shared, now_ns: int) -> list[Standing]:
+    """The fleet's money of today first, then that of each tool that has a budget or was used today."""
+    day = day_of(now_ns)
+    today = [budget_name(key) for key in shared.book.accounts if key.rpartition("/")[2] == day]
+    names = dict.fromkeys([FLEET_BUDGET, *sorted({*shared.book.budgets, *today} - {FLEET_BUDGET})])
+    unknown: dict[str, int] = {}
+    for hold in shared.book.holds.values():
+        if hold.closed and hold.figure_nano is None:
+            for key in hold.accounts:
+                unknown[key] = unknown.get(key, 0) + 1
+    found: list[Standing] = []
+    for name in names:
+        key = day_account(name, day)
+        account = shared.book.accounts.get(key, Account())
+        person = shared.people.get(name)
+        found.append(
+            Standing(
+                tool="" if name == FLEET_BUDGET else name.removeprefix("tool/"),
+                budget=shared.book.budgets.get(name),
+                spent_nano=account.spent_nano,
+                reserved_nano=account.reserved_nano,
+                unknown=unknown.get(key, 0),
+                actor=person.actor if person is not None else "",
+            )
+        )
+    return found
 
 
 def unfit(shared: Shared, request: BudgetRequested) -> str:

@@ -17,6 +17,7 @@ from typing import Final, Protocol, get_args
 from services.bus import BusError, RefusedError, StreamIdentity
 from services.events import (
     AnyEvent,
+    AttemptGranted,
     Delay,
     ExecutorState,
     ExecutorTransitioned,
@@ -27,6 +28,7 @@ from services.events import (
     RunFinished,
     Step,
     StepCancelled,
+    StepDelayed,
     StepFinished,
     StepLost,
     StepScheduled,
@@ -36,6 +38,8 @@ from services.events import (
 )
 from services.metrics import STEP_BUCKETS_S, WAIT_BUCKETS_S, Bounded, Exposition, Reading, Series
 from services.scheduler.fleet import ExecutorLife, Fleet
+from services.scheduler.grants import standing
+from services.scheduler.rates import Bucket, opens_ns
 from services.scheduler.state import Attempt, Over, RunState
 from services.wire import Entry, Place
 
@@ -44,6 +48,12 @@ TOOLS_MAX: Final = 200
 
 POOLS_MAX: Final = 50
 """Pools that are told apart: their names come from executors."""
+
+ASKING_MAX: Final = 10_000
+"""Attempts that wait for their share and whose waiting is timed."""
+
+RATES_MAX: Final = 200
+"""Rates that are told: a configuration may name more."""
 
 LOG_TIMEOUT_S: Final = 1.0
 """How long a scrape waits for the bus to say where the log ends."""
@@ -97,6 +107,21 @@ BREAKERS = Series(
     ("tool", "state"),
 )
 PAUSES = Series("swell_scheduler_pauses", "gauge", "Pauses in force that somebody asked for, by scope.", ("scope",))
+BUDGETS = Series(
+    "swell_scheduler_shared_budget_dollars",
+    "gauge",
+    "Money of today, UTC, of the `fleet` or a `tool`: `limit` where there is a budget, `spent`, `reserved`.",
+    ("scope", "tool", "amount"),
+)
+GRANTS = Series(
+    "swell_scheduler_grants_unused", "gauge", "Attempts that have their share across runs and are not scheduled yet."
+)
+RATE_WAIT = Series(
+    "swell_scheduler_rate_wait_seconds",
+    "gauge",
+    "How long it is, in log time, until one more attempt may begin under a rate; 0 when one may.",
+    ("rate",),
+)
 EXECUTORS = Series(
     "swell_scheduler_executors",
     "gauge",
@@ -109,14 +134,14 @@ SLOTS = Series(
 
 READ: Final = (
     LEADER, CAUGHT_UP, HALTED, POSITION, LAG, SNAPSHOT_AGE, RUNS, RUNS_ENDED, WORKSTREAMS, ATTEMPTS, QUEUE, QUEUE_OLDEST,
-    DELAYED, REVIEWS, BREAKERS, PAUSES, EXECUTORS, SLOTS,
+    DELAYED, REVIEWS, BREAKERS, PAUSES, BUDGETS, GRANTS, RATE_WAIT, EXECUTORS, SLOTS,
 )  # fmt: skip
 
 
 _NOTED: Final[frozenset[type]] = frozenset(
     {
         StepScheduled, StepStarted, StepFinished, StepCancelled, StepLost, FixLoopEnded, RecoveryChosen, MergeRefused,
-        RunFinished, ToolBreakerOpened, ExecutorTransitioned,
+        RunFinished, ToolBreakerOpened, ExecutorTransitioned, StepDelayed, AttemptGranted,
     }
 )  # fmt: skip
 """Kinds of events of which more is told than their number."""
@@ -198,6 +223,15 @@ class SchedulerMetrics:
             "pool",
             buckets=WAIT_BUCKETS_S,
         )
+        self._shared_wait = histogram(
+            "swell_scheduler_shared_wait_seconds",
+            "Time that attempts waited for their share across runs, by the times of the log.",
+            buckets=WAIT_BUCKETS_S,
+        )
+        self._granted = counter(
+            "swell_scheduler_grants_total", "Attempts that were given their share across runs, by tool.", "tool"
+        )
+        self._asked_ns: dict[tuple[str, str, int], int] = {}
         self._fixes = counter(
             "swell_scheduler_fix_iterations_total",
             "FIX attempts scheduled, by the step whose failure they mend.",
@@ -263,6 +297,15 @@ class SchedulerMetrics:
                 self._merges.add((event.reason,))
             case RunFinished():
                 self._finished.add((event.state,))
+            case StepDelayed(cause="limit"):
+                self._asked_ns.setdefault((place.run, event.step.workstream, event.step.attempt), time_ns)
+                while len(self._asked_ns) > ASKING_MAX:
+                    del self._asked_ns[next(iter(self._asked_ns))]
+            case AttemptGranted():
+                self._granted.add((self._tools(event.tool),))
+                since_ns = self._asked_ns.pop((event.run, event.workstream, event.attempt), 0)
+                if since_ns:
+                    self._shared_wait.observe((), max(time_ns - since_ns, 0) / 1e9)
             case ToolBreakerOpened():
                 self._opened.add((self._tools(event.tool),))
             case ExecutorTransitioned():
@@ -322,6 +365,7 @@ class SchedulerMetrics:
                 *self._breakers(scheduler.fleet),
                 *self._executors(scheduler),
                 *_pauses(scheduler),
+                *self._shared(scheduler),
             ]
 
         self._exposition.read(READ, reader)
@@ -386,6 +430,28 @@ class SchedulerMetrics:
                 found[tool, "closed"] += 1
         tools = dict.fromkeys(tool for tool, _ in found)
         return [(BREAKERS, (tool, state), found[tool, state]) for tool in tools for state in _BREAKER_STATES]
+
+    def _shared(self, scheduler: Folding) -> list[Reading]:
+        """What runs draw on together, where anything is limited; tools beyond those told apart are added up."""
+        shared = scheduler.fleet.shared
+        if not shared.is_limited:
+            return []
+        amounts: Tally[tuple[str, str, str]] = Tally()
+        for found in standing(shared, scheduler.now_ns):
+            scope, tool = ("tool", self._tools(found.tool)) if found.tool else ("fleet", "")
+            if found.budget is not None:
+                amounts[scope, tool, "limit"] += found.budget.limit_nano
+            amounts[scope, tool, "spent"] += found.spent_nano
+            amounts[scope, tool, "reserved"] += found.reserved_nano
+        waits = {
+            name: max(opens_ns(shared.buckets.get(name, Bucket()), rate) - scheduler.now_ns, 0) / 1e9
+            for name, rate in list(shared.limits.rates.items())[:RATES_MAX]
+        }
+        return [
+            *((BUDGETS, key, nano / 1e9) for key, nano in amounts.items()),
+            (GRANTS, (), sum(len(mine) for mine in shared.grants.values())),
+            *((RATE_WAIT, (name,), wait_s) for name, wait_s in waits.items()),
+        ]
 
     def _executors(self, scheduler: Folding) -> list[Reading]:
         count: Tally[tuple[str, str]] = Tally()

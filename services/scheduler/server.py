@@ -7,6 +7,7 @@ from typing import Any, cast, get_args
 
 import grpc
 import grpc.aio
+import msgspec
 import structlog
 
 from services.artifacts import Artifacts
@@ -32,6 +33,8 @@ from services.rpc import RpcError, invalid
 from services.scheduler.amendment import Adjustment, Another, amended, another, chosen, with_dependencies
 from services.scheduler.budget import Account, run_account
 from services.scheduler.config import SchedulerConfig
+from services.scheduler.grants import day_of, standing
+from services.scheduler.rates import Bucket, opens_ns
 from services.scheduler.requests import Requests, unavailable
 from services.scheduler.shell import Shell
 from services.scheduler.state import RunState
@@ -64,6 +67,7 @@ _SCOPE_OF: dict[PauseScope, pb.FleetScope] = {
 REVIEWS_PAGE = 100
 REVIEWS_PAGE_MAX = 1000
 NAMED_MAX = 10_000
+NAME_CHARS_MAX = 200
 FLEET = "fleet"
 
 
@@ -160,20 +164,52 @@ class SchedulerServer(SchedulerServiceServicer):
     async def SetBudget(self, request: pb.SetBudgetRequest, _context: _Context) -> pb.SetBudgetResponse:  # noqa: N802
         """See the protocol."""
         await self._requests.live(request.run, request.request_id, unless_answered=True)
-        limit_nano = request.limit_nano if request.HasField("limit_nano") else None
-        if limit_nano is not None and not 0 <= limit_nano <= NANO_USD_MAX:
-            raise invalid("limit_nano", f"is not between 0 and {NANO_USD_MAX} nano-dollars")
-        if request.mode not in BUDGET_MODES:
-            raise invalid("mode", "is not halt, warn or continue")
-        event = BudgetRequested(
-            request_id=request.request_id,
-            actor=_actor(request.actor),
-            limit_nano=limit_nano,
-            mode=BUDGET_MODES[request.mode],
-            reason=_reason(request.reason),
-        )
-        done = await self._requests.answered(request.run, event)
+        done = await self._requests.answered(request.run, _budget_request(request))
         return pb.SetBudgetResponse(position=done.position, answer=done.text)
+
+    async def SetSharedBudget(  # noqa: N802
+        self, request: pb.SetSharedBudgetRequest, _context: _Context
+    ) -> pb.SetSharedBudgetResponse:
+        """See the protocol."""
+        if len(request.tool) > NAME_CHARS_MAX:
+            raise invalid("tool", f"is longer than {NAME_CHARS_MAX} characters: give the id of a tool profile, or none")
+        event = msgspec.structs.replace(
+            _budget_request(request), scope="tool" if request.tool else "fleet", name=request.tool
+        )
+        done = await self._requests.answered(FLEET, event)
+        return pb.SetSharedBudgetResponse(position=done.position, answer=done.text)
+
+    async def GetSharedBudgets(  # noqa: N802
+        self, _request: pb.GetSharedBudgetsRequest, _context: _Context
+    ) -> pb.GetSharedBudgetsResponse:
+        """See the protocol."""
+        shared, now_ns = self._shell.fleet.shared, self._shell.now_ns
+        opens = {name: opens_ns(shared.buckets.get(name, Bucket()), rate) for name, rate in shared.limits.rates.items()}
+        return pb.GetSharedBudgetsResponse(
+            day=day_of(now_ns),
+            budgets=[
+                pb.SharedBudget(
+                    tool=found.tool,
+                    limit_nano=found.budget.limit_nano if found.budget is not None else None,
+                    mode=found.budget.mode if found.budget is not None else "",
+                    spent_nano=found.spent_nano,
+                    reserved_nano=found.reserved_nano,
+                    unknown=found.unknown,
+                    actor=found.actor,
+                )
+                for found in standing(shared, now_ns)
+            ],
+            rates=[
+                pb.SharedRate(
+                    name=name,
+                    attempts_per_min=rate.attempts_per_min or 0,
+                    burst=rate.burst,
+                    tokens_per_min=rate.tokens_per_min or 0,
+                    opens_ns=opens[name] if opens[name] > now_ns else 0,
+                )
+                for name, rate in sorted(shared.limits.rates.items())
+            ],
+        )
 
     async def GetBudget(self, request: pb.GetBudgetRequest, _context: _Context) -> pb.GetBudgetResponse:  # noqa: N802
         """See the protocol."""
@@ -575,6 +611,21 @@ def _submission_errors() -> Iterator[None]:
         ) from error
 
 
+def _budget_request(request: pb.SetBudgetRequest | pb.SetSharedBudgetRequest) -> BudgetRequested:
+    limit_nano = request.limit_nano if request.HasField("limit_nano") else None
+    if limit_nano is not None and not 0 <= limit_nano <= NANO_USD_MAX:
+        raise invalid("limit_nano", f"is not between 0 and {NANO_USD_MAX} nano-dollars")
+    if request.mode not in BUDGET_MODES:
+        raise invalid("mode", "is not halt, warn or continue")
+    return BudgetRequested(
+        request_id=request.request_id,
+        actor=_actor(request.actor),
+        limit_nano=limit_nano,
+        mode=BUDGET_MODES[request.mode],
+        reason=_reason(request.reason),
+    )
+
+
 def _actor(text: str) -> str:
     return text[:200] or "unknown"
 
@@ -600,8 +651,10 @@ def _fleet_scope(scope: int, name: str) -> tuple[PauseScope, str]:
         raise invalid("scope", "say what is meant: a tool, a pool, or all")
     if (scope == pb.FLEET_SCOPE_ALL) != (not name):
         raise invalid("name", "name the tool or the pool; all has no name")
-    if len(name) > 200:
-        raise invalid("name", "is longer than 200 characters: give the id of a tool profile or the name of a pool")
+    if len(name) > NAME_CHARS_MAX:
+        raise invalid(
+            "name", f"is longer than {NAME_CHARS_MAX} characters: give the id of a tool profile or the name of a pool"
+        )
     return _SCOPES[scope], name
 
 

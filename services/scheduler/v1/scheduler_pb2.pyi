@@ -269,6 +269,76 @@ class GetBudgetResponse(_message.Message):
     state: str
     def __init__(self, run: _Optional[str] = ..., limit_nano: _Optional[int] = ..., mode: _Optional[str] = ..., spent_nano: _Optional[int] = ..., reserved_nano: _Optional[int] = ..., unknown: _Optional[int] = ..., state: _Optional[str] = ...) -> None: ...
 
+class SetSharedBudgetRequest(_message.Message):
+    __slots__ = ("tool", "limit_nano", "mode", "reason", "request_id", "actor")
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_NANO_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    tool: str
+    limit_nano: int
+    mode: str
+    reason: str
+    request_id: str
+    actor: str
+    def __init__(self, tool: _Optional[str] = ..., limit_nano: _Optional[int] = ..., mode: _Optional[str] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ..., actor: _Optional[str] = ...) -> None: ...
+
+class SetSharedBudgetResponse(_message.Message):
+    __slots__ = ("position", "answer")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    answer: str
+    def __init__(self, position: _Optional[int] = ..., answer: _Optional[str] = ...) -> None: ...
+
+class GetSharedBudgetsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetSharedBudgetsResponse(_message.Message):
+    __slots__ = ("day", "budgets", "rates")
+    DAY_FIELD_NUMBER: _ClassVar[int]
+    BUDGETS_FIELD_NUMBER: _ClassVar[int]
+    RATES_FIELD_NUMBER: _ClassVar[int]
+    day: str
+    budgets: _containers.RepeatedCompositeFieldContainer[SharedBudget]
+    rates: _containers.RepeatedCompositeFieldContainer[SharedRate]
+    def __init__(self, day: _Optional[str] = ..., budgets: _Optional[_Iterable[_Union[SharedBudget, _Mapping]]] = ..., rates: _Optional[_Iterable[_Union[SharedRate, _Mapping]]] = ...) -> None: ...
+
+class SharedBudget(_message.Message):
+    __slots__ = ("tool", "limit_nano", "mode", "spent_nano", "reserved_nano", "unknown", "actor")
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_NANO_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    SPENT_NANO_FIELD_NUMBER: _ClassVar[int]
+    RESERVED_NANO_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    tool: str
+    limit_nano: int
+    mode: str
+    spent_nano: int
+    reserved_nano: int
+    unknown: int
+    actor: str
+    def __init__(self, tool: _Optional[str] = ..., limit_nano: _Optional[int] = ..., mode: _Optional[str] = ..., spent_nano: _Optional[int] = ..., reserved_nano: _Optional[int] = ..., unknown: _Optional[int] = ..., actor: _Optional[str] = ...) -> None: ...
+
+class SharedRate(_message.Message):
+    __slots__ = ("name", "attempts_per_min", "burst", "tokens_per_min", "opens_ns")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_PER_MIN_FIELD_NUMBER: _ClassVar[int]
+    BURST_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_PER_MIN_FIELD_NUMBER: _ClassVar[int]
+    OPENS_NS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    attempts_per_min: int
+    burst: int
+    tokens_per_min: int
+    opens_ns: int
+    def __init__(self, name: _Optional[str] = ..., attempts_per_min: _Optional[int] = ..., burst: _Optional[int] = ..., tokens_per_min: _Optional[int] = ..., opens_ns: _Optional[int] = ...) -> None: ...
+
 class ResumeRunRequest(_message.Message):
     __slots__ = ("run", "reason", "request_id", "actor")
     RUN_FIELD_NUMBER: _ClassVar[int]

@@ -115,6 +115,16 @@ class SchedulerServiceStub:
                 request_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.GetBudgetRequest.SerializeToString,
                 response_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.GetBudgetResponse.FromString,
                 _registered_method=True)
+        self.SetSharedBudget = channel.unary_unary(
+                '/swell.scheduler.v1.SchedulerService/SetSharedBudget',
+                request_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.SetSharedBudgetRequest.SerializeToString,
+                response_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.SetSharedBudgetResponse.FromString,
+                _registered_method=True)
+        self.GetSharedBudgets = channel.unary_unary(
+                '/swell.scheduler.v1.SchedulerService/GetSharedBudgets',
+                request_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.GetSharedBudgetsRequest.SerializeToString,
+                response_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.GetSharedBudgetsResponse.FromString,
+                _registered_method=True)
         self.GetFleet = channel.unary_unary(
                 '/swell.scheduler.v1.SchedulerService/GetFleet',
                 request_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.GetFleetRequest.SerializeToString,
@@ -238,6 +248,20 @@ class SchedulerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetSharedBudget(self, request, context):
+        """Gives the fleet, or a tool, another budget for each day. Idempotent by request_id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSharedBudgets(self, request, context):
+        """What the fleet and each tool may spend today, have spent, and have reserved; and the rates in force.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetFleet(self, request, context):
         """Shows executors, the breakers of tools, and pauses.
         """
@@ -327,6 +351,16 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.GetBudget,
                     request_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.GetBudgetRequest.FromString,
                     response_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.GetBudgetResponse.SerializeToString,
+            ),
+            'SetSharedBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetSharedBudget,
+                    request_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.SetSharedBudgetRequest.FromString,
+                    response_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.SetSharedBudgetResponse.SerializeToString,
+            ),
+            'GetSharedBudgets': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSharedBudgets,
+                    request_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.GetSharedBudgetsRequest.FromString,
+                    response_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.GetSharedBudgetsResponse.SerializeToString,
             ),
             'GetFleet': grpc.unary_unary_rpc_method_handler(
                     servicer.GetFleet,
@@ -767,6 +801,60 @@ class SchedulerService:
             '/swell.scheduler.v1.SchedulerService/GetBudget',
             services_dot_scheduler_dot_v1_dot_scheduler__pb2.GetBudgetRequest.SerializeToString,
             services_dot_scheduler_dot_v1_dot_scheduler__pb2.GetBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetSharedBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.scheduler.v1.SchedulerService/SetSharedBudget',
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.SetSharedBudgetRequest.SerializeToString,
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.SetSharedBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSharedBudgets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.scheduler.v1.SchedulerService/GetSharedBudgets',
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.GetSharedBudgetsRequest.SerializeToString,
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.GetSharedBudgetsResponse.FromString,
             options,
             channel_credentials,
             insecure,
