@@ -27,7 +27,7 @@ BudgetMode = Literal["halt", "warn", "continue"]
 
 BudgetThreshold = Literal["warning", "exceeded"]
 Cap = Literal["enforced", "soft", "none"]
-"""Whether an attempt is stopped at its cap, is only expected to keep it (its profile says so), or has none."""
+"""Whether an attempt is surely stopped at its cap, is only expected to keep it (profiles.is_capped), or has none."""
 
 
 def nano_of(usd: float) -> int:

@@ -316,6 +316,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     ``memory_bytes`` limits the private writable memory of each process (RLIMIT_DATA), ``processes`` its processes: at
     once by what the kernel counts, which are all of the user it runs as, and none of root's (RLIMIT_NPROC); and within a
     fraction of a second by our own count, upon which it is killed (``Exit.ended_by`` "processes").
+    ``ring_bytes``: so many of the newest bytes that ``output_bytes`` left no room for can be followed while the tool runs,
+    in a ring beside each output's file (services.executor.output); 0 for none.
     ``wrapped``: ``argv`` starts a sandbox around the tool, which SIGTERM must spare. ``offline``: in a network namespace of
     its own in which not even the loopback is up; needs what "pidns" needs.
     """
@@ -330,6 +332,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     idle_timeout_s: float | None = None
     grace_s: float = 5.0
     output_bytes: int
+    ring_bytes: int = 0
     memory_bytes: int | None = None
     processes: int | None = None
     wrapped: bool = False

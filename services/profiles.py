@@ -240,8 +240,9 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         aim_capabilities: what the AIM registry may route to it; none: anything.
         headless_mode_supported: accepted for older files.
         headless_args: put before ``args``.
-        cost_cap_usd: what one attempt of an AI tool may cost, in dollars; reserved before it begins. It is enforced where
-            ``{max_cost_usd}`` stands in ``args``, otherwise only expected. A run with a budget starts no AI tool without it.
+        cost_cap_usd: what one attempt of an AI tool may cost, in dollars; reserved before it begins. A tool that is seen to
+            have spent more is ended; where that cannot be relied on (``is_capped``) the cap is only expected. A run with a
+            budget starts no AI tool without it.
         adapter: who reads what an AI tool says of itself: its errors, usage and cost. None: only its exit code counts.
         result: for the adapter "generic": how its output is read.
         provider, model: who serves an AI tool, and with which model, where the tool itself does not tell; the model may be a
@@ -514,6 +515,17 @@ def placeholders(profile: ToolProfile, *, fix: bool) -> set[str]:
     texts += [word for argument in arguments for word in _words(argument)]
     texts += [text for text in (profile.stdin, profile.working_dir, profile.report.source) if text is not None]
     return _names_in(texts)
+
+
+def is_capped(profile: ToolProfile, *, fix: bool) -> bool:
+    """Whether a call of the tool can be held to an amount of money.
+
+    Either it is told the amount (``{max_cost_usd}``), or it says with every answer what that has cost, by which the
+    executor ends it. What other tools say of their spending comes at their end, lacks a part, or has no price for sure.
+    """
+    result = profile.result
+    tells = result is not None and result.format != "json" and result.repeated == "sum" and bool(result.cost_usd)
+    return tells or "max_cost_usd" in placeholders(profile, fix=fix)
 
 
 def _words(argument: Argument) -> tuple[str, ...]:

@@ -46,6 +46,7 @@ from services.executor.tools import (
     Invocation,
     InvocationError,
     Listening,
+    Purse,
     invoke,
     multiplied,
     tool_path,
@@ -53,7 +54,7 @@ from services.executor.tools import (
 )
 from services.executor.workspace import Workspace, WorkspaceError, WorkspacePool
 from services.git import Git, GitError
-from services.outcome import Cost, Outcome
+from services.outcome import Cost, Outcome, usd_text
 from services.prices import load_prices
 from services.process import Exit, Launch, ProcessError, Supervisor, Tool, child_environment
 from services.profiles import PlaceholderError, ToolProfile, model_of, placeholders
@@ -315,6 +316,8 @@ class _Attempt:
         self._kept: StepFinished | None = None
         self._whole = False
         self._lingered = False
+        self._overspent_nano: int | None = None
+        self._remarks: list[str] = []
 
     async def carry_out(self) -> StepFinished:
         """The step, whichever it is."""
@@ -459,6 +462,11 @@ class _Attempt:
         both = b"".join(read_output(scratch / name, limit) for name in ("stdout", "stderr"))
         return self.secrets.mask(both)
 
+    def _log(self, scratch: Path) -> bytes:
+        """The log of the attempt: what its tool has printed, and what we have to say."""
+        printed, said = self._log_in(scratch), self.secrets.mask("".join(self._remarks).encode())
+        return printed + (b"\n" if said and printed and not printed.endswith(b"\n") else b"") + said
+
     def _own(self) -> Ranges:
         index = self.definitions.index[self.workstream]
         return ((index, index + 1),)
@@ -518,21 +526,24 @@ class _Attempt:
             keeping = asyncio.create_task(self._keep("prompt", prompt.encode()))
             others = len(self._tools)
             invocation: Invocation | None = None
-            listening = self._listening(profile, context, scratch)
+            listening = self._listening(profile, context, scratch, fix=fix)
             try:
                 async with listening, self._live(scratch):
                     invocation = await self._invoke(profile, context, workspace, scratch, setup, listening, fix=fix)
                 self._lingered = listening.lingered
+                self._overspent_nano = listening.overspent_nano
+                self._remark_on(listening)
                 self.outcome = self._named(listening.outcome(invocation.exit), profile)
                 result = await self._worked(workspace, checks, scratch, await keeping)
                 return self._judged_work(result, invocation, self.outcome, profile, checks, scratch)
             except asyncio.CancelledError:
                 if len(self._tools) > others:
+                    self._remark_on(listening)
                     await self._keep_work(workspace, checks, scratch, keeping)
                     self._kept = self._accounted(self._kept, self._named(listening.outcome(self._last_exit()), profile))
                 if self._kept is not None and invocation is not None and _ended_itself(invocation):
                     # Its tool is done and paid for: it must not run again on top of its own work.
-                    outcome = listening.outcome(invocation.exit)
+                    outcome = self._named(listening.outcome(invocation.exit), profile)
                     self._kept = self._judged_work(self._kept, invocation, outcome, profile, checks, scratch)
                     self._whole = True
                 raise
@@ -551,7 +562,7 @@ class _Attempt:
                 time_ns=self.command.scheduled_ns,
                 droppings=checks.droppings,
             ),
-            self._keep("log", self._log_in(scratch)),
+            self._keep("log", self._log(scratch)),
         )
         kept = [*told, *logged]
         # EDIT is about the workstream's own change: what an attempt before this one left in its input counts.
@@ -663,7 +674,11 @@ class _Attempt:
         ended = self._last_exit()
         return round(ended.wall_s, 4) if ended is not None else 0.0
 
-    def _listening(self, profile: ToolProfile, context: dict[str, Any], scratch: Path) -> Listening:
+    def _listening(self, profile: ToolProfile, context: dict[str, Any], scratch: Path, *, fix: bool) -> Listening:
+        purse = None
+        if self.step.cap_nano:
+            told = "max_cost_usd" in placeholders(profile, fix=fix)
+            purse = Purse(cap_nano=self.step.cap_nano, price=self._cost, told=told)
         try:
             return Listening(
                 profile,
@@ -671,6 +686,7 @@ class _Attempt:
                 scratch,
                 limit_bytes=self.steps.config.output_bytes + OUTPUT_MARGIN_BYTES,
                 linger_s=self.steps.config.linger_s,
+                purse=purse,
             )
         except PlaceholderError as error:
             raise _Failed("tool_failed", str(error)) from error
@@ -701,6 +717,23 @@ class _Attempt:
             retry_after_s=outcome.retry_after_s,
             resets_at_ns=outcome.resets_at_ns,
         )
+
+    def _remark_on(self, listening: Listening) -> None:
+        """What nobody could price held nothing to the cap: that must not pass in silence."""
+        if listening.unpriced:
+            models = ", ".join(repr(name) if name else "a model that it did not name" for name in listening.unpriced)
+            self._remark(
+                f"no price is known for {models}, so nothing was ended at the cap of {usd_text(self.step.cap_nano)}: "
+                "add it to your price file (docs/prices.md)"
+            )
+
+    def _remark(self, text: str) -> None:
+        """A word of ours in the log of the attempt, after what the tool has printed."""
+        self._remarks.append(f"[swell: {text}]\n")
+
+    def _cost(self, outcome: Outcome) -> Cost | None:
+        """What an invocation has cost: as it says, else by the price table; None where nobody knows."""
+        return outcome.cost or self._list_cost(outcome)
 
     def _list_cost(self, outcome: Outcome) -> Cost | None:
         """What the price table makes of the usage; None where the model or its price is not known."""
@@ -784,6 +817,12 @@ class _Attempt:
             return late
         if crowd := multiplied(invocation, profile):
             return "tool_failed", crowd
+        if self._overspent_nano is not None and ended.ended_by == "cancel":
+            return "budget", (
+                f"{profile.command} had spent at least {usd_text(self._overspent_nano)}, which is more than the "
+                f"{usd_text(self.step.cap_nano)} that the attempt may cost, and was ended: raise cost_cap_usd in its profile, "
+                "or the budget where that is lower"
+            )
         if ended.ended_by != "itself" and not (self._lingered and ended.ended_by == "cancel"):
             return "workspace_error", "the tool supervisor ended, and the tool with it: the executor starts anew"
         if outcome.error_class:
@@ -825,6 +864,7 @@ class _Attempt:
             fix=fix,
             sandbox=self._sandbox(workspace, scratch, setup),
             on_started=started,
+            followed=listening is not None,
         )
 
     def _first_files(self, told: dict[str, Any] | None) -> set[str]:

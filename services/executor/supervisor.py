@@ -33,6 +33,11 @@ counted, and a tool above its limit is ended without grace, in which what multip
 INIT_COUNT_S, with real-time priority where that can be had, for a fork bomb leaves nobody else a turn; without one by the
 supervisor every COUNT_S. And a PID namespace runs out of ids, from Linux 6.14 on.
 
+Who follows an output while it comes needs what the file has no room for, too: where it is asked for, that goes to a ring
+beside the file (NAME.ring): two numbers of eight bytes, little-endian, which are the position after the newest byte of the
+output and the position of the first that is here; then a fixed number of bytes, in which byte n of the output stands at n
+modulo that number, until a later one overwrites it.
+
 Invariants: an exit is reported only after the last process of the tool is dead (an orphan that changed its environment
 included); memory does not grow with a tool's output; a tool inherits no descriptor but 0, 1 and 2.
 """
@@ -48,6 +53,7 @@ import resource
 import selectors
 import signal
 import socket
+import struct
 import sys
 import time
 from typing import Any
@@ -64,6 +70,7 @@ MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 2, 4, 8, 0x4000, 0x40000
 
 MARKER_VARIABLE = "SWELL_ATTEMPT"
 PIPE_BYTES = 256 * 1024  # a fuller pipe costs fewer wake-ups; above the kernel's default of 64 KiB
+RING_HEADER_BYTES = 16
 TAIL_BYTES = 256 * 1024  # kept from the end of an output that is cut; tools print their result last
 REQUEST_BYTES = 16 * 1024 * 1024  # one request: a command line and an environment (the kernel takes 2 MiB)
 REFUSAL_CHARS = 1000
@@ -105,11 +112,13 @@ def _die_with_parent() -> None:
 class Stream:
     """One output of a tool, drained into a file: the beginning as it comes, and the end when it is cut."""
 
-    __slots__ = ("fd", "file", "head_bytes", "tail", "tail_bytes", "total", "truncated")
+    __slots__ = ("fd", "file", "head_bytes", "ring", "ring_bytes", "tail", "tail_bytes", "total", "truncated")
 
-    def __init__(self, fd: int, file: int, limit: int) -> None:
+    def __init__(self, fd: int, file: int, limit: int, ring: int | None = None, ring_bytes: int = 0) -> None:
         self.fd = fd
         self.file = file
+        self.ring = ring
+        self.ring_bytes = ring_bytes
         self.tail_bytes = min(limit // 4, TAIL_BYTES)
         self.head_bytes = limit - self.tail_bytes
         self.tail = bytearray()
@@ -130,6 +139,8 @@ class Stream:
             if len(self.tail) > 2 * self.tail_bytes + PIPE_BYTES:
                 del self.tail[: len(self.tail) - self.tail_bytes]
         self.total += count
+        if count > room and self.ring is not None:
+            self._lay(self.ring, _view[room:count])
         return count
 
     def finish(self) -> None:
@@ -142,8 +153,24 @@ class Stream:
             del self.tail[: len(self.tail) - self.tail_bytes]
             self._write(memoryview(b"\n[swell: %d bytes left out here]\n" % left_out))
         self._write(memoryview(self.tail))
-        os.close(self.fd)
-        os.close(self.file)
+        for fd in (self.fd, self.file, self.ring):
+            if fd is not None:
+                os.close(fd)
+
+    def _lay(self, ring: int, data: memoryview) -> None:
+        """What the file has no room for, each byte where its position leads, and then up to where it goes."""
+        start = self.total - len(data)
+        try:
+            while data:
+                at = start % self.ring_bytes
+                piece = data[: self.ring_bytes - at]
+                written = os.pwrite(ring, piece, RING_HEADER_BYTES + at)
+                start += written
+                data = data[written:]
+            os.pwrite(ring, struct.pack("<QQ", self.total, self.head_bytes), 0)
+        except OSError:  # the disk is full: who follows sees that nothing comes
+            os.close(ring)
+            self.ring = None
 
     def _write(self, data: memoryview) -> None:
         try:
@@ -666,6 +693,7 @@ class Supervisor:
         tool = Tool(request, time.monotonic())  # first: numbers that will not do must show before anything runs
         pipes: list[tuple[int, int]] = []
         files: list[int] = []
+        rings: list[int | None] = []
         try:
             # O_NONBLOCK: a FIFO in the place of a file must not stop everything here.
             request["input"] = os.open(request["stdin"] or "/dev/null", os.O_RDONLY | os.O_NONBLOCK)
@@ -674,6 +702,7 @@ class Supervisor:
         try:
             for name in ("stdout", "stderr"):
                 files.append(os.open(request[name], OUTPUT_FLAGS, 0o600))
+                rings.append(os.open(f"{request[name]}.ring", OUTPUT_FLAGS, 0o600) if request["ring_bytes"] else None)
                 pipes.append(os.pipe())
             writers = (pipes[0][1], pipes[1][1])
             pid = (
@@ -682,17 +711,17 @@ class Supervisor:
                 else self.plain(request, program, writers)
             )
         except _UNUSABLE as error:
-            for fd in (*files, *(reader for reader, _ in pipes)):
+            for fd in (*files, *(ring for ring in rings if ring is not None), *(reader for reader, _ in pipes)):
                 os.close(fd)
             raise Refused("failed", error) from error
         finally:
             for fd in (request["input"], *(writer for _, writer in pipes)):
                 os.close(fd)
-        for (reader, _), file in zip(pipes, files, strict=True):
+        for (reader, _), file, ring in zip(pipes, files, rings, strict=True):
             os.set_blocking(reader, False)
             with contextlib.suppress(OSError):  # the user's quota of pipe memory is spent: smaller pipes do as well
                 fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-            tool.streams.append(Stream(reader, file, request["output_bytes"]))
+            tool.streams.append(Stream(reader, file, request["output_bytes"], ring, request["ring_bytes"]))
         tool.pid = pid
         self.tools[tool.key] = self.by_pid[pid] = tool
         for stream in tool.streams:

@@ -22,13 +22,13 @@ from typing import Literal
 
 import msgspec
 
-from services.executor.adapters import adapter_of, file_of
+from services.executor.adapters import Adapter, adapter_of, file_of
 from services.executor.adapters.source import Source
-from services.executor.output import read_output
+from services.executor.output import Followed
 from services.executor.sandbox import Sandbox, SandboxBrokenError, SandboxMissingError
 from services.executor.secrets import SecretMissingError, gathered, resolved
 from services.git import Git, GitError, text
-from services.outcome import Outcome
+from services.outcome import Cost, Outcome
 from services.process import (
     Containment,
     Exit,
@@ -58,6 +58,15 @@ CANCEL_GRACE_S = 3.0
 LISTEN_S = 0.25
 LISTEN_BYTES = 128 * 1024
 """Fed at once; a few milliseconds of work."""
+
+RING_BYTES = 32 * 1024 * 1024
+"""How far a tool may be ahead of its adapter once its output is cut; also what one round of listening reads at most."""
+
+OVERSPENT_S = 1.0
+"""How long a tool may go on that has spent more than it may: one that was about to end is not ended."""
+
+OVERSPENT_PATIENT_S = 10.0
+"""The same for a tool that was told its cap or has said its last word: its totals are worth the wait."""
 
 RESULT_BYTES = 1024 * 1024  # of each output, in a ToolResult
 
@@ -104,13 +113,15 @@ async def invoke(
     fix: bool = False,
     sandbox: Sandbox | None = None,
     on_started: Callable[[Tool], None] | None = None,
+    followed: bool = False,
 ) -> Invocation:
     """Runs one tool to its end, in ``cwd``, with its outputs in ``scratch``.
 
     ``env`` is the whole environment of the tool, but for what the profile adds to it: variables, and secrets. A profile that
     wants a sandbox gets ``sandbox``; without one only what insists on it is refused. The limits are the lower of the
     profile's and the caller's; ``idle_timeout_s`` (0: none) holds as ``idle_limit_s`` says. ``fix`` takes the profile's
-    ``fix_args``. ``on_started`` is called once the tool runs, and may keep the ``Tool``. Cancelling the call stops the
+    ``fix_args``. ``on_started`` is called once the tool runs, and may keep the ``Tool``. ``followed``:
+    somebody listens (``Listening``), and is to hear what is cut out of its outputs as well. Cancelling the call stops the
     tool, with a grace of at most CANCEL_GRACE_S, and waits until it is dead.
 
     Raises:
@@ -138,6 +149,7 @@ async def invoke(
             marker=marker,
             stdout=stdout,
             stderr=stderr,
+            followed=followed,
         )
         secrets = resolved(profile, () if sandbox is None else sandbox.hidden)
         launch = msgspec.structs.replace(launch, env={**launch.env, **secrets})
@@ -207,6 +219,7 @@ def _launch(
     marker: str,
     stdout: Path,
     stderr: Path,
+    followed: bool,
 ) -> Launch:
     arguments = profile.fix_args if fix and profile.fix_args is not None else profile.args
     if sandboxed:
@@ -228,6 +241,7 @@ def _launch(
         idle_timeout_s=idle_limit_s(profile, idle_timeout_s),
         grace_s=profile.grace_sec,
         output_bytes=min(profile.output_bytes, output_bytes),
+        ring_bytes=RING_BYTES if followed else 0,
         memory_bytes=profile.memory_bytes,
         processes=profile.processes,
         marker=marker,
@@ -258,25 +272,47 @@ def _furnish(profile: ToolProfile, env: Mapping[str, str]) -> None:
             os.close(at)
 
 
+class Purse(msgspec.Struct, frozen=True, kw_only=True):
+    """What a tool may spend: nano-dollars, and how what it told is priced (None: nobody knows).
+
+    `told`: the tool has been given its cap, and is expected to end by itself.
+    """
+
+    cap_nano: int
+    price: Callable[[Outcome], Cost | None]
+    told: bool = False
+
+
 class Listening:
     """Feeds an adapter with what its tool writes, while it writes it; as an async context around the tool's run.
 
     The files are within the tool's reach, so each is read as `read_output` does it, up to a limit; output that the
-    supervisor has cut is read with what it left of the end. A tool that has said its last word and then nothing for
-    `linger_s` is ended, for some never do so themselves; `lingered` tells that, and such an end is no failure.
+    supervisor cuts is read from its ring. A tool that has said its last word and then nothing for `linger_s` is ended, for
+    some never do so themselves; `lingered` tells that, and such an end is no failure. A tool that has spent more than its
+    purse holds, and goes on, is ended; `overspent_nano` is what it had spent by then. What has no price ends nothing:
+    `unpriced` names the models.
     """
 
     def __init__(
-        self, profile: ToolProfile, context: Context, scratch: Path, *, limit_bytes: int, linger_s: float
+        self,
+        profile: ToolProfile,
+        context: Context,
+        scratch: Path,
+        *,
+        limit_bytes: int,
+        linger_s: float,
+        purse: Purse | None = None,
     ) -> None:
         """`context` is that of the tool. Raises PlaceholderError for a file of the profile's that cannot be named."""
         self.lingered = False
+        self.overspent_nano: int | None = None
+        self.unpriced: tuple[str, ...] = ()
         self._adapter = adapter_of(profile)
-        self._limit = limit_bytes
         self._linger_s = linger_s
+        self._purse = purse
+        self._spent_nano = 0
         self._tool: Tool | None = None
-        self._files: dict[Source, Path] = {}
-        self._read: dict[Source, int] = {}
+        self._outputs: dict[Source, Followed] = {}
         self._task: asyncio.Task[None] | None = None
         self._outcome: Outcome | None = None
         if self._adapter is not None:
@@ -285,8 +321,8 @@ class Listening:
                 named = {"stdout": "stdout", "stderr": "stderr"}.get(source) or file
                 if named is not None:
                     told = {**context, "scratch": str(scratch)}
-                    self._files[source] = scratch / (named if source != "file" else substitute_one(named, told))
-                    self._read[source] = 0
+                    path = scratch / (named if source != "file" else substitute_one(named, told))
+                    self._outputs[source] = Followed(path, limit_bytes, RING_BYTES if source != "file" else 0)
 
     async def __aenter__(self) -> None:
         self._task = asyncio.create_task(self._listen())
@@ -295,47 +331,82 @@ class Listening:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
-        await self._catch_up()
+        while await self._catch_up():
+            pass
 
     def outcome(self, ended: Exit | None) -> Outcome:
         """What the tool came to by its own word; `ended` is None when it was not seen to end. The tool is dead by then."""
         if self._outcome is None:
             exit_code = ended.exit_code if ended is not None and ended.ended_by == "itself" else None
             told = Outcome() if self._adapter is None else self._adapter.finish(exit_code)
-            cut = ended is None or ended.stdout_truncated or ended.stderr_truncated
-            if cut and told.usage is not None and self._adapter is not None and self._adapter.sums:
+            if told.usage is not None and self._adapter is not None and self._is_partial(self._adapter, ended):
                 told = msgspec.structs.replace(told, usage=msgspec.structs.replace(told.usage, lower_bound=True))
             self._outcome = told
         return self._outcome
 
+    def _is_partial(self, adapter: Adapter, ended: Exit | None) -> bool:
+        missed = ended is None or any(output.lost for output in self._outputs.values())
+        return (adapter.sums and missed) or (self.overspent_nano is not None and not adapter.concluded)
+
     def watch(self, tool: Tool) -> None:
-        """This is the tool: it may be ended when it lingers."""
+        """This is the tool: it may be ended when it lingers, or has spent too much."""
         self._tool = tool
 
     async def _listen(self) -> None:
-        silent_s = 0.0
+        silent_s = over_s = 0.0
         while True:
             await asyncio.sleep(LISTEN_S)
-            silent_s = 0.0 if await self._catch_up() else silent_s + LISTEN_S
-            done = self._adapter is not None and self._adapter.concluded
-            if done and silent_s >= self._linger_s and self._tool is not None and not self._tool.ended.done():
+            heard = await self._catch_up()
+            silent_s = 0.0 if heard else silent_s + LISTEN_S
+            over_s = over_s + LISTEN_S if self._is_over() else 0.0
+            if self._adapter is None or self._tool is None or self._tool.ended.done():
+                continue
+            if self._adapter.concluded and silent_s >= self._linger_s:
                 self.lingered = True
-                self._tool.stop(grace_s=CANCEL_GRACE_S)
-                return
+            elif self._purse is not None and over_s > self._patience_s(self._adapter, self._purse):
+                self.overspent_nano = self._spent_nano
+            else:
+                continue
+            self._tool.stop(grace_s=CANCEL_GRACE_S)
+            return
+
+    def _patience_s(self, adapter: Adapter, purse: Purse) -> float:
+        return OVERSPENT_PATIENT_S if purse.told or adapter.concluded else OVERSPENT_S
+
+    def _is_over(self) -> bool:
+        return self._purse is not None and self._spent_nano > self._purse.cap_nano
 
     async def _catch_up(self) -> bool:
         """Feeds what is there now, piece by piece, so that nobody waits long for the loop; whether there was anything."""
         more = False
-        for source, file in self._files.items():
-            while (room := self._limit - self._read[source]) > 0:
-                data = read_output(file, min(LISTEN_BYTES, room), start=self._read[source])
+        for source, output in self._outputs.items():
+            fed = 0
+            while fed < RING_BYTES:
+                data = output.read(LISTEN_BYTES)
                 if not data or self._adapter is None:
                     break
-                self._read[source] += len(data)
+                fed += len(data)
                 self._adapter.feed(data, source)
                 more = True
                 await asyncio.sleep(0)
+        if more:
+            self._reckon()
         return more
+
+    def _reckon(self) -> None:
+        """What was spent, by what was told so far."""
+        if self._adapter is None or self._purse is None:
+            return
+        spent = 0
+        unpriced = []
+        for part in self._adapter.so_far():
+            cost = self._purse.price(part)
+            if cost is not None:
+                spent += cost.nano_usd
+            elif part.usage is not None:
+                unpriced.append(part.model)
+        self._spent_nano = spent
+        self.unpriced = tuple(unpriced)
 
 
 def idle_limit_s(profile: ToolProfile, idle_timeout_s: float) -> float | None:

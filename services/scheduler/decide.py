@@ -66,7 +66,7 @@ from services.events import (
 )
 from services.outcome import NANO_USD_MAX, nano_of, usd_text
 from services.plan import clash
-from services.profiles import model_of, placeholders
+from services.profiles import is_capped, model_of, placeholders
 from services.scheduler.breaker import BreakerConfig, decide
 from services.scheduler.budget import Refusal, account_of, budget_name, notices, refusal, run_account
 from services.scheduler.fleet import Barrier, Fleet, Want, barrier, ungranted
@@ -964,7 +964,7 @@ class _Deciding:
         if profile.cost_cap_usd is None:
             capped = msgspec.structs.replace(step, cap="none", cap_nano=0)
         else:
-            held = "max_cost_usd" in placeholders(profile, fix=step.step == "fix")
+            held = is_capped(profile, fix=step.step == "fix")
             most_nano = min(self._limit_nano(step.workstream), limit_nano(self.fleet.shared, step.tool))
             cap_nano = min(nano_of(profile.cost_cap_usd), most_nano)
             capped = msgspec.structs.replace(step, cap="enforced" if held else "soft", cap_nano=cap_nano)

@@ -13,7 +13,7 @@ from services.executor.adapters import adapter_of
 from services.executor.tools import Listening, invoke
 from services.outcome import Cost, Usage
 from services.process import Exit
-from services.profiles import Result, ToolProfile
+from services.profiles import Result, ToolProfile, UsageFields
 
 FIXTURES = Path(__file__).parents[1] / "tools" / "fixtures"
 APPEND = 'echo new >> "$1"'
@@ -173,6 +173,7 @@ async def stopped(bench, run):
     task = asyncio.create_task(bench.steps.run(command))
     marker = f"SWELL_ATTEMPT={run.id}/ws-a/1"
     await until(lambda: any(line.startswith("sleep 60") for line in processes(marker).values()))
+    await asyncio.sleep(0.05)  # that it was started has been heard as well
     task.cancel()
     await asyncio.wait({task})
     return bench.steps.stopped((run.id, "ws-a", 1))
@@ -199,10 +200,82 @@ async def test_what_a_stopped_tool_used_is_kept_when_its_work_cannot_be(bench, t
     assert (left.kept.usage, left.kept.snapshot, left.kept.ok) == (LEAST, None, False)
 
 
+# Tools that spend more than they may
+
+SPENDS = Result(format="ndjson", repeated="sum", cost_usd="/usd", usage=UsageFields(output="/out"), model="/model")
+CENT = 10**7
+
+
+def spender(script, **fields):
+    fields = {"adapter": "generic", "result": SPENDS, **fields}
+    return sh(f"{APPEND}; {script}", type="ai", sandbox="none", cost_cap_usd=1.0, **fields)
+
+
+def spending(usd, pause="sleep 0.1"):
+    return f'while :; do echo \'{{"usd": {usd}, "out": 100}}\'; {pause}; done'
+
+
+async def capped(bench, run, cents, **fields):
+    return await bench.do(run, cap="enforced", cap_nano=cents * CENT, **fields)
+
+
+NOISE = "head -c 3000000 /dev/zero | tr '\\0' 'x'; echo"
+
+
+@pytest.mark.parametrize("before", ["", NOISE], ids=["at once", "after more than is kept of its output"])
+async def test_a_tool_that_spends_more_than_it_may_and_goes_on_is_ended(bench, tmp_path, before):
+    run = Run(tmp_path, {"tool": spender(f"{before}\n{spending(0.05)}", output_bytes=200_000)})
+    done = await capped(bench, run, 20)
+    assert (done.ok, done.error_class, done.exit_code) == (False, "budget", None)
+    assert (done.changed, done.files, done.snapshot is not None) == (True, ["a.txt"], True)
+    assert (done.usage.lower_bound, done.usage.output_tokens >= 500) == (True, True)
+    assert (done.cost.basis, done.cost.nano_usd >= 25 * CENT) == ("reported", True)
+    assert "more than the $0.20" in done.message
+    assert "cost_cap_usd" in done.message
+    assert done.tool_wall_s < 10
+    assert processes(f"SWELL_ATTEMPT={run.id}/") == {}
+
+
+async def test_a_tool_that_says_tokens_alone_is_held_by_their_price(bench, tmp_path):
+    message = '{"type":"assistant","message":{"id":"m%s","model":"claude-sonnet-4-5","usage":{"input_tokens":9000}}}'
+    talks = f"n=0; while :; do n=$((n + 1)); printf '{message}\\n' $n; sleep 0.05; done"
+    run = Run(tmp_path, {"tool": spender(talks, adapter="claude", result=None)})
+    done = await capped(bench, run, 10)
+    assert (done.error_class, done.usage.lower_bound, done.cost.basis) == ("budget", True, "list")
+    assert done.cost.nano_usd > 10 * CENT
+
+
+async def test_a_tool_that_stays_below_its_cap_is_left_alone(bench, tmp_path):
+    below = "; ".join(['echo \'{"usd": 0.05, "out": 100}\'; sleep 0.3'] * 4)
+    done = await capped(bench, Run(tmp_path, {"tool": spender(below)}), 20)
+    assert (done.ok, done.cost.nano_usd, done.usage) == (True, 20 * CENT, Usage(output_tokens=400))
+
+
+async def test_a_tool_that_ends_by_itself_with_its_last_answer_is_left_alone(bench, tmp_path):
+    done = await capped(bench, Run(tmp_path, {"tool": spender("echo '{\"usd\": 9}'; sleep 0.5")}), 20)
+    assert (done.ok, done.cost.nano_usd) == (True, 900 * CENT)
+
+
+@pytest.mark.parametrize("usd", ["-5", "NaN", "1e400", '"9"', "[1]", "1000000000000", "null", "true"])
+async def test_a_tool_that_lies_about_its_costs_breaks_nothing(bench, tmp_path, usd):
+    lies = f'echo \'{{"usd": {usd}, "out": {usd}}}\'; sleep 0.6'
+    done = await capped(bench, Run(tmp_path, {"tool": spender(lies)}), 20)
+    assert (done.ok, done.cost) == (True, None)
+
+
+async def test_what_has_no_price_ends_nothing_and_is_told_once(bench, tmp_path):
+    unknown = 'for n in 1 2 3; do echo \'{"out": 900000000, "model": "nobody-s"}\'; sleep 0.5; done'
+    done = await capped(bench, Run(tmp_path, {"tool": spender(unknown)}), 20)
+    assert (done.ok, done.cost) == (True, None)
+    said = (await bench.read(done, "log")).decode()
+    assert said.count("no price is known for 'nobody-s'") == 1
+    assert "$0.20" in said
+
+
 # Output of any kind and size
 
 
-async def test_output_that_was_cut_makes_a_sum_a_lower_bound_and_leaves_totals_whole(bench, tmp_path):
+async def test_output_that_is_cut_was_heard_all_the_same(bench, tmp_path):
     noise = "head -c 3000000 /dev/zero | tr '\\0' 'x'; echo"
     run = Run(
         tmp_path,
@@ -214,7 +287,7 @@ async def test_output_that_was_cut_makes_a_sum_a_lower_bound_and_leaves_totals_w
     done = await bench.do(run)
     assert (done.ok, done.usage, done.cost.nano_usd) == (True, TWO_CALLS, 13_335_000)
     done = await bench.do(run, tool="sums")
-    assert (done.ok, done.usage.lower_bound, done.usage.output_tokens) == (True, True, 240)
+    assert (done.ok, done.usage.lower_bound, done.usage.output_tokens) == (True, False, 240)
 
 
 def ended(exit_code: int | None = 0) -> Exit:

@@ -19,7 +19,7 @@ from services.events import (
     StepScheduled,
 )
 from services.outcome import Cost, Usage
-from services.profiles import ToolProfile
+from services.profiles import Result, ToolProfile, UsageFields
 from services.scheduler.budget import Account, run_account
 from services.scheduler.fleet import ToolBreaker
 from services.wire import Place
@@ -134,10 +134,21 @@ def test_a_tool_that_nothing_holds_to_an_amount_is_refused_under_a_budget():
     assert "cost_cap_usd" in workstream.review.reason
 
 
-def test_a_cap_that_is_only_expected_is_marked_so():
-    run = play(1, profile=ai(flag=False))
+@pytest.mark.parametrize(
+    ("result", "cap"),
+    [
+        (None, "soft"),
+        (Result(format="ndjson", repeated="sum", cost_usd="/usd"), "enforced"),
+        (Result(format="ndjson", repeated="last", cost_usd="/usd"), "soft"),
+        (Result(format="ndjson", repeated="sum", usage=UsageFields(output="/out")), "soft"),
+        (Result(format="json", repeated="sum", cost_usd="/usd"), "soft"),
+    ],
+)
+def test_a_cap_that_is_only_expected_is_marked_so(result, cap):
+    """A tool that says with each answer what that has cost can be ended at its cap; no other one that has no flag."""
+    run = play(1, profile=ai(flag=False, adapter=result and "generic", result=result))
     run.settle()
-    assert edits(run)[0].cap == "soft"
+    assert edits(run)[0].cap == cap
 
 
 @pytest.mark.parametrize("mode", ["warn", "continue"])

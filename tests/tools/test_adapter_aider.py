@@ -106,3 +106,11 @@ def test_numbers_that_cannot_be_leave_usage_unknown_with_a_note(number):
 def test_a_log_that_is_missing_or_broken_is_noted():
     assert "log is not there" in heard(Aider(), stdout="aider_ok.txt").note
     assert "could not be read" in heard(Aider(), stdout=b"", file=lines(BEGUN, answered()) + b'{"event": "ex').note
+
+
+def test_what_was_spent_so_far_stands_in_its_log():
+    adapter = Aider()
+    assert adapter.so_far() == ()
+    adapter.feed(captured("aider_analytics.jsonl"), "file")
+    [part] = adapter.so_far()
+    assert (part.usage, part.cost) == (usage(6500, output=120, lower_bound=True), reported(11_200_000))

@@ -214,3 +214,21 @@ def test_a_since_that_cannot_be_read_is_not_replaced_by_the_session_s_total():
     found = claude(changed("claude_tool.ndjson", model_usage_since_last_result={"m": {"inputTokens": -1}}))
     assert (found.usage, found.cost) == (usage(2400, 10_000, 600, 59, lower_bound=True), None)
     assert "cannot be" in found.note
+
+
+def test_what_was_spent_so_far_is_told_by_model_and_then_by_the_result():
+    first, *rest = (
+        {"type": "assistant", "message": {"id": f"m{number}", "model": model, "usage": {"input_tokens": 100}}}
+        for number, model in enumerate(["claude-opus-4", "claude-haiku-4", "claude-opus-4"])
+    )
+    adapter = Claude()
+    assert adapter.so_far() == ()
+    adapter.feed(lines(first, *rest))
+    opus, haiku = adapter.so_far()
+    assert (opus.model, opus.usage, opus.turns) == ("claude-opus-4", usage(200, lower_bound=True), 2)
+    assert (haiku.model, haiku.usage, haiku.turns) == ("claude-haiku-4", usage(100, lower_bound=True), 1)
+    adapter.feed(captured("claude_tool.ndjson"))
+    [whole] = adapter.so_far()
+    assert whole.cost == reported(13_335_000)
+    adapter.feed(lines({**first, "message": {**first["message"], "id": "later"}}))
+    assert [part.cost for part in adapter.so_far()] == [reported(13_335_000), None]

@@ -204,3 +204,10 @@ def test_the_example_of_the_documentation_is_read():
     done = {"type": "done", "usage": {"prompt": 9, "cached": 4, "completion": 2, "cost": 0.5}, "error": {"status": 401}}
     found = heard(adapter_of(profile(msgspec.to_builtins(reading))), stdout=lines({"type": "start"}, done))
     assert (found.usage, found.cost, found.error_class) == (usage(5, 4, 0, 2), reported(500_000_000), "auth")
+
+
+def test_what_was_spent_so_far_counts_lines_as_calls_unless_it_says_its_turns():
+    adapter = adapter_of(profile({"format": "ndjson", "repeated": "sum", "cost_usd": "/usd", "provider": "p"}))
+    adapter.feed(lines({"usd": 0.25}, {"usd": 0.5}))
+    [part] = adapter.so_far()
+    assert (part.cost, part.turns, part.provider) == (reported(750_000_000), 2, "p")

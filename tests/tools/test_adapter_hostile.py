@@ -53,6 +53,23 @@ def test_bytes_of_any_kind_come_to_an_outcome(name, data, noise, cut, exit_code)
     storable(heard(ADAPTERS[name](), stdout=data, stderr=data, file=data, exit_code=exit_code, chunk=cut))
 
 
+@pytest.mark.parametrize("name", ADAPTERS)
+@given(
+    data=st.one_of(st.binary(max_size=300), st.sampled_from(STREAMS)),
+    cut=st.integers(1, 5000),
+    exit_code=st.sampled_from([None, 0, 1]),
+)
+def test_asking_what_was_spent_so_far_changes_nothing(name, data, cut, exit_code):
+    asked = ADAPTERS[name]()
+    for start in range(0, len(data), cut):
+        for source in ("stdout", "stderr", "file"):
+            asked.feed(data[start : start + cut], source)
+            for part in asked.so_far():
+                storable(part)
+    told = heard(ADAPTERS[name](), stdout=data, stderr=data, file=data, exit_code=exit_code, chunk=cut)
+    assert asked.finish(exit_code) == told
+
+
 KEYS = sorted({key for data in STREAMS for line in data.splitlines() if line.startswith(b"{") and line.endswith(b"}")
                for key in json.loads(line)})  # fmt: skip
 ANYTHING = st.recursive(

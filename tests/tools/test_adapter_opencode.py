@@ -99,3 +99,15 @@ def test_a_model_that_stopped_short_is_no_success(reason, error_class):
 
 def test_an_error_that_the_tool_got_over_is_none():
     assert opencode(captured("opencode_429.ndjson") + captured("opencode.ndjson")).error_class == ""
+
+
+def test_what_was_spent_so_far_is_the_sum_of_its_steps():
+    adapter = Opencode()
+    assert adapter.so_far() == ()
+    steps = [line for line in captured("opencode.ndjson").splitlines(keepends=True) if b"step_finish" in line]
+    adapter.feed(steps[0])
+    [one] = adapter.so_far()
+    adapter.feed(b"".join(steps[1:]))
+    [all_of_them] = adapter.so_far()
+    assert one.cost.nano_usd < all_of_them.cost.nano_usd
+    assert (all_of_them.turns, all_of_them.usage.lower_bound) == (len(steps), True)

@@ -37,3 +37,11 @@ def test_killed_it_has_used_at_least_what_its_messages_say():
 def test_numbers_that_cannot_be_leave_usage_unknown_with_a_note(told):
     found = heard(Qwen(), stdout=lines({"type": "result", "usage": told}))
     assert (found.usage, "cannot be" in found.note) == (None, True)
+
+
+def test_what_was_spent_so_far_is_at_least_that_of_its_answers():
+    adapter = Qwen()
+    stream = captured("qwen_stream-json.out").splitlines(keepends=True)
+    adapter.feed(b"".join(line for line in stream if b'"type":"result"' not in line))
+    [part] = adapter.so_far()
+    assert (part.model, part.usage.lower_bound, part.turns) == ("mock-model", True, 2)

@@ -3,7 +3,8 @@
 An adapter is fed what the tool writes, in chunks cut anywhere, from the sources it names, and says at the end what it came
 to. It reads only what the tool's harness emits; what a model wrote, or a command of the agent printed, decides nothing.
 
-Invariants: memory does not grow with what is fed; nothing that is fed raises; unknown events are passed over.
+Invariants: memory does not grow with what is fed; nothing that is fed raises; unknown events are passed over; what was
+spent so far may be asked at any time, in a time that does not grow either.
 """
 
 from typing import Protocol, assert_never
@@ -34,6 +35,12 @@ class Adapter(Protocol):
 
     def feed(self, chunk: bytes, source: Source = "stdout") -> None:
         """More of what the tool wrote there. Chunks may be cut anywhere; of an unexpected source they are ignored."""
+
+    def so_far(self) -> tuple[Outcome, ...]:
+        """What it has told of its spending until now: model, usage, cost and turns, one for each model. Changes nothing.
+
+        Empty while it has told nothing. Each is at least what was spent; what has no usage or cost in it was not told.
+        """
 
     def finish(self, exit_code: int | None) -> Outcome:
         """What it came to. `exit_code` is that of a tool that ended by itself, else None. Called once, last."""

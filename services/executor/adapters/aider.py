@@ -114,14 +114,16 @@ class Aider:
         """Whether its log says that it ends."""
         return self._ended
 
+    def so_far(self) -> tuple[Outcome, ...]:
+        """By its log, which has a line for every answer."""
+        self._account(None)
+        return self._draft.spent()
+
     def finish(self, exit_code: int | None) -> Outcome:
         """What it came to; `exit_code` is None when it did not end by itself."""
         self._heard(self._stdout.rest())
         self._logged(self._log.rest())
         draft = self._draft
-        draft.model = self._model
-        draft.provider = self._model.partition("/")[0] if "/" in self._model else ""
-        draft.turns = self._answered
         if self._unreadable or self._log.dropped:
             draft.note(f"{self._unreadable + self._log.dropped} lines of its log could not be read")
         self._account(exit_code)
@@ -177,13 +179,18 @@ class Aider:
 
     def _account(self, exit_code: int | None) -> None:
         draft = self._draft
+        draft.model = self._model
+        draft.provider = self._model.partition("/")[0] if "/" in self._model else ""
+        draft.turns = self._answered
         if self._broken:
             draft.note("its usage holds numbers that cannot be")
+            draft.usage = draft.cost = None
             return
         if not self._answered:
             return
         whole = exit_code is not None and self._ended and self._begun <= self._answered
         draft.count(fresh=self._fresh, output=self._output, lower_bound=not whole)
+        draft.cost = None
         if self._nano is not None:
             draft.charge(Decimal(self._nano).scaleb(-9))
 

@@ -17,7 +17,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from services.executor.adapters.draft import Counted, Draft, class_of_status, converted, nano_usd
+from services.executor.adapters.draft import NAME_CHARS, Counted, Draft, class_of_status, converted, nano_usd
 from services.executor.adapters.lines import Events, decoded
 from services.executor.adapters.source import Source
 from services.outcome import Outcome, OutcomeClass, Tokens, Usage
@@ -136,6 +136,12 @@ _WORDS: Final[dict[str, OutcomeClass]] = {
 _STOPS: Final[dict[str, OutcomeClass]] = {"refusal": "refusal", "max_tokens": "output_limit"}
 
 
+MODELS_MAX: Final = 20
+"""Models that are told apart before a result; what others did counts for no model."""
+
+_NOTHING: Final = (0, 0, 0, 0, 0)
+
+
 class Claude:
     """Reads one invocation."""
 
@@ -154,7 +160,7 @@ class Claude:
             }
         )
         self._counted = Counted()
-        self._least = [0, 0, 0, 0]
+        self._least: dict[str, list[int]] = {}
         self._answered = False
         self._queued = False
         self._since = [0, 0, 0, 0]
@@ -172,7 +178,19 @@ class Claude:
     @property
     def concluded(self) -> bool:
         """Whether its result is there, and nothing follows."""
-        return self._answered and not self._queued and not any(self._least)
+        return self._answered and not self._queued and not self._least
+
+    def so_far(self) -> tuple[Outcome, ...]:
+        """By its last result, and by the messages that were begun since: their output is known only in part."""
+        found = self._draft.spent()
+        for model, numbers in self._least.items():
+            begun = Draft()
+            begun.provider, begun.model, begun.turns = self._draft.provider, model, numbers[4]
+            begun.count(
+                fresh=numbers[0], cache_read=numbers[1], cache_write=numbers[2], output=numbers[3], lower_bound=True
+            )
+            found += begun.spent()
+        return found
 
     def finish(self, exit_code: int | None) -> Outcome:
         """What it came to; `exit_code` is None when it did not end by itself."""
@@ -205,14 +223,18 @@ class Claude:
         message = event.message
         usage = converted(message.usage, _usages)
         if usage is not None and message.model != "<synthetic>" and message.id and self._counted.first(message.id):
-            numbers = (
-                usage.input_tokens,
-                usage.cache_read_input_tokens,
-                usage.cache_creation_input_tokens,
-                usage.output_tokens,
-            )
-            self._least = [known + (more or 0) for known, more in zip(self._least, numbers, strict=True)]
+            self._begin((message.model or self._draft.model)[:NAME_CHARS], usage)
         return True
+
+    def _begin(self, model: str, usage: _Usage) -> None:
+        numbers = [getattr(usage, name) or 0 for name in usage.__struct_fields__]
+        if not any(numbers):
+            return
+        fresh, cache_read, cache_write, output = numbers
+        model = model if model in self._least or len(self._least) < MODELS_MAX else ""
+        before = self._least.get(model, _NOTHING)
+        more = (fresh, cache_read, cache_write, output, 1)
+        self._least[model] = [known + another for known, another in zip(before, more, strict=True)]
 
     def _rate_limit(self, line: bytes) -> bool:
         event = decoded(line, _rate_limits)
@@ -230,7 +252,7 @@ class Claude:
         self._answered = True
         draft = self._draft
         draft.usage = draft.cost = None
-        self._least = [0, 0, 0, 0]
+        self._least = {}
         self._queued = event.queued_turn_count > 0
         draft.session = event.session_id or draft.session
         draft.turns = event.num_turns
@@ -336,11 +358,12 @@ class Claude:
 
     def _at_least(self) -> None:
         """What was begun after the last result, or without any."""
-        if any(self._least):
-            before = self._draft.usage or Usage()
-            fresh, cache_read, cache_write, output = (
-                known + more for known, more in zip(_numbers(before), self._least, strict=True)
+        if self._least:
+            before = (*_numbers(self._draft.usage or Usage()), self._draft.turns)
+            fresh, cache_read, cache_write, output, self._draft.turns = map(
+                sum, zip(before, *self._least.values(), strict=True)
             )
+            self._draft.model = self._draft.model or next(iter(self._least))
             self._draft.cost = None
             self._draft.count(
                 fresh=fresh, cache_read=cache_read, cache_write=cache_write, output=output, lower_bound=True

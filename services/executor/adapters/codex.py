@@ -116,6 +116,10 @@ class Codex:
         """Whether its turn has ended, or waits for a network."""
         return self._completed or bool(self._draft.error_class or self._waiting)
 
+    def so_far(self) -> tuple[Outcome, ...]:
+        """By the turn that it has completed; `exec` has one, so this comes with its last word."""
+        return self._draft.spent()
+
     def finish(self, exit_code: int | None) -> Outcome:
         """What it came to; `exit_code` is None when it did not end by itself."""
         self._events.finish()

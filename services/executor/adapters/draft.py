@@ -121,6 +121,20 @@ class Draft:
             turns=self.turns if 0 <= self.turns <= TURNS_MAX else 0,
         )
 
+    def spent(self) -> tuple[Outcome, ...]:
+        """What it has used until now, and by whom it was served; empty where that is not known."""
+        if self.usage is None and self.cost is None:
+            return ()
+        return (
+            Outcome(
+                provider=one_line(self.provider, NAME_CHARS),
+                model=one_line(self.model, NAME_CHARS),
+                usage=self.usage,
+                cost=self.cost,
+                turns=self.turns if 0 <= self.turns <= TURNS_MAX else 0,
+            ),
+        )
+
     # Amounts
 
     def count(

@@ -120,6 +120,10 @@ class Gemini:
         """Whether its result is there."""
         return self._streams and self._answered
 
+    def so_far(self) -> tuple[Outcome, ...]:
+        """By its result, which comes last."""
+        return self._draft.spent()
+
     def finish(self, exit_code: int | None) -> Outcome:
         """What it came to; `exit_code` is None when it did not end by itself."""
         self._events.finish()

@@ -67,6 +67,14 @@ class Generic:
         """Never: its profile does not say what comes last."""
         return False
 
+    def so_far(self) -> tuple[Outcome, ...]:
+        """By the lines that it has printed; one object is read at the end alone."""
+        told = Draft()
+        told.provider, told.model = self._draft.provider, self._draft.model
+        told.turns = self._draft.turns or (self._results if self.sums else 0)
+        self._account(told, lower_bound=True)
+        return told.spent()
+
     def finish(self, exit_code: int | None) -> Outcome:
         """What it came to; `exit_code` is None when it did not end by itself."""
         draft = self._draft
@@ -79,7 +87,7 @@ class Generic:
             self._line(self._lines.rest())
             if self._lines.dropped:
                 draft.note(f"{self._lines.dropped} of its lines were too long")
-        self._account(lower_bound=exit_code is None and self._reading.repeated == "sum")
+        self._account(draft, lower_bound=exit_code is None and self._reading.repeated == "sum")
         if not self._results and exit_code == 0 and self._reading.required:
             draft.fail("protocol_error", "it ended without the result that its profile describes")
         return draft.conclude()
@@ -170,22 +178,22 @@ class Generic:
             known = None if before is None or known is None else _plus(before, known)
         self._sums[name] = known
 
-    def _account(self, *, lower_bound: bool) -> None:
+    def _account(self, draft: Draft, *, lower_bound: bool) -> None:
         fields = self._reading.usage
         if fields is not None:
-            self._count(fields, lower_bound=lower_bound)
+            self._count(draft, fields, lower_bound=lower_bound)
         cost = self._sums.get("cost")
         if cost is not None:
-            self._draft.charge(Decimal(cost))
+            draft.charge(Decimal(cost))
 
-    def _count(self, fields: UsageFields, *, lower_bound: bool) -> None:
+    def _count(self, draft: Draft, fields: UsageFields, *, lower_bound: bool) -> None:
         said = {name: value for name, value in self._sums.items() if name != "cost"}
         if not said:
             return
         whole: dict[str, int] = {}
         for name, value in said.items():
             if not isinstance(value, int):
-                self._draft.note("its usage holds numbers that cannot be")
+                draft.note("its usage holds numbers that cannot be")
                 return
             whole[name] = value
         read, written = whole.get("cache_read", 0), whole.get("cache_write", 0)
@@ -194,7 +202,7 @@ class Generic:
             fresh -= read + written
         if not fields.output_includes_reasoning:
             output += whole.get("reasoning", 0)
-        self._draft.count(fresh=fresh, cache_read=read, cache_write=written, output=output, lower_bound=lower_bound)
+        draft.count(fresh=fresh, cache_read=read, cache_write=written, output=output, lower_bound=lower_bound)
 
 
 @lru_cache(maxsize=256)

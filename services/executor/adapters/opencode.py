@@ -110,29 +110,39 @@ class Opencode:
         """Never: it has no last event."""
         return False
 
+    def so_far(self) -> tuple[Outcome, ...]:
+        """By the steps that it has finished."""
+        self._account(whole=False)
+        return self._draft.spent()
+
     def finish(self, exit_code: int | None) -> Outcome:
         """What it came to; `exit_code` is None when it did not end by itself."""
         self._events.finish()
         self._complained(self._stderr.rest())
         draft = self._draft
         draft.note(self._events.complaint)
-        draft.turns = self._steps
-        if self._broken:
-            draft.note("its usage holds numbers that cannot be")
-        elif self._steps:
-            fresh, cache_read, cache_write, output = self._sum
-            missing = self._events.complaint or self._counted.full or self._reason in {"", "tool-calls"}
-            whole = exit_code == 0 and not missing
-            draft.count(
-                fresh=fresh, cache_read=cache_read, cache_write=cache_write, output=output, lower_bound=not whole
-            )
-            if self._nano is not None:
-                draft.charge(Decimal(self._nano).scaleb(-9))
+        missing = self._events.complaint or self._counted.full or self._reason in {"", "tool-calls"}
+        self._account(whole=exit_code == 0 and not missing)
         if not draft.error_class and self._reason in _REASONS:
             draft.fail(_REASONS[self._reason], f"the model stopped: {self._reason}")
         if exit_code == 0 and not self._events.seen:
             draft.fail("protocol_error", "it ended without any event, though its exit code says success")
         return draft.conclude()
+
+    def _account(self, *, whole: bool) -> None:
+        draft = self._draft
+        draft.turns = self._steps
+        if self._broken:
+            draft.note("its usage holds numbers that cannot be")
+            draft.usage = draft.cost = None
+        elif self._steps:
+            fresh, cache_read, cache_write, output = self._sum
+            draft.count(
+                fresh=fresh, cache_read=cache_read, cache_write=cache_write, output=output, lower_bound=not whole
+            )
+            draft.cost = None
+            if self._nano is not None:
+                draft.charge(Decimal(self._nano).scaleb(-9))
 
     def _step(self, line: bytes) -> bool:
         event = decoded(line, _steps)

@@ -79,6 +79,7 @@ class Qwen:
         )
         self._counted = Counted()
         self._least = [0, 0, 0]
+        self._messages = 0
         self._answered = False
 
     def feed(self, chunk: bytes, source: Source = "stdout") -> None:
@@ -91,20 +92,33 @@ class Qwen:
         """Whether its result is there."""
         return self._answered
 
+    def so_far(self) -> tuple[Outcome, ...]:
+        """By its result, or by the answers that came before it."""
+        if self._answered:
+            return self._draft.spent()
+        begun = Draft()
+        begun.model, begun.turns = self._draft.model, self._messages
+        self._at_least(begun)
+        return begun.spent()
+
     def finish(self, exit_code: int | None) -> Outcome:
         """What it came to; `exit_code` is None when it did not end by itself."""
         self._events.finish()
         draft = self._draft
         draft.note(self._events.complaint)
         if not self._answered:
-            fresh, cached, output = self._least
-            if any(self._least):
-                draft.count(fresh=fresh, cache_read=cached, output=output, lower_bound=True)
+            draft.turns = self._messages
+            self._at_least(draft)
             if exit_code == 0:
                 draft.fail("protocol_error", "it ended without a result, though its exit code says success")
         if exit_code in _EXITS and draft.error_class in {"", "tool_failed"}:
             draft.fail(_EXITS[exit_code], draft.message or f"it ended with exit code {exit_code}")
         return draft.conclude()
+
+    def _at_least(self, draft: Draft) -> None:
+        fresh, cached, output = self._least
+        if any(self._least):
+            draft.count(fresh=fresh, cache_read=cached, output=output, lower_bound=True)
 
     def _other(self, line: bytes) -> None:
         """All events in one array, each as if it were a line."""
@@ -127,6 +141,7 @@ class Qwen:
             cached = usage.cache_read_input_tokens
             numbers = (max(usage.input_tokens - cached, 0), cached, usage.output_tokens)
             self._least = [known + more for known, more in zip(self._least, numbers, strict=True)]
+            self._messages += 1
         return True
 
     def _result(self, line: bytes) -> bool:
