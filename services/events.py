@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from services.context import Verdict as ContextVerdict
 from services.outcome import BudgetMode, BudgetThreshold, Cap, Cost, NanoUsd, Usage
 
 LINE = "_line"
@@ -606,13 +607,27 @@ class StepStarted(Event, frozen=True, kw_only=True, omit_defaults=True, tag="ste
     boot: str
 
 
+class HandedContext(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How much of the files in its scope an AI tool was handed, by estimate, and what was left out.
+
+    `tokens` are those of the files and the prompt together, `limit_tokens` what the window of its model has room for.
+    """
+
+    decision: ContextVerdict
+    files: int = 0
+    left_out: int = 0
+    tokens: int = 0
+    limit_tokens: int = 0
+
+
 class StepFinished(Event, frozen=True, kw_only=True, omit_defaults=True, tag="step_finished"):
     """The attempt's close by its executor: what happened, on which tree, and where the evidence is.
 
     `ok` is the step's own success (for checks: all passed). `snapshot` is what the step produced (edit, fix, merge).
     `signature` identifies the failure (services/diagnostic.py). Lists are capped; `files_total` is the true count.
     From `usage` on: what an AI tool said of itself, in whole or as far as it got. `cost` is what counts: the tool's own
-    figure, or, where it has none, `list_cost`, what the price table makes of the usage.
+    figure, or, where it has none, `list_cost`, what the price table makes of the usage. `context` is our own word: what
+    of its files a tool was handed that takes files; none for any other.
     """
 
     ok: bool
@@ -643,6 +658,7 @@ class StepFinished(Event, frozen=True, kw_only=True, omit_defaults=True, tag="st
     denials: list[str] = []
     retry_after_s: float = 0.0
     resets_at_ns: int = 0
+    context: HandedContext | None = None
 
 
 class StepCancelled(Event, frozen=True, kw_only=True, omit_defaults=True, tag="step_cancelled"):

@@ -93,7 +93,7 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     `provider` "" stands for any. `also` are other names of it; with `dated`, each name followed by a date stands for it
     too. A cache rate of None means that such tokens are charged as input. Tiers ascend. `source` says where the price was
-    read.
+    read. `window_tokens` is the model's context window, None where nobody has said it.
     """
 
     model: _Name
@@ -107,6 +107,7 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     cache_read: Decimal | None = None
     cache_write: Decimal | None = None
     tiers: Annotated[tuple[Tier, ...], Meta(max_length=10)] = ()
+    window_tokens: Annotated[int, Meta(ge=1, le=TOKENS_MAX)] | None = None
 
     def __post_init__(self) -> None:
         _check_rates(self)
@@ -161,6 +162,18 @@ class PriceTable:
             if found is not None:
                 return found
         raise UnknownModelError(model, provider)
+
+    def window(self, model: str, *, at: date) -> int | None:
+        """The context window of a model in tokens; None where no table says it. Names and days as for `price`."""
+        day = date(at.year, at.month, at.day)
+        for seller, name in _readings(model, None):
+            found = [_match(self.entries, name, seller, day)]
+            if self.fallback == "genai-prices":
+                found.append(_fallback_price(name, seller, day))
+            for price in found:
+                if price is not None and price.window_tokens is not None:
+                    return price.window_tokens
+        return None
 
     @overload
     def cost(
@@ -389,6 +402,7 @@ def _fallback_price(name: str, provider: str | None, day: date) -> Price | None:
             dated=_stands_for_its_dates(name, seller),
             effective=day,
             source=f"{_fallback_version('genai-prices')}: {seller.id} {found.id}",
+            window_tokens=found.context_window or None,
             **_fallback_rates(found, day),
         )
     except ValueError:

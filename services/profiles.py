@@ -70,6 +70,7 @@ _MOST = {
     "timeout_sec": TIMEOUT_S_MAX,
     "idle_timeout_sec": TIMEOUT_S_MAX,
     "output_bytes": NUMBER_MAX,
+    "context_tokens": NUMBER_MAX,
     "memory_bytes": NUMBER_MAX,
     "processes": NUMBER_MAX,
 }
@@ -243,10 +244,13 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         cost_cap_usd: what one attempt of an AI tool may cost, in dollars; reserved before it begins. A tool that is seen to
             have spent more is ended; where that cannot be relied on (``is_capped``) the cap is only expected. A run with a
             budget starts no AI tool without it.
+        context_tokens: the context window of its model, in tokens, for what it is handed as ``{files}``. By default what the
+            price table says of its model (``model_of``), else 128,000.
         adapter: who reads what an AI tool says of itself: its errors, usage and cost. None: only its exit code counts.
         result: for the adapter "generic": how its output is read.
         provider, model: who serves an AI tool, and with which model, where the tool itself does not tell; the model may be a
-            placeholder that the context of the run fills. Rates across runs go by both, and costs by the model.
+            placeholder that the context of the run fills, and is by default what ``{model}`` in its arguments stands for. Rates
+            across runs go by both, and costs by the model.
         home_files: files that are put into its fresh home folder: relative path to content, as it is.
     """
 
@@ -280,6 +284,7 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     headless_args: tuple[str, ...] = ()
     adapter: AdapterName | None = None
     cost_cap_usd: float | None = None
+    context_tokens: int | None = None
     result: Result | None = None
     provider: str | None = None
     model: str | None = None
@@ -302,8 +307,7 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if len(self.fallback) > FALLBACKS_MAX or len(set(self.fallback)) < len(self.fallback) or "" in self.fallback:
             raise ValueError(f"fallback must name at most {FALLBACKS_MAX} other tools, each once")
         self._check_adapter()
-        self._check_cost_cap()
-        self._check_names()
+        self._check_model()
         self._check_home_files()
         self._check_secrets()
         for group in (*self.args, *(self.fix_args or ())):
@@ -312,7 +316,7 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                     f"args has the group {list(group)!r:.80}, which holds no placeholder; drop its brackets"
                 )
 
-    def _check_cost_cap(self) -> None:
+    def _check_model(self) -> None:
         if self.cost_cap_usd is not None and not (COST_CAP_USD_MIN <= self.cost_cap_usd <= COST_CAP_USD_MAX):
             raise ValueError(
                 f"cost_cap_usd is {self.cost_cap_usd}; use dollars from {COST_CAP_USD_MIN:f} to {COST_CAP_USD_MAX}"
@@ -320,11 +324,11 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if self.cost_cap_usd is not None and self.type != "ai":
             raise ValueError(f'cost_cap_usd is given, but type is {self.type}; set type to "ai", or drop it')
 
-    def _check_names(self) -> None:
+        for name in ("provider", "model", "context_tokens"):
+            if getattr(self, name) is not None and self.type != "ai":
+                raise ValueError(f'{name} is given, but type is {self.type}; set type to "ai", or drop it')
         for name in ("provider", "model"):
             value = getattr(self, name)
-            if value is not None and self.type != "ai":
-                raise ValueError(f'{name} is given, but type is {self.type}; set type to "ai", or drop it')
             if value is not None and not 1 <= len(value) <= NAME_CHARS_MAX:
                 raise ValueError(f"{name} must have 1 to {NAME_CHARS_MAX} characters")
 
@@ -571,14 +575,21 @@ def substitute_one(text: str, context: Context) -> str:
     return _PLACEHOLDER.sub(replacement, text)
 
 
-def model_of(profile: ToolProfile, context: Context) -> str:
-    """The model that a profile names, "" for none, and where its placeholder stands for nothing."""
-    if profile.model is None:
-        return ""
-    try:
-        return "".join(substitute(((profile.model,),), context))[:NAME_CHARS_MAX]
-    except PlaceholderError:
-        return ""
+def model_of(profile: ToolProfile, context: Context, *, fix: bool) -> str:
+    """The model that a call of the tool works with: what the profile names, else what the run's context gives it.
+
+    That is by ``{model}`` or ``{…_model}`` in its arguments; "" where nothing is named, or the placeholder stands for nothing.
+    """
+    if profile.model is not None:
+        try:
+            return "".join(substitute(((profile.model,),), context))[:NAME_CHARS_MAX]
+        except PlaceholderError:
+            return ""
+    for name in sorted(placeholders(profile, fix=fix)):
+        value = context.get(name) if name == "model" or name.endswith("_model") else None
+        if isinstance(value, str) and value:
+            return value[:NAME_CHARS_MAX]
+    return ""
 
 
 def _files(context: Context) -> list[str]:

@@ -283,6 +283,7 @@ def attempt_lines(attempt: Attempt) -> list[str]:
     where = f", on {attempt.executor}" if attempt.executor else ""
     where += f", with {attempt.tool}" if attempt.tool else ""
     where += f", 1/{2**attempt.reduction} of its files" if attempt.reduction else ""
+    where += f", {attempt.left_out} of its files left out" if attempt.left_out else ""
     about += f" {attempt.action}" if attempt.action else ""
     about += f" as {attempt.capability}" if attempt.capability else ""
     lines = [f"{attempt.workstream}/{attempt.attempt} {attempt.step}{about}: {outcome}{took}{where}"]

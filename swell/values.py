@@ -152,7 +152,10 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One tool invocation. `state` is scheduled, started, finished, cancelled or lost."""
+    """One tool invocation. `state` is scheduled, started, finished, cancelled or lost.
+
+    `context`, of a tool that is handed files: fits, reduced (`left_out` says by how many) or too_large; "" for any other.
+    """
 
     run: str
     workstream: str
@@ -180,6 +183,9 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     reduction: int
     action: str
     capability: str
+    context: str
+    left_out: int
+    context_tokens: int
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,8 +15,8 @@ import sys
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, assert_never
@@ -29,9 +29,17 @@ from services.bus import Bus, BusError
 from services.checks import EffectiveChecks
 from services.commands import RunStep
 from services.compensation import GRAMMAR, BranchDelete, Cmd, CompensationError, GitRevert, parse_action
-from services.context import halved
+from services.context import (
+    FILE_CHARS_MAX,
+    ContextDecision,
+    ContextFile,
+    decide_context,
+    estimate_tokens,
+    halved,
+    input_limit,
+)
 from services.diagnostic import Diagnostic
-from services.events import LINE, Artifact, Check, ErrorClass, Snapshot, StepFinished
+from services.events import LINE, Artifact, Check, ErrorClass, HandedContext, Snapshot, StepFinished
 from services.executor import prompts
 from services.executor import snapshot as snapshots
 from services.executor.checking import OUTPUT_MARGIN_BYTES, Checking, Judged, literal_profile
@@ -237,6 +245,8 @@ class Steps:
             result = StepFinished(ok=False, error_class="workspace_error", message=self._explained(error))
         if result.cost is None and command.step.cap is not None:
             result = _free(result) if attempt is None else attempt.accounted(result)
+        if attempt is not None:
+            result = msgspec.structs.replace(result, context=attempt.context)
         result = redacted(result, secrets)
         if result.error_class in _BLAMED_ON_TOOLS and self._disk_is_full():
             message = f"{self._full} ({result.message})"[:MESSAGE_CHARS]
@@ -311,6 +321,8 @@ class _Attempt:
         self.secrets = gathered(self.spec.profiles.values(), steps.config.exposure.hidden)
         self.outcome: Outcome | None = None
         """What its AI tool came to, once it has ended: whatever goes wrong afterwards, it is paid for."""
+        self.context: HandedContext | None = None
+        """What it was decided to hand to its tool, where that takes files."""
         self._tools: list[Tool] = []
         self._leaked = False
         self._kept: StepFinished | None = None
@@ -347,6 +359,8 @@ class _Attempt:
         kept = None if self._kept is None else redacted(self._kept, self.secrets)
         if kept is None and self.step.cap is not None and not self._tools:
             kept = _free(StepFinished(ok=False))
+        if kept is not None:
+            kept = msgspec.structs.replace(kept, context=self.context)
         return Stopped(sum(1 + ended.survivors for ended in ends if ended.ended_by != "itself"), kept, self._whole)
 
     # Folders, values and environments
@@ -399,14 +413,11 @@ class _Attempt:
         profiles: Iterable[ToolProfile],
         *,
         fix: bool = False,
-        priority: Collection[str] = (),
     ) -> dict[str, Any]:
         """What placeholders stand for. The run's own context comes first: it cannot replace what the engine says."""
         files: list[str] = []
         if any("files" in placeholders(profile, fix=fix) for profile in profiles):
             files = await asyncio.to_thread(self._files, workspace, self.definitions.files(ranges))
-            if self.step.step in {"edit", "fix"}:  # a check that saw a part of its files would judge only those
-                files = halved(files, self.step.reduction, priority)
         bundle = self.definitions.bundles.get(self.workstream)
         limit_usd = Decimal(str(bundle.max_cost_usd or 0)) if bundle is not None else Decimal(0)
         if self.step.cap_nano:  # what is reserved for this attempt
@@ -510,9 +521,9 @@ class _Attempt:
         async with self._scratch() as scratch, self.repository.pool.at(self.step.input.commit) as workspace:
             setup = await self._setup(workspace, checks, scratch)
             told = await self._told(scratch) if fix and self.step.fix is not None else None
-            first = self._first_files(told)
-            context = await self._context(workspace, scratch, self._own(), [profile], fix=fix, priority=first)
-            prompt = self._prompt(tool, context["files"], told, first)
+            context = await self._context(workspace, scratch, self._own(), [profile], fix=fix)
+            files, prompt = await self._handed(workspace, scratch, tool, profile, context["files"], told, fix=fix)
+            context["files"] = files
             if "prompt" in placeholders(profile, fix=fix) and len(prompt.encode()) > ARGUMENT_BYTES_MAX:
                 raise _Failed(
                     "context_window",
@@ -699,7 +710,7 @@ class _Attempt:
 
     def _named(self, outcome: Outcome, profile: ToolProfile) -> Outcome:
         """The outcome with the provider and the model that the profile names, where the tool has not told them."""
-        model = outcome.model or model_of(profile, self.spec.options.context)
+        model = outcome.model or model_of(profile, self.spec.options.context, fix=self.step.step == "fix")
         return msgspec.structs.replace(outcome, model=model, provider=outcome.provider or profile.provider or "")
 
     def _with_outcome(self, result: StepFinished, outcome: Outcome) -> StepFinished:
@@ -717,6 +728,11 @@ class _Attempt:
             retry_after_s=outcome.retry_after_s,
             resets_at_ns=outcome.resets_at_ns,
         )
+
+    @property
+    def _day(self) -> date:
+        """The day of the attempt, whose prices hold."""
+        return datetime.fromtimestamp(self.command.scheduled_ns / 1e9, UTC).date()
 
     def _remark_on(self, listening: Listening) -> None:
         """What nobody could price held nothing to the cap: that must not pass in silence."""
@@ -739,12 +755,11 @@ class _Attempt:
         """What the price table makes of the usage; None where the model or its price is not known."""
         if outcome.usage is None or not outcome.model:
             return None
-        day = datetime.fromtimestamp(self.command.scheduled_ns / 1e9, UTC).date()
         try:
             return self.steps.prices.cost(
                 outcome.model,
                 outcome.usage,
-                at=day,
+                at=self._day,
                 provider=outcome.provider or None,
                 requests=outcome.turns,
                 unknown="token_cap",
@@ -867,19 +882,97 @@ class _Attempt:
             followed=listening is not None,
         )
 
-    def _first_files(self, told: dict[str, Any] | None) -> set[str]:
-        """The files that stay when fewer are handed over: those that diagnostics name, or the bundle does."""
-        if told is not None:
-            return {str(found.get("path", "")) for found in told["diagnostics"]}
-        files = self.definitions.bundles[self.workstream].capability_payload.get("files", ())
-        return {path for path in files if isinstance(path, str)} if isinstance(files, list | tuple) else set()
+    # What goes along with the prompt
 
-    def _prompt(self, tool: str, files: Sequence[str], told: dict[str, Any] | None, first: Collection[str]) -> str:
-        """What the tool is told. `files` are those that it is handed, if it is handed any; `told` is for FIX."""
+    async def _handed(
+        self,
+        workspace: Workspace,
+        scratch: Path,
+        tool: str,
+        profile: ToolProfile,
+        files: list[str],
+        told: dict[str, Any] | None,
+        *,
+        fix: bool,
+    ) -> tuple[list[str], str]:
+        """The files that the tool is handed, if it is handed any, and its prompt: of an AI tool, as much as its model has room for.
+
+        An attempt is one call of its tool, with one snapshot and one cost, so what is too much is left out and never
+        handed over in parts.
+        """
+        scope = self.definitions.bundles[self.workstream].files_scope
+        first = self._first_files(told, [*files, *scope])
+        kept = halved(files, self.step.reduction, first)
+        shown = kept or halved(scope, self.step.reduction, first)
+        prompt = self._prompt(tool, shown if self.step.reduction else None, told)
+        if profile.type != "ai" or "files" not in placeholders(profile, fix=fix):
+            return kept, prompt
+        measured = await asyncio.to_thread(_measured, workspace.path, files)
+        model = model_of(profile, self.spec.options.context, fix=fix)
+        window = profile.context_tokens or self.steps.prices.window(model, at=self._day)
+
+        def decided(prompt_tokens: int) -> ContextDecision:
+            return decide_context(
+                measured,
+                limit_tokens=input_limit(windows=None if window is None else {"": window}),
+                prompt_tokens=prompt_tokens,
+                priority=first,
+                reduction=self.step.reduction,
+                model=model,
+            )
+
+        tokens = estimate_tokens(len(prompt), model)
+        found = decided(tokens)
+        if found.decision != "too_large" and list(found.files) != kept:
+            # The prompt names what is handed over, which may be longer than the scope in its own words.
+            naming = self._prompt(tool, found.files, told)
+            found = decided(max(tokens, estimate_tokens(len(naming), model)))
+            prompt = self._prompt(tool, found.files, told)
+        await self._measure(found, profile, scratch)
+        return list(found.files), prompt
+
+    async def _measure(self, found: ContextDecision, profile: ToolProfile, scratch: Path) -> None:
+        """Record the decision; what was left out is named in the log of the attempt."""
+        self.context = HandedContext(
+            decision=found.decision,
+            files=len(found.files),
+            left_out=len(found.left_out),
+            tokens=found.estimated_tokens,
+            limit_tokens=found.limit_tokens,
+        )
+        if found.left_out:
+            names = named([f"{one.path} ({one.reason})" for one in found.left_out])
+            more = f" and {len(found.left_out) - len(names)} more" if len(names) < len(found.left_out) else ""
+            self._remark(f"context {found.decision}: {'; '.join(found.reasons)}; left out: {', '.join(names)}{more}")
+        if found.decision == "too_large":
+            raise _Failed(
+                "context_window",
+                f"what {profile.command} would be handed does not fit into its model's window: {'; '.join(found.reasons)}: "
+                "narrow files_scope, split the workstream, or set context_tokens in its profile if its model takes more",
+                await self._keep("log", self._log(scratch)),
+            )
+
+    def _first_files(self, told: dict[str, Any] | None, paths: Iterable[str]) -> set[str]:
+        """Of these, the ones that stay when fewer are handed over: what diagnostics name or else the bundle, and its new files."""
         bundle = self.definitions.bundles[self.workstream]
-        shown = None
-        if self.step.reduction:
-            shown = files or halved(bundle.files_scope, self.step.reduction, first)
+        created = [ScopePattern(text=pattern) for pattern in bundle.files_create]
+        if told is not None:
+            named_first = {str(found.get("path", "")) for found in told["diagnostics"]}
+        else:
+            files = bundle.capability_payload.get("files", ())
+            named_first = (
+                {path for path in files if isinstance(path, str)} if isinstance(files, list | tuple) else set()
+            )
+        bare = {path: path.removeprefix("./") for path in paths}
+        return {
+            path
+            for path, name in bare.items()
+            if name in named_first or path in named_first or any(pattern.covers(name) for pattern in created)
+        }
+
+    def _prompt(self, tool: str, shown: Sequence[str] | None, told: dict[str, Any] | None) -> str:
+        """What the tool is told. `shown` are the files that are named in place of the scope; `told` is for FIX."""
+        bundle = self.definitions.bundles[self.workstream]
         if told is None or self.step.fix is None:
             prompt = prompts.edit(bundle, self.command.run, tool=tool, files=shown)
         else:
@@ -1225,6 +1318,20 @@ def redacted(result: StepFinished, secrets: Secrets) -> StepFinished:
         session=mask(result.session),
         denials=[mask(name) for name in result.denials],
     )
+
+
+def _measured(root: Path, paths: Iterable[str]) -> list[ContextFile]:
+    """Files with their sizes in bytes, which are never less than their characters; nothing is read."""
+    found = []
+    for path in paths:
+        try:
+            status = (root / path).stat()
+        except OSError:
+            size = 0
+        else:
+            size = min(status.st_size, FILE_CHARS_MAX) if stat.S_ISREG(status.st_mode) else 0
+        found.append(ContextFile(path=path, chars=size))
+    return found
 
 
 def _lines(ids: Iterable[str]) -> bytes:

@@ -466,4 +466,5 @@ def _minimal(result: StepFinished) -> StepFinished:
         denials=result.denials,
         retry_after_s=result.retry_after_s,
         resets_at_ns=result.resets_at_ns,
+        context=result.context,
     )

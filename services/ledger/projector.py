@@ -153,6 +153,9 @@ class AttemptRow(msgspec.Struct, kw_only=True):
     reduction: int = 0
     action: str = ""
     capability: str = ""
+    context: str = ""
+    left_out: int = 0
+    context_tokens: int = 0
 
 
 class ExecutorRow(msgspec.Struct, kw_only=True):
@@ -904,6 +907,10 @@ def _result(row: AttemptRow, event: events.StepFinished) -> None:
     row.checks_json = _encoder.encode(event.checks).decode()
     row.signature = event.signature
     row.tool_wall_s = event.tool_wall_s
+    if event.context is not None:
+        row.context = event.context.decision
+        row.left_out = _count(event.context.left_out)
+        row.context_tokens = max(0, _int64(event.context.tokens))
     if event.snapshot is not None:
         row.commit, row.tree = event.snapshot.commit, event.snapshot.tree
 

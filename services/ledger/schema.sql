@@ -137,6 +137,9 @@ CREATE TABLE attempts (
     reduction INTEGER NOT NULL,
     action VARCHAR NOT NULL,
     capability VARCHAR NOT NULL,
+    context VARCHAR NOT NULL,
+    left_out INTEGER NOT NULL,
+    context_tokens BIGINT NOT NULL,
     PRIMARY KEY (run, workstream, attempt)
 );
 

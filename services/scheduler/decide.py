@@ -189,7 +189,7 @@ def _ask(run: str, definitions: Definitions, step: StepScheduled) -> Ask:
         attempt=step.attempt,
         tool=step.tool,
         provider=(profile.provider if profile is not None else None) or "",
-        model=model_of(profile, definitions.spec.options.context) if profile is not None else "",
+        model="" if profile is None else model_of(profile, definitions.spec.options.context, fix=step.step == "fix"),
         cap=step.cap or "none",
         cap_nano=step.cap_nano,
     )
@@ -1061,7 +1061,9 @@ class _Deciding:
         if route is None or route.strategy == "order" or chain[: len(routed)] != routed:
             return chain
         asked = workstream.delayed
-        if asked is not None and asked.cause == "limit" and asked.step.tool in routed:  # it keeps its place in the queue
+        if (
+            asked is not None and asked.cause == "limit" and asked.step.tool in routed
+        ):  # it keeps its place in the queue
             return tuple(dict.fromkeys((asked.step.tool, *chain)))
         return (*ordered(routed, route.strategy, self.fleet.records), *chain[len(routed) :])
 

@@ -93,6 +93,114 @@ async def test_the_files_that_matter_are_left_when_fewer_are_handed_over(bench, 
     assert "```text\n- b.txt\n```" in prompt
 
 
+# What a model's window has room for
+
+LISTS = 'printf "%s " "$@" > a.txt'
+TOKENS = 4  # characters of text, for a model that nobody knows
+
+
+def sized(folder, profile=None, **bundle):
+    """A run whose b.txt is estimated at 5,000 tokens and c.txt at 10,000, in a window that has room for 12,000."""
+    repo = folder / "repo"
+    profile = profile or sh(LISTS, type="ai", context_tokens=24_000)
+    run = Run(folder, {"tool": profile}, **bundle)
+    (repo / "b.txt").write_text("b" * 5_000 * TOKENS)
+    (repo / "c.txt").write_text("c" * 10_000 * TOKENS)
+    git(repo, "commit", "--quiet", "--all", "--message", "larger")
+    run.base = run.snapshot("HEAD")
+    run.spec = msgspec.structs.replace(
+        run.spec, repository=msgspec.structs.replace(run.spec.repository, base_commit=run.base.commit)
+    )
+    return run
+
+
+def handed(bench, run, done):
+    return bench.content(run, done.snapshot, "a.txt").split()
+
+
+async def test_what_a_window_has_no_room_for_is_left_out_and_told(bench, tmp_path):
+    run = sized(tmp_path)
+    done = await bench.do(run)
+    assert handed(bench, run, done) == ["a.txt", "b.txt", "d.txt"]
+    assert (done.context.decision, done.context.files, done.context.left_out) == ("reduced", 3, 1)
+    assert 5_000 < done.context.tokens < done.context.limit_tokens == 12_000
+    log = (await bench.read(done, "log")).decode()
+    assert "[swell: context reduced" in log
+    assert "left out: c.txt (window)]" in log
+    prompt = (await bench.read(done, "prompt")).decode()
+    assert "- b.txt" in prompt
+    assert "- c.txt" not in prompt
+
+
+async def test_what_fits_is_handed_over_and_its_measure_is_told(bench, tmp_path):
+    run = sized(tmp_path, sh(LISTS, type="ai"))
+    done = await bench.do(run)
+    assert handed(bench, run, done) == ["a.txt", "b.txt", "c.txt", "d.txt"]
+    assert (done.context.decision, done.context.left_out, done.context.limit_tokens) == ("fits", 0, 112_000)
+    assert 15_000 < done.context.tokens < 18_000
+    assert [one.role for one in done.artifacts if one.role == "log"] == []
+
+
+@pytest.mark.parametrize(
+    "bundle",
+    [
+        {"capability_payload": {"files": ["c.txt"]}},
+        {"files_scope": ("a.txt", "b.txt", "d.txt"), "files_create": ("c.*",)},
+    ],
+)
+async def test_priority_files_stay_and_others_give_way(bench, tmp_path, bundle):
+    run = sized(tmp_path, **bundle)
+    done = await bench.do(run)
+    assert sorted(handed(bench, run, done)) == ["a.txt", "c.txt", "d.txt"]
+    assert (done.context.decision, done.context.left_out) == ("reduced", 1)
+
+
+async def test_a_fix_keeps_the_files_that_diagnostics_name(bench, tmp_path):
+    found = {"step": "static", "checks": [], "diagnostics": [{"tool": "t", "path": "c.txt", "message": "bad"}]}
+    stored = await bench.artifacts.put("diagnostics", msgspec.json.encode(found))
+    run = sized(tmp_path)
+    done = await bench.do(run, "fix", fix=FixInput(step="static", attempt=1, diagnostics=stored))
+    assert handed(bench, run, done) == ["a.txt", "c.txt", "d.txt"]
+
+
+async def test_a_reduction_comes_before_the_window(bench, tmp_path):
+    run = sized(tmp_path)
+    done = await bench.do(run, reduction=1)
+    assert handed(bench, run, done) == ["a.txt", "b.txt"]
+    assert (done.context.decision, done.context.files, done.context.left_out) == ("reduced", 2, 2)
+    assert "c.txt (reduction), d.txt (reduction)" in (await bench.read(done, "log")).decode()
+
+
+async def test_what_cannot_be_made_to_fit_starts_no_tool(bench, tmp_path):
+    touched = tmp_path / "touched"
+    profile = sh(f"touch '{touched}'", type="ai", context_tokens=24_000, cost_cap_usd=1.0)
+    run = sized(tmp_path, profile, capability_payload={"files": ["b.txt", "c.txt"]})
+    done = await bench.do(run, cap="soft", cap_nano=10**9)
+    assert (done.ok, done.error_class, done.context.decision) == (False, "context_window", "too_large")
+    assert (done.context.files, done.context.left_out, done.cost.nano_usd) == (2, 2, 0)
+    assert "narrow files_scope" in done.message
+    assert "a.txt (window)" in (await bench.read(done, "log")).decode()
+    assert not touched.exists()
+
+
+async def test_the_window_is_that_of_the_model_which_the_context_names(bench, tmp_path):
+    """gpt-4 takes 8,192 tokens, of which half are kept free."""
+    profile = ToolProfile(
+        command="sh", args=("-c", LISTS, "tool", ("--model", "{some_model}"), "{files}"), type="ai", sandbox="none"
+    )
+    run = sized(tmp_path, profile)
+    options = msgspec.structs.replace(run.spec.options, context={"some_model": "openai/gpt-4"})
+    run.spec = msgspec.structs.replace(run.spec, options=options)
+    done = await bench.do(run)
+    assert (done.context.limit_tokens, done.context.left_out) == (4_096, 2)
+
+
+@pytest.mark.parametrize("profile", [sh(LISTS), sh("echo x >> a.txt", "{prompt_file}", type="ai", context_tokens=10)])
+async def test_who_has_no_window_or_is_handed_no_files_is_not_measured(bench, tmp_path, profile):
+    done = await bench.do(sized(tmp_path, profile))
+    assert (done.ok, done.context) == (True, None)
+
+
 async def test_a_prompt_that_is_too_long_starts_no_tool(bench, tmp_path):
     touched = tmp_path / "touched"
     run = Run(tmp_path, {"tool": sh(f"touch {touched}")}, tasks=("word " * 3_900,) * 30)

@@ -25,6 +25,7 @@ FINISHED = ev.StepFinished(
     cost=ev.Cost(nano_usd=13_335_000, basis="reported", table="t1"),
     list_cost=ev.Cost(nano_usd=13_300_000, basis="list", table="t1"), model="claude-sonnet-4-5", provider="anthropic",
     session="3d548743-bcea", denials=["Bash"], retry_after_s=30.5, resets_at_ns=1_790_000_000_000_000_000,
+    context=ev.HandedContext(decision="reduced", files=7, left_out=3, tokens=110_000, limit_tokens=112_000),
 )  # fmt: skip
 
 DELAYED = ev.StepScheduled(

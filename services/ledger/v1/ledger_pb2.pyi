@@ -115,7 +115,7 @@ class Artifact(_message.Message):
     def __init__(self, role: _Optional[str] = ..., digest: _Optional[str] = ..., name: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class Attempt(_message.Message):
-    __slots__ = ("run", "workstream", "attempt", "step", "state", "ok", "error_class", "message", "executor", "exit_code", "scheduled_ns", "started_ns", "closed_ns", "commit", "tree", "on_behalf", "files", "artifacts", "checks_json", "signature", "tool_wall_s", "late_facts", "tool", "reduction", "action", "capability")
+    __slots__ = ("run", "workstream", "attempt", "step", "state", "ok", "error_class", "message", "executor", "exit_code", "scheduled_ns", "started_ns", "closed_ns", "commit", "tree", "on_behalf", "files", "artifacts", "checks_json", "signature", "tool_wall_s", "late_facts", "tool", "reduction", "action", "capability", "context", "left_out", "context_tokens")
     RUN_FIELD_NUMBER: _ClassVar[int]
     WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -142,6 +142,9 @@ class Attempt(_message.Message):
     REDUCTION_FIELD_NUMBER: _ClassVar[int]
     ACTION_FIELD_NUMBER: _ClassVar[int]
     CAPABILITY_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     run: str
     workstream: str
     attempt: int
@@ -168,7 +171,10 @@ class Attempt(_message.Message):
     reduction: int
     action: str
     capability: str
-    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., attempt: _Optional[int] = ..., step: _Optional[str] = ..., state: _Optional[str] = ..., ok: _Optional[bool] = ..., error_class: _Optional[str] = ..., message: _Optional[str] = ..., executor: _Optional[str] = ..., exit_code: _Optional[int] = ..., scheduled_ns: _Optional[int] = ..., started_ns: _Optional[int] = ..., closed_ns: _Optional[int] = ..., commit: _Optional[str] = ..., tree: _Optional[str] = ..., on_behalf: _Optional[str] = ..., files: _Optional[_Iterable[str]] = ..., artifacts: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., checks_json: _Optional[str] = ..., signature: _Optional[str] = ..., tool_wall_s: _Optional[float] = ..., late_facts: _Optional[int] = ..., tool: _Optional[str] = ..., reduction: _Optional[int] = ..., action: _Optional[str] = ..., capability: _Optional[str] = ...) -> None: ...
+    context: str
+    left_out: int
+    context_tokens: int
+    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., attempt: _Optional[int] = ..., step: _Optional[str] = ..., state: _Optional[str] = ..., ok: _Optional[bool] = ..., error_class: _Optional[str] = ..., message: _Optional[str] = ..., executor: _Optional[str] = ..., exit_code: _Optional[int] = ..., scheduled_ns: _Optional[int] = ..., started_ns: _Optional[int] = ..., closed_ns: _Optional[int] = ..., commit: _Optional[str] = ..., tree: _Optional[str] = ..., on_behalf: _Optional[str] = ..., files: _Optional[_Iterable[str]] = ..., artifacts: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., checks_json: _Optional[str] = ..., signature: _Optional[str] = ..., tool_wall_s: _Optional[float] = ..., late_facts: _Optional[int] = ..., tool: _Optional[str] = ..., reduction: _Optional[int] = ..., action: _Optional[str] = ..., capability: _Optional[str] = ..., context: _Optional[str] = ..., left_out: _Optional[int] = ..., context_tokens: _Optional[int] = ...) -> None: ...
 
 class Event(_message.Message):
     __slots__ = ("position", "index", "kind", "run", "workstream", "attempt", "time_ns", "by", "payload_json", "entry", "cause")
