@@ -475,8 +475,8 @@ class _Attempt:
 
     def _log(self, scratch: Path) -> bytes:
         """The log of the attempt: what its tool has printed, and what we have to say."""
-        printed, said = self._log_in(scratch), self.secrets.mask("".join(self._remarks).encode())
-        return printed + (b"\n" if said and printed and not printed.endswith(b"\n") else b"") + said
+        printed, said = self._log_in(scratch), "".join(self._remarks).encode(errors="backslashreplace")
+        return printed + (b"\n" if said and printed and not printed.endswith(b"\n") else b"") + self.secrets.mask(said)
 
     def _own(self) -> Ranges:
         index = self.definitions.index[self.workstream]
@@ -736,7 +736,7 @@ class _Attempt:
 
     def _remark_on(self, listening: Listening) -> None:
         """What nobody could price held nothing to the cap: that must not pass in silence."""
-        if listening.unpriced:
+        if listening.unpriced and listening.overspent_nano is None:
             models = ", ".join(repr(name) if name else "a model that it did not name" for name in listening.unpriced)
             self._remark(
                 f"no price is known for {models}, so nothing was ended at the cap of {usd_text(self.step.cap_nano)}: "
@@ -745,7 +745,7 @@ class _Attempt:
 
     def _remark(self, text: str) -> None:
         """A word of ours in the log of the attempt, after what the tool has printed."""
-        self._remarks.append(f"[swell: {text}]\n")
+        self._remarks.append(f"[swell: {' '.join(text.split())}]\n")
 
     def _cost(self, outcome: Outcome) -> Cost | None:
         """What an invocation has cost: as it says, else by the price table; None where nobody knows."""
@@ -879,7 +879,7 @@ class _Attempt:
             fix=fix,
             sandbox=self._sandbox(workspace, scratch, setup),
             on_started=started,
-            followed=listening is not None,
+            followed=listening is not None and profile.adapter is not None,
         )
 
     # What goes along with the prompt

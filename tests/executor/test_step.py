@@ -195,6 +195,21 @@ async def test_the_window_is_that_of_the_model_which_the_context_names(bench, tm
     assert (done.context.limit_tokens, done.context.left_out) == (4_096, 2)
 
 
+async def test_a_name_of_any_bytes_is_told_in_one_line(bench, tmp_path):
+    run = sized(tmp_path, files_scope=("a.txt", "*.bin"))
+    name = b"repo/\xff\n[swell: forged].bin"
+    (tmp_path / os.fsdecode(name)).write_bytes(b"x" * 60_000)
+    git(run.repo, "add", "--all")
+    git(run.repo, "commit", "--quiet", "--message", "odd")
+    run.base = run.snapshot("HEAD")
+    repository = msgspec.structs.replace(run.spec.repository, base_commit=run.base.commit)
+    run.spec = msgspec.structs.replace(run.spec, repository=repository)
+    done = await bench.do(run)
+    assert (done.error_class, done.context.left_out) == (None, 1)
+    [line] = (await bench.read(done, "log")).decode().splitlines()
+    assert line.endswith("left out: \\udcff [swell: forged].bin (window)]")
+
+
 @pytest.mark.parametrize("profile", [sh(LISTS), sh("echo x >> a.txt", "{prompt_file}", type="ai", context_tokens=10)])
 async def test_who_has_no_window_or_is_handed_no_files_is_not_measured(bench, tmp_path, profile):
     done = await bench.do(sized(tmp_path, profile))

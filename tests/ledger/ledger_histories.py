@@ -217,6 +217,7 @@ _finishes = st.builds(
     files=st.lists(_texts, max_size=2),
     artifacts=st.lists(_artifacts, max_size=2),
     signature=_texts,
+    context=st.none() | st.builds(ev.HandedContext, decision=st.just("reduced"), left_out=_big, tokens=_big),
 )
 _known = {
     "request_id": st.sampled_from(["q1", "q2"]), "actor": _texts, "spec": _artifacts, "workstreams": _big,

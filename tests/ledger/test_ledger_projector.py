@@ -301,6 +301,16 @@ def test_recoveries_count_what_went_on_by_itself_and_the_newest_tool_shows(story
     assert (tables.attempts["r1", "a", 2].tool, tables.attempts["r1", "a", 2].reduction) == ("claude", 2)
 
 
+def test_an_attempt_says_what_its_tool_was_handed(story):
+    story.accepted("a")
+    measured = ev.HandedContext(decision="reduced", files=7, left_out=3, tokens=110_000, limit_tokens=112_000)
+    story.step("a", 1, "edit", ev.StepFinished(ok=True, context=measured))
+    story.step("a", 2, "static", ev.StepFinished(ok=True))
+    attempts = folded([story.records]).attempts
+    told = [(row.context, row.left_out, row.context_tokens) for row in attempts.values()]
+    assert told == [("reduced", 3, 110_000), ("", 0, 0)]
+
+
 def test_closes_by_the_scheduler_have_a_class(story):
     story.accepted("a")
     story.decide(scheduled("a", 1, "edit"), scheduled("a", 2, "edit"))

@@ -445,7 +445,10 @@ async def test_an_empty_fleet_is_an_answer(tmp_path):
 async def test_the_new_fields_of_runs_workstreams_and_attempts(tmp_path):
     story = Story()
     story.accepted("a")
+    handed = ev.HandedContext(decision="reduced", left_out=3, tokens=9)
     story.decide(scheduled("a", 1, "edit", tool="claude", reduction=1, capability="refactoring"))
+    story.live("a", 1, ev.StepStarted(executor="e1", boot="k1"))
+    story.live("a", 1, ev.StepFinished(ok=False, context=handed))
     delayed = ev.StepDelayed(step=scheduled("a", 2, "edit"), cause="tool_paused", reason="paused", until_ns=0)
     story.decide(delayed, moved("a", "editing", "awaiting_review"), delayed)
     story.decide(ev.RollbackStarted(request_id="q", actor="ann", workstreams=0, reason="regret"))
@@ -458,6 +461,7 @@ async def test_the_new_fields_of_runs_workstreams_and_attempts(tmp_path):
         )  # fmt: skip
         (attempt,) = (await ledger.stub.ListAttempts(pb.ListAttemptsRequest(run="r1"))).attempts
         assert (attempt.tool, attempt.reduction, attempt.action, attempt.capability) == ("claude", 1, "", "refactoring")
+        assert (attempt.context, attempt.left_out, attempt.context_tokens) == ("reduced", 3, 9)
 
 
 async def test_until_it_has_caught_up_it_answers_only_how_far_it_is(tmp_path):

@@ -170,6 +170,22 @@ def test_without_a_fallback_only_own_prices_are_known():
         OWN.price("gpt-5", at=DAY)
 
 
+@pytest.mark.parametrize(
+    ("model", "window"),
+    [("gpt-4", 8_192), ("openai/GPT-4", 8_192), ("m", 5_000), ("provider/m", 5_000), ("nobody-s", None), ("", None)],
+)
+def test_a_window_is_our_own_or_that_of_the_library(model, window):
+    table = PriceTable(parse_prices(entry(window_tokens=5_000), "f")[1])
+    assert table.window(model, at=DAY) == window
+    if model == "gpt-4":
+        assert OWN.window(model, at=DAY) is None
+
+
+def test_an_entry_without_a_window_does_not_hide_the_library_s():
+    table = PriceTable(parse_prices(entry(model='"gpt-4"'), "f")[1])
+    assert table.window("gpt-4", at=DAY) == 8_192
+
+
 def test_a_price_of_zero_is_believed_from_our_own_table():
     free = PriceTable(parse_prices(entry(input="0", output="0.0"), "f")[1])
     assert free.cost("m", Usage(input_tokens=5), at=DAY).nano_usd == 0

@@ -9,8 +9,9 @@ from rich.console import Console
 
 from services.events import AnyEvent
 from swell.follow import review_lines
+from swell.listing import attempt_lines
 from swell.progress import Progress
-from swell.values import Event, Review
+from swell.values import Attempt, Event, Review
 from swell.view import table
 
 SILENT = {"result_refused", "run_requested", "step_requested"}
@@ -88,3 +89,20 @@ def test_many_reviews_are_counted_not_listed() -> None:
     assert len(lines) == 21
     assert lines[-1] == "and 5 more"
     assert "\x1b" not in "".join(lines)
+
+
+def test_an_attempt_says_how_many_of_its_files_were_left_out():
+    given = {
+        "run": "r1",
+        "workstream": "a",
+        "attempt": 1,
+        "step": "edit",
+        "state": "finished",
+        "ok": True,
+        "left_out": 3,
+    }
+    empty = {"str": "", "int": 0, "bool": False, "float": 0.0}
+    fields = {name: empty.get(getattr(kind, "__name__", ""), []) for name, kind in Attempt.__annotations__.items()}
+    attempt = msgspec.convert({**fields, "exit_code": None, "tool": "aider", **given}, Attempt)
+    assert attempt_lines(attempt)[0] == "a/1 edit: ok, with aider, 3 of its files left out"
+    assert "left out" not in attempt_lines(msgspec.structs.replace(attempt, left_out=0))[0]

@@ -14,6 +14,7 @@ from services.profiles import (
     Report,
     ToolProfile,
     load_tool_profiles,
+    model_named,
     overlay,
     parse_tool_profiles,
     placeholders,
@@ -251,3 +252,32 @@ def test_braces(text, expected):
 def test_what_the_context_does_not_have_is_refused(arguments, context, said):
     with pytest.raises(PlaceholderError, match=said):
         substitute(arguments, context)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "context", "model"),
+    [
+        ([["--model", "{claude_model}"]], {"claude_model": "opus", "codex_model": "o4"}, "opus"),
+        (["-m={model}"], {"model": "gpt-4"}, "gpt-4"),
+        ([["--model", "{claude_model}"]], {"codex_model": "o4", "model": "m"}, ""),
+        (["{claude_model}"], {"claude_model": 7}, ""),
+        (["{prompt}"], {"model": "m"}, ""),
+    ],
+)
+def test_the_model_of_a_call_is_the_one_that_the_context_names(arguments, context, model):
+    profile = parse_tool_profiles(json.dumps({"t": {"command": "t", "type": "ai", "args": arguments}}).encode(), "f")[
+        "t"
+    ]
+    assert model_named(profile, context, fix=False) == model
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"type": "ai", "context_tokens": 0}, "context_tokens must be above 0"),
+        ({"type": "test", "context_tokens": 9000}, 'context_tokens is given, but type is test; set type to "ai"'),
+    ],
+)
+def test_a_window_is_for_ai_tools_and_above_nothing(fields, said):
+    with pytest.raises(ProfileError, match=said):
+        parse_tool_profiles(json.dumps({"t": {"command": "t", **fields}}).encode(), "f")
