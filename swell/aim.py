@@ -116,7 +116,7 @@ class _Call:
         profiles: Mapping[str, ToolProfile],
     ) -> None:
         """Raises _RefusedError for a payload that is none."""
-        self._capability = capability
+        self._capability = str(capability)
         self._context = context
         self._ids = {"run_id": run_id, "ws_id": ws_id}
         self._profiles = profiles
@@ -141,7 +141,7 @@ class _Call:
         self._require_within(registry)
         declared = next((route for name, route in registry.capabilities.items() if name == self._capability), None)
         if declared is None:
-            return f"the registry has no route for the capability {str(self._capability)[:100]!r}"
+            return f"the registry has no route for the capability {self._capability[:100]!r}"
         if missing := missing_context(declared, self._payload):
             return "; ".join(map(str, missing))
         able, skipped = pinned(registry, self._profiles, {self._capability})
