@@ -207,7 +207,8 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     Attributes:
         command: the program, a name on the tool's PATH or a path; ``binary`` means the same.
-        type: what it is for: ai, test, static-check, formatter or utility. Only ai makes a difference, to idle limits.
+        type: what it is for: ai, test, static-check, formatter or utility. Only ai makes a
+            difference, to idle limits and to its sandbox.
         args: its arguments, with placeholders (see ``substitute``). A list among them is a group that is there only when
             every placeholder in it stands for something, such as ``["--model", "{model}"]``.
         fix_args: its arguments when the step is FIX; by default ``args``.
@@ -229,8 +230,8 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         report: its findings, for a checker.
         secrets: variables whose values are secret, each by reference: "env:NAME", a variable of the executor's, or
             "file:PATH", an absolute path whose content it is. Resolved when the tool is started, never kept.
-        sandbox: "bwrap" runs it in a sandbox or not at all; "auto" in one where it can be had. None: "none". See
-            docs/sandbox.md.
+        sandbox: "bwrap" runs it in a sandbox or not at all; "auto" in one where it can be had, and starts in it. None:
+            "auto" for the type ai, else "none". See docs/sandbox.md.
         sandbox_read: further files and folders that it sees in a sandbox, read-only; absolute, placeholders allowed.
         args_in_sandbox: arguments that are others inside a sandbox, such as those that switch off the tool's own, which
             mostly cannot be made inside of another.
@@ -369,7 +370,7 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     @property
     def sandboxing(self) -> Sandboxing:
         """Whether it runs in a sandbox, with the default filled in."""
-        return self.sandbox or "none"
+        return self.sandbox or ("auto" if self.type == "ai" else "none")
 
     @property
     def reach(self) -> Network:

@@ -89,7 +89,13 @@ async def run(config: ExecutorConfig) -> None:
             bus,
         )
         await steps.prepare()
-        finder = ToolFinder(supervisor, steps.config.root / "scratch", shipped_tool_profiles())
+        finder = ToolFinder(
+            supervisor,
+            steps.config.root / "scratch",
+            shipped_tool_profiles(),
+            sandbox=steps.sandbox(),
+            trials=steps.trials,
+        )
         executor = Executor(bus, steps, pulse, journal, metrics, finder)
         metrics.read(pulse, executor)
         serving = asyncio.create_task(executor.run(leftovers))

@@ -20,6 +20,7 @@ from services.executor.output import read_output
 from services.executor.sandbox import Sandbox
 from services.executor.secrets import Secrets
 from services.executor.tools import Invocation, invoke, untimely
+from services.executor.trial import Trials
 from services.executor.workspace import Workspace
 from services.git import readable
 from services.process import Supervisor, Tool
@@ -31,6 +32,7 @@ OUTPUT_MARGIN_BYTES = 512 * 1024
 """What the end of a cut output may add to its limit."""
 
 MESSAGE_CHARS = 1_500
+RESULT_CHARS = 400
 DISCARDED_MAX = 50
 
 
@@ -102,12 +104,13 @@ class Checking:
         output_bytes: int,
         secrets: Secrets,
         sandbox: Sandbox,
+        trials: Trials,
         text: Callable[[Check], str],
         on_started: Callable[[Tool], None],
     ) -> None:
         """`context` are the placeholders' values; `scratch` is the attempt's own folder; `text` gives a check's whole text.
 
-        `sandbox` is for profiles that want one. `on_started` is told of every tool.
+        `sandbox` is for profiles that want one, as far as `trials` allow it. `on_started` is told of every tool.
         """
         self._supervisor = supervisor
         self._workspace = workspace
@@ -121,6 +124,7 @@ class Checking:
         self._text = text
         self._secrets = secrets
         self._sandbox = sandbox
+        self._trials = trials
         self._on_started = on_started
 
     async def all(self, checks: Sequence[Check], *, timeout_s: float, idle_timeout_s: float) -> Judged:
@@ -163,6 +167,7 @@ class Checking:
             output_bytes=self._output_bytes,
             marker=self._marker,
             sandbox=self._sandbox,
+            trials=self._trials,
             on_started=self._on_started,
         )
         late = untimely(invocation, profile, timeout_s=timeout_s, idle_timeout_s=idle_timeout_s)
@@ -206,7 +211,7 @@ class Checking:
             exit_code=exit_code,
             wall_s=wall_s,
             findings=len(diagnostics),
-            message=_summary(diagnostics, tail),
+            message=_hinted(_summary(diagnostics, tail), invocation.hint),
         )
 
     def _report(self, check: Check, profile: ToolProfile, invocation: Invocation, scratch: Path) -> list[Diagnostic]:
@@ -275,13 +280,17 @@ def _trouble(invocation: Invocation) -> str:
     return ""
 
 
+def _hinted(summary: str, hint: str) -> str:
+    return f"{summary[: RESULT_CHARS - len(hint) - 2]}; {hint}" if hint else summary
+
+
 def _summary(diagnostics: Sequence[Diagnostic], tail: str) -> str:
     if diagnostics:
         first = diagnostics[0]
         more = f" (and {len(diagnostics) - 1} more)" if len(diagnostics) > 1 else ""
-        return f"{first.path}:{first.line or 1}: {first.message}{more}"[:400]
+        return f"{first.path}:{first.line or 1}: {first.message}{more}"[:RESULT_CHARS]
     lines = [line.strip() for line in tail.splitlines() if line.strip()]
-    return lines[-1][:400] if lines else "failed without output"
+    return lines[-1][:RESULT_CHARS] if lines else "failed without output"
 
 
 def _result(
@@ -301,5 +310,5 @@ def _result(
         exit_code=exit_code,
         wall_s=round(wall_s, 4),
         findings=findings,
-        message=message[:400],
+        message=message[:RESULT_CHARS],
     )

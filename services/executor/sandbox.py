@@ -21,23 +21,23 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from services.executor.installation import located, needs_of, needs_of_path
 from services.executor.output import read_output
 from services.executor.workspace import Workspace, remove
 from services.process import Launch, ProcessError, Supervisor, child_environment
-from services.profiles import Network
+from services.profiles import Context, ToolProfile, substitute_one
 
 PROBE_TIMEOUT_S: Final = 10.0
 PROBE_OUTPUT_BYTES: Final = 4096
 SHARED_MEMORY_BYTES: Final = 64 * 1024 * 1024
 """The size of /dev/shm inside."""
 
-PATH_FOLDERS_MAX: Final = 100
 OBJECTS: Final = "/run/swell/objects"
 """Where the mirror's objects are inside."""
 
@@ -141,25 +141,28 @@ async def look(supervisor: Supervisor, folder: Path) -> Bubblewrap:
 
 
 class Sandbox:
-    """What one attempt may see. `confine` puts a tool into it."""
+    """What one attempt, or the trial of a program, may see. `confine` puts a tool into it."""
 
     def __init__(
         self,
         bubblewrap: Bubblewrap,
         exposure: Exposure,
         *,
-        workspace: Workspace,
         scratch: Path,
-        cache: Path,
-        setup: Path | None,
         contained: bool,
+        workspace: Workspace | None = None,
+        cache: Path | None = None,
+        setup: Path | None = None,
     ) -> None:
-        """`setup` is what the repository's setup made; `contained` that the supervisor works in PID namespaces."""
+        """`setup` is what the repository's setup made; `contained` that the supervisor works in PID namespaces.
+
+        A trial has neither workspace nor cache.
+        """
         self.bubblewrap = bubblewrap
         self._exposure = exposure
         self._workspace = workspace
         self._scratch = scratch
-        self._cache = cache
+        self._own = tuple(path for path in (workspace.path if workspace else None, scratch, cache) if path is not None)
         self._setup = setup
         self._contained = contained
 
@@ -173,59 +176,67 @@ class Sandbox:
         """Why there is no sandbox; "" when there is one."""
         return self.bubblewrap.reason
 
-    def confine(self, launch: Launch, *, network: Network, readable: Iterable[Path] = ()) -> Launch:
-        """The same tool inside; `readable` are further files and folders that it sees.
+    def for_trial(self, scratch: Path) -> "Sandbox":
+        """The same without anything of the attempt, for a program that is only asked for its version."""
+        return Sandbox(self.bubblewrap, self._exposure, scratch=scratch, contained=self._contained, setup=self._setup)
+
+    def is_own(self, program: Path) -> bool:
+        """Whether a program lies in what tools of the attempt write: then it is theirs."""
+        real = Path(os.path.realpath(program))
+        return any(one.is_relative_to(folder) for folder in self._own for one in (program, real))
+
+    def confine(self, launch: Launch, profile: ToolProfile, context: Context) -> Launch:
+        """The same tool inside; `context` is what placeholders of the profile stand for.
 
         Raises:
             ProgramMissingError: by the supervisor, later: the program is left as it is when it cannot be found.
+            PlaceholderError: the profile has it see something that the context does not know.
             SandboxMissingError: there is none.
             SandboxBrokenError: there are, and its repository cannot be made.
         """
         if self.reason:
             raise SandboxMissingError(self.reason)
-        program = _found(launch.argv[0], launch.cwd, launch.env.get("PATH", os.defpath))
+        search = launch.env.get("PATH", os.defpath)
+        program = located(launch.argv[0], launch.cwd, search)
         if program is None:
             return launch  # the supervisor says so, in the words it has for it
         try:
-            git = self._repository()
+            git = [] if self._workspace is None else self._repository(self._workspace)
         except OSError as error:
             raise SandboxBrokenError(f"the sandbox's git folder cannot be made: {error}") from error
-        offline = network == "none" and self._contained
-        outside = [
-            *_of_path(launch.env.get("PATH", os.defpath)),
-            *_of_program(program),
-            *(Path(sys.prefix), Path(sys.base_prefix)),
-            *self._exposure.readable,
-            *readable,
-        ]
+        offline = profile.reach == "none" and self._contained
+        scripts = _scripts(profile)
+        needs = needs_of([program, *scripts], search, self._own)
+        outside = [*needs_of_path(search), *needs.paths, Path(sys.prefix), Path(sys.base_prefix)]
+        outside += [*self._exposure.readable, *_readable(profile, context)]
         words = [self.bubblewrap.program, *self.bubblewrap.flags, *_CONTAINED, *_system((self._scratch / "tmp",))]
-        words += [] if network == "all" or offline else ["--unshare-net"]
-        words += _shown(outside)
-        masks, sealed = _hidden([*map(Path, _SYSTEM), *outside], self._exposure.hidden)
+        words += [] if profile.reach == "all" or offline else ["--unshare-net"]
+        shown = _shown(outside, self._exposure.hidden)
+        words += [word for path in shown for word in ("--ro-bind", str(path), str(path))]
+        words += _linked(needs.links, [*map(Path, _SYSTEM), *shown, *self._own], self._exposure.hidden)
+        masks, sealed = _hidden([*map(Path, _SYSTEM), *shown], self._exposure.hidden)
         words += masks
         own = [self._setup] if self._setup is not None else []
         words += [word for path in own for word in ("--ro-bind", str(path), str(path))]
-        words += [
-            word for path in (self._workspace.path, self._scratch, self._cache) for word in ("--bind", *[str(path)] * 2)
-        ]
+        words += [word for path in self._own for word in ("--bind", str(path), str(path))]
         words += git
         words += [word for path in (*sealed, "/") for word in ("--remount-ro", str(path))]
         words += ["--chdir", str(launch.cwd), "--", *launch.argv]
         return msgspec.structs.replace(launch, argv=tuple(words), wrapped=True, offline=offline)
 
-    def _repository(self) -> list[str]:
+    def _repository(self, workspace: Workspace) -> list[str]:
         """Makes a repository of the tool's own, once for an attempt; the mounts that put it in place of the worktree's."""
-        folder, link = self._scratch / "git", self._workspace.path / ".git"
-        mirror = self._workspace.mirror.folder
+        folder, link = self._scratch / "git", workspace.path / ".git"
+        mirror = workspace.mirror.folder
         if not folder.is_dir():
             for name in ("objects/info", "objects/pack", "refs/heads", "refs/tags", "info"):
                 (folder / name).mkdir(parents=True)
-            sha256 = len(self._workspace.commit) == 64
-            config = _CONFIG.format(version=int(sha256), worktree=self._workspace.path)
+            sha256 = len(workspace.commit) == 64
+            config = _CONFIG.format(version=int(sha256), worktree=workspace.path)
             (folder / "config").write_text(config + (_CONFIG_SHA256 if sha256 else ""))
-            (folder / "HEAD").write_text(f"{self._workspace.commit}\n")
+            (folder / "HEAD").write_text(f"{workspace.commit}\n")
             (folder / "objects/info/alternates").write_text(f"{OBJECTS}\n")
-            shutil.copy2(self._workspace.index, folder / "index")  # with its time, see services/executor/workspace.py
+            shutil.copy2(workspace.index, folder / "index")  # with its time, see services/executor/workspace.py
         pointer = self._scratch / "git.link"
         pointer.unlink(missing_ok=True)
         pointer.write_text(f"gitdir: {folder}\n")
@@ -234,6 +245,23 @@ class Sandbox:
                 remove(link)
             link.touch()
         return ["--ro-bind", str(mirror / "objects"), OBJECTS, "--ro-bind", str(pointer), str(link)]
+
+
+def _readable(profile: ToolProfile, context: Context) -> list[Path]:
+    """What the profile has its tool see: what it names, and files that variables handed to it name."""
+    paths = [Path(substitute_one(path, context)) for path in profile.sandbox_read]
+    paths += [Path(os.environ[name]) for name in profile.env_allow if os.environ.get(name, "").startswith("/")]
+    return [path for path in paths if path.is_absolute()]
+
+
+def _scripts(profile: ToolProfile) -> list[Path]:
+    """Files that the profile's own arguments name: what an interpreter is to run, most of all."""
+    words = [
+        word
+        for group in (*profile.headless_args, *profile.args)
+        for word in ([group] if isinstance(group, str) else group)
+    ]
+    return [Path(word) for word in words if word.startswith("/") and "{" not in word and os.path.isfile(word)]  # noqa: PTH113 - false where we may not look
 
 
 def _system(temporary: Sequence[Path]) -> Iterator[str]:
@@ -259,13 +287,28 @@ def _settings() -> tuple[str, ...]:
     return tuple(str(path) for pattern in _ETC for path in sorted(Path("/etc").glob(pattern)) if path.exists())
 
 
-def _shown(paths: Sequence[Path]) -> Iterator[str]:
-    """Mounts for what is not below another one of them, or of the system."""
+def _shown(paths: Sequence[Path], hidden: Sequence[Path]) -> list[Path]:
+    """What of these is to be mounted: what is there, not below another one or the system, and nothing that is hidden."""
     done = [Path(name) for name in _SYSTEM]
-    for path in paths:
-        if _is_there(path) and not any(path.is_relative_to(other) for other in done):
+    secret = [Path(os.path.realpath(path)) for path in hidden]
+    shown: list[Path] = []
+    for path in dict.fromkeys(paths):
+        if any(path.is_relative_to(other) for other in done) or not _is_there(path):
+            continue
+        real = Path(os.path.realpath(path))
+        if not any(real.is_relative_to(other) for other in secret):
             done.append(path)
-            yield from ("--ro-bind", str(path), str(path))
+            shown.append(path)
+    return shown
+
+
+def _linked(links: Sequence[tuple[Path, str]], visible: Sequence[Path], hidden: Sequence[Path]) -> Iterator[str]:
+    """Links made anew that are not in a folder that is visible anyway."""
+    secret = [Path(os.path.realpath(path)) for path in hidden]
+    for link, target in links:
+        folder = Path(os.path.realpath(link.parent))
+        if not any(link.is_relative_to(other) for other in visible) and not any(map(folder.is_relative_to, secret)):
+            yield from ("--symlink", target, str(link))
 
 
 def _hidden(visible: Sequence[Path], hidden: Sequence[Path]) -> tuple[list[str], list[Path]]:
@@ -294,44 +337,3 @@ def _hidden(visible: Sequence[Path], hidden: Sequence[Path]) -> tuple[list[str],
 def _is_there(path: Path) -> bool:
     """Whether it exists, as far as we may know."""
     return os.path.exists(path)  # noqa: PTH110 - pathlib raises an error where we may not look
-
-
-def _found(name: str, cwd: Path, search: str) -> Path | None:
-    """The program's file, as the supervisor finds it."""
-    places = [cwd / name] if "/" in name else [cwd / folder / name for folder in search.split(os.pathsep) if folder]
-    for path in places:
-        if os.access(path, os.X_OK) and not os.path.isdir(path):  # noqa: PTH112 - as below
-            return path
-    return None
-
-
-def _of_path(search: str) -> Iterator[Path]:
-    """The folders of a PATH; where one is the `bin` of an installation of its own, all of that, for it needs the rest.
-
-    Never a whole home folder, nor one that begins with a dot, such as `.local` and `.cargo`: people keep keys there.
-    """
-    for folder in [Path(name) for name in search.split(os.pathsep) if name.startswith("/")][:PATH_FOLDERS_MAX]:
-        yield _installation(folder) if folder.name in {"bin", "sbin"} else folder
-
-
-def _installation(folder: Path) -> Path:
-    prefix = folder.parent
-    home = os.path.expanduser("~")  # noqa: PTH111 - pathlib raises an error where there is none
-    is_home = prefix.parent in {Path("/"), Path("/home")} or str(prefix) == home
-    return folder if is_home or prefix.name.startswith(".") else prefix
-
-
-def _of_program(program: Path) -> Iterator[Path]:
-    """What a program needs that is not on the PATH: where its links lead, and for a Python environment its Python."""
-    yield program
-    real = Path(os.path.realpath(program))
-    yield real
-    for parent in real.parents:
-        if parent.name == "node_modules" and "node_modules" not in parent.parent.parts:
-            yield parent
-        if os.path.isfile(parent / "pyvenv.cfg"):  # noqa: PTH113 - false, not an error, where we may not look
-            yield parent
-            for python in (parent / "bin").glob("python*"):
-                yield _installation(Path(os.path.realpath(python)).parent)
-    if real.parent.name == "bin":
-        yield _installation(real.parent)

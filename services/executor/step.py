@@ -60,6 +60,7 @@ from services.executor.tools import (
     tool_path,
     untimely,
 )
+from services.executor.trial import Trials
 from services.executor.workspace import Workspace, WorkspaceError, WorkspacePool
 from services.git import Git, GitError
 from services.outcome import Cost, Outcome, usd_text
@@ -142,6 +143,7 @@ _NOT_STARTED: Final[dict[InvocationError | None, ErrorClass]] = {
     "sandbox_missing": "tool_missing",
     "secret_missing": "auth",
 }
+_WITHOUT: Final = "it ran without a sandbox: "
 _FULL_TEXTS: Final = ("No space left on device", "Disk quota exceeded")
 _TROUBLE: Final = (MirrorError, WorkspaceError, SnapshotError, GitError, MergeUnavailableError, ProcessError)
 
@@ -169,6 +171,7 @@ class Steps:
         self._scratches: list[Path] = []
         self._droppings: dict[tuple[str, ...], Droppings] = {}
         self.bubblewrap = Bubblewrap(reason="nobody has looked for one")
+        self.trials = Trials(supervisor, config.root / "scratch")
         self.removing: set[asyncio.Task[None]] = set()
         self._opening = asyncio.Lock()
 
@@ -185,6 +188,15 @@ class Steps:
             )
         else:
             log.info("executor.sandbox", program=self.bubblewrap.program, flags=self.bubblewrap.flags)
+
+    def sandbox(self) -> Sandbox:
+        """What programs are tried in before there is any attempt."""
+        return Sandbox(
+            self.bubblewrap,
+            self.config.exposure,
+            scratch=self.config.root / "scratch",
+            contained=self.supervisor.mode == "pidns",
+        )
 
     def scratch(self) -> Path:
         """A folder for one attempt; one that was given back clean is as good as new, and cheaper."""
@@ -330,6 +342,8 @@ class _Attempt:
         self._lingered = False
         self._overspent_nano: int | None = None
         self._remarks: list[str] = []
+        self._unconfined = ""
+        """Why its AI tool ran without the sandbox that it wanted, once it has ended."""
 
     async def carry_out(self) -> StepFinished:
         """The step, whichever it is."""
@@ -476,7 +490,12 @@ class _Attempt:
     def _log(self, scratch: Path) -> bytes:
         """The log of the attempt: what its tool has printed, and what we have to say."""
         printed, said = self._log_in(scratch), "".join(self._remarks).encode(errors="backslashreplace")
-        return printed + (b"\n" if said and printed and not printed.endswith(b"\n") else b"") + self.secrets.mask(said)
+        end = b"\n" if said and printed and not printed.endswith(b"\n") else b""
+        return self._about_sandbox() + printed + end + self.secrets.mask(said)
+
+    def _about_sandbox(self) -> bytes:
+        """What a log begins with whose tool ran without the sandbox that it wanted."""
+        return self.secrets.mask(f"swell: {_WITHOUT}{self._unconfined}\n".encode()) if self._unconfined else b""
 
     def _own(self) -> Ranges:
         index = self.definitions.index[self.workstream]
@@ -544,6 +563,7 @@ class _Attempt:
                 self._lingered = listening.lingered
                 self._overspent_nano = listening.overspent_nano
                 self._remark_on(listening)
+                self._unconfined = invocation.unconfined
                 self.outcome = self._named(listening.outcome(invocation.exit), profile)
                 result = await self._worked(workspace, checks, scratch, await keeping)
                 return self._judged_work(result, invocation, self.outcome, profile, checks, scratch)
@@ -779,7 +799,7 @@ class _Attempt:
         ended = invocation.exit
         error_class, message = self._verdict(result, invocation, outcome, profile, checks, scratch)
         if invocation.unconfined:
-            message = f"{message[: MESSAGE_CHARS - 200]}{'; ' if message else ''}it ran without a sandbox: {invocation.unconfined}"
+            message = f"{message[: MESSAGE_CHARS - 700]}{'; ' if message else ''}{_WITHOUT}{invocation.unconfined}"
         return msgspec.structs.replace(
             self._with_outcome(result, outcome),
             ok=error_class is None,
@@ -847,7 +867,8 @@ class _Attempt:
             return None
         last = self._log_in(scratch)[-300:].decode(errors="replace").strip()
         how = f"exit code {ended.exit_code}" if ended.exit_code is not None else f"signal {ended.signal}"
-        return profile.error_class(ended.exit_code), f"the tool ended with {how}: {last}"
+        more = f"; {invocation.hint}" if invocation.hint else ""
+        return profile.error_class(ended.exit_code), f"the tool ended with {how}: {last}{more}"
 
     async def _invoke(
         self,
@@ -878,6 +899,7 @@ class _Attempt:
             marker=self.marker,
             fix=fix,
             sandbox=self._sandbox(workspace, scratch, setup),
+            trials=self.steps.trials,
             on_started=started,
             followed=listening is not None and profile.adapter is not None,
         )
@@ -1119,6 +1141,7 @@ class _Attempt:
                 output_bytes=self.steps.config.output_bytes,
                 secrets=self.secrets,
                 sandbox=self._sandbox(workspace, scratch, setup),
+                trials=self.steps.trials,
                 text=self.definitions.text,
                 on_started=self._tools.append,
             )

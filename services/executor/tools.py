@@ -14,7 +14,7 @@ import shlex
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,9 +24,11 @@ import msgspec
 
 from services.executor.adapters import Adapter, adapter_of, file_of
 from services.executor.adapters.source import Source
+from services.executor.installation import located
 from services.executor.output import Followed
 from services.executor.sandbox import Sandbox, SandboxBrokenError, SandboxMissingError
 from services.executor.secrets import SecretMissingError, gathered, resolved
+from services.executor.trial import Trials, hint
 from services.git import Git, GitError, text
 from services.outcome import Cost, Outcome
 from services.process import (
@@ -79,7 +81,9 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     ``argv`` is for people and reports: what is not UTF-8 in it stands there escaped.
 
     ``ok`` means that it ended by itself with one of the profile's success codes; whether anything changed, and what a
-    report says, is judged elsewhere. ``unconfined`` says why it ran without the sandbox that it wanted, "" otherwise. ``stdout`` and ``stderr`` are files, which may not exist when there is an error.
+    report says, is judged elsewhere. ``unconfined`` says why it ran without the sandbox that it wanted, as far as that is to
+    be told of each attempt; ``hint`` what to do about a sandbox that may have kept it from starting; both "" otherwise.
+    ``stdout`` and ``stderr`` are files, which may not exist when there is an error.
     """
 
     argv: tuple[str, ...]
@@ -90,6 +94,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     stderr: Path
     ok: bool = False
     unconfined: str = ""
+    hint: str = ""
 
 
 def tool_path(path: str) -> str:
@@ -112,13 +117,15 @@ async def invoke(
     marker: str,
     fix: bool = False,
     sandbox: Sandbox | None = None,
+    trials: Trials | None = None,
     on_started: Callable[[Tool], None] | None = None,
     followed: bool = False,
 ) -> Invocation:
     """Runs one tool to its end, in ``cwd``, with its outputs in ``scratch``.
 
     ``env`` is the whole environment of the tool, but for what the profile adds to it: variables, and secrets. A profile that
-    wants a sandbox gets ``sandbox``; without one only what insists on it is refused. The limits are the lower of the
+    wants a sandbox gets ``sandbox``; without one only what insists on it is refused. An AI tool that does not start in it by
+    ``trials`` has none, or is refused, as well. The limits are the lower of the
     profile's and the caller's; ``idle_timeout_s`` (0: none) holds as ``idle_limit_s`` says. ``fix`` takes the profile's
     ``fix_args``. ``on_started`` is called once the tool runs, and may keep the ``Tool``. ``followed``:
     somebody listens (``Listening``), and is to hear what is cut out of its outputs as well. Cancelling the call stops the
@@ -132,17 +139,14 @@ async def invoke(
     def refused(error: InvocationError, reason: Exception) -> Invocation:
         return Invocation(argv=argv, error=error, message=str(reason), stdout=stdout, stderr=stderr)
 
-    argv: tuple[str, ...] = (profile.command,)
-    known = {"cwd": str(cwd), "worktree_path": str(cwd), **context, "scratch": str(scratch)}
-    unconfined = ""
-    try:
-        launch = _launch(
+    def launched(*, sandboxed: bool) -> Launch:
+        return _launch(
             profile,
             known,
             cwd,
             env,
             fix=fix,
-            sandboxed=profile.sandboxing != "none" and sandbox is not None and not sandbox.reason,
+            sandboxed=sandboxed,
             timeout_s=timeout_s,
             idle_timeout_s=idle_timeout_s,
             output_bytes=output_bytes,
@@ -151,25 +155,31 @@ async def invoke(
             stderr=stderr,
             followed=followed,
         )
+
+    argv: tuple[str, ...] = (profile.command,)
+    known = {"cwd": str(cwd), "worktree_path": str(cwd), **context, "scratch": str(scratch)}
+    unconfined = ""
+    try:
+        launch = launched(sandboxed=False)
+        argv = _told(launch)
         secrets = resolved(profile, () if sandbox is None else sandbox.hidden)
+        if profile.sandboxing != "none":
+            unconfined = await _unconfined(profile, launch, env, sandbox, trials, known)
+            launch = launched(sandboxed=not unconfined)
+            argv = _told(launch)
         launch = msgspec.structs.replace(launch, env={**launch.env, **secrets})
-        readable = _readable(profile, known)
+        if unconfined and profile.sandboxing == "bwrap":
+            return refused("sandbox_missing", SandboxMissingError(unconfined))
+        _furnish(profile, env)
+        if sandbox is not None and profile.sandboxing != "none" and not unconfined:
+            launch = sandbox.confine(launch, profile, known)
     except PlaceholderError as error:
         return refused("placeholder", error)
     except SecretMissingError as error:
         return refused("secret_missing", error)
-    argv = tuple(word.encode(errors="backslashreplace").decode() for word in launch.argv)
-    try:
-        _furnish(profile, env)
-    except OSError as error:
-        return refused("spawn_failed", error)
-    try:
-        launch = _confined(profile, launch, sandbox, readable)
     except SandboxMissingError as error:
-        if profile.sandboxing == "bwrap":
-            return refused("sandbox_missing", error)
-        unconfined = str(error)
-    except SandboxBrokenError as error:
+        return refused("sandbox_missing", error)
+    except (OSError, SandboxBrokenError) as error:
         return refused("spawn_failed", error)
     try:
         tool = await supervisor.spawn(launch)
@@ -186,23 +196,43 @@ async def invoke(
         await tool.wait()
         raise
     ok = ended.ended_by == "itself" and ended.exit_code in profile.success_exit_codes
-    return Invocation(argv=argv, exit=ended, ok=ok, stdout=stdout, stderr=stderr, unconfined=unconfined)
+    return Invocation(
+        argv=argv,
+        exit=ended,
+        ok=ok,
+        stdout=stdout,
+        stderr=stderr,
+        unconfined=unconfined if _is_told(profile, sandbox) else "",
+        hint=hint(ended, stderr) if launch.wrapped and not ok else "",
+    )
 
 
-def _readable(profile: ToolProfile, context: Context) -> list[Path]:
-    """What the profile has its tool see in a sandbox: what it names, and files that variables handed to it name."""
-    paths = [Path(substitute_one(path, context)) for path in profile.sandbox_read]
-    paths += [Path(os.environ[name]) for name in profile.env_allow if os.environ.get(name, "").startswith("/")]
-    return [path for path in paths if path.is_absolute()]
+def _told(launch: Launch) -> tuple[str, ...]:
+    return tuple(word.encode(errors="backslashreplace").decode() for word in launch.argv)
 
 
-def _confined(profile: ToolProfile, launch: Launch, sandbox: Sandbox | None, readable: Sequence[Path]) -> Launch:
-    """The launch in a sandbox, if it wants one. Raises SandboxMissingError."""
-    if profile.sandboxing == "none":
-        return launch
+async def _unconfined(
+    profile: ToolProfile,
+    launch: Launch,
+    env: Mapping[str, str],
+    sandbox: Sandbox | None,
+    trials: Trials | None,
+    context: Context,
+) -> str:
+    """Why a tool whose profile wants a sandbox cannot have one; "" when it can."""
     if sandbox is None:
-        raise SandboxMissingError("there are sandboxes in executors only: submit a run, or set sandbox to none")
-    return sandbox.confine(launch, network=profile.reach, readable=readable)
+        return "there are sandboxes in executors only: submit a run, or set sandbox to none"
+    if sandbox.reason or trials is None or profile.type != "ai":
+        return sandbox.reason
+    program = located(launch.argv[0], launch.cwd, launch.env.get("PATH", os.defpath))
+    if program is None or sandbox.is_own(program):
+        return ""
+    return (await trials.of(program, profile, env, sandbox, context)).unconfined
+
+
+def _is_told(profile: ToolProfile, sandbox: Sandbox | None) -> bool:
+    """Whether an attempt tells that it had no sandbox. That none can be had on a machine is told once, unless it is asked for."""
+    return profile.sandbox is not None or (sandbox is not None and not sandbox.reason)
 
 
 def _launch(

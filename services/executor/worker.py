@@ -390,17 +390,23 @@ class Executor:
                 self._pulse.advance(work.key)
 
     async def _find_tools(self) -> None:
+        told: dict[str, str] = {}
         while self._finder is not None:
-            await self._announce(self._finder)  # tools can be used before they tell their version
+            told = await self._announce(self._finder, told)  # tools can be used before they tell their version
             await self._finder.look()
-            await self._announce(self._finder)
+            told = await self._announce(self._finder, told)
             await asyncio.sleep(GLANCE_S)
 
-    async def _announce(self, finder: ToolFinder) -> None:
+    async def _announce(self, finder: ToolFinder, told: dict[str, str]) -> dict[str, str]:
+        """Say what was found; what of it runs without the sandbox it wants, which is logged where `told` did not say so."""
         found = await finder.glance()
         tools, missing = announced(found), finder.missing(found)
         if self._pulse.announce(tools, missing):
             log.info("executor.tools_found", tools=tools, missing=sorted(missing))
+        unconfined = {tool: one.unconfined for tool, one in found.items() if one.unconfined}
+        if unconfined != told and not self._steps.bubblewrap.reason:  # that, the start has told
+            log.warning("executor.tools_unconfined", tools=unconfined)
+        return unconfined
 
     async def _reread(self) -> None:
         while True:

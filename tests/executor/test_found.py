@@ -17,14 +17,12 @@ from services.beats import Beat
 from services.bus import EXECUTORS
 from services.executor.found import (
     ANNOUNCED_MAX,
-    VERSION_CHARS,
-    VERSION_TTL_S,
     FoundTool,
     ToolFinder,
     announced,
     program_of,
-    spoken_version,
 )
+from services.executor.trial import VERSION_CHARS, VERSION_TTL_S, spoken_version
 from services.process import Supervisor
 from services.profiles import ToolProfile
 

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 from executor_rig import Bench, Run, git, processes, sh, until
 
-from services.executor.sandbox import Bubblewrap, Exposure, _hidden, _of_path, _of_program
+from services.executor.installation import needs_of, needs_of_path
+from services.executor.sandbox import Bubblewrap, Exposure, _hidden
 from services.process import Supervisor
 from services.profiles import ToolProfile
 
@@ -175,12 +176,12 @@ async def test_a_file_that_an_allowed_variable_names_is_readable(boxed, tmp_path
 def test_a_home_folder_is_never_shown_as_a_whole(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     given = f"{tmp_path}/bin:{tmp_path}/.cargo/bin:/home/somebody/bin:/opt/tool/bin:relative:/srv/tools"
-    assert [str(path) for path in _of_path(given)] == [
-        f"{tmp_path}/bin", f"{tmp_path}/.cargo/bin", "/home/somebody/bin", "/opt/tool", "/srv/tools",
+    assert [str(path) for path in needs_of_path(given)] == [
+        f"{tmp_path}/bin", f"{tmp_path}/.cargo/bin", "/home/somebody/bin", "/opt/tool/bin", "/srv/tools",
     ]  # fmt: skip
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "x").touch()
-    assert tmp_path not in set(_of_program(tmp_path / "bin" / "x"))
+    assert tmp_path not in needs_of([tmp_path / "bin" / "x"], "").paths
 
 
 def test_what_is_hidden_is_hidden_by_every_name(tmp_path):
