@@ -64,15 +64,20 @@ def located(name: str, cwd: Path, search: str) -> Path | None:
     return next((path for path in places if _can_start(path)), None)
 
 
-def needs_of_path(search: str) -> Iterator[Path]:
-    """The folders of a PATH, and what belongs to the programs in them."""
-    for folder in [Path(name) for name in search.split(os.pathsep) if name.startswith("/")][:PATH_FOLDERS_MAX]:
+def needs_of_path(search: str, system: Sequence[Path] = ()) -> Iterator[Path]:
+    """The folders of a PATH, and what belongs to the programs in them; but for those in `system`, which are there anyway."""
+    for name in list(dict.fromkeys(search.split(os.pathsep)))[:PATH_FOLDERS_MAX]:
+        folder = Path(name)
+        if not name.startswith("/") or _is_in(folder, system):
+            continue
         yield from _with_folder(folder)
         yield from _managed(folder / "program")
 
 
-def needs_of(programs: Sequence[Path], search: str, own: Sequence[Path] = ()) -> Needs:
-    """What programs need to start; `search` is their PATH.
+def needs_of(
+    programs: Sequence[Path], search: str, *, system: Sequence[Path] = (), own: Sequence[Path] = ()
+) -> Needs:
+    """What programs need to start besides `system`, which is there anyway; `search` is their PATH.
 
     Nothing that lies in `own` is followed: these are folders that a tool may have written.
     """
@@ -81,11 +86,11 @@ def needs_of(programs: Sequence[Path], search: str, own: Sequence[Path] = ()) ->
     waiting, seen = [(program, 0) for program in programs], set[Path]()
     while waiting and len(seen) < PROGRAMS_MAX:
         one, depth = waiting.pop(0)
-        if one in seen or any(one.is_relative_to(folder) for folder in own):
+        if one in seen or _is_in(one, own):
             continue
         seen.add(one)
         names = names_of(one)
-        for name in names:
+        for name in (name for name in names if not _is_in(name, system)):
             if os.path.islink(name):  # noqa: PTH114 - pathlib raises an error where we may not look
                 links[name] = _target(name)
             paths |= dict.fromkeys(_belongings(name))
@@ -238,6 +243,10 @@ def _head(file: Path) -> str:
     with os.fdopen(descriptor, "rb") as stream:
         data = stream.read(SCRIPT_BYTES) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
     return "" if data.startswith(b"\x7fELF") else data.decode(errors="replace")
+
+
+def _is_in(path: Path, folders: Sequence[Path]) -> bool:
+    return any(folder == path or folder in path.parents for folder in folders)
 
 
 def _is_home(folder: Path) -> bool:

@@ -206,15 +206,16 @@ class Sandbox:
             raise SandboxBrokenError(f"the sandbox's git folder cannot be made: {error}") from error
         offline = profile.reach == "none" and self._contained
         scripts = _scripts(profile)
-        needs = needs_of([program, *scripts], search, self._own)
-        outside = [*needs_of_path(search), *needs.paths, Path(sys.prefix), Path(sys.base_prefix)]
+        system = [Path(name) for name in _SYSTEM]
+        needs = needs_of([program, *scripts], search, system=system, own=self._own)
+        outside = [*needs_of_path(search, system), *needs.paths, Path(sys.prefix), Path(sys.base_prefix)]
         outside += [*self._exposure.readable, *_readable(profile, context)]
         words = [self.bubblewrap.program, *self.bubblewrap.flags, *_CONTAINED, *_system((self._scratch / "tmp",))]
         words += [] if profile.reach == "all" or offline else ["--unshare-net"]
         shown = _shown(outside, self._exposure.hidden)
         words += [word for path in shown for word in ("--ro-bind", str(path), str(path))]
-        words += _linked(needs.links, [*map(Path, _SYSTEM), *shown, *self._own], self._exposure.hidden)
-        masks, sealed = _hidden([*map(Path, _SYSTEM), *shown], self._exposure.hidden)
+        words += _linked(needs.links, [*system, *shown, *self._own], self._exposure.hidden)
+        masks, sealed = _hidden([*system, *shown], self._exposure.hidden)
         words += masks
         own = [self._setup] if self._setup is not None else []
         words += [word for path in own for word in ("--ro-bind", str(path), str(path))]
