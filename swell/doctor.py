@@ -1,8 +1,9 @@
 """What `swell doctor` looks at: whether this machine, and the cluster that is used from it, can do what runs need.
 
 Each check says what it found and, where that is not all right, what to do. They run at the same time, each at most
-CHECK_S. Invariants: nothing is changed, and no cluster is started; no coding tool is started; of variables only names are
-told, never values; a check that breaks is a failed check, and the others go on.
+CHECK_S. Invariants: nothing is changed, and no cluster is started; of coding tools none of the repository's is started, and
+the others with nothing but `--version`, where they are to run; of variables only names are told, never values; a check that
+breaks is a failed check, and the others go on.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from services.executor.found import programs_of
+from services.executor.sandbox import Exposure, Sandbox
 from services.executor.sandbox import look as look_for_sandbox
+from services.executor.trial import Trials, Tried
 from services.git import GitMissingError, version_of
-from services.process import ProcessError, Supervisor, run_sync
+from services.process import ProcessError, Supervisor, child_environment, run_sync
 from services.profiles import ToolProfile
 from swell import cluster
 from swell.daemon import NATS_VERSION_MIN
@@ -42,6 +45,9 @@ if TYPE_CHECKING:
 
 CHECK_S: Final = 5.0
 PROGRAM_S: Final = 4.0
+TRIAL_S: Final = 3.0
+"""How long AI tools may take to start in their sandbox; of one that takes longer nothing is said."""
+
 CONNECT_S: Final = 1.0
 ANSWER_S: Final = 3.0
 SEEN_S: Final = 2.0
@@ -446,6 +452,64 @@ def _tools(around: Surroundings) -> Check:
     return _ok(name, text + (f"; not {_listed(missing)}" if missing else ""))
 
 
+def _sandboxed_tools(around: Surroundings) -> Check:
+    """Whether the AI tools that are found start in their sandbox."""
+    name, known, place = "sandboxed tools", around.known, around.place
+    if around.remote is not None:
+        return _ok(name, "those of the executors count: the cluster is elsewhere")
+    wanting = {
+        tool: item.profile
+        for tool, item in known.tools.items()
+        if item.origin != "repository" and item.profile.type == "ai" and item.profile.sandboxing != "none"
+    }
+    programs = programs_of(wanting, place.path)
+    if not programs:
+        return _ok(name, "no AI tool that wants a sandbox is found")
+    tried = _tried({tool: wanting[tool] for tool in programs}, programs, place.path)
+    if tried is None:
+        return _ok(name, f"{_listed(list(programs))} run without one, or not at all: none can be had")
+    refused = {tool: one for tool, one in tried.items() if one.refusal}
+    inside = [tool for tool, one in tried.items() if not one.refusal]
+    said = [f"{_listed(inside)} start inside"] * bool(inside) + [one.refusal for one in refused.values()]
+    silent = [tool for tool in programs if tool not in tried]
+    said += [f"{_listed(silent)} did not answer within {TRIAL_S:g} s"] * bool(silent)
+    if not refused:
+        return _ok(name, "; ".join(said))
+    remedy = "; ".join(f"{tool}: {one.remedy}" for tool, one in refused.items())
+    return _warning(name, "; ".join(said), f"{remedy}.")
+
+
+def _tried(profiles: Mapping[str, ToolProfile], programs: Mapping[str, Path], path: str) -> dict[str, Tried] | None:
+    """What came of the trials that ended in time; None where there are no sandboxes."""
+
+    async def find_out() -> dict[str, Tried] | None:
+        supervisor = Supervisor()
+        await supervisor.start()
+        try:
+            had = await look_for_sandbox(supervisor, Path(folder), path)
+            if had.reason:
+                return None
+            sandbox = Sandbox(had, Exposure(), scratch=Path(folder), contained=supervisor.mode == "pidns")
+            trials = Trials(supervisor, Path(folder))
+            env = child_environment({"PATH": path})
+            asking = {
+                tool: asyncio.create_task(trials.of(programs[tool], profile, env, sandbox))
+                for tool, profile in profiles.items()
+            }
+            done, late = await asyncio.wait(asking.values(), timeout=TRIAL_S)
+            for task in late:
+                task.cancel()
+            return {tool: task.result() for tool, task in asking.items() if task in done}
+        finally:
+            await supervisor.close()
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="swell-doctor-", ignore_cleanup_errors=True) as folder:
+            return asyncio.run(find_out())
+    except ProcessError as error:
+        raise SwellError("UNAVAILABLE", "PROCESS", f"no tool can be started: {error}", "Mend what it names.") from error
+
+
 def _again(place: Place) -> str:
     """A cluster keeps the environment that it was started with."""
     return "then end the cluster with `swell dev --stop`, so that it starts anew with your PATH; " * (
@@ -619,6 +683,7 @@ CHECKS: Final[Sequence[tuple[str, Callable[[Surroundings], Check]]]] = (
     ("sandbox", _sandbox),
     ("clock", _clock),
     ("tools", _tools),
+    ("sandboxed tools", _sandboxed_tools),
     ("repository", _repository),
     ("credentials", _credentials),
     ("cluster", _cluster),

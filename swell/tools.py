@@ -20,6 +20,8 @@ import msgspec
 
 from services.checks import CHECKS_BYTES, CHECKS_FILE, ChecksError, EffectiveChecks, parse_checks, resolve
 from services.executor.found import FoundTool, ToolFinder
+from services.executor.sandbox import Exposure, Sandbox
+from services.executor.sandbox import look as look_for_sandbox
 from services.executor.tools import tool_path
 from services.process import ProcessError, Supervisor
 from services.profiles import (
@@ -35,7 +37,7 @@ from swell import cluster
 from swell.errors import SwellError, invalid
 from swell.listing import when
 from swell.settings import RunSettings, in_force
-from swell.text import columns
+from swell.text import columns, one_line
 from swell.values import Fleet, ToolBreaker
 
 if TYPE_CHECKING:
@@ -170,7 +172,9 @@ def _executor_environment(state_dir: Path) -> dict[str, str] | None:
 
 
 def find_tools(known: Known, path: str) -> dict[str, FoundTool]:
-    """The tools whose programs are on a PATH, with the versions of AI tools; the repository's are not started.
+    """The tools whose programs are on a PATH, with the versions of AI tools, and whether they have a sandbox.
+
+    The repository's are not started.
 
     Raises SwellError TOOLS_NOT_ASKED.
     """
@@ -180,7 +184,10 @@ def find_tools(known: Known, path: str) -> dict[str, FoundTool]:
         supervisor = Supervisor()
         await supervisor.start()
         try:
-            return await ToolFinder(supervisor, Path(folder), known.profiles, trusted=trusted, path=path).look()
+            had = await look_for_sandbox(supervisor, Path(folder), path)
+            sandbox = Sandbox(had, Exposure(), scratch=Path(folder), contained=supervisor.mode == "pidns")
+            finder = ToolFinder(supervisor, Path(folder), known.profiles, trusted=trusted, path=path, sandbox=sandbox)
+            return await finder.look()
         finally:
             await supervisor.close()
 
@@ -206,6 +213,8 @@ class ToolRow(msgspec.Struct, frozen=True, kw_only=True):
     """One tool, or one provider, as it is shown: a row without `type` is a provider, or a tool of other runs.
 
     `program` is empty when it was not found; `version_reason` says why a program that was asked told no version.
+    `sandboxed`: whether it would run in a sandbox, "" where nobody has tried; `unconfined` says why it would not, although
+    its profile wants one.
     """
 
     tool: str
@@ -214,6 +223,8 @@ class ToolRow(msgspec.Struct, frozen=True, kw_only=True):
     program: str = ""
     version: str = ""
     version_reason: str = ""
+    sandboxed: Literal["", "yes", "no"] = ""
+    unconfined: str = ""
     capabilities: Sequence[str] = ()
     adapter: str = ""
     fallback: Sequence[str] = ()
@@ -247,6 +258,8 @@ class ToolTable(msgspec.Struct, frozen=True, kw_only=True):
                     program="" if there is None else there.program,
                     version="" if there is None else there.version,
                     version_reason="" if there is None else there.reason,
+                    sandboxed="" if there is None else there.sandboxed,
+                    unconfined="" if there is None else there.unconfined,
                     capabilities=profile.aim_capabilities,
                     adapter=profile.adapter or "",
                     fallback=profile.fallback,
@@ -265,7 +278,20 @@ class ToolTable(msgspec.Struct, frozen=True, kw_only=True):
 
     def lines(self) -> list[str]:
         """A table, and what is to be known about it."""
-        rows = [["tool", "type", "executors", "found", "version", "adapter", "capabilities", "fallback", "breaker"]]
+        rows = [
+            [
+                "tool",
+                "type",
+                "executors",
+                "found",
+                "version",
+                "sandbox",
+                "adapter",
+                "capabilities",
+                "fallback",
+                "breaker",
+            ]
+        ]
         rows += [
             [
                 row.tool,
@@ -273,6 +299,7 @@ class ToolTable(msgspec.Struct, frozen=True, kw_only=True):
                 str(row.executors) if row.executors else "-",
                 row.program or ("no" if row.type else "-"),
                 row.version or (f"? ({row.version_reason})" if row.version_reason else "-"),
+                row.sandboxed or "-",
                 row.adapter or "-",
                 ", ".join(row.capabilities) or "-",
                 ", ".join(row.fallback) or "-",
@@ -287,9 +314,18 @@ class ToolTable(msgspec.Struct, frozen=True, kw_only=True):
             "",
             f"{there} of {known} found on this machine, on the PATH of {PLACES[self.found_by]}",
         ]
+        lines += [f"without a sandbox: {', '.join(tools)}: {reason}" for reason, tools in self._unconfined().items()]
         if self.remote:
             lines.append("the cluster's executors may be on other machines, and have other tools")
         return lines
+
+    def _unconfined(self) -> dict[str, list[str]]:
+        """Why tools would run without the sandbox that they want, or not at all, and which."""
+        found: dict[str, list[str]] = {}
+        for row in self.tools:
+            if row.unconfined:
+                found.setdefault(one_line(row.unconfined, 1000), []).append(row.tool)
+        return found
 
 
 def _held(row: ToolRow) -> str:

@@ -74,9 +74,7 @@ def needs_of_path(search: str, system: Sequence[Path] = ()) -> Iterator[Path]:
         yield from _managed(folder / "program")
 
 
-def needs_of(
-    programs: Sequence[Path], search: str, *, system: Sequence[Path] = (), own: Sequence[Path] = ()
-) -> Needs:
+def needs_of(programs: Sequence[Path], search: str, *, system: Sequence[Path] = (), own: Sequence[Path] = ()) -> Needs:
     """What programs need to start besides `system`, which is there anyway; `search` is their PATH.
 
     Nothing that lies in `own` is followed: these are folders that a tool may have written.

@@ -101,12 +101,14 @@ class Exposure(msgspec.Struct, frozen=True, kw_only=True):
     hidden: tuple[Path, ...] = ()
 
 
-async def look(supervisor: Supervisor, folder: Path) -> Bubblewrap:
+async def look(supervisor: Supervisor, folder: Path, path: str | None = None) -> Bubblewrap:
     """Finds out by running one whether a sandbox can be had; `folder` is for the outputs of the trial.
+
+    `path` is the PATH of the executor, by default our own.
 
     Root needs no user namespace for it where it has all its capabilities, and needs one in most containers.
     """
-    program = shutil.which("bwrap")
+    program = shutil.which("bwrap", path=path)
     if program is None:
         return Bubblewrap(reason="bubblewrap is not installed: install it (bwrap), or put it on the executor's PATH")
     said = ""

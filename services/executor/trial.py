@@ -53,12 +53,18 @@ _PATHS: Final = re.compile(r"""(?<![\w.])/[^\s:;,'"`()<>\[\]]+""")
 class Tried(msgspec.Struct, frozen=True, kw_only=True):
     """What came of a trial. `version` is empty when it is not known, `reason` then says why.
 
-    `unconfined` says why it cannot run in its sandbox, and what to do; "" when nothing speaks against it.
+    `refusal` says why it cannot run in its sandbox, "" when nothing speaks against it; `remedy` what to do then.
     """
 
     version: str = ""
     reason: str = ""
-    unconfined: str = ""
+    refusal: str = ""
+    remedy: str = ""
+
+    @property
+    def unconfined(self) -> str:
+        """Both in one."""
+        return f"{self.refusal}: {self.remedy}" if self.refusal else ""
 
 
 class _Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,7 +136,7 @@ class Trials:
             return tried
 
     def _counts(self, known: _Known) -> bool:
-        ttl_s = VERSION_TTL_S if known.tried.version and not known.tried.unconfined else UNTOLD_TTL_S
+        ttl_s = VERSION_TTL_S if known.tried.version and not known.tried.refusal else UNTOLD_TTL_S
         return self._now_s() - known.at_s < ttl_s
 
     async def _try(
@@ -149,14 +155,14 @@ class Trials:
         if sandbox is None or inside.came not in ({"unstarted"} if strict else {"failed", "unstarted"}):
             return inside.came != "unasked", Tried(version=inside.version, reason=inside.reason)
         if strict:
-            refusal = _refusal(program, inside, "does not start inside of the sandbox")
-            return True, Tried(reason=inside.reason, unconfined=refusal)
+            refusal, remedy = _refusal(program, inside, "does not start inside of the sandbox")
+            return True, Tried(reason=inside.reason, refusal=refusal, remedy=remedy)
         outside = await self._ask(program, profile, env, None, context)
         starts = outside.came == "answered" or (outside.came == "slow" and inside.came == "unstarted")
         if not starts:
             return outside.came != "unasked", Tried(reason=outside.reason)
-        unconfined = _refusal(program, inside, "does not start inside of the sandbox, and does outside")
-        return True, Tried(version=outside.version, reason=outside.reason, unconfined=unconfined)
+        refusal, remedy = _refusal(program, inside, "does not start inside of the sandbox, and does outside")
+        return True, Tried(version=outside.version, reason=outside.reason, refusal=refusal, remedy=remedy)
 
     async def _ask(
         self,
@@ -244,12 +250,13 @@ def _answered(ended: Exit, said: Sequence[bytes], *, wrapped: bool) -> _Answer:
     return _Answer(came="answered", version=version, reason="" if version else "it printed nothing")
 
 
-def _refusal(program: Path, inside: _Answer, what: str) -> str:
+def _refusal(program: Path, inside: _Answer, what: str) -> tuple[str, str]:
+    """What is told of a program that does not start inside, and what to do."""
     lines = list(_printable(inside.printed))
     told = f": {lines[0][:REASON_CHARS]}" if lines else ""
     asked_for = dict.fromkeys(path for line in lines for path in _PATHS.findall(line))
     missed = [path for path in asked_for if os.path.exists(path)]  # noqa: PTH110 - false where we may not look
-    return f"{program} {what} ({inside.reason}{told}): {_remedy(missed[:MISSED_MAX])}"
+    return f"{program} {what} ({inside.reason}{told})", _remedy(missed[:MISSED_MAX])
 
 
 def _remedy(missed: Sequence[str]) -> str:

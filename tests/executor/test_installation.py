@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from services.executor.installation import PROGRAMS_MAX, names_of, needs_of, needs_of_path
-from services.executor.sandbox import Bubblewrap, Exposure, Sandbox, look
+from services.executor.sandbox import Exposure, Sandbox, look
 from services.executor.trial import Trials
 from services.process import Supervisor, child_environment
 from services.profiles import ToolProfile

@@ -122,7 +122,7 @@ def breaker(tool: str, state: str, failures: int = 0, until_ns: int = 0, reason:
 
 
 def test_a_row_says_all_of_a_tool() -> None:
-    found = {"claude": FoundTool(program="/opt/claude", version="2.0.14")}
+    found = {"claude": FoundTool(program="/opt/claude", version="2.0.14", sandboxed="yes")}
     executors = [
         Executor(
             executor=name, boot="b", pool="default", slots=1, state="idle", since_ns=0, reason="", tools={"claude": ""}
@@ -136,6 +136,7 @@ def test_a_row_says_all_of_a_tool() -> None:
         "executors",
         "found",
         "version",
+        "sandbox",
         "adapter",
         "capabilities",
         "fallback",
@@ -147,12 +148,13 @@ def test_a_row_says_all_of_a_tool() -> None:
         "2",
         "/opt/claude",
         "2.0.14",
+        "yes",
         "claude",
         "code_generation",
         "codex",
         "closed",
     ]
-    assert ruff.split() == ["ruff", "static-check", "-", "no", "-", "-", "-", "-", "closed"]
+    assert ruff.split() == ["ruff", "static-check", "-", "no", "-", "-", "-", "-", "-", "closed"]
 
 
 def test_breakers_and_pauses_are_told_those_of_providers_and_unknown_tools_as_well() -> None:
@@ -176,6 +178,18 @@ def test_breakers_and_pauses_are_told_those_of_providers_and_unknown_tools_as_we
     assert rows["provider:anthropic"].endswith(": usage_limit")
     assert rows["theirs"].endswith("  half open, 5 failed")
     assert "gpu" not in rows
+
+
+def test_tools_without_the_sandbox_that_they_want_are_named_with_the_reason() -> None:
+    why = "/opt/claude does not start inside of the sandbox: name what it needs"
+    found = {
+        "claude": FoundTool(program="/opt/claude", sandboxed="no", unconfined=why),
+        "ruff": FoundTool(program="/opt/ruff", sandboxed="no"),
+    }
+    lines = table(Fleet(executors=[], breakers=[], pauses=[]), found).lines()
+    assert [line.split()[5] for line in lines[1:3]] == ["no", "no"]
+    assert f"without a sandbox: claude: {why}" in lines
+    assert not [line for line in lines if line.startswith("without a sandbox") and "ruff" in line]
 
 
 def test_what_tools_say_cannot_steer_a_terminal() -> None:
