@@ -296,6 +296,26 @@ def test_tools_are_looked_up_and_never_started(alone: Path, programs: Callable[.
     assert not (tmp_path / "started").exists()
 
 
+def test_ai_tools_that_do_not_start_in_their_sandbox_are_named(
+    alone: Path, programs: Callable[..., Path], tmp_path: Path
+) -> None:
+    """With what to do; and none of the repository's is started."""
+    needed = tmp_path / "elsewhere" / "data"
+    needed.parent.mkdir()
+    needed.touch()
+    claude = programs("claude", f"cat {needed} && echo 1.0")
+    programs("codex", "echo 2.0")
+    programs("gemini", "sleep 600")
+    found = told("sandboxed tools")
+    if "none can be had" in found.found:
+        pytest.skip(f"no sandbox can be had here: {found.found}")
+    assert found.state == "warning"
+    assert f"{claude} does not start inside of the sandbox, and does outside" in found.found
+    assert "codex" in found.found.split(" start inside; ")[0]
+    assert "gemini did not answer within" in found.found
+    assert f'claude: name what it needs in its profile, "sandbox_read": ["{needed}"]' in found.remedy
+
+
 def test_credentials_are_told_by_name_and_never_by_value(
     alone: Path, programs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, swell: Swell, tmp_path: Path
 ) -> None:
