@@ -142,6 +142,10 @@ class WorkstreamChecks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         ]
         | None
     ) = None
+    strict: (
+        Annotated[bool, Meta(description="true or false; false: findings that are no hard fail do not fail STATIC")]
+        | None
+    ) = None
     allow_no_change: Annotated[
         bool, Meta(description="true or false; true: EDIT that changes nothing counts as success")
     ] = False

@@ -12,6 +12,8 @@ The order, each layer only for the keys it gives: what Swell ships < ``swell.tom
     fix_tiers = ["codex", "claude"]             # tool profile ids that take over FIX after one attempt each, the last for good
     droppings = ["__pycache__/"]                # gitignore patterns kept out of snapshots and scope
     tool_profiles = "tools/tool_profiles.json"  # a file of the repository that overlays the shipped profiles
+    plugins = "tools/plugins"                   # a folder of the repository with plugins: more static tools
+    strict = true                               # false: findings that are no hard fail do not fail STATIC
 """
 
 import re
@@ -78,6 +80,8 @@ class Checks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     fix_tiers: tuple[str, ...] | None = None
     droppings: tuple[str, ...] | None = None
     tool_profiles: str | None = None
+    plugins: str | None = None
+    strict: bool | None = None
 
 
 class Overrides(Protocol):
@@ -98,6 +102,8 @@ class Overrides(Protocol):
     @property
     def setup(self) -> tuple[str | tuple[str, ...], ...] | None: ...
     @property
+    def strict(self) -> bool | None: ...
+    @property
     def allow_no_change(self) -> bool: ...
     @property
     def gates(self) -> Literal["none"] | None: ...
@@ -115,6 +121,8 @@ class EffectiveChecks(msgspec.Struct, frozen=True, kw_only=True):
     fix_tiers: tuple[str, ...] = ()
     droppings: tuple[str, ...] = DEFAULT_DROPPINGS
     tool_profiles: str | None = None
+    plugins: str | None = None
+    strict: bool = True
     allow_no_change: bool = False
 
     @property
@@ -147,12 +155,18 @@ def resolve(
 ) -> EffectiveChecks:
     """The settings in force, from the repository's, the run's context and the bundle's ``metadata.swell``.
 
-    Of the context only the keys of ``swell.toml`` count; what else stands there is not looked at.
+    Of the context only the keys of ``swell.toml`` count; what else stands there is not looked at. ``strict`` may be the
+    text "true" or "false" there.
 
     Raises:
-        ChecksError: the context or the bundle gives one of these keys a value that is not understood or not usable.
+        ChecksError: the context or the bundle gives one of these keys a value that is not understood or not usable; or
+            the context gives ``plugins``, which are read from the repository only.
     """
     of_context = {key: value for key, value in (context or {}).items() if key in Checks.__struct_fields__}
+    if "plugins" in of_context:
+        raise ChecksError("run context: plugins are read from the repository. Name their folder in swell.toml.")
+    if of_context.get("strict") in ("true", "false"):
+        of_context["strict"] = of_context["strict"] == "true"
     of_bundle = {
         key: value
         for key in Checks.__struct_fields__
@@ -193,10 +207,10 @@ def _layer(document: Mapping[str, Any], source: str) -> Checks:
             raise ChecksError(f"{source}: {key}: {error}.") from error
         except re.error as error:
             raise ChecksError(f"{source}: {key}: not a gitignore pattern: {error}; correct it or remove it.") from error
-    if checks.tool_profiles is not None:
-        path = PurePosixPath(checks.tool_profiles)
-        if path.is_absolute() or ".." in path.parts:
-            raise ChecksError(f"{source}: tool_profiles must be a path inside the repository, not {str(path)!r}.")
+    for key, named_path in (("tool_profiles", checks.tool_profiles), ("plugins", checks.plugins)):
+        path = PurePosixPath(named_path or "inside")
+        if path.is_absolute() or ".." in path.parts or not path.parts:
+            raise ChecksError(f"{source}: {key} must be a path inside the repository, not {str(path)!r}.")
     return checks
 
 

@@ -10,6 +10,7 @@ Pure. Time is linear in the text: no expression here can backtrack over it.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import Final, Literal
@@ -20,6 +21,13 @@ OUTPUT_CHARS_MAX: Final = 1_000_000
 """Characters at the end of an output without diagnostics that enter its signature: tools say last what failed."""
 
 Severity = Literal["error", "warning", "info"]
+Category = Literal["syntax", "type", "style", "formatting", "security", "test_failure", "other"]
+
+HARD_FAILS: Final[frozenset[Category]] = frozenset({"syntax", "type", "test_failure"})
+"""What no setting lets pass."""
+
+MORE_FINDINGS: Final = "more-findings"
+"""The code of a last diagnostic that says how many there are in all; it is none itself."""
 
 
 class Diagnostic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -32,8 +40,49 @@ class Diagnostic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     end_line: int | None = None
     end_column: int | None = None
     severity: Severity = "error"
+    category: Category = "other"
     code: str = ""
     message: str
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """What diagnostics come to, all together.
+
+    `has_hard_fail`: one of them is of HARD_FAILS. `style_only`: there are some, and all are style or formatting.
+    """
+
+    total_issues: int
+    issues_by_tool: dict[str, int]
+    issues_by_category: dict[Category, int]
+    has_hard_fail: bool
+    style_only: bool
+    total_errors: int
+    total_warnings: int
+
+
+def summarise(diagnostics: Sequence[Diagnostic]) -> Summary:
+    """The summary of those that are kept: what MORE_FINDINGS stands for is not counted."""
+    kept = [one for one in diagnostics if one.code != MORE_FINDINGS]
+    categories = Counter(one.category for one in kept)
+    severities = Counter(one.severity for one in kept)
+    return Summary(
+        total_issues=len(kept),
+        issues_by_tool=dict(sorted(Counter(one.tool for one in kept).items())),
+        issues_by_category=dict(sorted(categories.items())),
+        has_hard_fail=not HARD_FAILS.isdisjoint(categories),
+        style_only=bool(kept) and categories.keys() <= {"style", "formatting"},
+        total_errors=severities["error"],
+        total_warnings=severities["warning"],
+    )
+
+
+def tolerable(diagnostics: Sequence[Diagnostic]) -> bool:
+    """Whether a check that failed for these may pass where `strict` is off: there are some, all are known, none is hard."""
+    return (
+        bool(diagnostics)
+        and all(one.code != MORE_FINDINGS for one in diagnostics)
+        and not summarise(diagnostics).has_hard_fail
+    )
 
 
 def printable(text: str) -> str:

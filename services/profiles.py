@@ -14,7 +14,9 @@ from typing import Any, Literal
 import msgspec
 
 from services import expression
+from services.diagnostic import Category, Severity
 from services.outcome import OutcomeClass
+from services.scope import Droppings, ScopeError
 
 PROFILES_BYTES = 1024 * 1024
 STRING_BYTES_MAX = 64 * 1024
@@ -30,6 +32,11 @@ FALLBACKS_MAX = 10
 HOME_FILES_MAX = 20
 NAME_CHARS_MAX = 200
 POINTER_STEPS_MAX = 20
+EXTENSIONS_MAX = 100
+REQUIRES_MAX = 100
+CODES_MAX = 200
+CODE_CHARS_MAX = 200
+PLUGIN_NAME_CHARS_MAX = 200
 EXIT_CODE_MAX = 255
 _EXIT_CODES = frozenset(str(code) for code in range(EXIT_CODE_MAX + 1))
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -51,6 +58,7 @@ Sandboxing = Literal["auto", "bwrap", "none"]
 Network = Literal["all", "loopback", "none"]
 _REFERENCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:/.*", re.DOTALL)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_EXTENSION = re.compile(r"\*|\.[A-Za-z0-9_+-][A-Za-z0-9_.+-]{0,39}")
 
 Argument = str | tuple[str, ...]
 """One argument, or a group of them that is there only when every placeholder in it stands for something."""
@@ -253,6 +261,15 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             placeholder that the context of the run fills, and is by default what ``{model}`` in its arguments stands for. Rates
             across runs go by both, and costs by the model.
         home_files: files that are put into its fresh home folder: relative path to content, as it is.
+        file_extensions: how the files end that it is given, such as ".py"; none, or "*" among them: all. A check of which
+            no file ends like that passes without a process.
+        requires: other checks of the same workstream that come before it in STATIC.
+        plugin: what it is called as a plugin, see services/plugins.py; such a profile is a check of every workstream.
+        categories: code prefix to the category of its diagnostics; the longest prefix counts, "" is every code.
+        severities: the same for their severity.
+        per_file: whether what it says of a file depends on nothing but that file and ``config_files``, so that a file
+            which it found nothing in need not be looked at again. It needs ``{files}``.
+        config_files: gitignore patterns of the repository's files on which a ``per_file`` check depends besides.
     """
 
     command: str
@@ -290,6 +307,13 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     provider: str | None = None
     model: str | None = None
     home_files: dict[str, str] = {}
+    file_extensions: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+    plugin: str | None = None
+    categories: dict[str, Category] = {}
+    severities: dict[str, Severity] = {}
+    per_file: bool = False
+    config_files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.command:
@@ -311,6 +335,8 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         self._check_model()
         self._check_home_files()
         self._check_secrets()
+        self._check_files()
+        self._check_plugin()
         for group in (*self.args, *(self.fix_args or ())):
             if not isinstance(group, str) and not _names_in(group):
                 raise ValueError(
@@ -347,6 +373,43 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError(
                 "adapter codex cannot read what a resumed thread used, for it tells the totals of the whole thread; drop resume"
             )
+
+    def _check_files(self) -> None:
+        if len(self.file_extensions) > EXTENSIONS_MAX:
+            raise ValueError(f"file_extensions has {len(self.file_extensions)} entries; use at most {EXTENSIONS_MAX}")
+        for extension in self.file_extensions:
+            if not _EXTENSION.fullmatch(extension):
+                raise ValueError(
+                    f'file_extensions has {extension[:40]!r}; begin each with a dot, such as ".py", or write "*" for all'
+                )
+        if self.per_file and "files" not in placeholders(self, fix=False):
+            raise ValueError('per_file is for a tool that is given its files; add "{files}" to args, or drop per_file')
+        if self.config_files and not self.per_file:
+            raise ValueError("config_files is for per_file checks; set per_file, or drop it")
+        try:
+            Droppings(self.config_files)
+        except (ScopeError, re.error) as error:
+            raise ValueError(f"config_files: {error}") from error
+
+    def _check_plugin(self) -> None:
+        if len(self.requires) > REQUIRES_MAX or len(set(self.requires)) < len(self.requires) or "" in self.requires:
+            raise ValueError(f"requires must name at most {REQUIRES_MAX} other checks, each once")
+        if self.plugin is not None and not 0 < len(self.plugin.strip()) <= PLUGIN_NAME_CHARS_MAX:
+            raise ValueError(f"plugin must be a name of 1 to {PLUGIN_NAME_CHARS_MAX} characters")
+        for field, prefixes in (("categories", self.categories), ("severities", self.severities)):
+            if len(prefixes) > CODES_MAX or any(len(prefix) > CODE_CHARS_MAX for prefix in prefixes):
+                raise ValueError(
+                    f"{field} may have {CODES_MAX} prefixes of {CODE_CHARS_MAX} characters each; drop some"
+                )
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """How the files end that it is given; empty: in any way."""
+        return () if "*" in self.file_extensions else self.file_extensions
+
+    def given(self, files: Sequence[str]) -> list[str]:
+        """Those of the files that it is given."""
+        return [file for file in files if not self.suffixes or file.endswith(self.suffixes)]
 
     def _check_home_files(self) -> None:
         if len(self.home_files) > HOME_FILES_MAX:
@@ -426,15 +489,20 @@ def parse_tool_profiles(data: bytes, source: str) -> dict[str, ToolProfile]:
         raise ProfileError(
             f"{source}: larger than {PROFILES_BYTES} bytes. Split it, or drop what is not a tool profile."
         )
-    try:
-        document = json.loads(data, object_pairs_hook=_no_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise ProfileError(f"{source}: not valid JSON ({error}). Correct it at the place named.") from error
+    document = json_of(data, source)
     if not isinstance(document, dict):
         raise ProfileError(f'{source}: must be an object {{"<tool id>": {{"command": …}}}}.')
     for tool in document:
         _check_values(tool, f"{source}: tool {tool[:80]!r}", "its id")
-    return {tool: _profile(raw, tool, source) for tool, raw in document.items()}
+    return {tool: profile_of(raw, tool, source) for tool, raw in document.items()}
+
+
+def json_of(data: bytes, source: str) -> object:
+    """What a JSON file says. Raises ProfileError when it is none, or has a key twice in one object."""
+    try:
+        return json.loads(data, object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise ProfileError(f"{source}: not valid JSON ({error}). Correct it at the place named.") from error
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -446,7 +514,8 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _profile(raw: object, tool: str, source: str) -> ToolProfile:
+def profile_of(raw: object, tool: str, source: str) -> ToolProfile:
+    """The profile that the fields of a file make. Raises ProfileError as `load_tool_profiles`."""
     where = f"{source}: tool {tool!r}"
     if not isinstance(raw, dict):
         raise ProfileError(f'{where}: must be an object with at least "command".')
@@ -468,6 +537,8 @@ def _profile(raw: object, tool: str, source: str) -> ToolProfile:
         raise ProfileError(f"{where}: {error}. See the fields of ToolProfile.") from error
     if tool in profile.fallback:
         raise ProfileError(f"{where}: fallback names the tool itself. Name another one, or leave it out.")
+    if tool in profile.requires:
+        raise ProfileError(f"{where}: requires names the tool itself. Name another one, or leave it out.")
     return profile
 
 

@@ -121,6 +121,26 @@ def list_files(root: Path, commit: str, limit: int) -> list[str]:
     return [readable(name) for name in names[:limit] if name]
 
 
+def list_folder(root: Path, commit: str, path: str, limit: int) -> dict[str, str] | None:
+    """What stands in the folder `path` of `commit`, at most `limit` names: name to "folder", "file", "link" or "submodule".
+
+    None when there is no such folder. Raises RepositoryError GIT_FAILED.
+    """
+    path = path.rstrip("/")
+    listed = _run(
+        _git(root), "ls-tree", "-z", "--full-tree", _checked(commit), "--", f"{path}/", output_bytes=LISTING_BYTES
+    )
+    entries = [entry for entry in listed.split(b"\0", limit)[:limit] if entry]
+    found = {}
+    for entry in entries:
+        description, _, name = entry.partition(b"\t")
+        found[readable(name.rpartition(b"/")[2])] = _KINDS.get(description.split()[0], "file")
+    return found or None
+
+
+_KINDS: Final = {b"040000": "folder", b"120000": "link", b"160000": "submodule"}
+
+
 def _git(folder: Path) -> Git:
     return Git(folder, user_config=True)
 

@@ -15,10 +15,11 @@ from msgspec import UNSET, UnsetType
 
 from services.aim import Registry, Route, route_for
 from services.bundle import WorkstreamBundle, WorkstreamChecks
-from services.checks import Checks, EffectiveChecks, resolve
+from services.checks import Checks, EffectiveChecks
 from services.events import Check, CheckKind, Step
 from services.outcome import BudgetMode, NanoUsd
 from services.plan import Footprint, footprint
+from services.plugins import in_force
 from services.profiles import ToolProfile, placeholders
 
 CHECKS_NAMED_MAX = 100
@@ -119,7 +120,7 @@ class Definitions:
         self._footprints: dict[str, Footprint] = {}
         self._alike: bool | None = None
         self._texts: dict[str, str] = {}
-        self._identities: dict[tuple[str, str, str, Ranges | None], Check] = {}
+        self._identities: dict[tuple[str, str, str, Ranges | None, bool], Check] = {}
         self._routes: dict[str, Route | None] = {}
         self._chains: dict[tuple[str, Step], tuple[str, ...]] = {}
 
@@ -131,13 +132,13 @@ class Definitions:
         return known
 
     def checks(self, workstream: str) -> EffectiveChecks:
-        """The checks of one workstream: repository, then run context, then its own `metadata.swell`."""
+        """The checks of one workstream: repository, then run context, then its own `metadata.swell`; and all plugins."""
         known = self._checks.get(workstream)
         if known is None:
             override = self.bundles[workstream].checks
             known = self._resolved.get(override)
             if known is None:
-                known = resolve(self.spec.checks, self.spec.options.context, override)
+                known = in_force(self.spec.checks, self.spec.options.context, override, self.spec.profiles)
                 self._resolved[override] = known
             self._checks[workstream] = known
         return known
@@ -209,6 +210,13 @@ class Definitions:
             case _:
                 return []
 
+    def is_strict(self, check: Check, ranges: Sequence[tuple[int, int]]) -> bool:
+        """Whether findings that are no hard fail fail this check of the workstreams in these ranges."""
+        if check.kind != "static":
+            return True
+        workstreams = [workstream for start, end in ranges for workstream in self.order[start:end]]
+        return self._is_strict(check.name, workstreams)
+
     def text(self, check: Check) -> str:
         """The whole text of an acceptance test; for any other check, its name."""
         return self._texts.get(check.check, check.name)
@@ -238,7 +246,7 @@ class Definitions:
                 [] if first is None else [*first.static_tools, *([first.runtime_tool] if first.runtime_tool else [])]
             )
             profiles = [self.spec.profiles[tool] for tool in tools if tool in self.spec.profiles]
-            self._alike = not any("files" in placeholders(profile, fix=False) for profile in profiles) and all(
+            self._alike = not any(_depends_on_files(profile) for profile in profiles) and all(
                 self.checks(name) is first and not self.bundles[name].acceptance_tests for name in self.order
             )
         return self._alike
@@ -249,7 +257,15 @@ class Definitions:
 
     def _static(self, workstreams: Sequence[str], ranges: Ranges) -> list[Check]:
         tools = dict.fromkeys(tool for workstream in workstreams for tool in self.checks(workstream).static_tools)
-        return [self._identify("static", tool, workstreams[0], ranges) for tool in tools]
+        return [
+            self._identify("static", tool, workstreams[0], ranges, strict=self._is_strict(tool, workstreams))
+            for tool in tools
+        ]
+
+    def _is_strict(self, tool: str, workstreams: Sequence[str]) -> bool:
+        """Whether one of those that ask for a static tool is strict; None asks: strict."""
+        asking = [checks.strict for checks in map(self.checks, workstreams) if tool in checks.static_tools]
+        return any(asking) or not asking
 
     def _runtime(self, workstreams: Sequence[str], ranges: Ranges) -> list[Check]:
         tools = dict.fromkeys(
@@ -260,22 +276,27 @@ class Definitions:
             self._identify("acceptance", text, workstreams[0], ranges) for text in tests
         ]
 
-    def _identify(self, kind: CheckKind, name: str, workstream: str, ranges: Ranges) -> Check:
-        """A check is the same check when its tool, its arguments, its environment and the files it is given are the same."""
+    def _identify(self, kind: CheckKind, name: str, workstream: str, ranges: Ranges, *, strict: bool = True) -> Check:
+        """A check is the same when its tool, its arguments, its environment, its files and what fails it are the same."""
         profile = self.spec.profiles.get(name) if kind != "acceptance" else None
-        takes_files = profile is not None and "files" in placeholders(profile, fix=False)
+        takes_files = profile is not None and _depends_on_files(profile)
         setup = self.checks(workstream).setup
-        key = (kind, name, repr(setup), ranges if takes_files else None)
+        key = (kind, name, repr(setup), ranges if takes_files else None, strict)
         known = self._identities.get(key)
         if known is None:
-            definition = msgspec.json.encode([kind, name, profile, setup, ranges if takes_files else None])
-            digest = hashlib.sha256(definition).hexdigest()[:16]
+            parts = [kind, name, profile, setup, ranges if takes_files else None, *([] if strict else ["not strict"])]
+            digest = hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:16]
             short = name if len(name) <= CHECK_NAME_CHARS else f"{name[: CHECK_NAME_CHARS - 1]}…"
             known = Check(check=digest, kind=kind, name=short)
             if kind == "acceptance":
                 self._texts[digest] = name
             self._identities[key] = known
         return known
+
+
+def _depends_on_files(profile: ToolProfile) -> bool:
+    """Whether it matters to a tool which files a workstream declares: to what it is given, or to whether it is run."""
+    return bool(profile.suffixes) or "files" in placeholders(profile, fix=False)
 
 
 def ranges_with(ranges: Sequence[tuple[int, int]], index: int) -> Ranges:

@@ -61,8 +61,12 @@ def detected_checks(repo: Path) -> tuple[Path, str]:
 def local_plan(path: Path, repo: Path) -> PlanReport:
     """The plan of the bundles at `path`, by what the repository says of checks and tools, if it is one."""
     from services.bundle import WorkstreamBundle  # noqa: PLC0415 - as above
-    from services.checks import CHECKS_BYTES, CHECKS_FILE, ChecksError, parse_checks, resolve  # noqa: PLC0415 - as above
+    from services.checks import CHECKS_BYTES, CHECKS_FILE, ChecksError, parse_checks  # noqa: PLC0415 - as above
+    from services.discovery import plugins_at  # noqa: PLC0415 - as above
     from services.plan import validate_plan  # noqa: PLC0415 - as above
+    from services.plugins import in_force as checks_in_force  # noqa: PLC0415 - as above
+    from services.plugins import requirement_problems  # noqa: PLC0415 - as above
+    from services.profiles import ProfileError, ToolProfile  # noqa: PLC0415 - as above
     from services.repository import RepositoryError, inspect, read_file  # noqa: PLC0415 - as above
     from swell.settings import MAX_WORKERS, RunSettings, in_force  # noqa: PLC0415 - as above
     from swell.submission import load_bundles  # noqa: PLC0415 - as above
@@ -70,27 +74,35 @@ def local_plan(path: Path, repo: Path) -> PlanReport:
     bundles = load_bundles(path)
     settings = in_force(RunSettings())
     checks = None
+    plugins: dict[str, ToolProfile] = {}
     known_repository = True
     try:
         state = inspect(repo, allow_dirty=True)
         data = read_file(state.root, state.base_commit, CHECKS_FILE, CHECKS_BYTES)
         checks = None if data is None else parse_checks(data, CHECKS_FILE)
+        if checks is not None and checks.plugins is not None:
+            plugins = plugins_at(state.root, state.base_commit, checks.plugins)
     except RepositoryError:
         known_repository = False
     except ChecksError as error:
         raise invalid("BAD_CHECKS", str(error), "Mend it, then commit it.", str(repo)) from error
+    except ProfileError as error:
+        raise invalid("BAD_PROFILES", str(error), "Mend the plugins, then commit them.", str(repo)) from error
 
     def checked(bundle: WorkstreamBundle) -> bool:
-        found = resolve(checks, None, bundle.checks)
+        found = checks_in_force(checks, None, bundle.checks, plugins)
         return bool(not known_repository or found.static_tools or found.runtime_tool or bundle.acceptance_tests)
 
-    return validate_plan(
+    report = validate_plan(
         bundles,
         known_tools=None,
         max_workers=settings.max_workers or MAX_WORKERS,
         checks_present=checked,
         registry=_registry() if any(bundle.capability for bundle in bundles) else None,
     )
+    # What else they require may be a plugin or a profile of the scheduler's, which only a submission meets.
+    circles = [problem for problem in requirement_problems(sorted(plugins), plugins) if problem.code.endswith("_CYCLE")]
+    return msgspec.structs.replace(report, errors=[*report.errors, *circles], valid=report.valid and not circles)
 
 
 def _registry() -> Registry:

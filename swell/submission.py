@@ -164,8 +164,13 @@ def encode_context(context: Mapping[str, Any]) -> str:
 
 
 def _profiles(root: Path, commit: str, checks_toml: bytes, file: str | None, given: Mapping[str, ToolProfile]) -> bytes:
-    """The repository's own tool profiles, then those of `file`, then `given`, as one JSON object; empty for none."""
-    from services.checks import CHECKS_FILE, ChecksError, parse_checks  # noqa: PLC0415 - as above
+    """The repository's own tool profiles, then those of `file`, then `given`, and its plugins, as one JSON object.
+
+    Empty for none.
+    """
+    from services.checks import CHECKS_FILE, Checks, ChecksError, parse_checks  # noqa: PLC0415 - as above
+    from services.discovery import plugins_at  # noqa: PLC0415 - as above
+    from services.plugins import with_plugins  # noqa: PLC0415 - as above
     from services.profiles import (  # noqa: PLC0415 - as above
         PROFILES_BYTES,
         ProfileError,
@@ -177,7 +182,8 @@ def _profiles(root: Path, commit: str, checks_toml: bytes, file: str | None, giv
 
     layers: list[Mapping[str, ToolProfile]] = []
     try:
-        named = parse_checks(checks_toml, f"{CHECKS_FILE} at {commit[:12]}").tool_profiles if checks_toml else None
+        checks = parse_checks(checks_toml, f"{CHECKS_FILE} at {commit[:12]}") if checks_toml else Checks()
+        named = checks.tool_profiles
         if named is not None:
             data = read_file(root, commit, named, PROFILES_BYTES)
             if data is None:
@@ -190,11 +196,12 @@ def _profiles(root: Path, commit: str, checks_toml: bytes, file: str | None, giv
             layers.append(parse_tool_profiles(data, f"{named} at {commit[:12]}"))
         if file is not None:
             layers.append(load_tool_profiles(Path(file).expanduser()))
+        plugins = plugins_at(root, commit, checks.plugins) if checks.plugins is not None else {}
+        merged = with_plugins(overlay({}, *layers, given), plugins)
     except ChecksError as error:
         raise invalid("BAD_CHECKS", str(error), "Commit the mended file, or name another base.", str(root)) from error
     except ProfileError as error:
         raise invalid("BAD_PROFILES", str(error), "Mend the tool profiles.") from error
-    merged = overlay({}, *layers, given)
     return msgspec.json.encode({tool: _given_fields(profile) for tool, profile in merged.items()}) if merged else b""
 
 

@@ -114,6 +114,12 @@ def _summary(found: dict[str, Any]) -> list[str]:
         lines.append(f"  {where}: {item.get('code') or item.get('tool', '')} {item.get('message', '')}")
     if len(told) > DIAGNOSTICS_SHOWN:
         lines.append(f"  and {len(told) - DIAGNOSTICS_SHOWN} more")
+    summary = found.get("summary")
+    categories = summary.get("issues_by_category") if isinstance(summary, dict) else None
+    if isinstance(categories, dict) and categories:
+        lines.append("  findings: " + ", ".join(f"{count} {name}" for name, count in categories.items()))
+    if tolerated := _objects(found.get("tolerated")):
+        lines.append(f"  {len(tolerated)} of these tolerated, since strict is false")
     return [line[: len(line) - len(line.lstrip())] + one_line(line, 500) for line in lines]
 
 

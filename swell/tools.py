@@ -18,11 +18,14 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from services.checks import CHECKS_BYTES, CHECKS_FILE, ChecksError, EffectiveChecks, parse_checks, resolve
+from services.checks import CHECKS_BYTES, CHECKS_FILE, Checks, ChecksError, EffectiveChecks, parse_checks
+from services.discovery import plugins_at
 from services.executor.found import FoundTool, ToolFinder
 from services.executor.sandbox import Exposure, Sandbox
 from services.executor.sandbox import look as look_for_sandbox
 from services.executor.tools import tool_path
+from services.plugins import in_force as checks_in_force
+from services.plugins import with_plugins
 from services.process import ProcessError, Supervisor
 from services.profiles import (
     PROFILES_BYTES,
@@ -81,11 +84,12 @@ def known_tools(repo: Path, file: str | None = None) -> Known:
     tools = shipped_tools()
     try:
         found = _repository(repo)
+        own, plugins = ({}, {}) if found is None else found[1:]
+        users = {} if file is None else load_tool_profiles(Path(file).expanduser())
+        with_plugins(own | users, plugins)
+        tools |= _from("repository", own) | _from("file", users) | _from("repository", plugins)
         if found is not None:
-            checks, own = found
-            tools |= _from("repository", own)
-        if file is not None:
-            tools |= _from("file", load_tool_profiles(Path(file).expanduser()))
+            checks = checks_in_force(found[0], None, None, {tool: known.profile for tool, known in tools.items()})
     except RepositoryError as error:
         raise invalid(error.code, str(error.args[0]), error.remedy, str(repo)) from error
     except ChecksError as error:
@@ -109,8 +113,8 @@ def _from(origin: Origin, profiles: Mapping[str, ToolProfile]) -> dict[str, Know
     return {tool: KnownTool(profile=profile, origin=origin) for tool, profile in profiles.items()}
 
 
-def _repository(repo: Path) -> tuple[EffectiveChecks, dict[str, ToolProfile]] | None:
-    """The committed settings of a repository, and its own profiles; None when it is none."""
+def _repository(repo: Path) -> tuple[Checks, dict[str, ToolProfile], dict[str, ToolProfile]] | None:
+    """The committed settings of a repository, its own profiles, and its plugins; None when it is none."""
     try:
         state = inspect(repo, allow_dirty=True)
     except RepositoryError as error:
@@ -118,9 +122,10 @@ def _repository(repo: Path) -> tuple[EffectiveChecks, dict[str, ToolProfile]] | 
             return None
         raise
     settings = read_file(state.root, state.base_commit, CHECKS_FILE, CHECKS_BYTES)
-    checks = resolve(None if settings is None else parse_checks(settings, CHECKS_FILE), None, None)
+    checks = Checks() if settings is None else parse_checks(settings, CHECKS_FILE)
+    plugins = {} if checks.plugins is None else plugins_at(state.root, state.base_commit, checks.plugins)
     if checks.tool_profiles is None:
-        return checks, {}
+        return checks, {}, plugins
     data = read_file(state.root, state.base_commit, checks.tool_profiles, PROFILES_BYTES)
     if data is None:
         raise invalid(
@@ -129,7 +134,7 @@ def _repository(repo: Path) -> tuple[EffectiveChecks, dict[str, ToolProfile]] | 
             "Commit that file, or mend `tool_profiles`.",
             str(state.root),
         )
-    return checks, parse_tool_profiles(data, checks.tool_profiles)
+    return checks, parse_tool_profiles(data, checks.tool_profiles), plugins
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,7 +2,8 @@
 
 Checks never produce the tree: whatever one of them changes is reported and put back before the next one looks.
 A check that crashed, could not be started, ran out of time, or left no report has no verdict: that is an error, and
-neither a failure to be fixed nor "no findings".
+neither a failure to be fixed nor "no findings". Nothing but what its report names may be tolerated (`strict`), and nothing
+is spared (`per_file`) but what a check that could judge has found nothing in.
 """
 
 import os
@@ -13,9 +14,11 @@ from typing import Any, Literal
 import msgspec
 
 from services.checks import acceptance_command
-from services.diagnostic import Diagnostic, error_signature
+from services.diagnostic import Diagnostic, error_signature, tolerable
 from services.events import Check, CheckOutcome, CheckResult
+from services.executor.clean import CleanFiles, Listing, checker_of, listing, mark
 from services.executor.diagnostics import REPORT_DECIDES, ReportError, judge, read
+from services.executor.diagnostics.categories import as_profiled
 from services.executor.output import read_output
 from services.executor.sandbox import Sandbox
 from services.executor.secrets import Secrets
@@ -48,11 +51,12 @@ class Finding(msgspec.Struct, frozen=True):
 class Judged(msgspec.Struct):
     """What a set of checks said of one tree. `log` is everything they printed, check by check.
 
-    `untimely` says which limit ended a check, if one did.
+    `diagnostics` are those of checks that failed; `tolerated` those of checks that passed nevertheless. `untimely` says which limit ended a check, if one did.
     """
 
     results: list[CheckResult] = []
     diagnostics: list[Diagnostic] = []
+    tolerated: list[Diagnostic] = []
     findings: list[Finding] = []
     discarded: list[str] = []
     log: list[bytes] = []
@@ -87,6 +91,19 @@ class Judged(msgspec.Struct):
         return "; ".join(f"{r.name}: {r.message or r.outcome}" for r in bad)[:MESSAGE_CHARS]
 
 
+class _Asked(msgspec.Struct, frozen=True):
+    """One call of a checker: the values of its placeholders, its folder, and the files it is to judge.
+
+    `checker` and `marks` are there where what it finds clean is remembered.
+    """
+
+    context: Mapping[str, Any]
+    scratch: Path
+    checker: str | None = None
+    marks: dict[str, str] = {}
+    spared: int = 0
+
+
 class Checking:
     """Runs checks in one workspace."""
 
@@ -106,10 +123,13 @@ class Checking:
         sandbox: Sandbox,
         trials: Trials,
         text: Callable[[Check], str],
+        strict: Callable[[Check], bool],
+        clean: CleanFiles,
         on_started: Callable[[Tool], None],
     ) -> None:
         """`context` are the placeholders' values; `scratch` is the attempt's own folder; `text` gives a check's whole text.
 
+        `strict` says whether every finding fails a check; `clean` remembers what `per_file` checks have found clean.
         `sandbox` is for profiles that want one, as far as `trials` allow it. `on_started` is told of every tool.
         """
         self._supervisor = supervisor
@@ -122,6 +142,9 @@ class Checking:
         self._marker = marker
         self._output_bytes = output_bytes
         self._text = text
+        self._strict = strict
+        self._clean = clean
+        self._listing: Listing | None = None
         self._secrets = secrets
         self._sandbox = sandbox
         self._trials = trials
@@ -155,10 +178,19 @@ class Checking:
         if number:
             scratch = self._scratch / f"check-{number}"
             scratch.mkdir()
+        files = profile.given(self._context["files"])
+        if profile.suffixes and not files:
+            endings = ", ".join(profile.suffixes)
+            return _result(check, "passed", message=f"noop: no file of the scope ends in {endings}")
+        asked = await self._asked(check, profile, files, scratch)
+        if profile.per_file and asked.spared and not asked.context["files"]:
+            return _result(
+                check, "passed", message=f"unchanged since it was clean: {asked.spared} files, none looked at"
+            )
         invocation = await invoke(
             self._supervisor,
             profile,
-            self._context,
+            asked.context,
             cwd=self._workspace.path,
             env=self._env,
             scratch=scratch,
@@ -173,14 +205,48 @@ class Checking:
         late = untimely(invocation, profile, timeout_s=timeout_s, idle_timeout_s=idle_timeout_s)
         if late is not None:
             judged.untimely = late[0]
-        return self._judge(check, profile, invocation, scratch, judged, late[1] if late else _trouble(invocation))
+        trouble = late[1] if late else _trouble(check, profile, invocation)
+        return self._judge(check, profile, invocation, asked, judged, trouble)
+
+    async def _asked(self, check: Check, profile: ToolProfile, files: list[str], scratch: Path) -> _Asked:
+        """What a checker is asked: for a `per_file` check, without the files that are known to be clean."""
+        asked = _Asked({**self._context, "files": files}, scratch)
+        if not profile.per_file:
+            return asked
+        if self._listing is None:
+            self._listing = await listing(self._workspace.git(), self._workspace.commit)
+        checker = checker_of(check.name, profile, asked.context, self._env, self._listing)
+        if checker is None:
+            return asked
+        marks = {file: found for file in files if (found := mark(file, self._listing)) is not None}
+        known = self._clean.known(checker)
+        rest = [file for file in files if marks.get(file) not in known]
+        return _Asked(
+            {**self._context, "files": rest},
+            scratch,
+            checker,
+            {file: marks[file] for file in rest if file in marks},
+            len(files) - len(rest),
+        )
+
+    def _remember(self, asked: _Asked, diagnostics: Sequence[Diagnostic]) -> None:
+        """Nothing is wrong with the files that were handed over, but for those that diagnostics name.
+
+        A diagnostic of no file, as one that stands for more of them, or of one that was not handed over, leaves nothing
+        certain.
+        """
+        handed = {str(file).removeprefix("./") for file in asked.context["files"]}
+        named = {found.path for found in diagnostics}
+        if asked.checker is not None and named <= handed:
+            told = [found for file, found in asked.marks.items() if file.removeprefix("./") not in named]
+            self._clean.add(asked.checker, told)
 
     def _judge(
         self,
         check: Check,
         profile: ToolProfile,
         invocation: Invocation,
-        scratch: Path,
+        asked: _Asked,
         judged: Judged,
         trouble: str,
     ) -> CheckResult:
@@ -196,13 +262,26 @@ class Checking:
         diagnostics: list[Diagnostic] = []
         if not trouble:
             try:
-                diagnostics = self._report(check, profile, invocation, scratch)
+                diagnostics = self._report(check, profile, invocation, asked.scratch)
             except (ReportError, PlaceholderError) as error:
                 trouble = str(error)
         if trouble:
             return _result(check, "error", exit_code=exit_code, wall_s=wall_s, message=trouble)
+        if invocation.ok or diagnostics:
+            self._remember(asked, diagnostics)
         if invocation.ok and not (diagnostics and profile.report.format in REPORT_DECIDES):
-            return _result(check, "passed", exit_code=exit_code, wall_s=wall_s)
+            spared = f"{asked.spared} files unchanged since they were clean were not looked at" if asked.spared else ""
+            return _result(check, "passed", exit_code=exit_code, wall_s=wall_s, message=spared)
+        if tolerable(diagnostics) and not self._strict(check):
+            judged.tolerated += diagnostics
+            return _result(
+                check,
+                "passed",
+                exit_code=exit_code,
+                wall_s=wall_s,
+                findings=len(diagnostics),
+                message=f"passed with {len(diagnostics)} findings, for strict is false and none is of syntax, type or a test",
+            )
         judged.diagnostics += diagnostics
         judged.findings.append(Finding(check.name, argv, exit_code, tail))
         return _result(
@@ -241,7 +320,7 @@ class Checking:
         mask = self._secrets.mask_text
         return [
             msgspec.structs.replace(one, path=mask(one.path), message=mask(one.message), code=mask(one.code))
-            for one in found
+            for one in (as_profiled(told, profile) for told in found)
         ]
 
     def _output(self, file: Path) -> bytes:
@@ -269,8 +348,14 @@ def literal_profile(argv: Sequence[str], *, timeout_s: float) -> ToolProfile:
     return ToolProfile(command=command, args=tuple(args), timeout_sec=timeout_s)
 
 
-def _trouble(invocation: Invocation) -> str:
+def _trouble(check: Check, profile: ToolProfile, invocation: Invocation) -> str:
     """Why a check has no verdict, or nothing."""
+    if invocation.error == "not_found":
+        what = f"the plugin {check.name!r} ({profile.plugin})" if profile.plugin else f"the check {check.name!r}"
+        return (
+            f"tool_missing: {what} needs a program that is not there; install it on the executor, or take the check out: "
+            f"{invocation.message}"
+        )
     if invocation.exit is None:
         return f"{invocation.error}: {invocation.message}"
     if invocation.exit.ended_by != "itself":

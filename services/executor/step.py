@@ -38,11 +38,12 @@ from services.context import (
     halved,
     input_limit,
 )
-from services.diagnostic import Diagnostic
+from services.diagnostic import Diagnostic, summarise
 from services.events import LINE, Artifact, Check, ErrorClass, HandedContext, Snapshot, StepFinished
 from services.executor import prompts
 from services.executor import snapshot as snapshots
 from services.executor.checking import OUTPUT_MARGIN_BYTES, Checking, Judged, literal_profile
+from services.executor.clean import CleanFiles
 from services.executor.merge import Conflict, MergeUnavailableError, blame_workstreams, commit_on, three_tree
 from services.executor.mirror import DeliveryRefusedError, Mirror, MirrorError, attempt_ref, delivery_ref
 from services.executor.output import read_output
@@ -168,6 +169,7 @@ class Steps:
         self.setup_locks: dict[str, asyncio.Lock] = {}
         self._stopped: dict[tuple[str, str, int], Stopped] = {}
         self.caches: set[Path] = set()
+        self.clean = CleanFiles(config.root / "clean")
         self._scratches: list[Path] = []
         self._droppings: dict[tuple[str, ...], Droppings] = {}
         self.bubblewrap = Bubblewrap(reason="nobody has looked for one")
@@ -429,9 +431,15 @@ class _Attempt:
         fix: bool = False,
     ) -> dict[str, Any]:
         """What placeholders stand for. The run's own context comes first: it cannot replace what the engine says."""
+        profiles = list(profiles)
         files: list[str] = []
-        if any("files" in placeholders(profile, fix=fix) for profile in profiles):
+        handed = [profile for profile in profiles if "files" in placeholders(profile, fix=fix)]
+        if handed or any(profile.suffixes for profile in profiles):
             files = await asyncio.to_thread(self._files, workspace, self.definitions.files(ranges))
+            for profile in handed:
+                self._check_number(profile.given(files))
+            if handed and self.step.step in {"edit", "fix"}:
+                files = handed[0].given(files)
         bundle = self.definitions.bundles.get(self.workstream)
         limit_usd = Decimal(str(bundle.max_cost_usd or 0)) if bundle is not None else Decimal(0)
         if self.step.cap_nano:  # what is reserved for this attempt
@@ -454,10 +462,7 @@ class _Attempt:
         }
 
     def _files(self, workspace: Workspace, patterns: Sequence[str]) -> list[str]:
-        """The existing files that a declared scope covers; none of them can be taken for an option.
-
-        More than FILES_EXPANDED_MAX are an error: a tool that sees only some of its files would judge only those.
-        """
+        """The existing files that a declared scope covers; none of them can be taken for an option."""
         found: dict[str, None] = {}
         rest = []
         for pattern in patterns:
@@ -469,14 +474,15 @@ class _Attempt:
             for path, status in sorted(workspace.scan().items()):
                 if len(status) > 1 and any(pattern.covers(path) for pattern in rest):
                     found[path] = None
-                if len(found) > FILES_EXPANDED_MAX:
-                    break
-        if len(found) > FILES_EXPANDED_MAX:
+        return [f"./{path}" if path.startswith("-") else path for path in found]
+
+    def _check_number(self, files: Sequence[str]) -> None:
+        """More than FILES_EXPANDED_MAX are an error: a tool that sees only some of its files would judge only those."""
+        if len(files) > FILES_EXPANDED_MAX:
             raise _Failed(
                 "tool_failed",
                 f"{{files}} stands for more than {FILES_EXPANDED_MAX} files: narrow files_scope, or give the tool a folder",
             )
-        return [f"./{path}" if path.startswith("-") else path for path in found]
 
     def _profiles(self, checks: Iterable[Check]) -> list[ToolProfile]:
         return [self.spec.profiles[check.name] for check in checks if check.name in self.spec.profiles]
@@ -1143,6 +1149,8 @@ class _Attempt:
                 sandbox=self._sandbox(workspace, scratch, setup),
                 trials=self.steps.trials,
                 text=self.definitions.text,
+                strict=lambda check: self.definitions.is_strict(check, ranges),
+                clean=self.steps.clean,
                 on_started=self._tools.append,
             )
             judged = await checking.all(wanted, timeout_s=self.step.timeout_s, idle_timeout_s=self.step.idle_timeout_s)
@@ -1152,12 +1160,14 @@ class _Attempt:
     async def _judged(self, judged: Judged, tree: str) -> StepFinished:
         kept = await self._keep("log", b"\n".join(judged.log))
         outcome = judged.outcome
-        if outcome == "failed":
+        if outcome == "failed" or judged.tolerated:
             step = "static" if self.step.step == "static" else "runtime"
             diagnostics = {
                 "step": step,
                 "checks": [msgspec.to_builtins(finding) for finding in judged.findings],
                 "diagnostics": [msgspec.to_builtins(found) for found in judged.diagnostics],
+                "tolerated": [msgspec.to_builtins(found) for found in judged.tolerated],
+                "summary": msgspec.to_builtins(summarise([*judged.diagnostics, *judged.tolerated])),
             }
             kept += await self._keep("diagnostics", msgspec.json.encode(diagnostics))
         classes: dict[str, ErrorClass | None] = {
@@ -1174,7 +1184,7 @@ class _Attempt:
             checks=judged.worst_first[:CHECKS_NAMED_MAX],
             discarded=named(judged.discarded),
             signature=judged.signature if outcome == "failed" else "",
-            findings=len(judged.diagnostics),
+            findings=len(judged.diagnostics) + len(judged.tolerated),
             artifacts=kept,
             tool_wall_s=round(judged.tool_wall_s, 4),
         )

@@ -124,7 +124,7 @@ class Trials:
         """
         key = _key(program, profile)
         async with self._asking.setdefault(key, asyncio.Lock()):
-            identity = await asyncio.to_thread(_identity, program)
+            identity = await asyncio.to_thread(file_identity, program)
             known = self._known.get(key)
             if known is not None and known.identity == identity and self._counts(known):
                 return known.tried
@@ -271,7 +271,7 @@ def _key(program: Path, profile: ToolProfile) -> tuple[object, ...]:
     return (program, profile.sandboxing, profile.reach, profile.sandbox_read, env)
 
 
-def _identity(program: Path) -> tuple[int, int, int, int]:
+def file_identity(program: Path) -> tuple[int, int, int, int]:
     """What changes when a program is replaced, be it behind a link."""
     try:
         found = program.stat()

@@ -39,7 +39,8 @@ class Adjustment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def amended(spec: RunSpec, change: Adjustment, profiles: Mapping[str, ToolProfile]) -> RunSpec:
-    """The definition with one workstream adjusted. `profiles` are the scheduler's own; those pinned already win.
+    """The definition with one workstream adjusted. `profiles` are the scheduler's own; those pinned already win, and its
+    plugins are those that the run began with.
 
     Its order and its waves stay: what clashes with a workstream under way is not started beside it, whatever the plan
     says. Raises SubmissionError, whose `field` is the field of the adjustment.
@@ -47,7 +48,7 @@ def amended(spec: RunSpec, change: Adjustment, profiles: Mapping[str, ToolProfil
     before = next((bundle for bundle in spec.bundles if bundle.id == change.workstream), None)
     if before is None:
         raise SubmissionError("workstream", f"the run has no workstream {change.workstream[:100]!r}")
-    known = overlay(profiles, spec.profiles)
+    known = overlay({tool: own for tool, own in profiles.items() if own.plugin is None}, spec.profiles)
     after = msgspec.structs.replace(
         before,
         tool=_tool(change.tool or before.tool, known),
@@ -148,7 +149,7 @@ def _planned(spec: RunSpec, bundles: Sequence[WorkstreamBundle], profiles: Mappi
         bundles,
         known_tools=profiles.keys(),
         max_workers=spec.options.max_workers,
-        checks_present=lambda bundle: has_checks(spec.checks, spec.options.context, bundle),
+        checks_present=lambda bundle: has_checks(spec.checks, spec.options.context, bundle, profiles),
         registry=spec.registry or None,
     )
 

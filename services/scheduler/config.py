@@ -54,6 +54,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     `executor_lease_s`: how long an executor may go without naming an attempt before it is lost, seconds. Default 10.
     `reconcile_s`: how often every live run is looked at, seconds. Default 0.25.
     `tool_profiles`: a file laid over the shipped tool profiles. Default none.
+    `plugins`: a folder with plugins, which are checks of every workstream of every run (services.plugins). Default none.
     `client_profiles`: whether a submission may bring its own tool profiles. Default true.
     `breaker_file`: FIX-loop limits and step time limits. Default: the shipped config/circuit_breaker_config.yaml.
     `recovery_file`: what follows from each class of error. Default: the shipped config/recovery.yaml.
@@ -85,6 +86,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     executor_lease_s: Seconds = 10.0
     reconcile_s: Seconds = 0.25
     tool_profiles: Path | None = None
+    plugins: Path | None = None
     client_profiles: bool = True
     breaker_file: Path | None = None
     recovery_file: Path | None = None

@@ -13,9 +13,11 @@ from services.aim import Registry, RegistryError, Skipped, load_registry, parse_
 from services.bundle import SET_BYTES_MAX, BundleValidationError, WorkstreamBundle, parse_bundles
 from services.checks import Checks, ChecksError, parse_checks, resolve
 from services.config import ConfigError, load_yaml
+from services.discovery import load_plugins
 from services.git import redacted
 from services.outcome import NANO_USD_MAX, BudgetMode
 from services.plan import Finding, PlanReport, validate_plan
+from services.plugins import in_force, requirement_problems, with_plugins
 from services.profiles import (
     ProfileError,
     ToolProfile,
@@ -104,7 +106,8 @@ class Submissions:
         """
         self._config = config
         own = load_tool_profiles(config.tool_profiles) if config.tool_profiles is not None else {}
-        self._profiles = overlay(shipped_tool_profiles(), own)
+        self._plugins = load_plugins(config.plugins) if config.plugins is not None else {}
+        self._profiles = overlay(shipped_tool_profiles(), with_plugins(own, self._plugins))
         file = config.breaker_file or resource("config/circuit_breaker_config.yaml")
         self._breaker = load_yaml(file, BREAKER_BYTES_MAX)
         parse_breaker_config(self._breaker, str(file))
@@ -148,7 +151,7 @@ class Submissions:
             bundles,
             known_tools=profiles.keys(),
             max_workers=options.max_workers,
-            checks_present=lambda bundle: has_checks(checks, options.context, bundle),
+            checks_present=lambda bundle: has_checks(checks, options.context, bundle, profiles),
             registry=registry or None,
         )
         errors = [
@@ -156,6 +159,7 @@ class Submissions:
             *_unknown_check_tools(bundles, checks, options.context, profiles),
             *_unsound_checks(bundles, checks, options.context, profiles),
             *_unknown_fallbacks(bundles, profiles),
+            *_unmet_requirements(bundles, checks, options.context, profiles),
             *_uncapped_tools(bundles, checks, options, profiles, registry),
         ]
         if not bundles:
@@ -265,7 +269,8 @@ class Submissions:
                 "this scheduler takes no tool profiles from submissions: ask its operator to add them",
             )
         try:
-            return overlay(self._profiles, parse_tool_profiles(header.tool_profiles_json, "tool profiles"))
+            given = parse_tool_profiles(header.tool_profiles_json, "tool profiles")
+            return overlay(self._profiles, with_plugins(given, self._plugins))
         except ProfileError as error:
             raise SubmissionError("tool_profiles_json", str(error), "INVALID_TOOL_PROFILES") from error
 
@@ -353,19 +358,26 @@ def _context(text: str) -> dict[str, Any]:
     return dict(given)
 
 
-def has_checks(checks: Checks, context: Mapping[str, Any], bundle: WorkstreamBundle) -> bool:
+def has_checks(
+    checks: Checks, context: Mapping[str, Any], bundle: WorkstreamBundle, profiles: Mapping[str, ToolProfile]
+) -> bool:
     """Whether anything at all checks a workstream."""
-    effective = resolve(checks, context, bundle.checks)
+    effective = in_force(checks, context, bundle.checks, profiles)
     return bool(effective.static_tools or effective.runtime_tool or bundle.acceptance_tests)
 
 
-def _named_tools(bundles: Sequence[WorkstreamBundle], checks: Checks, context: Mapping[str, Any]) -> dict[str, str]:
-    """Every tool profile that the checks name, with the first workstream that needs it."""
+def _named_tools(
+    bundles: Sequence[WorkstreamBundle],
+    checks: Checks,
+    context: Mapping[str, Any],
+    profiles: Mapping[str, ToolProfile],
+) -> dict[str, str]:
+    """Every tool profile that the checks name, and every plugin, with the first workstream that needs it."""
     named: dict[str, str] = {}
     resolved = {}
     for bundle in bundles:
         if bundle.checks not in resolved:
-            resolved[bundle.checks] = resolve(checks, context, bundle.checks).tools
+            resolved[bundle.checks] = in_force(checks, context, bundle.checks, profiles).tools
         for tool in resolved[bundle.checks]:
             named.setdefault(tool, bundle.id)
     return named
@@ -384,7 +396,7 @@ def _unknown_check_tools(
             message=f"its checks name the tool {tool!r}, which has no profile",
             remedy="add a tool profile, or correct swell.toml or metadata.swell",
         )
-        for tool, workstream in _named_tools(bundles, checks, context).items()
+        for tool, workstream in _named_tools(bundles, checks, context, profiles).items()
         if tool not in profiles
     ]
 
@@ -444,6 +456,21 @@ def _unknown_fallbacks(bundles: Sequence[WorkstreamBundle], profiles: Mapping[st
     ]
 
 
+def _unmet_requirements(
+    bundles: Sequence[WorkstreamBundle],
+    checks: Checks,
+    context: Mapping[str, Any],
+    profiles: Mapping[str, ToolProfile],
+) -> list[Finding]:
+    """What checks require in vain, told once, for the first workstream that it concerns."""
+    found: dict[Finding, str] = {}
+    for override, workstream in {bundle.checks: bundle.id for bundle in reversed(bundles)}.items():
+        effective = in_force(checks, context, override, profiles)
+        for problem in requirement_problems(effective.static_tools, profiles):
+            found.setdefault(problem, workstream)
+    return [msgspec.structs.replace(problem, workstream=workstream) for problem, workstream in found.items()]
+
+
 def _unsound_checks(
     bundles: Sequence[WorkstreamBundle],
     checks: Checks,
@@ -451,7 +478,7 @@ def _unsound_checks(
     profiles: Mapping[str, ToolProfile],
 ) -> list[Finding]:
     """What would make a verdict depend on more than the tree and the check's definition."""
-    resolved = {bundle.checks: resolve(checks, context, bundle.checks) for bundle in bundles}
+    resolved = {bundle.checks: in_force(checks, context, bundle.checks, profiles) for bundle in bundles}
     setups = {effective.setup for effective in resolved.values()}
     findings = []
     if len(setups) > 1:
@@ -484,7 +511,7 @@ def pinned_profiles(
     registry: Registry | UnsetType,
 ) -> dict[str, ToolProfile]:
     """Only what the run can need is pinned into it: tools, what may stand in for them, and checks."""
-    needed = {bundle.tool for bundle in bundles} | _named_tools(bundles, checks, context).keys()
+    needed = {bundle.tool for bundle in bundles} | _named_tools(bundles, checks, context, profiles).keys()
     if isinstance(registry, Registry):
         needed |= {tool.profile for tool in registry.tools.values()}
     pending = [tool for tool in needed if tool in profiles]

@@ -93,7 +93,7 @@ def judge(
 def _found(report_format: ReportFormat, data: bytes, worktree: Path, tool: str, expression: str) -> Findings:
     if len(data) > REPORT_BYTES:
         raise ReportError(f"the report is larger than {REPORT_BYTES} bytes. Narrow down what the tool checks.")
-    found = Findings(worktree, tool)
+    found = Findings(worktree, tool, report_format)
     match report_format:
         case "ruff-json":
             ruff.parse(data, found)

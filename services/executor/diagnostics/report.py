@@ -14,7 +14,9 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from services.diagnostic import Diagnostic, Severity
+from services.diagnostic import MORE_FINDINGS, Diagnostic, Severity
+from services.executor.diagnostics.categories import category_of
+from services.profiles import ReportFormat
 
 REPORT_BYTES: Final = 10 * 1024 * 1024
 DIAGNOSTICS_MAX: Final = 1_000  # more than anybody, or any prompt, can use; the rest shows when these are gone
@@ -38,9 +40,10 @@ class Findings:
     A tool's words come in as they are; here they are cut, cleaned and put into Swell's form.
     """
 
-    def __init__(self, worktree: Path, tool: str = "") -> None:
+    def __init__(self, worktree: Path, tool: str = "", report_format: ReportFormat = "none") -> None:
         """`tool` is what the diagnostics call their tool, whatever the report says; by default what the report says."""
         self.worktree = worktree
+        self._format = report_format
         self.counts: dict[Severity, int] = {"error": 0, "warning": 0, "info": 0}
         self._roots = (worktree, Path(os.path.realpath(worktree)))
         self._tool = tool
@@ -87,6 +90,7 @@ class Findings:
                 end_line=natural(end_line),
                 end_column=natural(end_column),
                 severity=severity,
+                category=category_of(self._format, (tool[:NAME_CHARS], self._tool), code, severity),
                 code=code,
                 message=clean(message, MESSAGE_CHARS).strip() or code or "no message",
             )
@@ -123,7 +127,7 @@ class Findings:
         last = Diagnostic(
             tool=self._kept[-1].tool,
             severity="info",
-            code="more-findings",
+            code=MORE_FINDINGS,
             message=f"{more} more findings are not shown; there are {self.total} in all",
         )
         return [*self._kept, last]
