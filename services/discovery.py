@@ -96,7 +96,9 @@ def _read(folder: Path) -> bytes | None:
         return None
     except OSError as error:
         raise PluginError(f"{source}: cannot be read ({error.strerror}). It must be a regular file.") from error
-    with os.fdopen(file, "rb") as stream:
+    try:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             raise PluginError(f"{source}: is no regular file. Write the manifest there.")
-        return stream.read(MANIFEST_BYTES + 1)
+        return os.pread(file, MANIFEST_BYTES + 1, 0)
+    finally:
+        os.close(file)

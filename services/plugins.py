@@ -15,7 +15,7 @@ import msgspec
 
 from services.checks import Checks, EffectiveChecks, Overrides, resolve
 from services.plan import Finding
-from services.profiles import ProfileError, ToolProfile, json_of, profile_of
+from services.profiles import PLUGIN_NAME_CHARS_MAX, ProfileError, ToolProfile, json_of, profile_of
 
 MANIFEST: Final = "manifest.json"
 MANIFEST_BYTES: Final = 64 * 1024
@@ -55,8 +55,8 @@ def parse_manifest(data: bytes, source: str, folder: str) -> ToolProfile:
             f"{source}: plugin_id is {plugin!r}, and its folder is {folder!r}. "
             "Give both the same name; one id stands for one plugin."
         )
-    tool = _tool(fields.pop("tool"), source)
-    return profile_of({**tool, **fields, "plugin": fields.pop("name")}, plugin, source)
+    tool, name = _tool(fields.pop("tool"), source), fields.pop("name")
+    return profile_of({**tool, **fields, "plugin": name}, plugin, source)
 
 
 def _fields(document: object, source: str) -> dict[str, Any]:
@@ -74,6 +74,8 @@ def _fields(document: object, source: str) -> dict[str, Any]:
     for name in ("plugin_id", "name", "tool"):
         if name not in fields:
             raise PluginError(f"{source}: {name} is missing. Add it.")
+    if not isinstance(fields["name"], str) or not 0 < len(fields["name"].strip()) <= PLUGIN_NAME_CHARS_MAX:
+        raise PluginError(f"{source}: name must be a text of 1 to {PLUGIN_NAME_CHARS_MAX} characters. Shorten or write it.")
     return fields
 
 
@@ -81,15 +83,16 @@ def _tool(raw: object, source: str) -> dict[str, Any]:
     """The fields of ``tool``, as those of a tool profile."""
     if not isinstance(raw, dict):
         raise PluginError(f'{source}: tool must be an object with at least "command".')
-    fields: dict[str, Any] = {"type": "static-check"}
+    fields: dict[str, Any] = {}
     for key, value in raw.items():
         name = key.replace("-", "_")
         if name in {*_OF_PROFILES, "plugin"}:
             raise PluginError(f"{source}: tool has the field {key!r}, which stands beside it. Move it there.")
-        fields["success_exit_codes" if name == "success_codes" else key] = value
-        if name == "success_codes" and {"success_exit_codes", "success-exit-codes"} & raw.keys():
-            raise PluginError(f"{source}: tool has success_codes and success_exit_codes. Keep one of them.")
-    if fields["type"] == "ai":
+        name = "success_exit_codes" if name == "success_codes" else name
+        if name in fields:
+            raise PluginError(f"{source}: tool has {name} twice, in two spellings. Keep one of them.")
+        fields[name] = value
+    if fields.setdefault("type", "static-check") == "ai":
         raise PluginError(f"{source}: tool.type is ai, and a plugin is a check. Make it a tool profile of its own.")
     return fields
 

@@ -84,14 +84,15 @@ class CleanFiles:
             file = os.open(self._folder / checker, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return []
-        with os.fdopen(file, "rb") as stream:
-            try:
-                if not stat.S_ISREG(os.fstat(file).st_mode):
-                    return []
-                data = stream.read(FILE_BYTES_MAX + 1)
-                found = msgspec.json.decode(data, type=_Marks) if len(data) <= FILE_BYTES_MAX else None
-            except (OSError, ValueError, RecursionError):
+        try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
                 return []
+            data = os.pread(file, FILE_BYTES_MAX + 1, 0)
+            found = msgspec.json.decode(data, type=_Marks) if len(data) <= FILE_BYTES_MAX else None
+        except (OSError, ValueError, RecursionError):
+            return []
+        finally:
+            os.close(file)
         return found.marks if found is not None and found.checker == checker else []
 
     def _forget(self) -> None:

@@ -1,0 +1,384 @@
+"""Which files a check is given, which findings it may pass with, and which files it need not look at again."""
+
+import os
+import shutil
+
+import msgspec
+import pytest
+from executor_rig import Run, git, sh
+
+from services.executor import clean, step
+from services.executor.clean import CleanFiles
+from services.profiles import Report, ToolProfile
+
+LINES = Report(format="pattern", pattern=r"(?P<file>[^:]*):(?P<line>\d+): (?P<code>[A-Z]+) (?P<message>.*)")
+CATEGORIES = {"": "style", "SX": "syntax", "TY": "type", "TF": "test_failure", "SE": "security"}
+
+
+def asking(tmp_path, script="", **fields):
+    """A check that notes the files it is given, then does what the script says."""
+    return sh(f'echo "$@" >> {tmp_path}/asked; {script}', **fields)
+
+
+def asked(tmp_path) -> list[str]:
+    """The files of each call so far, anew with each question."""
+    file = tmp_path / "asked"
+    found = file.read_text().splitlines() if file.exists() else []
+    file.unlink(missing_ok=True)
+    return found
+
+
+def changed(run: Run, **checks) -> Run:
+    settings = msgspec.structs.replace(run.spec.checks, **checks)
+    run.spec = msgspec.structs.replace(run.spec, checks=settings)
+    return run
+
+
+async def judged(bench, run, **fields):
+    return await bench.do(run, "static", every_check=True, **fields)
+
+
+# Files by their ending
+
+
+@pytest.mark.parametrize(
+    ("extensions", "given"),
+    [
+        ((), ["a.txt b.txt c.py d.txt"]),
+        (("*",), ["a.txt b.txt c.py d.txt"]),
+        ((".py", "*"), ["a.txt b.txt c.py d.txt"]),
+        ((".py",), ["c.py"]),
+        ((".py", ".txt"), ["a.txt b.txt c.py d.txt"]),
+        ((".md",), []),
+    ],
+)
+async def test_a_check_is_given_the_files_that_end_as_it_says(bench, tmp_path, extensions, given):
+    run = Run(tmp_path, {"check": asking(tmp_path, file_extensions=extensions)}, files_scope=("*.txt", "*.py"))
+    git(run.repo, "mv", "c.txt", "c.py")
+    git(run.repo, "commit", "--quiet", "--message", "py")
+    done = await judged(bench, run, input=run.snapshot("HEAD"))
+    assert (done.ok, [" ".join(sorted(call.split())) for call in asked(tmp_path)]) == (True, given)
+    (check,) = done.checks
+    assert (check.outcome, check.message) == ("passed", "" if given else "noop: no file of the scope ends in .md")
+
+
+async def test_a_check_of_the_whole_tree_is_run_if_the_scope_has_a_file_for_it(bench, tmp_path):
+    tools = {
+        "check1": sh(f"echo ran >> {tmp_path}/asked", "{repo_root}", file_extensions=(".txt",)),
+        "check2": sh("exit 1", "{repo_root}", file_extensions=(".py",)),
+    }
+    done = await judged(bench, Run(tmp_path, tools))
+    assert (done.ok, asked(tmp_path)) == (True, ["ran"])
+    assert [check.message.partition(":")[0] for check in done.checks] == ["", "noop"]
+
+
+async def test_only_the_files_that_are_given_count_towards_their_limit(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(step, "FILES_EXPANDED_MAX", 20)
+    run = Run(tmp_path, {"check": asking(tmp_path, file_extensions=(".py",))}, files_scope=("many",))
+    (run.repo / "many").mkdir()
+    for number in range(21):
+        (run.repo / "many" / f"{number}.txt").touch()
+    (run.repo / "many" / "a.py").touch()
+    git(run.repo, "add", "--all")
+    git(run.repo, "commit", "--quiet", "--message", "many")
+    assert (await judged(bench, run, input=run.snapshot("HEAD"))).ok
+    assert asked(tmp_path) == ["many/a.py"]
+    everything = Run(tmp_path, {"check": asking(tmp_path)}, files_scope=("many",))
+    refused = await judged(bench, everything, input=everything.snapshot("HEAD"))
+    assert (refused.error_class, "stands for more than 20 files" in refused.message) == ("tool_failed", True)
+
+
+async def test_a_tool_that_changes_the_tree_is_given_them_as_well(bench, tmp_path):
+    run = Run(tmp_path, {"tool": sh('echo "$@" > d.txt', file_extensions=(".txt", ".none"))})
+    done = await bench.do(run)
+    assert bench.content(run, done.snapshot, "d.txt") == "a.txt b.txt c.txt d.txt"
+    none = Run(tmp_path, {"tool": sh('echo "($@)" > d.txt', file_extensions=(".none",))})
+    done = await bench.do(none)
+    assert bench.content(none, done.snapshot, "d.txt") == "()"
+
+
+# Programs that are not there
+
+
+@pytest.mark.parametrize(
+    ("plugin", "named"), [(None, "the check 'check'"), ("Finds leaks", "the plugin 'check' (Finds leaks)")]
+)
+async def test_a_tool_that_is_not_installed_is_told_and_never_silent(bench, tmp_path, plugin, named):
+    run = Run(tmp_path, {"check": ToolProfile(command="no-such-program", plugin=plugin)})
+    done = await judged(bench, run)
+    assert (done.ok, done.error_class, [check.outcome for check in done.checks]) == (False, "check_error", ["error"])
+    for said in (f"tool_missing: {named}", "install it on the executor", "no-such-program"):
+        assert said in done.message
+
+
+# Findings that do not fail
+
+
+FOUND = {
+    "style": "echo 'a.txt:1: ST long'; exit 1",
+    "security": "echo 'a.txt:1: SE eval'; exit 1",
+    "syntax": "echo 'a.txt:1: ST long'; echo 'b.txt:2: SX broken'; exit 1",
+    "type": "echo 'a.txt:1: TY no'; exit 1",
+    "test": "echo 'a.txt:1: TF no'; exit 1",
+    "nothing": "exit 1",
+    "crash": "kill -9 $$",
+    "many": "for n in $(seq 1001); do echo 'a.txt:1: ST long'; done; exit 1",
+    "success": "exit 0",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("found", "strictly", "otherwise"),
+    [
+        ("style", "failed", "passed"),
+        ("security", "failed", "passed"),
+        ("syntax", "failed", "failed"),
+        ("type", "failed", "failed"),
+        ("test", "failed", "failed"),
+        ("nothing", "error", "error"),
+        ("crash", "error", "error"),
+        ("many", "failed", "failed"),
+        ("success", "passed", "passed"),
+    ],
+)
+async def test_without_strict_only_findings_that_are_no_hard_fail_pass(bench, tmp_path, found, strictly, otherwise):
+    for strict, outcome in ((None, strictly), (False, otherwise)):
+        tools = {"check": sh(FOUND[found], report=LINES, categories=CATEGORIES)}
+        done = await judged(bench, changed(Run(tmp_path, tools), strict=strict))
+        assert [check.outcome for check in done.checks] == [outcome]
+        assert done.ok is (outcome == "passed")
+
+
+async def test_a_check_without_a_report_stays_failed(bench, tmp_path):
+    done = await judged(bench, changed(Run(tmp_path, {"check": sh("echo bad; exit 1")}), strict=False))
+    assert (done.ok, done.error_class) == (False, "check_failed")
+
+
+async def test_what_is_tolerated_is_told(bench, tmp_path):
+    tools = {
+        "check1": sh(FOUND["style"], report=LINES, categories=CATEGORIES, severities={"": "warning"}),
+        "check2": sh(FOUND["syntax"], report=LINES, categories=CATEGORIES),
+    }
+    run = changed(Run(tmp_path, tools), strict=False)
+    done = await judged(bench, run)
+    assert [(check.name, check.outcome, check.findings) for check in done.checks] == [
+        ("check2", "failed", 2),
+        ("check1", "passed", 1),
+    ]
+    assert "strict is false" in done.checks[1].message
+    told = msgspec.json.decode(await bench.read(done, "diagnostics"))
+    assert [one["tool"] for one in told["diagnostics"]] == ["check2", "check2"]
+    assert [(one["tool"], one["category"], one["severity"]) for one in told["tolerated"]] == [
+        ("check1", "style", "warning")
+    ]
+    assert told["summary"] == {
+        "total_issues": 3,
+        "issues_by_tool": {"check1": 1, "check2": 2},
+        "issues_by_category": {"style": 2, "syntax": 1},
+        "has_hard_fail": True,
+        "style_only": False,
+        "total_errors": 2,
+        "total_warnings": 1,
+    }
+    alone = await judged(bench, changed(Run(tmp_path, {"check1": tools["check1"]}), strict=False))
+    assert (alone.ok, alone.findings, alone.signature) == (True, 1, "")
+    assert msgspec.json.decode(await bench.read(alone, "diagnostics"))["summary"]["style_only"]
+    signatures = {
+        (await judged(bench, changed(Run(tmp_path, one), strict=False))).signature
+        for one in (tools, {"check2": tools["check2"]})
+    }
+    assert len(signatures) == 1, "what is tolerated is no part of a failure"
+
+
+# Files that are known to be clean
+
+
+def per_file(tmp_path, script="", **fields):
+    return asking(tmp_path, script, per_file=True, **fields)
+
+
+FINDS_BAD = 'grep -Hn bad "$@" | sed "s/:bad.*/: ST bad/"; ! grep -q bad "$@"'
+
+
+def edited(run: Run, **files: str):
+    for name, content in files.items():
+        (run.repo / f"{name}.txt").write_text(content)
+    git(run.repo, "add", "--all")
+    git(run.repo, "commit", "--quiet", "--allow-empty", "--message", "edited")
+    return run.snapshot("HEAD")
+
+
+async def test_files_that_were_clean_are_not_handed_over_again_until_they_change(bench, tmp_path):
+    run = Run(tmp_path, {"check": per_file(tmp_path)})
+    changed_tree = edited(run, b="new\n")
+    assert (await judged(bench, run)).ok
+    assert asked(tmp_path) == ["a.txt b.txt c.txt d.txt"]
+    again = await judged(bench, run)
+    assert (again.ok, asked(tmp_path)) == (True, [])
+    assert again.checks[0].message == "unchanged since it was clean: 4 files, none looked at"
+    other = await judged(bench, run, input=changed_tree)
+    assert (other.ok, asked(tmp_path)) == (True, ["b.txt"])
+    assert other.checks[0].message == "3 files unchanged since they were clean were not looked at"
+    assert (await judged(bench, run)).ok
+    assert asked(tmp_path) == [], "what was clean before is still known"
+
+
+@pytest.mark.parametrize("strict", [True, False])
+async def test_files_with_findings_are_run_and_reported_each_time(bench, tmp_path, strict):
+    tools = {"check": per_file(tmp_path, FINDS_BAD, report=LINES, categories=CATEGORIES)}
+    run = changed(Run(tmp_path, tools), strict=strict)
+    head = edited(run, b="bad\n")
+    for given in ("a.txt b.txt c.txt d.txt", "b.txt", "b.txt"):
+        done = await judged(bench, run, input=head)
+        assert (done.ok, done.findings, asked(tmp_path)) == (not strict, 1, [given])
+    git(run.repo, "mv", "d.txt", "b2.txt")
+    moved = edited(run, b="good\n", b2="d\n")
+    wide = changed(Run(tmp_path, tools, files_scope=("*.txt",)), strict=strict)
+    assert (await judged(bench, wide, input=moved)).ok
+    assert sorted(asked(tmp_path)[0].split()) == ["b.txt", "b2.txt"], (
+        "the same content under another name is another file"
+    )
+
+
+@pytest.mark.parametrize(
+    ("script", "report"),
+    [
+        ("echo bad; exit 1", Report()),  # no report tells which file it was
+        ("echo 'nowhere.txt:1: ST bad'; exit 1", LINES),
+        ("echo ':1: ST bad'; exit 1", LINES),
+        ("for n in $(seq 1001); do echo 'a.txt:1: ST bad'; done; exit 1", LINES),
+        ("kill -9 $$", LINES),
+        ("echo 'a.txt:1: ST bad'; kill -9 $$", LINES),
+        ("exit 1", LINES),  # it reports nothing and fails: it has crashed
+    ],
+)
+async def test_nothing_is_known_clean_from_a_check_that_leaves_it_open(bench, tmp_path, script, report):
+    run = Run(tmp_path, {"check": per_file(tmp_path, script, report=report)})
+    for _ in range(2):
+        assert not (await judged(bench, run)).ok
+        assert asked(tmp_path) == ["a.txt b.txt c.txt d.txt"]
+
+
+async def test_another_checker_knows_nothing_of_it(bench, tmp_path):
+    """Its profile, what stands in its arguments, its program, and the files it reads are part of what it is."""
+    program = tmp_path / "program"
+    shutil.copy("/bin/sh", program)
+    script = f'echo "$@" >> {tmp_path}/asked; . ./d.txt'
+
+    def run(context=None, **fields) -> Run:
+        given = {"command": str(program), "args": ("-c", script, "{level}", "{files}"), "per_file": True} | fields
+        made = Run(tmp_path, {"check": ToolProfile(**given)}, files_scope=("a.txt", "b.txt"))
+        options = msgspec.structs.replace(made.spec.options, context={"level": "one"} | (context or {}))
+        made.spec = msgspec.structs.replace(made.spec, options=options)
+        return made
+
+    async def calls(made: Run, **more) -> int:
+        done = await judged(bench, made, **more)
+        assert done.ok, done.message
+        return len(asked(tmp_path))
+
+    first = run()
+    quiet = edited(first, d="true\n")
+    assert [await calls(run(), input=quiet) for _ in range(2)] == [1, 0]
+    assert await calls(run({"unused": "x"}), input=quiet) == 0
+    assert await calls(run({"level": "two"}), input=quiet) == 1
+    assert await calls(run(timeout_sec=9.0), input=quiet) == 1
+    os.utime(program, ns=(1, 1))
+    assert [await calls(run(), input=quiet) for _ in range(2)] == [1, 0]
+    louder = edited(first, d=":\n")
+    assert await calls(run(), input=louder) == 0, "a file that it does not say it reads"
+    config = {"config_files": ("d.*",)}
+    assert [await calls(run(**config), input=one) for one in (quiet, louder, quiet, louder)] == [1, 1, 0, 0]
+    named = {"args": ("-c", script, "{repo_root}/d.txt", "{files}")}
+    assert [await calls(run(**named), input=one) for one in (quiet, louder, quiet)] == [1, 1, 0]
+
+
+async def test_a_checker_of_the_worktree_is_never_spared(bench, tmp_path):
+    """What it is cannot be told before it is started."""
+    run = Run(tmp_path, {"check": ToolProfile(command="./check.sh", args=("{files}",), per_file=True)})
+    script = run.repo / "check.sh"
+    script.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    script.chmod(0o755)
+    head = edited(run)
+    for _ in range(2):
+        assert (await judged(bench, run, input=head)).ok
+        assert asked(tmp_path) == ["a.txt b.txt c.txt d.txt"]
+
+
+async def test_links_are_looked_at_each_time(bench, tmp_path):
+    run = Run(tmp_path, {"check": per_file(tmp_path)})
+    (run.repo / "b.txt").unlink()
+    (run.repo / "b.txt").symlink_to("elsewhere.txt")
+    (run.repo / "elsewhere.txt").write_text("x")
+    head = edited(run)
+    for given in ("a.txt b.txt c.txt d.txt", "b.txt"):
+        assert (await judged(bench, run, input=head)).ok
+        assert asked(tmp_path) == [given]
+
+
+# What is kept of it
+
+
+MARKS = ["0" * 32, "f" * 32]
+
+
+def test_marks_are_kept_by_checker_and_limited(tmp_path, monkeypatch):
+    found = CleanFiles(tmp_path / "clean")
+    assert found.known("c") == set()
+    found.add("c", [])
+    assert not (tmp_path / "clean").exists()
+    found.add("c", MARKS)
+    found.add("d", MARKS[:1])
+    assert (found.known("c"), found.known("d")) == (set(MARKS), set(MARKS[:1]))
+    monkeypatch.setattr(clean, "MARKS_MAX", 3)
+    found.add("c", ["1" * 32, MARKS[0], "2" * 32])
+    assert found.known("c") == {"1" * 32, MARKS[0], "2" * 32}, "what was told last stays"
+    monkeypatch.setattr(clean, "CHECKERS_MAX", 2)
+    for number, name in enumerate("cde"):
+        found.add(name, MARKS)
+        os.utime(tmp_path / "clean" / name, (number, number))
+    found.add("f", MARKS)
+    assert sorted(file.name for file in (tmp_path / "clean").iterdir()) == ["e", "f"]
+
+
+def test_as_many_marks_as_there_may_be_can_be_read_again(tmp_path):
+    found = CleanFiles(tmp_path)
+    marks = [f"{number:032x}" for number in range(clean.MARKS_MAX)]
+    found.add("c" * 64, marks)
+    assert len(found.known("c" * 64)) == clean.MARKS_MAX
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes(b"\x00\xff" * 100),
+        lambda file: file.write_bytes(file.read_bytes()[:-9]),
+        lambda file: file.write_bytes(b"[" * 100_000),
+        lambda file: file.write_bytes(b'{"checker":"c","marks":["../../x"]}'),
+        lambda file: file.write_bytes(b'{"checker":"d","marks":["%s"]}' % (b"0" * 32)),
+        lambda file: file.write_bytes(b'{"checker":"c","marks":["%s"],"more":1}' % (b"0" * 32)),
+        lambda file: file.write_bytes(file.read_bytes() + b" " * clean.FILE_BYTES_MAX),
+        lambda file: (file.unlink(), os.mkfifo(file)),
+        lambda file: (file.rename(file.with_name("x")), file.symlink_to("x")),
+    ],
+)  # fmt: skip
+def test_what_is_no_such_file_counts_as_empty_and_is_written_anew(tmp_path, damage):
+    found = CleanFiles(tmp_path)
+    found.add("c", MARKS)
+    damage(tmp_path / "c")
+    assert found.known("c") == set()
+    found.add("c", MARKS[:1])
+    assert found.known("c") == set(MARKS[:1])
+
+
+def test_a_folder_that_takes_nothing_costs_nothing_but_the_memory(tmp_path):
+    (tmp_path / "clean").write_text("in the way")
+    found = CleanFiles(tmp_path / "clean")
+    found.add("c", MARKS)
+    assert found.known("c") == set()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "c").mkdir()
+    found = CleanFiles(tmp_path / "other")
+    found.add("c", MARKS)
+    assert found.known("c") == set()
