@@ -14,7 +14,7 @@ from typing import Final
 
 from services.plugins import MANIFEST, MANIFEST_BYTES, PluginError, parse_manifest
 from services.profiles import ToolProfile
-from services.repository import list_folder, read_file
+from services.repository import RepositoryError, list_folder, read_file
 
 PLUGINS_MAX: Final = 100
 ENTRIES_MAX: Final = 10_000
@@ -26,7 +26,7 @@ def plugins_at(root: Path, commit: str, folder: str) -> dict[str, ToolProfile]:
 
     Raises:
         ProfileError: there is no such folder, it holds more than 100 plugins, or one that cannot be used.
-        RepositoryError: git cannot tell, or a manifest is a link or larger than 64 KiB.
+        RepositoryError: git cannot tell what is there.
     """
     source = f"{folder} at {commit[:12]}"
     entries = list_folder(root, commit, folder, ENTRIES_MAX)
@@ -35,7 +35,11 @@ def plugins_at(root: Path, commit: str, folder: str) -> dict[str, ToolProfile]:
     found = {}
     for name in _chosen(entries, source):
         file = f"{folder.rstrip('/')}/{name}/{MANIFEST}"
-        found[name] = _parsed(read_file(root, commit, file, MANIFEST_BYTES), f"{file} at {commit[:12]}", name)
+        try:
+            data = read_file(root, commit, file, MANIFEST_BYTES)
+        except RepositoryError as error:
+            raise PluginError(str(error)) from error
+        found[name] = _parsed(data, f"{file} at {commit[:12]}", name)
     return found
 
 

@@ -25,7 +25,7 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _OF_PROFILES: Final = ("file_extensions", "requires", "report", "categories", "severities")
 """Fields of a manifest that a tool profile has under the same name."""
 
-_KNOWN: Final = ("plugin_id", "name", *_OF_PROFILES, "tool")
+FIELDS: Final = ("plugin_id", "name", *_OF_PROFILES, "tool")
 
 
 class PluginError(ProfileError):
@@ -66,8 +66,8 @@ def _fields(document: object, source: str) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for key, value in document.items():
         name = key.replace("-", "_")
-        if name not in _KNOWN:
-            raise PluginError(f"{source}: unknown field {key[:80]!r}. Known are: {', '.join(_KNOWN)}.")
+        if name not in FIELDS:
+            raise PluginError(f"{source}: unknown field {key[:80]!r}. Known are: {', '.join(FIELDS)}.")
         if name in fields:
             raise PluginError(f"{source}: field {key!r} is given twice, in two spellings. Keep one of them.")
         fields[name] = value
@@ -75,7 +75,9 @@ def _fields(document: object, source: str) -> dict[str, Any]:
         if name not in fields:
             raise PluginError(f"{source}: {name} is missing. Add it.")
     if not isinstance(fields["name"], str) or not 0 < len(fields["name"].strip()) <= PLUGIN_NAME_CHARS_MAX:
-        raise PluginError(f"{source}: name must be a text of 1 to {PLUGIN_NAME_CHARS_MAX} characters. Shorten or write it.")
+        raise PluginError(
+            f"{source}: name must be a text of 1 to {PLUGIN_NAME_CHARS_MAX} characters. Shorten or write it."
+        )
     return fields
 
 

@@ -3,15 +3,20 @@
 import contextlib
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services import plugins
 from services.checks import Checks
+from services.diagnostic import Category
 from services.discovery import ENTRIES_MAX, PLUGINS_MAX, load_plugins, plugins_at
+from services.executor.clean import CHECKERS_MAX, MARKS_MAX
 from services.plugins import (
     MANIFEST_BYTES,
     PluginError,
@@ -20,8 +25,7 @@ from services.plugins import (
     requirement_problems,
     with_plugins,
 )
-from services.profiles import ProfileError, Report, ToolProfile
-from services.repository import RepositoryError
+from services.profiles import ProfileError, Report, ToolProfile, parse_tool_profiles
 
 MANIFEST = {"plugin_id": "p", "name": "P", "tool": {"command": "p-check"}}
 
@@ -251,23 +255,23 @@ def test_plugins_are_those_of_the_commit_whatever_the_checkout_holds(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("hazard", "kind", "said"),
+    ("hazard", "said"),
     [
-        (linked_manifest, RepositoryError, "symbolic link"),
-        (linked_folder, PluginError, "'a' is a link"),
-        (too_large, RepositoryError, "over 65536"),
-        (same_id_twice, PluginError, "b/manifest.json at"),
-        (lambda folder: (folder / "a").mkdir() or (folder / "a" / "plugin.py").touch(), PluginError, "no such file"),
-        (Path.rmdir, PluginError, "plugins at"),
+        (linked_manifest, "a/manifest.json at"),
+        (linked_folder, "'a' is a link"),
+        (too_large, "over 65536"),
+        (same_id_twice, "b/manifest.json at"),
+        (lambda folder: (folder / "a").mkdir() or (folder / "a" / "plugin.py").touch(), "no such file"),
+        (Path.rmdir, "plugins at"),
     ],
 )
-def test_a_commit_whose_plugins_cannot_be_used_is_refused(tmp_path, hazard, kind, said):
+def test_a_commit_whose_plugins_cannot_be_used_is_refused(tmp_path, hazard, said):
     folder = tmp_path / "plugins"
     folder.mkdir()
     (tmp_path / "file").touch()
     hazard(folder)
     commit = committed(tmp_path)
-    with pytest.raises(kind) as refused:
+    with pytest.raises(PluginError) as refused:
         plugins_at(tmp_path, commit, "plugins")
     assert said in str(refused.value)
     assert ENTRIES_MAX > PLUGINS_MAX
@@ -334,3 +338,32 @@ def test_an_id_stands_for_a_plugin_or_for_a_profile():
     with pytest.raises(PluginError, match="'a' has the id of the plugin 'a'"):
         with_plugins({"a": ToolProfile(command="x")}, {"a": profile()})
     assert list(with_plugins({"b": ToolProfile(command="x")}, {"a": profile()})) == ["b", "a"]
+
+
+# The document
+
+
+TEXT = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
+
+
+def test_the_documents_manifests_can_be_used_together():
+    blocks = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)]
+    manifests = [block for block in blocks if "plugin_id" in block]
+    found = {one["plugin_id"]: parse_manifest(json.dumps(one).encode(), "m", one["plugin_id"]) for one in manifests}
+    assert order((), found) == ["json-syntax", "ruff-style"]
+    assert requirement_problems(order((), found), found) == []
+    (example,) = [block for block in blocks if "plugin_id" not in block]
+    assert parse_tool_profiles(json.dumps(example).encode(), "p")["my-linter"].per_file
+
+
+def test_the_document_names_every_field_every_category_and_the_limits():
+    section = TEXT.partition("## Manifest")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == set(plugins.FIELDS)
+    section = TEXT.partition("## Categories")[2].partition("\n## ")[0]
+    assert tuple(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == get_args(Category)
+    for said in (
+        f"At most {PLUGINS_MAX}.",
+        f"{CHECKERS_MAX} checkers, {MARKS_MAX:,} files each",
+        f"{MANIFEST_BYTES // 1024} KiB",
+    ):
+        assert said in TEXT

@@ -1,0 +1,134 @@
+"""The repository's plugins on their way into a run: read at the base commit, told by `swell plan`, found by `swell tools`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from small_repository import bundle, git
+
+from services.profiles import parse_tool_profiles
+from services.scheduler.config import SchedulerConfig
+from services.scheduler.submission import Header, Submissions
+from services.spec import Definitions
+from swell.errors import SwellError
+from swell.listing import local_plan
+from swell.settings import RunSettings, in_force
+from swell.submission import assemble, load_bundles
+from swell.tools import known_tools
+
+SETTINGS = 'static_tools = ["pass"]\ntool_profiles = "tools.json"\nplugins = "tools/plugins"\n'
+
+
+@pytest.fixture
+def plugged(repo: Path) -> Callable[..., Path]:
+    """The repository with these plugins committed."""
+
+    def commit(settings: str = SETTINGS, **plugins: dict[str, Any]) -> Path:
+        (repo / "swell.toml").write_text(settings)
+        for name, changes in plugins.items():
+            (repo / "tools" / "plugins" / name).mkdir(parents=True)
+            manifest = {"plugin_id": name, "name": name, "tool": {"command": name}} | changes
+            (repo / "tools" / "plugins" / name / "manifest.json").write_text(json.dumps(manifest))
+        git(repo, "add", "-A")
+        git(repo, "commit", "-qm", "plugins")
+        return repo
+
+    return commit
+
+
+def submitted(repo: Path, bundles: Path, **settings: Any) -> Any:
+    """What the client sends."""
+    wanted = msgspec.structs.replace(in_force(RunSettings()), **settings)
+    return assemble(load_bundles(bundles), repo=repo, settings=wanted)
+
+
+def test_a_run_is_checked_by_the_plugins_of_its_base_commit(
+    plugged: Callable[..., Path], bundles: Callable[..., Path]
+) -> None:
+    repo = plugged(zeta={}, alpha={"requires": ["zeta"], "file_extensions": [".py"]})
+    header = submitted(repo, bundles(bundle("ws-a"), bundle("ws-b", scope="src/b.py"))).header
+    found = parse_tool_profiles(header.tool_profiles_json, "sent")
+    assert {tool for tool, profile in found.items() if profile.plugin} == {"alpha", "zeta"}
+    sent = Header(
+        request_id="request-1",
+        location="/repo",
+        base_commit=header.base_commit,
+        checks_toml=header.checks_toml,
+        tool_profiles_json=header.tool_profiles_json,
+    )
+    documents = [("a.json", json.dumps([bundle("ws-a"), bundle("ws-b", scope="src/b.py")]).encode())]
+    spec = Submissions(SchedulerConfig()).plan(sent, documents).spec
+    assert spec is not None
+    assert [check.name for check in Definitions(spec).static("ws-b")] == ["pass", "zeta", "alpha"]
+    (repo / "tools" / "plugins" / "zeta" / "manifest.json").write_text("{")
+    again = submitted_dirty(repo, bundles(bundle("ws-a")))
+    assert parse_tool_profiles(again.header.tool_profiles_json, "sent") == found
+
+
+def submitted_dirty(repo: Path, bundles: Path) -> Any:
+    return assemble(load_bundles(bundles), repo=repo, settings=in_force(RunSettings()), allow_dirty=True)
+
+
+@pytest.mark.parametrize(
+    ("plugins", "said"),
+    [
+        ({}, "tools/plugins at"),
+        ({"alpha": {"file_extensions": ["py"]}}, "tools/plugins/alpha/manifest.json at"),
+        ({"alpha": {"plugin_id": "beta"}}, "tools/plugins/alpha/manifest.json at"),
+        ({"alpha": {"requires": ["alpha"]}}, "requires names the tool itself"),
+        ({"pass": {}}, "'pass' has the id of the plugin"),
+    ],
+)
+def test_plugins_that_cannot_be_used_are_refused_before_anything_is_sent(
+    plugged: Callable[..., Path], bundles: Callable[..., Path], plugins: dict[str, Any], said: str
+) -> None:
+    repo = plugged(**plugins)
+    looks: list[Callable[[], object]] = [
+        lambda: submitted(repo, bundles(bundle("ws-a"))),
+        lambda: known_tools(repo),
+    ]
+    for look in looks:
+        with pytest.raises(SwellError) as refused:
+            look()
+        assert refused.value.reason == "BAD_PROFILES"
+        assert said in refused.value.message
+
+
+def test_nobodys_own_file_takes_a_plugin_out(
+    plugged: Callable[..., Path], bundles: Callable[..., Path], tmp_path: Path
+) -> None:
+    repo = plugged(alpha={})
+    mine = tmp_path / "mine.json"
+    mine.write_text(json.dumps({"alpha": {"command": "true"}}))
+    with pytest.raises(SwellError, match="'alpha' has the id of the plugin"):
+        submitted(repo, bundles(bundle("ws-a")), tool_profiles=str(mine))
+
+
+def test_a_plan_without_a_cluster_knows_the_plugins(plugged: Callable[..., Path], bundles: Callable[..., Path]) -> None:
+    repo = plugged('plugins = "tools/plugins"\n', alpha={"requires": ["elsewhere"]})
+    assert local_plan(bundles(bundle("ws-a")), repo).valid, "what it requires may be the scheduler's"
+
+
+def test_a_plan_without_a_cluster_tells_of_circles(plugged: Callable[..., Path], bundles: Callable[..., Path]) -> None:
+    repo = plugged(alpha={"requires": ["beta"]}, beta={"requires": ["alpha"]})
+    report = local_plan(bundles(bundle("ws-a")), repo)
+    assert (report.valid, [finding.code for finding in report.errors]) == (False, ["REQUIREMENT_CYCLE"])
+    assert "alpha/manifest.json: requires goes round in a circle: alpha -> beta -> alpha" in report.errors[0].message
+
+
+def test_a_plan_without_a_cluster_refuses_bad_manifests(
+    plugged: Callable[..., Path], bundles: Callable[..., Path]
+) -> None:
+    repo = plugged(alpha={"tool": {}})
+    with pytest.raises(SwellError, match="alpha/manifest"):
+        local_plan(bundles(bundle("ws-a")), repo)
+
+
+def test_tools_of_a_run_are_the_plugins_too(plugged: Callable[..., Path]) -> None:
+    known = known_tools(plugged(ruff={}))
+    assert known.checks is not None
+    assert known.checks.static_tools == ("pass", "ruff")
+    assert (known.tools["ruff"].origin, known.profiles["ruff"].plugin) == ("repository", "ruff")
