@@ -20,6 +20,7 @@ from services.profiles import PLUGIN_NAME_CHARS_MAX, ProfileError, ToolProfile, 
 MANIFEST: Final = "manifest.json"
 MANIFEST_BYTES: Final = 64 * 1024
 CIRCLE_SHOWN_MAX: Final = 10
+NAME_CHARS_SHOWN: Final = 80
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _OF_PROFILES: Final = ("file_extensions", "requires", "report", "categories", "severities")
@@ -132,7 +133,7 @@ def requirement_problems(static_tools: Sequence[str], profiles: Mapping[str, Too
     found = [
         Finding(
             code="UNKNOWN_REQUIREMENT",
-            message=f"{_where(tool, profiles)}: requires names {other!r}, which is no check of the same workstream",
+            message=f"{_where(tool, profiles)}: requires names {other!r:.80}, which is no check of the same workstream",
             remedy="add it to static_tools or to the plugins, or take it out of requires",
         )
         for tool in static_tools
@@ -150,7 +151,8 @@ def requirement_problems(static_tools: Sequence[str], profiles: Mapping[str, Too
         circle = seen[seen.index(at) :]
         start = circle.index(min(circle))
         circle = [*circle[start:], *circle[:start], circle[start]]
-        shown = " -> ".join([*circle[:CIRCLE_SHOWN_MAX], *(["..."] if len(circle) > CIRCLE_SHOWN_MAX else [])])
+        told = [name[:NAME_CHARS_SHOWN] for name in circle[:CIRCLE_SHOWN_MAX]]
+        shown = " -> ".join([*told, *(["..."] if len(circle) > CIRCLE_SHOWN_MAX else [])])
         found.append(
             Finding(
                 code="REQUIREMENT_CYCLE",
@@ -162,7 +164,7 @@ def requirement_problems(static_tools: Sequence[str], profiles: Mapping[str, Too
 
 
 def _where(tool: str, profiles: Mapping[str, ToolProfile]) -> str:
-    return f"{tool}/{MANIFEST}" if profiles[tool].plugin is not None else f"the tool profile {tool!r}"
+    return f"{tool}/{MANIFEST}" if profiles[tool].plugin is not None else f"the tool profile {tool!r:.80}"
 
 
 def _ordered(static_tools: Iterable[str], profiles: Mapping[str, ToolProfile]) -> tuple[tuple[str, ...], int]:

@@ -119,6 +119,7 @@ class Definitions:
         self._resolved: dict[WorkstreamChecks, EffectiveChecks] = {}
         self._footprints: dict[str, Footprint] = {}
         self._alike: bool | None = None
+        self._all_strict: bool | None = None
         self._texts: dict[str, str] = {}
         self._identities: dict[tuple[str, str, str, Ranges | None, bool], Check] = {}
         self._routes: dict[str, Route | None] = {}
@@ -263,7 +264,11 @@ class Definitions:
         ]
 
     def _is_strict(self, tool: str, workstreams: Sequence[str]) -> bool:
-        """Whether one of those that ask for a static tool is strict; None asks: strict."""
+        """Whether one of those that ask for a static tool is strict; so is one that nobody asks for."""
+        if self._all_strict is None:
+            self._all_strict = all(self.checks(name).strict for name in self.order)
+        if self._all_strict:
+            return True
         asking = [checks.strict for checks in map(self.checks, workstreams) if tool in checks.static_tools]
         return any(asking) or not asking
 

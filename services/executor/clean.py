@@ -133,7 +133,8 @@ def checker_of(
     if program is None:
         return None
     config = Droppings(profile.config_files)
-    words = (word for argument in profile.args for word in ((argument,) if isinstance(argument, str) else argument))
+    words = [word for argument in profile.args for word in ((argument,) if isinstance(argument, str) else argument)]
+    words += [*profile.headless_args, *profile.env.values(), profile.stdin or ""]
     named = {_IN_WORKTREE.sub("", word) for word in words}
     read = sorted(path for path in files if path in named or config.matches(path))
     parts = [

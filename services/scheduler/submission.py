@@ -362,8 +362,13 @@ def has_checks(
     checks: Checks, context: Mapping[str, Any], bundle: WorkstreamBundle, profiles: Mapping[str, ToolProfile]
 ) -> bool:
     """Whether anything at all checks a workstream."""
-    effective = in_force(checks, context, bundle.checks, profiles)
-    return bool(effective.static_tools or effective.runtime_tool or bundle.acceptance_tests)
+    effective = resolve(checks, context, bundle.checks)
+    return bool(
+        effective.static_tools
+        or effective.runtime_tool
+        or bundle.acceptance_tests
+        or any(profile.plugin is not None for profile in profiles.values())
+    )
 
 
 def _named_tools(
