@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from small_repository import bundle, git
+from typer.testing import Result
 
 from services.profiles import parse_tool_profiles
 from services.scheduler.config import SchedulerConfig
@@ -132,3 +133,35 @@ def test_tools_of_a_run_are_the_plugins_too(plugged: Callable[..., Path]) -> Non
     assert known.checks is not None
     assert known.checks.static_tools == ("pass", "ruff")
     assert (known.tools["ruff"].origin, known.profiles["ruff"].plugin) == ("repository", "ruff")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_run_passes_its_plugins_and_tells_what_they_tolerate(
+    swell: Callable[..., Result], plugged: Callable[..., Path], bundles: Callable[..., Path]
+) -> None:
+    """Through the whole of it: two plugins in order, one without a file for it, and findings that do not fail."""
+    script = "import sys; [print(f + ':2: LONG too long') for f in sys.argv[1:]]; sys.exit(1)"
+    pattern = r"(?P<file>[^:]+):(?P<line>\d+): (?P<code>\w+) (?P<message>.*)"
+    repo = plugged(
+        SETTINGS + "strict = false\n",
+        alpha={
+            "requires": ["beta"],
+            "tool": {"command": "{python}", "args": ["-c", script, "{files}"]},
+            "report": {"format": "pattern", "pattern": pattern},
+            "categories": {"LONG": "style"},
+        },
+        beta={"file_extensions": [".md"], "tool": {"command": "no-such-program"}},
+    )
+    shown = swell("run", bundles(bundle("ws-a")), "--repo", repo, "--json")
+    assert shown.exit_code == 0, shown.output
+    events = [json.loads(line) for line in shown.stdout.splitlines()]
+    judged = [
+        {check["name"]: check for check in one["payload"]["checks"]}
+        for one in events
+        if one["kind"] == "step_finished" and one["payload"].get("checks")
+    ]
+    assert list(judged[0]) == ["pass", "beta", "alpha"]
+    assert {check["outcome"] for check in judged[0].values()} == {"passed"}
+    assert judged[0]["beta"]["message"] == "noop: no file of the scope ends in .md"
+    assert "strict is false" in judged[0]["alpha"]["message"]
+    assert judged[0]["alpha"]["findings"] == 1
