@@ -763,11 +763,10 @@ class _Attempt:
     def _remark_on(self, listening: Listening) -> None:
         """What nobody could price held nothing to the cap: that must not pass in silence."""
         if listening.unpriced and listening.overspent_nano is None:
-            models = ", ".join(repr(name) if name else "a model that it did not name" for name in listening.unpriced)
-            self._remark(
-                f"no price is known for {models}, so nothing was ended at the cap of {usd_text(self.step.cap_nano)}: "
-                "add it to your price file (docs/prices.md)"
-            )
+            known = ", ".join(repr(name) for name in listening.unpriced if name)
+            why = f"no price is known for {known}" if known else "the tool told neither its model nor its costs"
+            remedy = ": add it to your price file (docs/prices.md)" if known else ""
+            self._remark(f"{why}, so nothing could be ended at the cap of {usd_text(self.step.cap_nano)}{remedy}")
 
     def _remark(self, text: str) -> None:
         """A word of ours in the log of the attempt, after what the tool has printed."""

@@ -269,7 +269,10 @@ async def test_what_has_no_price_ends_nothing_and_is_told_once(bench, tmp_path):
     assert (done.ok, done.cost) == (True, None)
     said = (await bench.read(done, "log")).decode()
     assert said.count("no price is known for 'nobody-s'") == 1
-    assert "$0.20" in said
+    assert "$0.20: add it to your price file" in said
+    turn = '{"type": "turn.completed", "usage": {"input_tokens": 9, "output_tokens": 9}}'
+    done = await capped(bench, Run(tmp_path, {"tool": spender(f"echo '{turn}'", adapter="codex", result=None)}), 20)
+    assert b"[swell: the tool told neither its model nor its costs" in await bench.read(done, "log")
 
 
 # Output of any kind and size
