@@ -253,9 +253,7 @@ def ungranted(fleet: Fleet, now_ns: int, ask: Ask) -> Barrier | Refusal | None:
         return None
     ask = served(fleet, ask)
     rates = grants.rates_of(shared, ask.provider, ask.model)
-    draw = grants.draw_of(ask, grants.day_of(now_ns))
-    budgets = {budget_name(account): shared.book.budget_of(account) for account in draw.accounts}
-    limited = [name for name, budget in budgets.items() if budget is not None and budget.mode == "halt"]
+    limited = grants.stopping_budgets(shared, ask.tool)
     if not (rates or limited):
         return None
     refused = grants.refusal_of(shared, now_ns, ask)

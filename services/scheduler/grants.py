@@ -172,10 +172,15 @@ def rates_of(shared: Shared, provider: str, model: str) -> list[str]:
     return [name for name in names if name in shared.limits.rates]
 
 
+def stopping_budgets(shared: Shared, tool: str) -> list[str]:
+    """The names of the budgets across runs that let attempts of a tool begin only as far as they hold them."""
+    budgets = {name: shared.book.budgets.get(name) for name in (FLEET_BUDGET, tool_budget(tool))}
+    return [name for name, budget in budgets.items() if budget is not None and budget.mode == "halt"]
+
+
 def limit_nano(shared: Shared, tool: str) -> int:
     """The most that an attempt of a tool may cost under the budgets across runs."""
-    budgets = [shared.book.budgets.get(name) for name in (FLEET_BUDGET, tool_budget(tool))]
-    return min((one.limit_nano for one in budgets if one is not None and one.mode == "halt"), default=NANO_USD_MAX)
+    return min((shared.book.budgets[name].limit_nano for name in stopping_budgets(shared, tool)), default=NANO_USD_MAX)
 
 
 # Folding
@@ -441,6 +446,8 @@ def _grants(shared: Shared, now_ns: int, lasts_ns: int, asks: Sequence[Ask]) -> 
             return
         draw = draw_of(ask, day)
         rates = rates_of(shared, ask.provider, ask.model)
+        if not rates and not stopping_budgets(shared, ask.tool):
+            continue  # it draws on nothing any more
         if shared.grant_of(ask) is not None or not full.isdisjoint((*draw.accounts, *rates)):
             continue
         refused = refusal(shared.book, draw, promised)

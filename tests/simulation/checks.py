@@ -4,20 +4,26 @@ I1 what was asked is in the log and answered         I5 slots, groups, scopes, p
 I2 one claim at most, one close, only `late` after   I9 bounded attempts
 I3 what is merged and delivered passed its checks    moves: only documented ones, each from where the last one led
 I4 a start contains what it depends on               pauses, breakers, losses, waits, ends
-I6 what is spent and reserved is within the budgets, but for what tools overshoot
+I6 what is spent and reserved is within the budgets, of runs and of all together, but for what tools overshoot; shares of
+   what runs draw on together are given as fast as rates allow, used or given back once, and held by nobody
 """
 
 from collections import Counter
+from datetime import UTC, datetime
 from typing import Any
 
 from services.events import (
     LINE,
     AnyEvent,
+    AttemptGranted,
     BudgetChanged,
     BudgetReached,
+    BudgetRequested,
     FleetPaused,
     FleetResumed,
+    GrantReturned,
     IntegrationAdvanced,
+    LimitsSet,
     LineDelivered,
     PauseRequested,
     ProbeGranted,
@@ -85,10 +91,13 @@ WAIT_S = 45.0
 class Attempt:
     """One scheduled attempt, as its entries tell."""
 
-    __slots__ = ("claimed", "closed", "closed_ns", "late", "scheduled", "scheduled_ns")
+    __slots__ = ("at", "claimed", "closed", "closed_ns", "day", "granted", "late", "scheduled", "scheduled_ns")
 
-    def __init__(self, scheduled: StepScheduled, scheduled_ns: int) -> None:
+    def __init__(self, scheduled: StepScheduled, scheduled_ns: int, at: int) -> None:
         self.scheduled_ns = scheduled_ns
+        self.at = at
+        self.day = _day(scheduled_ns)
+        self.granted = False
         self.scheduled = scheduled
         self.claimed: StepStarted | None = None
         self.closed: AnyEvent | None = None
@@ -157,6 +166,49 @@ class Breaker:
         self.probes = 0
 
 
+class Share:
+    """A grant across runs that is neither used nor given back."""
+
+    def __init__(self, event: AttemptGranted, recorded: Recorded) -> None:
+        self.event = event
+        self.at = recorded.sequence
+        self.day = _day(recorded.time_ns)
+
+
+class Together:
+    """What runs draw on together, as the entries tell."""
+
+    def __init__(self) -> None:
+        self.limits = LimitsSet()
+        self.people: dict[str, BudgetChanged] = {}
+        self.changed_at = 0
+        self.changed_ns = 0
+        self.shares: dict[tuple[str, str, int], Share] = {}
+        self.granted_ns: dict[str, list[int]] = {}
+        self.told: Counter[tuple[str, str, str]] = Counter()
+
+    def budget(self, tool: str) -> int | None:
+        """What may be spent a day, by a tool or ("") by all, where that stops anybody."""
+        person = self.people.get(tool)
+        if person is not None:
+            return person.limit_nano if person.mode == "halt" else None
+        limit_nano = self.limits.tools_nano.get(tool) if tool else self.limits.fleet_nano
+        return limit_nano if self.limits.mode == "halt" else None
+
+    def rates(self, provider: str, model: str) -> list[str]:
+        """The rates in force for a model of a provider."""
+        return [name for name in (provider, f"{provider}/{model}") if name in self.limits.rates]
+
+    def change(self, recorded: Recorded) -> None:
+        """The limits are others now."""
+        self.changed_at, self.changed_ns = recorded.sequence, recorded.time_ns
+        self.told.clear()
+
+
+def _day(time_ns: int) -> str:
+    return datetime.fromtimestamp(time_ns // SECOND_NS, UTC).date().isoformat()
+
+
 class Checker:
     """The judge of one history."""
 
@@ -171,6 +223,7 @@ class Checker:
         self._findings: list[str] = []
         self._breakers: dict[str, Breaker] = {}
         self._pauses: dict[tuple[str, str], int] = {}
+        self._together = Together()
         self._moved_ns = 0
         self._by: dict[str, str] = {}
         self._asked: dict[str, Any] = {}
@@ -198,6 +251,7 @@ class Checker:
                     run.asked.update(one.request_id for one in entry.events)  # type: ignore[union-attr]
             if recorded.time_ns > self.friendly_from_ns:
                 self._waits(recorded)
+                self._owed_to_all(recorded)
             if self._findings:
                 return [f"{self._findings[0]} (position {recorded.sequence})"]
         if ended:
@@ -278,6 +332,8 @@ class Checker:
                     if run.told[event.workstream, event.threshold, event.limit_nano] > 1:
                         self._wrong(f"I6: {event.threshold} of {event.workstream or run.name} is told twice")
                     self.stats[f"budget {event.threshold}"] += 1
+                case GrantReturned():
+                    self._given_back(run.name, event)
                 case RollbackStarted():
                     run.rolling = True
                     run.rollbacks += 1
@@ -313,7 +369,9 @@ class Checker:
             held = held or (scope == "tool" and named == event.tool and event.tool != "" and not event.dry_run)
             if held and entry.seen >= at:
                 self._wrong(f"paused: {key} scheduled though {scope} {named} is paused since {at}, seen {entry.seen}")
-        run.attempts[key] = Attempt(event, recorded.time_ns)
+        run.attempts[key] = Attempt(event, recorded.time_ns, recorded.sequence)
+        if event.cap is not None:
+            self._share(run, entry, run.attempts[key])
         run.open.add(key)
         if event.cap is not None:
             self._money(run, "", run.limit_nano)
@@ -352,6 +410,95 @@ class Checker:
             self._wrong(
                 f"I6: {total} spent and reserved of {limit_nano} by {workstream or run.name}, {overshot} overshot"
             )
+
+    # Money and rates across runs
+
+    def _granted(self, recorded: Recorded, entry: Entry, event: AttemptGranted) -> None:
+        """A share is given: the budgets hold it, and the rates allow it."""
+        self.stats["grants"] += 1
+        together, key = self._together, (event.run, event.workstream, event.attempt)
+        if key in together.shares:
+            self._wrong(f"I6: {key} is granted twice")
+        run = self.runs.get(event.run)
+        if run is None or key[1:] not in run.attempts:
+            together.shares[key] = Share(event, recorded)
+        for tool in ("", event.tool):
+            limit_nano = together.budget(tool)
+            if limit_nano is None:
+                continue
+            total, _, overshot = self._spent_by_all(tool, _day(recorded.time_ns), entry.seen)
+            self.stats["grants under a budget"] += 1
+            if total > limit_nano + overshot:
+                self._wrong(f"I6: {total} spent and reserved of {limit_nano} by {tool or 'all'}, {overshot} overshot")
+        for name in together.rates(event.provider, event.model):
+            rate, times = together.limits.rates[name], together.granted_ns.setdefault(name, [])
+            times.append(recorded.time_ns)
+            for count, first_ns in enumerate(reversed(times), 1):
+                allowed = rate.burst + (recorded.time_ns - first_ns) / (60 * SECOND_NS) * (rate.attempts_per_min or 0)
+                if count > allowed + 1e-6:
+                    self._wrong(f"I6: {count} attempts granted where the rate of {name} allows {allowed:.1f}")
+
+    def _spent_by_all(self, tool: str, day: str, seen: int) -> tuple[int, int, int]:
+        """Spent and reserved, spent, and overshot on a day by all runs, but for what nobody was asked for and had not seen."""
+        total = spent = overshot = 0
+        for share in self._together.shares.values():
+            if share.day == day and tool in ("", share.event.tool):
+                total += share.event.cap_nano
+        for run in self.runs.values():
+            for attempt in run.attempts.values():
+                scheduled = attempt.scheduled
+                if scheduled.cap is None or attempt.day != day or tool not in ("", scheduled.tool):
+                    continue
+                if not attempt.granted and attempt.at > seen:
+                    continue
+                amount = scheduled.cap_nano if attempt.closed is None else attempt.amount()
+                total += amount
+                spent += amount if attempt.closed is not None else 0
+                overshot += max(amount - scheduled.cap_nano, 0)
+        return total, spent, overshot
+
+    def _share(self, run: Ran, entry: Entry, attempt: Attempt) -> None:
+        """A dispatch that draws on something shared has its share. One that does not, and crosses a grant, ends that."""
+        event, together = attempt.scheduled, self._together
+        share = together.shares.pop((run.name, event.workstream, event.attempt), None)
+        if share is not None and (share.event.tool, share.event.cap_nano) == (event.tool, event.cap_nano):
+            attempt.day = share.day
+            if entry.seen >= share.at:
+                attempt.granted = True
+                return
+        assert run.spec is not None
+        profile = run.spec.profiles[event.tool]
+        limited = any(together.budget(tool) is not None for tool in ("", event.tool))
+        limited = limited or bool(together.rates(profile.provider or event.tool, profile.model or ""))
+        if limited and entry.seen >= together.changed_at:
+            self._wrong(f"I6: {event.workstream}/{event.attempt} of {run.name} begins without a grant")
+
+    def _given_back(self, run: str, event: GrantReturned) -> None:
+        self.stats["grants returned"] += 1
+        if self._together.shares.pop((run, event.workstream, event.attempt), None) is None:
+            self._wrong(f"I6: {run}/{event.workstream}/{event.attempt} gives back what it does not have")
+
+    def _told_to_all(self, event: BudgetReached) -> None:
+        self.stats[f"fleet budget {event.threshold}"] += 1
+        self._together.told[event.tool, event.day, event.threshold] += 1
+        if self._together.told[event.tool, event.day, event.threshold] > 1:
+            self._wrong(f"I6: {event.threshold} of {event.tool or 'all'} on {event.day} is told twice")
+
+    def _owed_to_all(self, recorded: Recorded) -> None:
+        """What is over is told, and what is granted is used or given back, within a while."""
+        together = self._together
+        for key, share in together.shares.items():
+            since_ns = max(share.event.expires_ns, self.friendly_from_ns)
+            if recorded.time_ns - since_ns > WAIT_S * SECOND_NS:
+                self._wrong(f"I8: {key} holds what it was granted, though its time is over")
+        if recorded.time_ns - max(together.changed_ns, self._moved_ns, self.friendly_from_ns) < WAIT_S * SECOND_NS:
+            return
+        day = _day(recorded.time_ns)
+        for tool in ("", *together.limits.tools_nano):
+            limit_nano = together.budget(tool)
+            spent = self._spent_by_all(tool, day, recorded.sequence)[1] if limit_nano is not None else 0
+            if limit_nano is not None and 0 < spent >= limit_nano and not together.told[tool, day, "exceeded"]:
+                self._wrong(f"I6: {spent} of {limit_nano} is spent by {tool or 'all'}, and that is not told")
 
     def _starts(self, run: Ran, event: StepScheduled) -> None:
         """I4: what an EDIT starts from contains everything it depends on."""
@@ -596,6 +743,8 @@ class Checker:
         for event in entry.events:
             if isinstance(event, RequestAnswered) and event.answer == "accepted":
                 request = self._asked[event.request_id]
+                if isinstance(request, BudgetRequested):
+                    continue
                 wanted[request.scope, request.name] = isinstance(request, PauseRequested)
         for key, paused in wanted.items():
             if (key in self._pauses) != paused:
@@ -631,6 +780,20 @@ class Checker:
                     breaker.grant, breaker.grant_at = event, recorded.sequence
                     self._moved_ns = recorded.time_ns
                     self.stats["probes"] += 1
+                case LimitsSet():
+                    self._together.limits, self._together.granted_ns = event, {}
+                    self._together.change(recorded)
+                case BudgetChanged():
+                    self._together.people[event.name] = event
+                    self._together.change(recorded)
+                    self.stats["fleet budgets changed"] += 1
+                case AttemptGranted():
+                    self._granted(recorded, entry, event)
+                    self._moved_ns = recorded.time_ns
+                case GrantReturned():
+                    self._given_back(event.run, event)
+                case BudgetReached():
+                    self._told_to_all(event)
                 case _:
                     pass
 

@@ -3,13 +3,14 @@
 What they know they read off the log, as anybody does who watches it.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from services.events import (
     AnyEvent,
     Artifact,
+    BudgetChanged,
     BudgetRequested,
     CancelRequested,
     ErrorClass,
@@ -29,6 +30,7 @@ from services.events import (
     RunRequested,
     RunTransitioned,
     Step,
+    StepDelayed,
     StepFinished,
     StepRequested,
     WorkstreamTransitioned,
@@ -75,6 +77,8 @@ class People:
         self.acknowledged: dict[str, str] = {}
         """Every acknowledged request and its run."""
         self.fleet_answered: set[str] = set()
+        self._without_money: dict[tuple[Literal["fleet", "tool"], str], None] = {}
+        """Budgets across runs that somebody waits for."""
         self._numbers = 0
         self._steps_asked: set[str] = set()
         self._specs = 0
@@ -215,6 +219,7 @@ class People:
         if friendly:
             for scope, name in sorted(self.paused):
                 self._once(FLEET, f"resume/{scope}/{name}/{self._numbers}", scope, name)
+        self._give_to_all(friendly=friendly)
         for name, seen in self.runs.items():
             if seen.finished:
                 self._after_end(name, seen)
@@ -229,6 +234,13 @@ class People:
             if seen.spec.options.stepwise:
                 self._ask_step(name, seen)
         self.clockwork.after(2.0 if friendly else self._some(self.habits.review_s), self._look)
+
+    def _give_to_all(self, *, friendly: bool) -> None:
+        """Another budget for the fleet and for tools that somebody waits for; when friendly, none."""
+        for scope, name in list(self._without_money):
+            limit_nano = None if friendly else 10**9 * (1 + self._numbers % 5)
+            event = BudgetRequested(request_id=self._id(), actor="ann", limit_nano=limit_nano, scope=scope, name=name)
+            self.ask(FLEET, event)
 
     def _once(self, run: str, _why: str, scope: str, name: str) -> None:
         self.ask(run, ResumeRequested(request_id=self._id(), actor="ann", scope=scope, name=name))  # type: ignore[arg-type]
@@ -339,6 +351,10 @@ class People:
                     seen.rolling = True
                 case RollbackFinished() if seen is not None:
                     seen.rolling = False
+                case StepDelayed(cause="limit") if "may spend" in event.reason:
+                    self._without_money["fleet", ""] = self._without_money["tool", event.step.tool] = None
+                case BudgetChanged(limit_nano=None) if seen is None and event.scope != "run":
+                    self._without_money.pop((event.scope, event.name), None)
                 case FleetPaused():
                     self.paused[event.scope, event.name] = True
                 case FleetResumed():

@@ -7,10 +7,11 @@ import msgspec
 
 from services.bundle import WorkstreamBundle
 from services.checks import Checks
-from services.events import ErrorClass
+from services.events import ErrorClass, Rate
 from services.plan import build_execution_plan
 from services.profiles import ToolProfile
 from services.scheduler.fleet import BreakerLimits
+from services.scheduler.grants import SharedLimits
 from services.spec import Options, Repository, RunSpec
 from tests.simulation.algebra import BASE
 from tests.simulation.broker import Mix
@@ -26,6 +27,8 @@ MENDING = 0.3
 
 LACKING = 0.25
 """The part of the seeds in which executors lack tools."""
+SHARING = 0.5
+"""The part of the scenarios with money in which runs draw on something together."""
 
 PROFILES = {
     "editor": ToolProfile(command="editor", args=("{files}",), fallback=("spare",)),
@@ -127,6 +130,7 @@ def scenario(seed: int, *, size: int | None = None) -> Scenario:
         plans.append(_plan(random, specs[-1]))
     _give_tiers(Random(f"tiers/{seed}"), specs)
     _give_money(Random(f"money/{seed}"), specs, plans)
+    shared = _share(Random(f"shared/{seed}"), specs, plans)
     calm = random.random() < 0.1
     slots = [random.randint(1, 4) for _ in range(random.randint(2, 4))]
     made = Scenario(
@@ -143,6 +147,7 @@ def scenario(seed: int, *, size: int | None = None) -> Scenario:
                 open_s=random.choice([5.0, 20.0, 60.0]),
                 probe_s=random.choice([3.0, 15.0]),
             ),
+            shared=shared,
             crash=0.0 if calm or random.random() < 0.6 else 0.01,
         ),
         executors=[("default", slot) for slot in slots],
@@ -231,6 +236,33 @@ def _give_money(random: Random, specs: list[RunSpec], plans: list[Plan]) -> None
         options = msgspec.structs.replace(definition.options, budget_nano=budget_nano, budget_mode=mode)
         specs[at] = msgspec.structs.replace(definition, profiles=profiles, options=options, bundles=bundles)
         plans[at].purse = random.randint(1, 2**31)
+
+
+def _share(random: Random, specs: list[RunSpec], plans: list[Plan]) -> SharedLimits:
+    """What the runs of some scenarios with money draw on together: budgets of a day, rates of providers, or both."""
+    if not any(plan.purse for plan in plans) or random.random() >= SHARING:
+        return SharedLimits()
+    for at, definition in enumerate(specs):
+        profiles = {
+            name: msgspec.structs.replace(one, provider="acme", model="big")
+            if one.type == "ai" and name != "spare"
+            else one
+            for name, one in definition.profiles.items()
+        }
+        specs[at] = msgspec.structs.replace(definition, profiles=profiles)
+    rates = {
+        "acme": Rate(attempts_per_min=random.choice([6, 20, 60]), burst=random.choice([1, 3])),
+        "acme/big": Rate(attempts_per_min=random.choice([10, 30]), burst=2),
+        "spare": Rate(attempts_per_min=10),
+    }
+    named = random.sample(sorted(rates), random.choice([0, 1, 1, 2]))
+    return SharedLimits(
+        fleet_usd_per_day=random.choice([None, 0.0, 0.7, 1.0, 2.0, 3.0, 10.0]),
+        tool_usd_per_day=random.choice([{}, {}, {"editor": 1.0}, {"spare": 0.6, "helper": 0.4}]),
+        mode=random.choice(["halt", "halt", "halt", "warn"]),
+        rates={name: rates[name] for name in named},
+        grant_s=random.choice([3.0, 10.0]),
+    )
 
 
 def _maybe(random: Random, value: float, probability: float = 0.4) -> float:
