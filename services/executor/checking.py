@@ -22,7 +22,7 @@ from services.executor.diagnostics.categories import as_profiled
 from services.executor.output import read_output
 from services.executor.sandbox import Sandbox
 from services.executor.secrets import Secrets
-from services.executor.tools import Invocation, invoke, untimely
+from services.executor.tools import WITHOUT_SANDBOX, Invocation, invoke, untimely
 from services.executor.trial import Trials
 from services.executor.workspace import Workspace
 from services.git import readable
@@ -253,6 +253,8 @@ class Checking:
         """`trouble`: why it has no verdict, if that is known already."""
         output = self._output(invocation.stdout) + self._output(invocation.stderr)
         argv = tuple(self._secrets.mask_text(word) for word in invocation.argv)
+        if invocation.unconfined:
+            judged.log.append(self._secrets.mask(f"{WITHOUT_SANDBOX}{invocation.unconfined}\n".encode()))
         if output or not invocation.ok:
             judged.log.append(b"$ " + " ".join(argv).encode(errors="replace") + b"\n" + output)
         exit_code = invocation.exit.exit_code if invocation.exit is not None else None

@@ -14,6 +14,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
@@ -84,14 +85,17 @@ def needs_of(programs: Sequence[Path], search: str, *, system: Sequence[Path] = 
     waiting, seen = [(program, 0) for program in programs], set[Path]()
     while waiting and len(seen) < PROGRAMS_MAX:
         one, depth = waiting.pop(0)
-        if one in seen or _is_in(one, own):
+        if one in seen:
             continue
         seen.add(one)
-        names = names_of(one)
+        every = names_of(one)
+        names = list(takewhile(lambda name: not _is_in(name, own), every))
         for name in (name for name in names if not _is_in(name, system)):
             if os.path.islink(name):  # noqa: PTH114 - pathlib raises an error where we may not look
                 links[name] = _target(name)
             paths |= dict.fromkeys(_belongings(name))
+        if names != every:
+            continue
         paths[names[-1]] = None
         head = _head(names[-1])
         interpreter = _interpreter(head, search)

@@ -52,6 +52,7 @@ from services.executor.secrets import Masking, Secrets, gathered
 from services.executor.snapshot import SnapshotError, Taken
 from services.executor.tools import (
     CANCEL_GRACE_S,
+    WITHOUT_SANDBOX,
     Invocation,
     InvocationError,
     Listening,
@@ -144,7 +145,6 @@ _NOT_STARTED: Final[dict[InvocationError | None, ErrorClass]] = {
     "sandbox_missing": "tool_missing",
     "secret_missing": "auth",
 }
-_WITHOUT: Final = "it ran without a sandbox: "
 _FULL_TEXTS: Final = ("No space left on device", "Disk quota exceeded")
 _TROUBLE: Final = (MirrorError, WorkspaceError, SnapshotError, GitError, MergeUnavailableError, ProcessError)
 
@@ -501,7 +501,7 @@ class _Attempt:
 
     def _about_sandbox(self) -> bytes:
         """What a log begins with whose tool ran without the sandbox that it wanted."""
-        return self.secrets.mask(f"swell: {_WITHOUT}{self._unconfined}\n".encode()) if self._unconfined else b""
+        return self.secrets.mask(f"{WITHOUT_SANDBOX}{self._unconfined}\n".encode()) if self._unconfined else b""
 
     def _own(self) -> Ranges:
         index = self.definitions.index[self.workstream]
@@ -804,7 +804,9 @@ class _Attempt:
         ended = invocation.exit
         error_class, message = self._verdict(result, invocation, outcome, profile, checks, scratch)
         if invocation.unconfined:
-            message = f"{message[: MESSAGE_CHARS - 700]}{'; ' if message else ''}{_WITHOUT}{invocation.unconfined}"
+            message = (
+                f"{message[: MESSAGE_CHARS - 700]}{'; ' if message else ''}{WITHOUT_SANDBOX}{invocation.unconfined}"
+            )
         return msgspec.structs.replace(
             self._with_outcome(result, outcome),
             ok=error_class is None,

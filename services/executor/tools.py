@@ -70,6 +70,9 @@ OVERSPENT_S = 1.0
 OVERSPENT_PATIENT_S = 10.0
 """The same for a tool that was told its cap or has said its last word: its totals are worth the wait."""
 
+WITHOUT_SANDBOX = "it ran without a sandbox: "
+"""Before the reason, wherever it is told."""
+
 RESULT_BYTES = 1024 * 1024  # of each output, in a ToolResult
 
 InvocationError = Literal["not_found", "spawn_failed", "placeholder", "secret_missing", "sandbox_missing"]

@@ -255,7 +255,7 @@ def _refusal(program: Path, inside: _Answer, what: str) -> tuple[str, str]:
     lines = list(_printable(inside.printed))
     told = f": {lines[0][:REASON_CHARS]}" if lines else ""
     asked_for = dict.fromkeys(path for line in lines for path in _PATHS.findall(line))
-    missed = [path for path in asked_for if os.path.exists(path)]  # noqa: PTH110 - false where we may not look
+    missed = [path for path in asked_for if len(path) <= REASON_CHARS and os.path.exists(path)]  # noqa: PTH110 - false where we may not look
     return f"{program} {what} ({inside.reason}{told})", _remedy(missed[:MISSED_MAX])
 
 

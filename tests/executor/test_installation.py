@@ -219,9 +219,10 @@ def test_what_a_tool_may_have_written_is_not_followed(home, tmp_path):
     (own / "link").symlink_to(target)
     (own / "shim").write_text(f"#!/bin/sh\nexec {target}\n")
     (own / "shim").chmod(0o755)
-    for name in ("link", "shim"):
-        assert needs_of([own / name], SYSTEM, own=[own]).paths == ()
-        assert target.parent in needs_of([own / name], SYSTEM).paths
+    through = home.link("agents/through", str(own / "link"))
+    for program in (own / "link", own / "shim", through):
+        assert target.parent not in needs_of([program], SYSTEM, own=[own]).paths
+        assert target.parent in needs_of([program], SYSTEM).paths
 
 
 def test_a_key_that_a_shim_names_is_not_shown(home):

@@ -27,6 +27,7 @@ MENDING = 0.3
 
 LACKING = 0.25
 """The part of the seeds in which executors lack tools."""
+
 SHARING = 0.5
 """The part of the scenarios with money in which runs draw on something together."""
 
