@@ -14,7 +14,7 @@ from services.profiles import (
     Report,
     ToolProfile,
     load_tool_profiles,
-    model_named,
+    model_of,
     overlay,
     parse_tool_profiles,
     placeholders,
@@ -268,7 +268,7 @@ def test_the_model_of_a_call_is_the_one_that_the_context_names(arguments, contex
     profile = parse_tool_profiles(json.dumps({"t": {"command": "t", "type": "ai", "args": arguments}}).encode(), "f")[
         "t"
     ]
-    assert model_named(profile, context, fix=False) == model
+    assert model_of(profile, context, fix=False) == model
 
 
 @pytest.mark.parametrize(
