@@ -384,6 +384,10 @@ class ToolProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 )
         if self.per_file and "files" not in placeholders(self, fix=False):
             raise ValueError('per_file is for a tool that is given its files; add "{files}" to args, or drop per_file')
+        if self.per_file and self.working_dir is not None:
+            raise ValueError(
+                "per_file needs a report whose paths are those of the worktree; drop working_dir, or per_file"
+            )
         if self.config_files and not self.per_file:
             raise ValueError("config_files is for per_file checks; set per_file, or drop it")
         try:

@@ -86,12 +86,13 @@ def write_review(client: Client, run: str, workstream: str, out: TextIO) -> None
 
 
 def _diagnostics(client: Client, attempts: Sequence[Attempt]) -> list[str]:
-    """What the newest diagnostics say, in short."""
+    """What the newest diagnostics of checks that failed say, in short."""
     for attempt in reversed(attempts):
         for artifact in attempt.artifacts:
             if artifact.role == "diagnostics" and artifact.size_bytes <= DIAGNOSTICS_BYTES_MAX:
                 found = _decoded(b"".join(client.read_artifact(artifact)))
-                return ["", f"diagnostics of attempt {attempt.attempt} ({attempt.step}):", *_summary(found)]
+                if found.get("checks") != []:
+                    return ["", f"diagnostics of attempt {attempt.attempt} ({attempt.step}):", *_summary(found)]
     return []
 
 

@@ -51,7 +51,8 @@ class Finding(msgspec.Struct, frozen=True):
 class Judged(msgspec.Struct):
     """What a set of checks said of one tree. `log` is everything they printed, check by check.
 
-    `diagnostics` are those of checks that failed; `tolerated` those of checks that passed nevertheless. `untimely` says which limit ended a check, if one did.
+    `diagnostics` are those of checks that failed; `tolerated` those of checks that passed nevertheless. `untimely` says
+    which limit ended a check, if one did.
     """
 
     results: list[CheckResult] = []

@@ -434,11 +434,12 @@ class _Attempt:
         profiles = list(profiles)
         files: list[str] = []
         handed = [profile for profile in profiles if "files" in placeholders(profile, fix=fix)]
-        if handed or any(profile.suffixes for profile in profiles):
+        changing = self.step.step in {"edit", "fix"}
+        if handed or (not changing and any(profile.suffixes for profile in profiles)):
             files = await asyncio.to_thread(self._files, workspace, self.definitions.files(ranges))
             for profile in handed:
                 self._check_number(profile.given(files))
-            if handed and self.step.step in {"edit", "fix"}:
+            if changing:
                 files = handed[0].given(files)
         bundle = self.definitions.bundles.get(self.workstream)
         limit_usd = Decimal(str(bundle.max_cost_usd or 0)) if bundle is not None else Decimal(0)

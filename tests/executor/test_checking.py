@@ -1,7 +1,10 @@
 """Which files a check is given, which findings it may pass with, and which files it need not look at again."""
 
+import json
 import os
+import re
 import shutil
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -9,6 +12,7 @@ from executor_rig import Run, git, sh
 
 from services.executor import clean, step
 from services.executor.clean import CleanFiles
+from services.plugins import parse_manifest
 from services.profiles import Report, ToolProfile
 
 LINES = Report(format="pattern", pattern=r"(?P<file>[^:]*):(?P<line>\d+): (?P<code>[A-Z]+) (?P<message>.*)")
@@ -109,6 +113,34 @@ async def test_a_tool_that_is_not_installed_is_told_and_never_silent(bench, tmp_
     assert (done.ok, done.error_class, [check.outcome for check in done.checks]) == (False, "check_error", ["error"])
     for said in (f"tool_missing: {named}", "install it on the executor", "no-such-program"):
         assert said in done.message
+
+
+# The plugins of the document
+
+
+async def test_the_documents_plugins_work(bench, tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
+    blocks = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL)]
+    found = {one["plugin_id"]: one for one in blocks if "plugin_id" in one}
+    plugins = {name: parse_manifest(json.dumps(one).encode(), "m", name) for name, one in found.items()}
+    run = Run(tmp_path, plugins, files_scope=("*",))
+    (run.repo / "a.json").write_text("{}")
+    (run.repo / "a.py").write_text("import os\n\nassert 1\n")
+    first = edited(run)
+    (run.repo / "b.json").write_text("{")
+    second = edited(run)
+    done = await judged(bench, run, input=first)
+    assert [(check.name, check.outcome) for check in done.checks] == [
+        ("ruff-style", "failed"),
+        ("json-syntax", "passed"),
+    ]
+    told = msgspec.json.decode(await bench.read(done, "diagnostics"))
+    assert {(one["code"], one["category"]) for one in told["diagnostics"]} == {
+        ("F401", "style"),
+        ("S101", "security"),
+    }
+    (check,) = (await judged(bench, run, input=second)).checks
+    assert (check.name, check.outcome) == ("json-syntax", "failed")
 
 
 # Findings that do not fail

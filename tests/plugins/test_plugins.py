@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services import plugins
@@ -114,6 +114,7 @@ def test_both_spellings_mean_the_same():
         ({"tool": {"command": "x", "success_codes": [0], "success_exit_codes": [0]}}, "Keep one of them"),
         ({"tool": {"command": "x", "success_codes": [0], "success-codes": [0]}}, "Keep one of them"),
         ({"tool": {"command": "x", "per_file": True}}, "per_file is for a tool that is given its files"),
+        ({"tool": {"command": "x", "args": ["{files}"], "per_file": True, "working_dir": "a"}}, "drop working_dir"),
         ({"tool": {"command": "x", "config_files": ["a"]}}, "config_files is for per_file checks"),
         ({"tool": {"command": "x", "args": ["{files}"], "per_file": True, "config_files": ["a*b*c*d*e"]}}, "config_files"),
         ({"module": "plugin.py"}, "unknown field 'module'"),
@@ -142,6 +143,7 @@ def test_what_is_no_manifest_is_refused(data, said):
         parse_manifest(data, "m", "p")
 
 
+@settings(max_examples=40)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.dictionaries(st.text(), x)))
 def test_no_json_breaks_the_reader(value):
     for document in (value, MANIFEST | {"tool": value}, MANIFEST | {"requires": value}, MANIFEST | {"name": value}):

@@ -1,6 +1,7 @@
 """The repository's plugins on their way into a run: read at the base commit, told by `swell plan`, found by `swell tools`."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,21 +136,28 @@ def test_tools_of_a_run_are_the_plugins_too(plugged: Callable[..., Path]) -> Non
     assert (known.tools["ruff"].origin, known.profiles["ruff"].plugin) == ("repository", "ruff")
 
 
+PATTERN = r"(?P<file>[^:]+):(?P<line>\d+): (?P<code>\w+) (?P<message>.*)"
+
+
+def complaining(code: str, category: str, **more: Any) -> dict[str, Any]:
+    """A plugin that finds the same in each of its files."""
+    script = f"import sys; [print(f + ':2: {code} no') for f in sys.argv[1:]]; sys.exit(1)"
+    return {
+        "tool": {"command": "{python}", "args": ["-c", script, "{files}"]},
+        "report": {"format": "pattern", "pattern": PATTERN},
+        "categories": {code: category},
+        **more,
+    }
+
+
 @pytest.mark.usefixtures("cluster")
 def test_a_run_passes_its_plugins_and_tells_what_they_tolerate(
     swell: Callable[..., Result], plugged: Callable[..., Path], bundles: Callable[..., Path]
 ) -> None:
     """Through the whole of it: two plugins in order, one without a file for it, and findings that do not fail."""
-    script = "import sys; [print(f + ':2: LONG too long') for f in sys.argv[1:]]; sys.exit(1)"
-    pattern = r"(?P<file>[^:]+):(?P<line>\d+): (?P<code>\w+) (?P<message>.*)"
     repo = plugged(
         SETTINGS + "strict = false\n",
-        alpha={
-            "requires": ["beta"],
-            "tool": {"command": "{python}", "args": ["-c", script, "{files}"]},
-            "report": {"format": "pattern", "pattern": pattern},
-            "categories": {"LONG": "style"},
-        },
+        alpha=complaining("LONG", "style", requires=["beta"]),
         beta={"file_extensions": [".md"], "tool": {"command": "no-such-program"}},
     )
     shown = swell("run", bundles(bundle("ws-a")), "--repo", repo, "--json")
@@ -165,3 +173,18 @@ def test_a_run_passes_its_plugins_and_tells_what_they_tolerate(
     assert judged[0]["beta"]["message"] == "noop: no file of the scope ends in .md"
     assert "strict is false" in judged[0]["alpha"]["message"]
     assert judged[0]["alpha"]["findings"] == 1
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_review_shows_what_was_found_by_category(
+    swell: Callable[..., Result], plugged: Callable[..., Path], bundles: Callable[..., Path]
+) -> None:
+    name = f"found-{os.getpid()}"
+    settings = SETTINGS + "strict = false\n"
+    repo = plugged(settings, alpha=complaining("LONG", "style"), beta=complaining("BROKEN", "syntax"))
+    once = bundle("ws-a", circuit_breaker={"max_attempts": 1})
+    assert swell("run", bundles(once), "--repo", repo, "--run", name, "--review", "wait").exit_code == 1
+    shown = swell("review", "show", name, "ws-a").stdout
+    for part in ("src/a.py:2: BROKEN no", "findings: 1 style, 1 syntax", "1 of these tolerated"):
+        assert part in shown
+    assert swell("cancel", name).exit_code == 0
