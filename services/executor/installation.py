@@ -71,8 +71,8 @@ def needs_of_path(search: str, system: Sequence[Path] = ()) -> Iterator[Path]:
         folder = Path(name)
         if not name.startswith("/") or _is_in(folder, system):
             continue
-        yield from _with_folder(folder)
-        yield from _managed(folder / "program")
+        found = (*_with_folder(folder), *_managed(folder / "program"))
+        yield from (path for path in found if not _is_home(path))
 
 
 def needs_of(programs: Sequence[Path], search: str, *, system: Sequence[Path] = (), own: Sequence[Path] = ()) -> Needs:
@@ -93,7 +93,7 @@ def needs_of(programs: Sequence[Path], search: str, *, system: Sequence[Path] = 
         for name in (name for name in names if not _is_in(name, system)):
             if os.path.islink(name):  # noqa: PTH114 - pathlib raises an error where we may not look
                 links[name] = _target(name)
-            paths |= dict.fromkeys(_belongings(name))
+            paths |= dict.fromkeys(path for path in _belongings(name) if not _is_home(path))
         if names != every:
             continue
         paths[names[-1]] = None
@@ -156,8 +156,7 @@ def _belongings(name: Path) -> Iterator[Path]:
 
 def _with_folder(folder: Path) -> Iterator[Path]:
     """A folder of programs; where it is the `bin` of an installation, also the rest of that."""
-    if not _is_home(folder):
-        yield folder
+    yield folder
     prefix = folder.parent
     if folder.name not in {"bin", "sbin"} or _is_home(prefix) or prefix.parent == Path("/"):
         return

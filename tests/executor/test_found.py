@@ -298,7 +298,10 @@ def test_beats_of_older_and_newer_executors_are_understood():
 
 
 async def test_an_executor_says_which_tools_it_found(service, desk, folder, monkeypatch):
-    """Those of the shipped profiles, at once; an AI tool's version when it has told it."""
+    """Those of the shipped profiles, at once; an AI tool's version when it has told it. Its log, which have no sandbox."""
+    elsewhere = folder.folder.parent / "elsewhere"
+    elsewhere.touch()
+    folder.program("codex", f"cat {elsewhere} && echo 1.0")
     folder.program("claude", f"until test -e {folder.folder}/ready; do sleep 0.05; done; echo 2.0.14")
     monkeypatch.setenv("PATH", f"{folder.folder}{os.pathsep}{os.environ['PATH']}")
     heard: list[Beat] = []
@@ -311,12 +314,16 @@ async def test_an_executor_says_which_tools_it_found(service, desk, folder, monk
             _, data = await queue.get()
             heard.append(msgspec.json.decode(data, type=Beat))
 
+    executor = service()
     async with desk.bus.hear(f"$KV.{EXECUTORS}.{desk.pool}") as queue:
         listening = asyncio.create_task(listen(queue))
-        await service().start()
+        await executor.start()
         await until(of(""), "a beat with tools")
         (folder.folder / "ready").touch()
         await until(of("2.0.14"), "a beat with the version")
+        if "executor.no_sandbox" not in executor.log:
+            await until(lambda: "executor.tools_unconfined" in executor.log, "the tool without a sandbox")
+            assert f"{folder.folder}/codex does not start inside of the sandbox" in executor.log
         listening.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await listening

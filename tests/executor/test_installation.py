@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from services.executor.installation import PROGRAMS_MAX, names_of, needs_of, needs_of_path
 from services.executor.sandbox import Exposure, Sandbox, look
@@ -209,6 +211,30 @@ def test_a_home_folder_on_the_path_is_not_shown(home, tmp_path, folder):
     (tmp_path / "alias").symlink_to(home.folder)
     place = tmp_path / "alias" if folder == "alias" else Path(os.path.normpath(home.folder / folder))
     assert list(needs_of_path(str(place))) == []
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.sampled_from([".", "..", "bin", "sbin", "shims", ".ssh", "work", ".local", "alias", "up"]), max_size=5
+        ),
+        max_size=4,
+    )
+)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_no_path_shows_a_home_folder(home, folders):
+    """However it is spelt, and through whichever links."""
+    for name, target in (("alias", "."), ("up", ".."), ("work/alias", ".."), ("bin", "."), (".local/bin", ".."),
+                         ("work/lib", "../.."), ("work/bin/tool", "."), ("work/node_modules", "..")):  # fmt: skip
+        link = home.folder / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.is_symlink():
+            link.symlink_to(target)
+    search = os.pathsep.join(os.path.join(home.folder, *parts) for parts in folders)  # noqa: PTH118 - with its dots
+    real = home.folder.resolve()
+    programs = [Path(folder, "tool") for folder in search.split(os.pathsep)]
+    for path in (*needs_of_path(search), *needs_of(programs, search).paths):
+        assert not real.is_relative_to(path.resolve()), path
 
 
 def test_what_a_tool_may_have_written_is_not_followed(home, tmp_path):

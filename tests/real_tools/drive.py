@@ -22,6 +22,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from services.bundle import parse_bundles
+from services.executor.tools import WITHOUT_SANDBOX
 from services.profiles import parse_tool_profiles
 from swell.client import Client
 from swell.cluster import endpoints_of, read_status
@@ -228,6 +229,8 @@ class _Run:
     def _judge(self, closes: list[Event], survivors: dict[int, str]) -> None:
         expect = self.case.expect
         first = closes[0].payload if closes else {}
+        said = (str(close.payload.get("message", "")) for close in closes)
+        self.wrong += [message for message in said if WITHOUT_SANDBOX in message]
         if expect == "cancelled":
             kinds = [event.kind for event in (*closes, *self._events("processes_reaped"))]
             if kinds != ["step_cancelled", "processes_reaped"]:
