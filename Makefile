@@ -6,6 +6,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 SEEDS ?= 100000
+TESTS_AT_ONCE ?= 2
 KILLS ?= 1000
 
 .PHONY: help demo test check lint types proto soak bench tools-test lock
@@ -23,8 +24,8 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP) ## Run the example: seven workstreams of a real library, in waves, over a local cluster
 	$(BIN)/python -m examples.demo
 
-test: $(STAMP) ## Run the test suite
-	$(BIN)/python -m pytest
+test: $(STAMP) ## Run the test suite, TESTS_AT_ONCE files at a time
+	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile
 
 check: $(STAMP) lint types proto-check test ## Everything CI runs
 
