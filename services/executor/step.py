@@ -550,6 +550,12 @@ class _Attempt:
             context = await self._context(workspace, scratch, self._own(), [profile], fix=fix)
             files, prompt = await self._handed(workspace, scratch, tool, profile, context["files"], told, fix=fix)
             context["files"] = files
+            if profile.suffixes and not files and "files" in placeholders(profile, fix=fix):
+                # Without a file many programs take all there are.
+                endings = ", ".join(profile.suffixes)
+                raise _Failed(
+                    "no_change", f"{profile.command} has nothing to do: no file of the scope ends in {endings}"
+                )
             if "prompt" in placeholders(profile, fix=fix) and len(prompt.encode()) > ARGUMENT_BYTES_MAX:
                 raise _Failed(
                     "context_window",

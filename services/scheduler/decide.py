@@ -928,7 +928,7 @@ class _Deciding:
                 dry_run=self.options.dry_run,
                 tool=tool or used.tool or (chain[0] if chain else ""),
                 capability=capability or "",
-                reduction=used.reductions,
+                reduction=0 if tool else used.reductions,
                 idle_timeout_s=self._idle_s(),
             ),
             not_before_ns=not_before_ns,

@@ -30,6 +30,15 @@ async def test_the_steps_own_tool_replaces_the_one_of_the_definition(bench, tmp_
     assert (missing.error_class, "'nobody'" in missing.message) == ("tool_missing", True)
 
 
+async def test_a_formatter_without_a_file_of_its_kind_is_not_started(bench, tmp_path):
+    """Without files many programs take all there are."""
+    run = Run(tmp_path, {"tool": sh("echo changed >> a.txt", "{files}", type="formatter", file_extensions=(".py",))})
+    for step in ("edit", "fix"):
+        done = await bench.do(run, step)
+        assert (done.ok, done.error_class, done.snapshot) == (False, "no_change", None)
+        assert "no file of the scope ends in .py" in done.message
+
+
 LIMITED = Registry(
     capabilities={"refactoring": Route(primary="one")},
     tools={"one": AimTool(profile="tool")},
