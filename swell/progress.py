@@ -54,6 +54,7 @@ class Progress:
         self.rollback = ""
         self.failures: dict[str, str] = {}
         self._steps: dict[tuple[str, int], tuple[str, str, int]] = {}
+        self._tools: dict[tuple[str, int], str] = {}
         self.open_attempts: set[tuple[str, int]] = set()
         self.unreaped: set[tuple[str, int]] = set()
         self.reaped: dict[tuple[str, int], int] = {}
@@ -243,6 +244,7 @@ class Progress:
     def _on_step_scheduled(self, event: Event, fact: dict[str, Any]) -> list[str]:
         workstream, step, number = fact.get("workstream", ""), fact.get("step", ""), int(fact.get("attempt", 0))
         self._steps[workstream, number] = (step, fact.get("on_behalf", ""), event.time_ns)
+        self._tools[workstream, number] = str(fact.get("tool", ""))
         self.open_attempts.add((workstream, number))
         if workstream == LINE:
             return []
@@ -257,7 +259,8 @@ class Progress:
 
     def _on_step_started(self, event: Event, _fact: dict[str, Any]) -> list[str]:
         self.unreaped.add((event.workstream, event.attempt))
-        return [f"{self._named(event)} started"]
+        tool = self._tools.pop((event.workstream, event.attempt), "")
+        return [f"{self._named(event)} started{f', by {tool}' if tool else ''}"]
 
     def _on_step_skipped(self, _event: Event, fact: dict[str, Any]) -> list[str]:
         workstream, step = fact.get("workstream", ""), fact.get("step", "")
