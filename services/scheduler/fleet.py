@@ -268,7 +268,7 @@ def ungranted(fleet: Fleet, now_ns: int, ask: Ask) -> Barrier | Refusal | None:
         )
         return Barrier("limit", reason, grants.midnight_ns(now_ns) if refused.limit_nano else 0)
     names = [*(f"the budget of {_whose(name)}" for name in limited), *(f"the rate of {name}" for name in rates)]
-    return Barrier("limit", f"waits for its turn: it draws on {', '.join(names)}", in_turn=True)
+    return Barrier("limit", f"its turn: it draws on {', '.join(names)}", in_turn=True)
 
 
 def served(fleet: Fleet, ask: Ask) -> Ask:

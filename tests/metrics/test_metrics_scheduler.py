@@ -9,12 +9,15 @@ from metrics_rig import Scrape
 from played_cluster import PlayedSteps, Told, until
 
 from services.events import (
+    AttemptGranted,
+    BudgetRequested,
     ExecutorTransitioned,
     FixInput,
     PauseRequested,
     RunFinished,
     Snapshot,
     StepCancelled,
+    StepDelayed,
     StepFinished,
     StepLost,
     StepScheduled,
@@ -75,6 +78,37 @@ async def test_counters_agree_with_the_log(cluster):
         1.5 * (edits + scheduled["merge",])
     )
     assert did.by("swell_executor_beats_total", "outcome").keys() == {("sent",)}
+
+
+async def test_what_runs_draw_on_together_is_told(cluster):
+    """Budgets of today, rates, grants, and how long they were waited for; nothing of it while nothing is limited."""
+    scheduler = cluster.scheduler()
+    await until(lambda: scheduler.part.caught_up)
+    assert scheduler.part.fleet.shared.is_limited is False
+    assert "swell_scheduler_shared_budget_dollars{" not in (await scheduler.scrape()).text
+    step = StepScheduled(
+        workstream="ws-a", attempt=1, step="edit", pool="default", input=Snapshot(commit="c", tree="t"), timeout_s=1,
+        queue_deadline_ns=2**62, tool="claude", cap="enforced", cap_nano=2 * 10**9,
+    )  # fmt: skip
+    budget = BudgetRequested(request_id="q-budget", actor="ann", limit_nano=5 * 10**9, scope="tool", name="claude")
+    grant = AttemptGranted(
+        run="r1", workstream="ws-a", attempt=1, tool="claude", provider="acme", expires_ns=2**62, cap="enforced",
+        cap_nano=2 * 10**9,
+    )  # fmt: skip
+    await cluster.add(f"swell.event.{FLEET}.request", FLEET, budget)
+    await until(lambda: scheduler.part.fleet.shared.is_limited)
+    await cluster.submit("r1", "ws-a")
+    await until(lambda: "r1" in scheduler.part.runs)
+    await cluster.add(run_subject("r1"), "r1", StepDelayed(step=step, cause="limit", reason="its turn"))
+    await cluster.add(run_subject(FLEET), FLEET, grant)
+    await until(lambda: scheduler.part.fleet.shared.grants)
+    told = await scheduler.scrape()
+    assert told.by("swell_scheduler_shared_budget_dollars", "scope", "tool", "amount") == {
+        ("fleet", "", "reserved"): 2, ("tool", "claude", "limit"): 5, ("tool", "claude", "reserved"): 2,
+    }  # fmt: skip
+    assert told.value("swell_scheduler_grants_unused") == 1
+    assert told.value("swell_scheduler_grants_total", tool="claude") == 1
+    assert told.value("swell_scheduler_shared_wait_seconds_count") == 1
 
 
 async def test_a_start_does_not_count_history_again(cluster):

@@ -61,6 +61,7 @@ def test_every_kind_of_trouble_occurs_and_every_story_is_told():
         "breaker closed", "probes", "paused tool", "run paused request", "run paused review", "closed: handed_back", "lost",
         "closed: cancelled", "amended", "late facts", "step compensate", "step gate", "rollbacks", "run partial",
         "dispatches under a budget", "delayed: budget", "run paused budget", "budgets changed", "budget warning",
-        "budget exceeded", "recovery: wait",
+        "budget exceeded", "recovery: wait", "delayed: limit", "grants under a budget", "grants returned",
+        "fleet budget warning", "fleet budget exceeded", "fleet budgets changed",
     }  # fmt: skip
     assert wanted - tally.keys() == set()
