@@ -403,9 +403,9 @@ def _scope(event: Event, fact: dict[str, Any]) -> str:
 def _budget_owner(event: Event, fact: dict[str, Any]) -> str:
     match fact.get("scope"):
         case "tool":
-            return f"tool {fact.get('name', '')}, each day,"
+            return f"tool {fact.get('name', '')} (each day)"
         case "fleet":
-            return "the fleet, each day,"
+            return "the fleet (each day)"
         case _:
             return f"run {event.run}"
 

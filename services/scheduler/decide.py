@@ -693,6 +693,8 @@ class _Deciding:
         self.broke: Refusal | None = None
         """Why the run's own budget lets nothing more begin."""
         self.promised: dict[str, int] = {}
+        self.queues: dict[tuple[str, int], Barrier | Refusal | None] = {}
+        """What stands before attempts without a grant, by tool and cap: the same for all of them."""
 
     def decisions(self) -> Iterator[Decision]:
         if self.run.doomed:
@@ -987,9 +989,16 @@ class _Deciding:
 
     def _granted(self, step: StepScheduled) -> tuple[StepScheduled, Barrier | Refusal | None]:
         """A step that is afforded, and what stands between it and its share of what runs draw on together."""
-        found = (
-            None if step.cap is None else ungranted(self.fleet, self.now_ns, _ask(self.run.run, self.definitions, step))
-        )
+        if step.cap is None or not self.fleet.shared.is_limited:
+            return step, None
+        key = (step.tool, step.cap_nano)
+        granted = (step.workstream, step.attempt) in self.fleet.shared.grants.get(self.run.run, ())
+        if granted or key not in self.queues:
+            found = ungranted(self.fleet, self.now_ns, _ask(self.run.run, self.definitions, step))
+            if not granted:
+                self.queues[key] = found
+        else:
+            found = self.queues[key]
         if found is not None:  # what it was promised of the run's budgets is not taken yet
             for account in draw_of(self.run.run, step).accounts:
                 self.promised[account] -= step.cap_nano

@@ -447,7 +447,7 @@ def _fold(fleet: Fleet, time_ns: int, place: Place, event: AnyEvent) -> None:
             fleet.breakers.pop(event.tool, None)
         case LimitsSet():
             grants.limited(fleet.shared, time_ns, event)
-        case BudgetChanged():
+        case BudgetChanged(scope="tool" | "fleet"):
             grants.changed(fleet.shared, time_ns, event)
         case BudgetReached():
             grants.reached(fleet.shared, event)

@@ -126,6 +126,15 @@ async def test_a_secret_in_an_error_of_the_provider_is_masked(bench, tmp_path, m
     assert "Incorrect API key: [secret]" in done.message
 
 
+@pytest.mark.parametrize(("model", "basis"), [("gpt-5-codex", "list"), (None, None), ("no-such-model", None)])
+async def test_a_tool_that_names_no_model_is_priced_by_that_of_its_profile(bench, tmp_path, model, basis):
+    script = f'{APPEND}; cat "$F/codex_ok.ndjson"'
+    done = await bench.do(Run(tmp_path, {"tool": tool(script, "codex", model=model, provider="openai")}))
+    assert (done.ok, done.model, done.provider) == (True, model or "", "openai")
+    assert (done.cost.basis if done.cost is not None else None) == basis
+    assert done.cost == done.list_cost
+
+
 # Tools that are ended
 
 

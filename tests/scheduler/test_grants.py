@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scheduler_harness import BASE, SECOND_NS, SPEC, START_NS, bundle, failed, made, passed, spec
 
+from services.config import ConfigError, load
 from services.events import (
     LINE,
     AttemptGranted,
@@ -38,6 +39,7 @@ from services.profiles import ToolProfile, model_of
 from services.scheduler import fleet as fleets
 from services.scheduler.appends import appends
 from services.scheduler.budget import budget_name
+from services.scheduler.config import PREFIX, SchedulerConfig
 from services.scheduler.decide import drawing, due
 from services.scheduler.fleet import BreakerLimits, Fleet
 from services.scheduler.grants import GRANTS_MAX, SharedLimits, day_of, midnight_ns, standing
@@ -624,7 +626,44 @@ def test_whatever_happens_the_fleet_keeps_to_its_budget_and_every_replay_agrees(
     assert msgspec.msgpack.decode(packed, type=Fleet) == both.fleet
 
 
-# Words
+# The file, and names
+
+
+def shared_of(tmp_path, text):
+    file = tmp_path / "scheduler.toml"
+    file.write_text(f"[shared]\n{text}\n")
+    return load(SchedulerConfig, file, {}, PREFIX).shared
+
+
+def test_limits_of_the_file_are_recorded_in_whole_nano_dollars(tmp_path):
+    text = """
+        fleet_usd_per_day = 50
+        tool_usd_per_day.claude = 0.1
+        rates."anthropic/big" = { attempts_per_min = 30, burst = 5, tokens_per_min = 400000 }
+    """
+    assert shared_of(tmp_path, text).recorded() == LimitsSet(
+        fleet_nano=50 * NANO,
+        tools_nano={"claude": NANO // 10},
+        rates={"anthropic/big": Rate(attempts_per_min=30, burst=5, tokens_per_min=400_000)},
+    )
+
+
+def test_the_environment_may_set_them_too():
+    env = {"SWELL_SHARED_FLEET_USD_PER_DAY": "2.5"}
+    assert load(SchedulerConfig, None, env, PREFIX).shared.fleet_usd_per_day == 2.5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "fleet_usd_per_day = -1", "fleet_usd_per_day = nan", "fleet_usd_per_day = inf", 'mode = "stop"', "grant_s = 0",
+        "rates.a = { attempts_per_min = 0 }", "rates.a = { attempts_per_min = 1.5 }", "rates.a = { burst = 0 }",
+        "rates.a = { tokens_per_min = -5 }", "rates.a = { requests = 5 }", 'tool_usd_per_day."" = 1', "fleet_usd = 1",
+    ],
+)  # fmt: skip
+def test_limits_that_cannot_be_are_refused_by_name(tmp_path, text):
+    with pytest.raises(ConfigError, match=r"scheduler\.toml"):
+        shared_of(tmp_path, text)
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,17 @@ def test_a_budget_that_is_reached_is_told_with_its_amounts(threshold):
     assert said.reason == "$0.90 of $1.00 spent, $0.30 reserved for attempts under way"
 
 
+@pytest.mark.parametrize(("tool", "whose"), [("", "of the fleet"), ("claude", "of the tool")])
+def test_a_budget_across_runs_that_is_reached_is_told_with_its_day(tool, whose):
+    reached = BudgetReached(
+        threshold="warning", limit_nano=10**9, spent_nano=9 * 10**8, tool=tool, day="2026-11-23", mode="warn"
+    )
+    entry = Entry(id="e1", run="fleet", at_ns=0, by="s", events=[reached])
+    [said] = notifications("swell.event.fleet.run", 1, 0, encode_entry(entry))
+    assert (said.kind, said.run, said.tool, said.state) == ("budget_warning", "", tool, "warn")
+    assert said.reason.startswith(f"{whose} on 2026-11-23: $0.90 of $1.00 spent")
+
+
 def test_a_run_that_waits_for_its_budget_is_told():
     held = RunTransitioned(from_state="running", to_state="paused", reason="spent", cause="budget")
     [said] = notifications(

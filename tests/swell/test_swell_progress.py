@@ -106,3 +106,24 @@ def test_an_attempt_says_how_many_of_its_files_were_left_out():
     attempt = msgspec.convert({**fields, "exit_code": None, "tool": "aider", **given}, Attempt)
     assert attempt_lines(attempt)[0] == "a/1 edit: ok, with aider, 3 of its files left out"
     assert "left out" not in attempt_lines(msgspec.structs.replace(attempt, left_out=0))[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload", "said"),
+    [
+        ("limits_set", {"fleet_nano": 5 * 10**9, "tools_nano": {"a": 10**9}, "rates": {"p": {}}},
+         "limits across runs: the fleet may spend $5.00 a day, tool a may spend $1.00 a day, p has a rate"),
+        ("limits_set", {}, "limits across runs: none"),
+        ("attempt_granted", {"run": "r", "workstream": "w", "attempt": 2, "tool": "a", "cap_nano": 10**9},
+         "r/w/2 has its share: a, $1.00 reserved"),
+        ("grant_returned", {"workstream": "w", "attempt": 2, "reason": "late"}, "fleet/w/2 gives its share back: late"),
+        ("budget_changed", {"scope": "tool", "name": "a", "limit_nano": 10**9, "actor": "ann"},
+         "tool a (each day) has a budget of $1.00, by ann"),
+        ("budget_requested", {"scope": "fleet", "actor": "ann"}, "the fleet (each day): ann asks for no budget"),
+        ("budget_reached", {"tool": "a", "day": "2026-11-23", "limit_nano": 10**9, "spent_nano": 10**9},
+         "tool a on 2026-11-23 comes near its budget: $1.00 of $1.00 spent, $0.00 reserved"),
+    ],
+)  # fmt: skip
+def test_what_runs_share_is_told_in_words(kind: str, payload: dict[str, Any], said: str) -> None:
+    told = msgspec.structs.replace(event(kind), run="fleet", payload=payload)
+    assert Progress("fleet").take(told) == [f"[    0.0s] {said}"]
