@@ -173,7 +173,7 @@ def drawing(run: RunState, fleet: Fleet) -> list[Ask]:
         delayed = run.workstreams[name].delayed
         if len(asks) >= free:
             break
-        if delayed is None or delayed.cause != "limit":
+        if delayed is None or delayed.cause != "limit" or delayed.until_ns:  # nothing is left for it today
             continue
         ask = _ask(run.run, definitions, delayed.step)
         if fleet.shared.grant_of(ask) is None:

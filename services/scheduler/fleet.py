@@ -203,8 +203,8 @@ class Fleet(msgspec.Struct):
 class Barrier(msgspec.Struct, frozen=True):
     """Why a tool cannot be used now; `until_ns` is 0 when nobody knows how long.
 
-    `limited` is the class of the refusal where a provider refuses for now. `in_turn`: it waits in a queue, and keeps its
-    place among those under way.
+    `limited` is the class of the refusal where a provider refuses for now. `in_turn`: it keeps its place among those under way,
+    for its turn comes, or nobody else could begin either.
     """
 
     cause: Literal["tool_breaker", "tool_paused", "tool_missing", "limit"]
@@ -266,7 +266,7 @@ def ungranted(fleet: Fleet, now_ns: int, ask: Ask) -> Barrier | Refusal | None:
             f"{whose} may spend {usd_text(refused.limit_nano)} a day, UTC, and what is left of today's does not hold this "
             f"attempt, which may cost {usd_text(refused.cap_nano)}: `swell budget set {flag} USD`"
         )
-        return Barrier("limit", reason, grants.midnight_ns(now_ns) if refused.limit_nano else 0)
+        return Barrier("limit", reason, grants.midnight_ns(now_ns), in_turn=whose == "the fleet")
     names = [*(f"the budget of {_whose(name)}" for name in limited), *(f"the rate of {name}" for name in rates)]
     return Barrier("limit", f"its turn: it draws on {', '.join(names)}", in_turn=True)
 

@@ -4,9 +4,10 @@ from datetime import UTC, datetime
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scheduler_harness import BASE, SECOND_NS, SPEC, START_NS, bundle, failed, made, passed, spec
+from test_state import EVENTS
 
 from services.config import ConfigError, load
 from services.events import (
@@ -373,7 +374,7 @@ def test_a_cap_is_no_more_than_what_a_day_may_cost():
 def test_a_budget_of_nothing_lets_nothing_begin_until_a_person_says_so():
     both = Together(SharedLimits(fleet_usd_per_day=0.0), runs=("r1",), names="a").settle()
     delayed = both.runs["r1"].workstreams["ws-a"].delayed
-    assert (both.edits(), delayed.cause, delayed.until_ns) == ([], "limit", 0)
+    assert (both.edits(), delayed.cause) == ([], "limit")
     both.write("swell.event.fleet.request", budget(100))
     both.play()
     assert both.runs["r1"].status == "completed"
@@ -466,6 +467,23 @@ def test_what_waits_for_one_provider_does_not_hold_up_another():
     bundles = [bundle("ws-a"), bundle("ws-b"), bundle("ws-c", tool="other")]
     one = Together(limits, runs=("r1",), bundles=bundles, profiles=profiles).settle()
     assert [step.workstream for step in one.edits()] == ["ws-a", "ws-c"]
+
+
+def test_a_tool_whose_day_is_over_does_not_hold_up_another():
+    """However many wait for the one, and however few slots there are."""
+    profiles = {"editor": ai(), "other": ai()}
+    limits = SharedLimits(tool_usd_per_day={"editor": 0.1}, rates={"other": Rate(attempts_per_min=60, burst=9)})
+    bundles = [*(bundle(f"ws-{n}") for n in range(6)), bundle("ws-y", tool="other"), bundle("ws-z", tool="other")]
+    one = Together(limits, runs=("r1",), bundles=bundles, profiles=profiles, max_workers=2)
+    one.write("swell.event.fleet.request", budget(0, "tool", "editor"))
+    one.settle()
+    assert [step.workstream for step in one.edits()] == ["ws-y", "ws-z"]
+
+
+def test_once_the_fleets_day_is_over_no_more_begin_than_there_are_slots():
+    one = Together(SharedLimits(fleet_usd_per_day=0.0), runs=("r1",), names="abcdefgh", max_workers=3).settle()
+    run = one.runs["r1"]
+    assert (len(run.delayed), len(run.startable)) == (3, 5)
 
 
 def test_those_who_wait_keep_to_the_slots_of_their_run():
@@ -578,6 +596,38 @@ def test_checks_and_merges_draw_on_nothing():
 
 
 # Any order of things
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["fleet.run", "fleet.request", "q1.run", "q1.ws-a.1", "q1.ws-a.1.late"]),
+            st.lists(EVENTS, max_size=4),
+            st.sampled_from([None, "none", "enforced"]),
+            st.integers(0, 4 * DAY_NS),
+        ),
+        max_size=20,
+    )
+)
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+def test_folding_goes_on_whatever_stands_in_the_log(log):
+    """Total: no account falls below nothing, what is folded is kept in a snapshot, and decisions follow from it."""
+    fleet, now_ns = Fleet(), START_NS
+    for number, (name, events, cap, passed_ns) in enumerate(log, 1):
+        now_ns += passed_ns
+        place = parse_subject(f"swell.event.{name}")
+        step = StepScheduled(
+            workstream="ws-a", attempt=1, step="edit", pool="p", input=Snapshot(commit="c", tree="t"), timeout_s=1.0,
+            queue_deadline_ns=1, tool="t", cap=cap, cap_nano=5 if cap else 0,
+        )  # fmt: skip
+        entry = Entry(id="x", run=place.run, at_ns=0, by="b", events=[step, *events] if name == "q1.run" else events)
+        fleet = fleets.evolve(fleet, number, now_ns, place, entry, step if place.kind == "attempt" else None)
+    for account in fleet.shared.book.accounts.values():
+        assert min(account.spent_nano, account.reserved_nano) >= 0
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(fleet), type=Fleet) == fleet
+    limits = SharedLimits(fleet_usd_per_day=1.0)
+    fleets.due(fleet, now_ns, BreakerLimits(), wants=[], seen=[], watched_s=1.0, lease_s=1.0, shared=limits, live=set())
+    assert standing(fleet.shared, now_ns)[0].tool == ""
 
 
 @given(st.data())
