@@ -11,6 +11,7 @@ Pure: no clock, no I/O.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Final
 
 import msgspec
@@ -107,16 +108,24 @@ class Places:
 
     def __init__(self, sightings: Sightings | None, now_ns: int) -> None:
         """Before executors have been watched for a whole lease, nothing is known to be missing."""
-        self._by_pool: dict[str, list[Sighting]] = {}
+        self._sightings = sightings
+        self._now_ns = now_ns
         self._known: dict[tuple[str, str], bool | None] = {}
+
+    @cached_property
+    def _by_pool(self) -> dict[str, list[Sighting]]:
+        """The executors that serve each pool, looked for when somebody asks."""
+        found: dict[str, list[Sighting]] = {}
+        sightings, now_ns = self._sightings, self._now_ns
         if sightings is None or not sightings.since_ns:
-            return
+            return found
         lease_ns = int(sightings.lease_s * 1_000_000_000)
         if now_ns - sightings.since_ns < lease_ns:
-            return
+            return found
         for sighting in sightings.executors.values():
             if sighting.serves and not sighting.gone and now_ns - sighting.seen_ns < lease_ns:
-                self._by_pool.setdefault(sighting.pool, []).append(sighting)
+                found.setdefault(sighting.pool, []).append(sighting)
+        return found
 
     def place(self, pools: Sequence[str], tool: str, profile: ToolProfile | None) -> Placement:
         """The first pool with an executor that has the tool; else the first one without any executor, where it waits for one.

@@ -121,7 +121,7 @@ class Broker:
         self.store(subject, b"\xff\x00 no entry", nothing, None)
 
     def latency_s(self) -> float:
-        return 0.0005 + self.clockwork.random.random() * 0.002
+        return 0.0005 + self.clockwork.draw() * 0.002
 
     def append(
         self, process: Process, subject: str, entry: Entry, expect: int | None, done: Done, over: str = ""
@@ -268,7 +268,7 @@ class _Append:
 
     def back(self, delay_s: float, do: Callable[..., None], *args: Any) -> None:
         """Something reaches the process that sent this, if it still lives."""
-        self.broker.clockwork.after(delay_s, self.process.do, self.epoch, do, args)
+        self.broker.clockwork.after_in(delay_s, self.process, self.epoch, do, args)
 
     def send(self) -> None:
         broker, clockwork, mix = self.broker, self.broker.clockwork, self.broker.mix

@@ -1,8 +1,8 @@
 """Virtual time, and processes that crash, freeze and come back in it. One seed is one run of events, in one order."""
 
-import heapq
 from collections import Counter
 from collections.abc import Callable
+from heapq import heappop, heappush
 from random import Random
 from typing import Any
 
@@ -18,25 +18,43 @@ class Clockwork:
         self.now_ns = START_NS
         self.faulty = True
         self.faults: Counter[str] = Counter()
-        self._queue: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
+        self.draw = self.random.random
+        self._queue: list[tuple[int, int, Callable[..., None], tuple[Any, ...], Process | None, int]] = []
         self._drawn = 0
 
     def after(self, delay_s: float, do: Callable[..., None], *args: Any) -> None:
         self._drawn += 1
-        heapq.heappush(self._queue, (self.now_ns + int(delay_s * SECOND_NS), self._drawn, do, args))
+        heappush(self._queue, (self.now_ns + int(delay_s * SECOND_NS), self._drawn, do, args, None, 0))
 
-    def step(self) -> bool:
-        """The next event; False when there is none."""
-        if not self._queue:
-            return False
-        at_ns, _, do, args = heapq.heappop(self._queue)
-        self.now_ns = max(self.now_ns, at_ns)
-        do(*args)
-        return True
+    def after_in(
+        self, delay_s: float, process: "Process", epoch: int, do: Callable[..., None], args: tuple[Any, ...]
+    ) -> None:
+        """The same within a process: nothing once it has crashed since `epoch`; and only when it runs again, if it is frozen."""
+        self._drawn += 1
+        heappush(self._queue, (self.now_ns + int(delay_s * SECOND_NS), self._drawn, do, args, process, epoch))
+
+    def play(self, events: int, findings: list[str]) -> None:
+        """The next events, so many of them; fewer when there are no more, or once something is found."""
+        queue = self._queue
+        for _ in range(events):
+            if not queue:
+                return
+            at_ns, _, do, args, process, epoch = heappop(queue)
+            if at_ns > self.now_ns:
+                self.now_ns = at_ns
+            if process is None:
+                do(*args)
+            elif process.epoch == epoch:
+                if process.frozen:
+                    process.hold(do, args)
+                else:
+                    do(*args)
+            if findings:
+                return
 
     def chance(self, probability: float, kind: str) -> bool:
         """Whether something breaks now; counted by its kind. Never once faults have ceased."""
-        if not self.faulty or probability <= 0.0 or self.random.random() >= probability:
+        if not self.faulty or probability <= 0.0 or self.draw() >= probability:
             return False
         self.faults[kind] += 1
         return True
@@ -63,16 +81,11 @@ class Process:
         return self.clockwork.now_ns - self._suspended_ns
 
     def later(self, delay_s: float, do: Callable[..., None], *args: Any) -> None:
-        self.clockwork.after(delay_s, self.do, self.epoch, do, args)
+        self.clockwork.after_in(delay_s, self, self.epoch, do, args)
 
-    def do(self, epoch: int, do: Callable[..., None], args: tuple[Any, ...]) -> None:
-        """What was put off until now, unless the process has crashed since."""
-        if epoch != self.epoch:
-            return
-        if self.frozen:
-            self._held.append((do, args))
-        else:
-            do(*args)
+    def hold(self, do: Callable[..., None], args: tuple[Any, ...]) -> None:
+        """It is frozen: this is done when it runs again."""
+        self._held.append((do, args))
 
     def crash(self) -> None:
         """Everything it knew is gone."""

@@ -51,6 +51,7 @@ class Work(msgspec.Struct):
     scheduled: StepScheduled
     scheduled_ns: int
     claimed_ns: int
+    subject: str
     moving: bool = True
     done: bool = False
     result: StepFinished | None = None
@@ -135,6 +136,7 @@ class Executor(Process):
         if self._dies("executor crash: before its claim"):
             return
         fenced = claim(self.name, self.boot)
+        subject = attempt_subject(*key)
 
         def claimed(answer: Answer, sequence: int) -> None:
             if answer == "unavailable":
@@ -153,10 +155,11 @@ class Executor(Process):
                     scheduled=step,
                     scheduled_ns=command.command.scheduled_ns,
                     claimed_ns=self.clockwork.now_ns,
+                    subject=subject,
                 )
             )
 
-        self.broker.append(self, attempt_subject(*key), self._entry(key[0], fenced.events), fenced.expect, claimed)
+        self.broker.append(self, subject, self._entry(key[0], fenced.events), fenced.expect, claimed)
 
     def _free(self) -> None:
         self._busy -= 1
@@ -210,7 +213,7 @@ class Executor(Process):
             if answer == "refused":
                 self._tell_late(work, result)
 
-        self.broker.append(self, attempt_subject(*work.key), work.entry, fenced.expect, closed)
+        self.broker.append(self, work.subject, work.entry, fenced.expect, closed)
 
     def _forget(self, work: Work) -> None:
         if self.work.pop(work.key, None) is not None:
@@ -277,8 +280,8 @@ class Executor(Process):
         for work in list(self.work.values()):
             if work.done or self.clockwork.now_ns - work.claimed_ns < older_s * SECOND_NS:
                 continue
-            last = self.broker.last(attempt_subject(*work.key))
-            if is_foreign(last, self.name):
+            last = self.broker.newest.get(work.subject)
+            if last is not None and last.sequence != work.sequence and is_foreign(last, self.name):
                 work.done = True
                 partial = self.tools.partial(work.key[0], work.scheduled, work.scheduled_ns)
                 self._forget(work)

@@ -31,6 +31,9 @@ from services.wire import Entry, Place, Recorded, all_of_run, command_subject, p
 from tests.simulation.broker import Answer, Broker
 from tests.simulation.clockwork import SECOND_NS, Clockwork, Process
 
+_DEFINING = (RunAccepted, RunAmended)
+_SERVING = frozenset({"idle", "busy"})
+
 RETRY_S = 0.5
 STALL_S = 1.0
 REPUBLISH_S = 5.0
@@ -126,9 +129,10 @@ class Scheduler(Process):
 
     def saw(self, time_ns: int) -> None:
         """Log time that jumps was not watched: what happened meanwhile proves nothing about executors."""
-        jump_ns = time_ns - self.log_time_ns()
+        now_ns = self.clockwork.now_ns - self._suspended_ns
+        jump_ns = time_ns - (self._base_ns + now_ns - self._base_at_ns)
         if jump_ns > 0 or self._base_ns == 0:
-            self._base_ns, self._base_at_ns = time_ns, self.monotonic_ns()
+            self._base_ns, self._base_at_ns = time_ns, now_ns
             if self.sightings.since_ns:
                 self.sightings.since_ns = min(self.sightings.since_ns + jump_ns, time_ns)
 
@@ -193,16 +197,17 @@ class Scheduler(Process):
         if self._delivering or not self.connected:
             return
         self._delivering = True
-        draw = self.clockwork.random.random()
+        draw = self.clockwork.draw()
         self.later((1.0 + draw * 9.0) if self.slow and not self._quickening else 0.0005 + draw * 0.002, self._deliver)
 
     def _deliver(self) -> None:
         self._delivering = False
         if not self.connected or self.broker.down:
             return
-        if self._inbox and self.clockwork.random.random() < 0.5:
+        if self._inbox and self.clockwork.draw() < 0.5:
             self._see_all()
-        self._follow()
+        if self.position < len(self.broker.log):
+            self._follow()
         if self._inbox:
             self._see_all()
         if self._inbox or self.position < len(self.broker.log):
@@ -211,8 +216,6 @@ class Scheduler(Process):
     def _follow(self) -> None:
         log = self.broker.log
         end = len(log)
-        if self.position >= end:
-            return
         if self.clockwork.faulty and end - self.position > 1:
             end = self.clockwork.random.randint(self.position + 1, end)
         touched: set[str] = set()
@@ -290,7 +293,7 @@ class Scheduler(Process):
         spec = None
         if place.kind == "run":
             for event in entry.events:
-                if isinstance(event, RunAccepted | RunAmended):
+                if isinstance(event, _DEFINING):
                     spec = self.world.specs.get(event.spec.digest)
         return Fact(recorded.sequence, recorded.time_ns, place, entry, spec)
 
@@ -316,23 +319,20 @@ class Scheduler(Process):
 
     def _see(self, beat: Any, time_ns: int) -> None:
         self.saw(time_ns)
-        before = self.sightings.executors.get(beat.executor)
-        anew = before is not None and before.boot != beat.boot
-        named = {} if before is None or anew else before.named
-        live = dict.fromkeys(beat.attempts, time_ns)
-        kept = {key: at for key, at in named.items() if self._is_open(key)}
+        name = beat.executor
+        sighting = self.sightings.executors.get(name)
+        anew = sighting is not None and sighting.boot != beat.boot
         gone = beat.state == "terminated"
-        ended = gone and (before is None or not before.gone)
-        self.sightings.executors[beat.executor] = Sighting(
-            boot=beat.boot,
-            seen_ns=time_ns,
-            gone=gone,
-            named=kept | live,
-            pool=beat.pool,
-            serves=beat.state in {"idle", "busy"},
-            missing=beat.missing,
-        )
-        self.beats[beat.executor] = beat
+        ended = gone and (sighting is None or not sighting.gone)
+        if sighting is None or anew:
+            sighting = self.sightings.executors[name] = Sighting(boot=beat.boot, seen_ns=time_ns)
+        sighting.seen_ns, sighting.gone, sighting.missing = time_ns, gone, beat.missing
+        sighting.pool, sighting.serves = beat.pool, beat.state in _SERVING
+        if sighting.named:
+            sighting.named = {key: at for key, at in sighting.named.items() if self._is_open(key)}
+        for key in beat.attempts:
+            sighting.named[key] = time_ns
+        self.beats[name] = beat
         if anew or ended:
             for run in (FLEET, *self.runs):
                 self.wake(run)
@@ -427,7 +427,7 @@ class Scheduler(Process):
 
     def _nudge(self, executor: str) -> None:
         worker = self.world.executors.get(executor)
-        if worker is not None and self.clockwork.random.random() < 0.9:
+        if worker is not None and self.clockwork.draw() < 0.9:
             worker.later(self.broker.latency_s(), worker.nudged)
 
     def _entry(self, run: str, events: list[AnyEvent], cause: str) -> Entry:

@@ -208,10 +208,7 @@ class Simulation:
         clockwork, log = self.clockwork, self.broker.log
         calm_until = done_ns = 0
         while not self.world.findings:
-            for _ in range(200):
-                clockwork.step()
-                if self.world.findings:
-                    break
+            clockwork.play(200, self.world.findings)
             if len(log) > ENTRIES_MAX:
                 self.world.findings.append(f"I9: {len(log)} entries, and no end: {self._state()}")
             if clockwork.faulty:
