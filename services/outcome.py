@@ -8,6 +8,7 @@ None, never zero.
 
 import math
 from decimal import ROUND_HALF_UP, Decimal
+from functools import lru_cache
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -30,6 +31,7 @@ Cap = Literal["enforced", "soft", "none"]
 """Whether an attempt is surely stopped at its cap, is only expected to keep it (profiles.is_capped), or has none."""
 
 
+@lru_cache(maxsize=1024)
 def nano_of(usd: float) -> int:
     """Dollars as they were written, in whole nano-dollars, rounded half up; beyond the range its nearest end."""
     if not math.isfinite(usd):

@@ -20,7 +20,7 @@ from services.events import Check, CheckKind, Step
 from services.outcome import BudgetMode, NanoUsd
 from services.plan import Footprint, footprint
 from services.plugins import in_force
-from services.profiles import ToolProfile, placeholders
+from services.profiles import ToolProfile, is_capped, placeholders
 
 CHECKS_NAMED_MAX = 100
 """Checks that one event names; more are meant together, and derived again from the definition."""
@@ -124,6 +124,7 @@ class Definitions:
         self._identities: dict[tuple[str, str, str, Ranges | None, bool], Check] = {}
         self._routes: dict[str, Route | None] = {}
         self._chains: dict[tuple[str, Step], tuple[str, ...]] = {}
+        self._capped: dict[tuple[str, bool], bool] = {}
 
     def footprint(self, workstream: str) -> Footprint:
         """What a workstream keeps others from while it is under way."""
@@ -189,6 +190,13 @@ class Definitions:
         profile = self.spec.profiles.get(tool)
         fallback = () if profile is None else profile.fallback
         return (tool, *(other for other in fallback if other in self.spec.profiles))
+
+    def is_capped(self, tool: str, *, fix: bool) -> bool:
+        """Whether a call of a tool that has a profile can be held to an amount of money (services.profiles.is_capped)."""
+        known = self._capped.get((tool, fix))
+        if known is None:
+            known = self._capped[tool, fix] = is_capped(self.spec.profiles[tool], fix=fix)
+        return known
 
     def static(self, workstream: str) -> list[Check]:
         """The STATIC checks of a workstream on its own files, in order."""

@@ -5,6 +5,7 @@ Entries are at most 256 KiB; anything large is an artifact named by digest.
 """
 
 import re
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -143,6 +144,7 @@ _KNOWN = {
 }
 
 
+@lru_cache(maxsize=4096)
 def token(name: str) -> str:
     """`name`, if it can be one token of a subject; raises WireError otherwise."""
     if not _TOKEN.match(name):

@@ -17,6 +17,8 @@ from services.wire import ENTRY_BYTES_MAX, all_of_run, attempt_subject, run_subj
 
 ENTRY_BUDGET_BYTES = ENTRY_BYTES_MAX * 3 // 4
 
+_encoder = msgspec.json.Encoder()
+
 
 class Append(msgspec.Struct, frozen=True, kw_only=True):
     """Events that become one entry of `subject`, after sequence `expect` of it (or of all that matches `over`).
@@ -53,7 +55,7 @@ def appends(run: RunState, decisions: Sequence[Decision]) -> list[Append]:
     events: list[AnyEvent] = []
     size = 0
     for decision in decisions:
-        size += len(msgspec.json.encode(decision.events))
+        size += len(_encoder.encode(decision.events))
         if decision.final or (events and size > ENTRY_BUDGET_BYTES):
             break
         events.extend(decision.events)

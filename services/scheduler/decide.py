@@ -11,6 +11,7 @@ nothing special: fold the log, append what is due, publish what is outstanding.
 """
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import assert_never
 
 import msgspec
@@ -66,7 +67,7 @@ from services.events import (
 )
 from services.outcome import NANO_USD_MAX, nano_of, usd_text
 from services.plan import clash
-from services.profiles import is_capped, model_of, placeholders
+from services.profiles import model_of, placeholders
 from services.scheduler.breaker import BreakerConfig, decide
 from services.scheduler.budget import Refusal, account_of, budget_name, notices, refusal, run_account
 from services.scheduler.fleet import Barrier, Fleet, Want, barrier, ungranted
@@ -203,16 +204,19 @@ def _due(run: RunState, now_ns: int, sightings: Sightings | None, fleet: Fleet) 
         if run.requested is not None:
             yield _accept(run, now_ns)
         return
-    yield from _closes(run, now_ns, sightings)
-    yield from _unused_grants(run, now_ns, fleet)
-    answers = list(_answers(run, now_ns))
+    if run.open:
+        yield from _closes(run, now_ns, sightings)
+    if run.run in fleet.shared.grants:
+        yield from _unused_grants(run, now_ns, fleet)
+    answers = list(_answers(run, now_ns)) if run.requests else []
     if answers:
         yield from answers  # what they change is decided on once it is folded
         return
     if run.unreadable:
         yield _finish(run, "failed", run.unreadable)
         return
-    yield from _budget_notices(run)
+    if run.book.owed:
+        yield from _budget_notices(run)
     definitions = run.definitions
     if definitions is None:
         return
@@ -359,8 +363,6 @@ def _loss(run: str, attempt: Attempt, now_ns: int, sightings: Sightings) -> str:
 
 def _answers(run: RunState, now_ns: int) -> Iterator[Decision]:
     """Answers to what was asked of a live run, in the order of asking."""
-    if not run.requests:
-        return
     stopping = run.stopping is not None
     held = run.held
     taken = {workstream.id for workstream in run.workstreams.values() if workstream.goal is not None}
@@ -966,7 +968,7 @@ class _Deciding:
         if profile.cost_cap_usd is None:
             capped = msgspec.structs.replace(step, cap="none", cap_nano=0)
         else:
-            held = is_capped(profile, fix=step.step == "fix")
+            held = self.definitions.is_capped(step.tool, fix=step.step == "fix")
             most_nano = min(self._limit_nano(step.workstream), limit_nano(self.fleet.shared, step.tool))
             cap_nano = min(nano_of(profile.cost_cap_usd), most_nano)
             capped = msgspec.structs.replace(step, cap="enforced" if held else "soft", cap_nano=cap_nano)
@@ -1036,7 +1038,7 @@ class _Deciding:
         def before(tool: str) -> tuple[str, Barrier | None]:
             """The pool that would do it, and what stands before it."""
             found = barrier(self.fleet, tool, Want(tool, self.run.run, step.workstream, step.attempt))
-            place = self.places.place(self._open_pools(), tool, self.definitions.spec.profiles.get(tool))
+            place = self.places.place(self._open_pools, tool, self.definitions.spec.profiles.get(tool))
             if found is None and place.missing:
                 found = Barrier("tool_missing", self._missing(tool), self._queue_deadline_ns())
             return place.pool, found
@@ -1076,6 +1078,7 @@ class _Deciding:
             return tuple(dict.fromkeys((asked.step.tool, *chain)))
         return (*ordered(routed, route.strategy, self.fleet.records), *chain[len(routed) :])
 
+    @cached_property
     def _open_pools(self) -> tuple[str, ...]:
         """The run's pools that nobody has paused; never empty, since nothing is decided while the first one is."""
         return tuple(pool for pool in self.pools if self.fleet.pause_of(pool) is None) or self.pools[:1]

@@ -88,6 +88,8 @@ TOOLS_KEPT = 1000
 _SAYS_NOTHING: frozenset[ErrorClass] = frozenset({"handed_back", "workspace_error", "unknown", "setup_error", *LIMITED})
 """Ends of attempts that say nothing about how well a tool works."""
 
+_CLOSES = (StepFinished, StepCancelled, StepLost)
+
 EVENTS_MAX = 200
 """Events of one decision; what is left is derived again."""
 
@@ -332,7 +334,7 @@ def _note(fleet: Fleet, run: str, time_ns: int, attempt: StepScheduled, event: A
         fleet.providers[attempt.tool] = event.provider
         while len(fleet.providers) > TOOLS_KEPT:
             fleet.providers.pop(next(iter(fleet.providers)))
-    if isinstance(event, StepFinished | StepCancelled | StepLost):
+    if isinstance(event, _CLOSES):
         _record(fleet, attempt, event)
     match event:
         case StepFinished(dry_run=False) if event.error_class in LIMITED:

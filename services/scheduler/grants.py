@@ -15,6 +15,7 @@ Total: whatever stands in the log, folding goes on. Operations own `Shared` and 
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property
 from typing import Annotated, Final
 
 import msgspec
@@ -75,7 +76,7 @@ _Usd = Annotated[float, Meta(ge=0, le=10**9)]
 _Name = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
-class SharedLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SharedLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
     """What all runs of the fleet may draw together. Nothing is limited by default.
 
     `fleet_usd_per_day`: what all attempts of a day, UTC, may cost, dollars. `tool_usd_per_day`: the same for single tools.
@@ -90,6 +91,7 @@ class SharedLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     rates: Annotated[dict[_Name, Rate], Meta(max_length=NAMED_MAX)] = {}
     grant_s: Annotated[float, Meta(gt=0)] = 30.0
 
+    @cached_property
     def recorded(self) -> LimitsSet:
         """These limits as the log tells them."""
         return LimitsSet(
@@ -401,7 +403,7 @@ def due(
     `asks` name the provider that they are served by, those of a run in the order of its plan. `live` are the runs that are
     not over, None for all.
     """
-    configured = limits.recorded()
+    configured = limits.recorded
     if configured != shared.limits:
         return [configured]  # what follows from it is decided on once it is folded
     events: list[AnyEvent] = [*_notices(shared)]
@@ -412,7 +414,8 @@ def due(
             if run not in live
             for workstream, attempt in mine
         )
-    events.extend(_grants(shared, now_ns, int(limits.grant_s * _SECOND_NS), asks))
+    if asks:
+        events.extend(_grants(shared, now_ns, int(limits.grant_s * _SECOND_NS), asks))
     return events
 
 

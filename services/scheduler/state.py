@@ -394,10 +394,36 @@ def _attempt_at(run: RunState, fact: Fact) -> Attempt | None:
     return attempt
 
 
-def _fold(  # noqa: PLR0915 - one case per kind of event
+def _fold(  # noqa: PLR0915 - one case per kind of event, the frequent ones first
     run: RunState, fact: Fact, event: AnyEvent, attempt: Attempt | None
 ) -> None:
     match event:
+        case WorkstreamTransitioned():
+            _transition(run, event)
+        case StepScheduled():
+            _schedule(run, fact, event)
+        case StepStarted():
+            if attempt is not None:
+                attempt.executor, attempt.boot, attempt.started_ns = event.executor, event.boot, fact.time_ns
+                run.unclaimed.pop((attempt.scheduled.workstream, attempt.scheduled.attempt), None)
+        case StepFinished() | StepCancelled() | StepLost():
+            if attempt is not None:
+                _close(run, attempt, event)
+        case IntegrationAdvanced():
+            if run.line is not None:
+                run.line.head, run.line.candidate, run.line.closed, run.line.losses = event.to, None, None, 0
+                run.line.recovery = {}
+                workstream = run.workstreams.get(event.workstream)
+                if workstream is not None:
+                    run.line.merged = ranges_with(run.line.merged, workstream.index)
+        case StepDelayed():
+            _delay(run, event)
+        case RecoveryChosen():
+            _recover(run, fact, event)
+        case StepSkipped() | FixLoopEnded() | ProcessesReaped():
+            pass
+        case RequestAnswered():
+            _answer(run, event)
         case RunRequested():
             if run.requested is None:
                 run.requested = event
@@ -413,8 +439,6 @@ def _fold(  # noqa: PLR0915 - one case per kind of event
         ):
             if event.request_id not in run.answers:
                 run.requests.setdefault(event.request_id, event)
-        case RequestAnswered():
-            _answer(run, event)
         case RunAccepted():
             _accept(run, fact, event)
         case RunTransitioned():
@@ -427,14 +451,6 @@ def _fold(  # noqa: PLR0915 - one case per kind of event
             run.wave, run.wave_open, run.wave_complete = event.wave, True, not event.more
         case WaveFinished():
             run.wave_open, run.next_not_before_ns = False, event.next_not_before_ns
-        case WorkstreamTransitioned():
-            _transition(run, event)
-        case StepScheduled():
-            _schedule(run, fact, event)
-        case StepDelayed():
-            _delay(run, event)
-        case RecoveryChosen():
-            _recover(run, fact, event)
         case ReviewResolved():
             _resolve(run, event)
         case BudgetChanged():
@@ -444,8 +460,6 @@ def _fold(  # noqa: PLR0915 - one case per kind of event
         case ResultRefused():
             if fact.place.kind == "late":
                 late(run.book, holder_of(fact.place.workstream, fact.place.attempt), report_of(event.result))
-        case StepSkipped() | FixLoopEnded() | ProcessesReaped():
-            pass
         case (
             FleetPaused()
             | FleetResumed()
@@ -459,13 +473,6 @@ def _fold(  # noqa: PLR0915 - one case per kind of event
             | ExecutorTransitioned()
         ):
             pass  # decisions across runs: services.scheduler.fleet
-        case IntegrationAdvanced():
-            if run.line is not None:
-                run.line.head, run.line.candidate, run.line.closed, run.line.losses = event.to, None, None, 0
-                run.line.recovery = {}
-                workstream = run.workstreams.get(event.workstream)
-                if workstream is not None:
-                    run.line.merged = ranges_with(run.line.merged, workstream.index)
         case MergeRefused():
             if run.line is not None:
                 run.line.candidate = run.line.closed = None
@@ -483,13 +490,6 @@ def _fold(  # noqa: PLR0915 - one case per kind of event
             run.rollback, run.rolled_back = None, event
         case RunFinished():
             run.finished, run.status, run.reason = event, event.state, event.reason
-        case StepStarted():
-            if attempt is not None:
-                attempt.executor, attempt.boot, attempt.started_ns = event.executor, event.boot, fact.time_ns
-                run.unclaimed.pop((attempt.scheduled.workstream, attempt.scheduled.attempt), None)
-        case StepFinished() | StepCancelled() | StepLost():
-            if attempt is not None:
-                _close(run, attempt, event)
         case _:
             assert_never(event)
 

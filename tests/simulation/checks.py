@@ -10,6 +10,7 @@ I6 what is spent and reserved is within the budgets, of runs and of all together
 
 from collections import Counter
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from services.events import (
@@ -206,7 +207,12 @@ class Together:
 
 
 def _day(time_ns: int) -> str:
-    return datetime.fromtimestamp(time_ns // SECOND_NS, UTC).date().isoformat()
+    return _day_of(time_ns // SECOND_NS // 86_400)
+
+
+@lru_cache(maxsize=1000)
+def _day_of(days: int) -> str:
+    return datetime.fromtimestamp(days * 86_400, UTC).date().isoformat()
 
 
 class Checker:

@@ -40,8 +40,7 @@ class Clockwork:
             if not queue:
                 return
             at_ns, _, do, args, process, epoch = heappop(queue)
-            if at_ns > self.now_ns:
-                self.now_ns = at_ns
+            self.now_ns = max(self.now_ns, at_ns)
             if process is None:
                 do(*args)
             elif process.epoch == epoch:

@@ -277,6 +277,8 @@ class Executor(Process):
 
     def _look(self, older_s: float) -> None:
         """Re-read the subjects of open attempts: an entry of somebody else ends them."""
+        if not self.work:
+            return
         for work in list(self.work.values()):
             if work.done or self.clockwork.now_ns - work.claimed_ns < older_s * SECOND_NS:
                 continue

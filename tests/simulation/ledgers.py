@@ -27,7 +27,7 @@ class Rows:
 
     def __init__(self) -> None:
         self.tip = Tip()
-        self.appended: list[Any] = []
+        self.appended: dict[str, list[Any]] = {"entries": [], "events": [], "transitions": []}
         self.tables: dict[str, dict[Any, Any]] = {
             name: {} for name in ("runs", "workstreams", "attempts", "executors", "tool_breakers")
         }
@@ -35,7 +35,9 @@ class Rows:
 
     def commit(self, batch: Batch) -> None:
         self.tip = batch.tip
-        self.appended += [*batch.entries, *batch.events, *batch.transitions]
+        self.appended["entries"] += batch.entries
+        self.appended["events"] += batch.events
+        self.appended["transitions"] += batch.transitions
         tables = self.tables
         tables["runs"].update((one.run, copy.copy(one)) for one in batch.runs)
         tables["workstreams"].update(((one.run, one.workstream), copy.copy(one)) for one in batch.workstreams)
@@ -76,10 +78,12 @@ class Rows:
         found = []
         if self.tip != other.tip:
             found.append(f"tips {self.tip} and {other.tip}")
-        ours, theirs = sorted(map(repr, self.appended)), sorted(map(repr, other.appended))
-        found += [f"appended {one} and {two}" for one, two in zip(ours, theirs, strict=False) if one != two][:1]
-        if len(ours) != len(theirs):
-            found.append(f"{len(ours)} and {len(theirs)} rows appended")
+        for name, ours in self.appended.items():
+            theirs = other.appended[name]
+            if ours != theirs:
+                found += [f"{name} {one} and {two}" for one, two in zip(ours, theirs, strict=False) if one != two][:1]
+            if len(ours) != len(theirs):
+                found.append(f"{len(ours)} and {len(theirs)} {name} appended")
         for name, table in self.tables.items():
             for key in table.keys() | other.tables[name].keys():
                 one, two = table.get(key), other.tables[name].get(key)
@@ -137,7 +141,9 @@ class Ledger:
 
 def summary(rows: Rows) -> dict[str, int]:
     """How many rows each table has."""
-    return {name: len(table) for name, table in rows.tables.items()} | {"appended": len(rows.appended)}
+    return {name: len(table) for name, table in rows.tables.items()} | {
+        "appended": sum(map(len, rows.appended.values()))
+    }
 
 
 __all__ = ["Ledger", "Rows", "summary"]

@@ -33,6 +33,8 @@ from services.events import (
     StepDelayed,
     StepFinished,
     StepRequested,
+    StepScheduled,
+    StepStarted,
     WorkstreamTransitioned,
 )
 from services.scheduler.amendment import Adjustment, amended
@@ -320,7 +322,7 @@ class People:
         seen = self.runs.get(entry.run)
         for event in entry.events:
             match event:
-                case StepFinished():
+                case StepScheduled() | StepStarted() | StepFinished():
                     pass
                 case WorkstreamTransitioned() if seen is not None:
                     seen.states[event.workstream] = event.to_state

@@ -184,7 +184,7 @@ class Scheduler(Process):
     # Folding
 
     def grown(self) -> None:
-        if self.alive and not self._delivering:
+        if self.alive and not self._delivering and self.connected:
             self._deliver_later()
 
     def beaten(self, time_ns: int, beat: Any) -> None:
@@ -466,14 +466,15 @@ class Scheduler(Process):
         watched_s = (now_ns - since_ns) / 1e9 if since_ns else 0.0
         seen = [
             Seen(
-                executor=name,
-                boot=sighting.boot,
-                pool=self.beats[name].pool,
-                slots=self.beats[name].slots,
-                state=self.beats[name].state,
-                silent_s=min((now_ns - sighting.seen_ns) / 1e9, watched_s),
+                name,
+                sighting.boot,
+                beat.pool,
+                beat.slots,
+                beat.state,
+                min((now_ns - sighting.seen_ns) / 1e9, watched_s),
             )
             for name, sighting in self.sightings.executors.items()
+            for beat in (self.beats[name],)
         ]
         probing = any(breaker.state == "half_open" for breaker in self.fleet.breakers.values())
         wants = [want for run in self.runs.values() if run.delayed for want in wanting(run)] if probing else []
@@ -500,6 +501,8 @@ class Scheduler(Process):
             return
         published = self.published.setdefault(state.run, {})
         now = self.monotonic_ns()
+        if all(published.get(key, 0) > now for key in state.unclaimed):
+            return
         for command in outstanding(state):
             step = command.step
             key = (step.workstream, step.attempt)
