@@ -61,6 +61,27 @@ class Command(msgspec.Struct):
 class Broker:
     """Everything that is stored, and who is told of it."""
 
+    __slots__ = (
+        "_dispatching",
+        "_keys",
+        "beats",
+        "before_final",
+        "clockwork",
+        "commands",
+        "down",
+        "entries",
+        "followers",
+        "lease",
+        "lease_ttl_ns",
+        "log",
+        "mix",
+        "newest",
+        "newest_of_run",
+        "stored",
+        "time_ns",
+        "workers",
+    )
+
     def __init__(self, clockwork: Clockwork, mix: Mix, *, lease_ttl_s: float) -> None:
         self.clockwork = clockwork
         self.mix = mix
@@ -188,9 +209,10 @@ class Broker:
 
     def put_beat(self, executor: str, beat: Any) -> bool:
         """Whether it is stored."""
-        if self.down or self.clockwork.chance(self.mix.lose_beat, "beat lost"):
+        clockwork = self.clockwork
+        if self.down or (clockwork.faulty and clockwork.chance(self.mix.lose_beat, "beat lost")):
             return False
-        self.time_ns = max(self.time_ns + 1, self.clockwork.now_ns)
+        self.time_ns = max(self.time_ns + 1, clockwork.now_ns)
         self.beats[executor] = (self.time_ns, beat)
         for follower in self.followers:
             follower.beaten(self.time_ns, beat)  # type: ignore[attr-defined]
@@ -220,6 +242,12 @@ class Broker:
     def start(self) -> None:
         self.down = False
         self.kick()
+
+    def part(self) -> None:
+        """Nobody is told of anything any more."""
+        self.followers.clear()
+        self.workers.clear()
+        self.before_final = self.stored = None
 
 
 class _Append:

@@ -13,6 +13,16 @@ SECOND_NS = 1_000_000_000
 class Clockwork:
     """A queue of what happens next. `faulty` until faults cease; `faults` counts what was broken, by kind."""
 
+    __slots__ = (
+        "_drawn",
+        "_queue",
+        "draw",
+        "faults",
+        "faulty",
+        "now_ns",
+        "random",
+    )
+
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
         self.now_ns = START_NS
@@ -23,6 +33,7 @@ class Clockwork:
         self._drawn = 0
 
     def after(self, delay_s: float, do: Callable[..., None], *args: Any) -> None:
+        """Do something in `delay_s` seconds, 0 or more."""
         self._drawn += 1
         heappush(self._queue, (self.now_ns + int(delay_s * SECOND_NS), self._drawn, do, args, None, 0))
 
@@ -40,7 +51,7 @@ class Clockwork:
             if not queue:
                 return
             at_ns, _, do, args, process, epoch = heappop(queue)
-            self.now_ns = max(self.now_ns, at_ns)
+            self.now_ns = at_ns
             if process is None:
                 do(*args)
             elif process.epoch == epoch:
@@ -50,6 +61,10 @@ class Clockwork:
                     do(*args)
             if findings:
                 return
+
+    def stop(self) -> None:
+        """Nothing happens any more."""
+        self._queue.clear()
 
     def chance(self, probability: float, kind: str) -> bool:
         """Whether something breaks now; counted by its kind. Never once faults have ceased."""
@@ -61,6 +76,20 @@ class Clockwork:
 
 class Process:
     """Something that runs. Its timers die with it, and wait while it is frozen."""
+
+    __slots__ = (
+        "_cut_at_ns",
+        "_frozen_at_ns",
+        "_held",
+        "_suspended_ns",
+        "alive",
+        "clockwork",
+        "connected",
+        "epoch",
+        "frozen",
+        "name",
+        "revision",
+    )
 
     def __init__(self, clockwork: Clockwork, name: str) -> None:
         self.clockwork = clockwork

@@ -61,6 +61,21 @@ class Work(msgspec.Struct):
 class Executor(Process):
     """One executor of the simulation."""
 
+    __slots__ = (
+        "_boots",
+        "_busy",
+        "boot",
+        "broker",
+        "draining",
+        "lacks",
+        "named_ns",
+        "pool",
+        "rules",
+        "slots",
+        "tools",
+        "work",
+    )
+
     def __init__(
         self,
         clockwork: Clockwork,

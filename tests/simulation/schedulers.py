@@ -81,6 +81,36 @@ class World(msgspec.Struct):
 class Scheduler(Process):
     """One scheduler of the simulation."""
 
+    __slots__ = (
+        "_base_at_ns",
+        "_base_ns",
+        "_boots",
+        "_delivering",
+        "_end",
+        "_inbox",
+        "_quickening",
+        "_revision",
+        "_seen_revision",
+        "_stalled_ns",
+        "awaiting",
+        "beats",
+        "broker",
+        "caught_up",
+        "dirty",
+        "driving",
+        "fleet",
+        "good_since_ns",
+        "leader",
+        "over",
+        "position",
+        "published",
+        "runs",
+        "settings",
+        "sightings",
+        "slow",
+        "world",
+    )
+
     def __init__(self, clockwork: Clockwork, broker: Broker, world: World, settings: Settings, name: str) -> None:
         super().__init__(clockwork, name)
         self.broker = broker
@@ -197,20 +227,23 @@ class Scheduler(Process):
         if self._delivering or not self.connected:
             return
         self._delivering = True
-        draw = self.clockwork.draw()
-        self.later((1.0 + draw * 9.0) if self.slow and not self._quickening else 0.0005 + draw * 0.002, self._deliver)
+        clockwork = self.clockwork
+        draw = clockwork.draw()
+        delay_s = 1.0 + draw * 9.0 if self.slow and not self._quickening else 0.0005 + draw * 0.002
+        clockwork.after_in(delay_s, self, self.epoch, self._deliver, ())
 
     def _deliver(self) -> None:
         self._delivering = False
-        if not self.connected or self.broker.down:
+        broker = self.broker
+        if not self.connected or broker.down:
             return
         if self._inbox and self.clockwork.draw() < 0.5:
             self._see_all()
-        if self.position < len(self.broker.log):
+        if self.position < len(broker.log):
             self._follow()
         if self._inbox:
             self._see_all()
-        if self._inbox or self.position < len(self.broker.log):
+        if self._inbox or self.position < len(broker.log):
             self._deliver_later()
 
     def _follow(self) -> None:
@@ -236,8 +269,9 @@ class Scheduler(Process):
             return
         if self.fleet.shared.is_limited:
             touched.add(FLEET)
-        for run in sorted(touched):
-            self.wake(run)
+        if self.leader:
+            for run in sorted(touched):
+                self.wake(run)
 
     def _fold(self, recorded: Recorded, entry: Entry) -> str:
         place = self.world.place(recorded.subject)
@@ -310,10 +344,10 @@ class Scheduler(Process):
         return state
 
     def _see_all(self) -> None:
-        some = len(self._inbox)
-        if some > 1 and self.clockwork.faulty:
-            some = self.clockwork.random.randint(1, some)
-        inbox, self._inbox = self._inbox[:some], self._inbox[some:]
+        inbox, self._inbox = self._inbox, []
+        if len(inbox) > 1 and self.clockwork.faulty:
+            some = self.clockwork.random.randint(1, len(inbox))
+            inbox, self._inbox = inbox[:some], inbox[some:]
         for time_ns, beat in inbox:
             self._see(beat, time_ns)
 
