@@ -705,10 +705,12 @@ class _Deciding:
         if self.eager and not self.options.stepwise:
             # First, so that what is done is merged before more is begun.
             yield from self._line_step()
-        for workstream in sorted(self.run.agenda, key=lambda name: self.definitions.index[name]):
-            if self.slots > 0:
-                yield self._after_close(self.run.workstreams[workstream])
-        yield from self._delayed()
+        if self.run.agenda:
+            for workstream in sorted(self.run.agenda, key=lambda name: self.definitions.index[name]):
+                if self.slots > 0:
+                    yield self._after_close(self.run.workstreams[workstream])
+        if self.run.delayed:
+            yield from self._delayed()
         if self.options.stepwise:
             yield from self._goals()
             return

@@ -604,6 +604,8 @@ def _executors(fleet: Fleet, seen: Mapping[str, Seen], watched_s: float, lease_s
         life = fleet.executors.get(found.executor)
         silent = found.silent_s > 3 * lease_s
         says: ExecutorState = "idle" if found.state == "busy" else found.state
+        if life is not None and life.boot == found.boot and life.state == says and not silent:
+            continue  # as it is recorded
         if life is not None and life.boot != found.boot and life.state != "terminated":
             events.append(_moved(life, "terminated", "it has started anew"))
             life = None

@@ -64,6 +64,7 @@ class Executor(Process):
     __slots__ = (
         "_boots",
         "_busy",
+        "_said",
         "boot",
         "broker",
         "draining",
@@ -99,6 +100,7 @@ class Executor(Process):
         self.draining = False
         self.work: dict[Key, Work] = {}
         self.named_ns: dict[Key, int] = {}
+        self._said: Beat | None = None
         self._busy = 0
         self._boots = 0
         broker.workers.append(self)
@@ -269,20 +271,24 @@ class Executor(Process):
 
     def _say(self, state: ExecutorState) -> None:
         named = [key for key, work in self.work.items() if work.moving]
-        beat = Beat(
-            executor=self.name,
-            boot=self.boot,
-            pool=self.pool,
-            slots=self.slots,
-            state=state,
-            attempts=named,
-            missing={tool: tool for tool in self._missing()},
-        )
+        beat, missing = self._said, self._missing()
+        if beat is None or (beat.boot, beat.state, beat.attempts, *beat.missing) != (self.boot, state, named, *missing):
+            beat = self._said = Beat(
+                executor=self.name,
+                boot=self.boot,
+                pool=self.pool,
+                slots=self.slots,
+                state=state,
+                attempts=named,
+                missing={tool: tool for tool in missing},
+            )
         if self.broker.put_beat(self.name, beat):
             for key in named:
                 self.named_ns[key] = self.clockwork.now_ns
 
     def _missing(self) -> tuple[str, ...]:
+        if not self.lacks.tools:
+            return ()
         installed = self.clockwork.now_ns - START_NS >= self.lacks.until_s * SECOND_NS
         return () if installed else self.lacks.tools
 

@@ -264,7 +264,7 @@ class Scheduler(Process):
             touched.add(FLEET)
         if FLEET in touched:
             touched.update(self.runs)
-        if self.clockwork.chance(self.settings.crash, "scheduler crash: folded, not appended"):
+        if self.settings.crash and self.clockwork.chance(self.settings.crash, "scheduler crash: folded, not appended"):
             self.die()
             return
         if self.fleet.shared.is_limited:
@@ -355,6 +355,10 @@ class Scheduler(Process):
         self.saw(time_ns)
         name = beat.executor
         sighting = self.sightings.executors.get(name)
+        if sighting is not None and beat is self.beats[name]:  # it says what it said before
+            sighting.seen_ns = time_ns
+            self._name(sighting, beat, time_ns)
+            return
         anew = sighting is not None and sighting.boot != beat.boot
         gone = beat.state == "terminated"
         ended = gone and (sighting is None or not sighting.gone)
@@ -362,14 +366,18 @@ class Scheduler(Process):
             sighting = self.sightings.executors[name] = Sighting(boot=beat.boot, seen_ns=time_ns)
         sighting.seen_ns, sighting.gone, sighting.missing = time_ns, gone, beat.missing
         sighting.pool, sighting.serves = beat.pool, beat.state in _SERVING
-        if sighting.named:
-            sighting.named = {key: at for key, at in sighting.named.items() if self._is_open(key)}
-        for key in beat.attempts:
-            sighting.named[key] = time_ns
+        self._name(sighting, beat, time_ns)
         self.beats[name] = beat
         if anew or ended:
             for run in (FLEET, *self.runs):
                 self.wake(run)
+
+    def _name(self, sighting: Sighting, beat: Any, time_ns: int) -> None:
+        """Note which attempts a beat names, and forget those that are over."""
+        if sighting.named:
+            sighting.named = {key: at for key, at in sighting.named.items() if self._is_open(key)}
+        for key in beat.attempts:
+            sighting.named[key] = time_ns
 
     def _is_open(self, key: tuple[str, str, int]) -> bool:
         run = self.runs.get(key[0])
