@@ -94,14 +94,15 @@ class CheckResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 class FixInput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a FIX attempt is told: the check step that failed, its attempt, its diagnostics, earlier FIX attempts.
 
-    `mechanical`: a program mends what a machine can (`autofix` of swell.toml); the FIX loop does not count it.
+    `mechanical`: a program mends what a machine can, the so-manieth of `autofix` in swell.toml; the FIX loop does not count
+    it. 0: a FIX tool does it.
     """
 
     step: Step
     attempt: int
     diagnostics: Artifact | None = None
     earlier_patches: list[Artifact] = []
-    mechanical: bool = False
+    mechanical: Annotated[int, Meta(ge=0)] = 0
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind"):

@@ -20,6 +20,9 @@ Basis = Literal["reported", "list", "estimate", "unknown"]
 
 
 NANO_USD_MAX: Final = 10**18
+SUM_MAX: Final = 2**62
+"""No sum grows beyond it, whatever tools say they have cost: every form that keeps or tells one holds it."""
+
 NanoUsd = Annotated[int, Meta(ge=0, le=NANO_USD_MAX)]
 """Money in nano-dollars: 1 USD = 10^9."""
 

@@ -38,6 +38,16 @@ def may_decide(run: RunState, awaiting: int) -> bool:
     return run.last_sequence >= awaiting
 
 
+def fitting(events: Sequence[AnyEvent]) -> list[AnyEvent]:
+    """The first of these events that one entry holds, at least one; what is left is derived again."""
+    size = 0
+    for number, event in enumerate(events):
+        size += len(msgspec.json.encode(event))
+        if number and size > ENTRY_BUDGET_BYTES:
+            return list(events[:number])
+    return list(events)
+
+
 def appends(run: RunState, decisions: Sequence[Decision]) -> list[Append]:
     """What to append now; what is left of the decisions is derived again afterwards."""
     closes = [decision for decision in decisions if decision.attempt is not None]

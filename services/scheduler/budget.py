@@ -27,7 +27,7 @@ import msgspec
 from msgspec import Meta
 
 from services.events import StepCancelled, StepFinished, StepLost
-from services.outcome import NANO_USD_MAX, BudgetMode, BudgetThreshold, Cap, NanoUsd
+from services.outcome import NANO_USD_MAX, SUM_MAX, BudgetMode, BudgetThreshold, Cap, NanoUsd
 
 WARN_PERMILLE: Final = 800
 
@@ -237,7 +237,7 @@ def settle(book: Book, attempt: str, report: Report | None) -> Book:
     for key in hold.accounts:
         account = book.accounts.setdefault(key, Account())
         account.reserved_nano -= hold.cap_nano
-        account.spent_nano += hold.amount_nano
+        account.spent_nano = min(account.spent_nano + hold.amount_nano, SUM_MAX)
         _note(book, key)
     if report is not None and not report.lower_bound:
         del book.holds[attempt]
@@ -257,7 +257,8 @@ def late(book: Book, attempt: str, report: Report | None) -> Book:
     if hold.closed:
         for key in hold.accounts:
             if key in book.accounts:
-                book.accounts[key].spent_nano += hold.amount_nano - before
+                account = book.accounts[key]
+                account.spent_nano = min(max(account.spent_nano + hold.amount_nano - before, 0), SUM_MAX)
                 _note(book, key)
     return book
 

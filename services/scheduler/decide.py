@@ -10,7 +10,7 @@ them, because what is left is derived again from the state that the appended one
 nothing special: fold the log, append what is due, publish what is outstanding.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import assert_never
 
@@ -93,6 +93,9 @@ from services.spec import CHECKS_NAMED_MAX, STEP_TIMEOUT_S, Definitions, Options
 
 GROUP_MAX = 400
 """Workstreams named by one decision: keeps an entry under its size limit whatever the ids."""
+
+HELD_MAX = 200
+"""EDITs of a run that wait for the same tools; further ones are not begun before some of these are."""
 
 DECISIONS_MAX = 2000
 """Decisions of one call: what is left is derived again."""
@@ -238,8 +241,11 @@ def _due(run: RunState, now_ns: int, sightings: Sightings | None, fleet: Fleet) 
 def _unused_grants(run: RunState, now_ns: int, fleet: Fleet) -> Iterator[Decision]:
     """What was granted and not used in time is given back, so that it holds nobody up."""
     for grant in fleet.shared.grants.get(run.run, {}).values():
-        if now_ns >= grant.expires_ns:
-            reason = "it was not scheduled in time"
+        workstream = run.workstreams.get(grant.workstream)
+        asks = workstream.delayed.step if workstream is not None and workstream.delayed is not None else None
+        changed = asks is not None and (asks.tool, asks.cap_nano) != (grant.tool, grant.cap_nano)
+        if now_ns >= grant.expires_ns or changed:
+            reason = "it asks for something else now" if changed else "it was not scheduled in time"
             yield Decision([GrantReturned(workstream=grant.workstream, attempt=grant.attempt, reason=reason)])
 
 
@@ -538,7 +544,7 @@ def _choice(
     """What recovery does about a failed step, and the event that puts it in force. `tried` is the tool that failed at it."""
     own = used or workstream.recovery.get(step, Used())
     chain = _chain(definitions, workstream, step)
-    tool = tried or own.tool or (chain[0] if chain else "")
+    tool = tried or _in_force(own, chain)
     profile = definitions.spec.profiles.get(tool)
     changing = step in {"edit", "fix"}
     config = run.recovery or RecoveryConfig()
@@ -571,9 +577,16 @@ def _choice(
     return msgspec.structs.replace(chosen, reason=reason[:REASON_MAX]), [event]
 
 
+def _in_force(used: Used, chain: Sequence[str]) -> str:
+    """The tool that does a step: the one that recovery has chosen, as long as it is one of those to try, else the first."""
+    if used.tool in chain:
+        return used.tool
+    return chain[0] if chain else ""
+
+
 def _is_mechanical(step: StepScheduled) -> bool:
     """Whether a program mends what a machine can, in place of a FIX tool."""
-    return step.fix is not None and step.fix.mechanical
+    return step.fix is not None and step.fix.mechanical > 0
 
 
 def _tiers(definitions: Definitions, workstream: Workstream) -> int:
@@ -695,6 +708,12 @@ class _Deciding:
         self.broke: Refusal | None = None
         """Why the run's own budget lets nothing more begin."""
         self.promised: dict[str, int] = {}
+        self.chosen: dict[str, int] = {}
+        """Steps that were decided on in this call, or wait for their turn, by tool."""
+        self.probing: set[str] = set()
+        """Tools for whose probe a step waits."""
+        self.held: dict[tuple[str, ...], int] = {}
+        """How many EDITs wait for something across runs, by the tools that they may go to."""
         self.queues: dict[tuple[str, int], Barrier | Refusal | None] = {}
         """What stands before attempts without a grant, by tool and cap: the same for all of them."""
 
@@ -834,6 +853,8 @@ class _Deciding:
             if self.slots <= 0 or self.broke is not None:
                 return
             workstream = self.run.workstreams[self.definitions.order[index]]
+            if self._is_held_up(workstream):
+                continue
             if self._clashes(workstream, planned=not workstream.returned and not self.eager):
                 continue
             draft = _Draft(workstream)
@@ -848,7 +869,7 @@ class _Deciding:
             if self.slots <= 0 or self.broke is not None:
                 return
             workstream = self.run.workstreams[self.definitions.order[index]]
-            if self._clashes(workstream, planned=False):
+            if self._is_held_up(workstream) or self._clashes(workstream, planned=False):
                 continue
             draft = _Draft(workstream)
             draft.move("ready", "its dependencies are merged")
@@ -913,8 +934,6 @@ class _Deciding:
         workstream = draft.workstream
         index = workstream.index
         used = workstream.recovery.get(step, Used())
-        route = self.definitions.route(workstream.id) if step in {"edit", "fix"} and not tool else None
-        capability = self.definitions.bundles[workstream.id].capability if route is not None else None
         chain = _chain(self.definitions, workstream, step)
         self._dispatch(
             draft,
@@ -925,15 +944,14 @@ class _Deciding:
                 pool=self.options.pool,
                 input=snapshot,
                 base=workstream.base or snapshot,
-                timeout_s=min(self._timeout_s(step), (route and route.timeout_s) or self._timeout_s(step)),
+                timeout_s=self._timeout_s(step),
                 queue_deadline_ns=self._queue_deadline_ns(),
                 checks=_named(checks),
                 every_check=_too_many(checks),
                 merged=[(index, index + 1)] if checks else [],
                 fix=fix,
                 dry_run=self.options.dry_run,
-                tool=tool or used.tool or (chain[0] if chain else ""),
-                capability=capability or "",
+                tool=tool or _in_force(used, chain),
                 reduction=0 if tool else used.reductions,
                 idle_timeout_s=self._idle_s(),
             ),
@@ -956,10 +974,30 @@ class _Deciding:
             return
         if found is not None:
             draft.add(StepDelayed(step=step, cause=found.cause, reason=found.reason, until_ns=found.until_ns))
+            self._held(step, found)
             self.slots -= found.in_turn
             return
         draft.add(step)
+        self._choose(step)
         self.slots -= 1
+
+    def _choose(self, step: StepScheduled) -> None:
+        self.chosen[step.tool] = self.chosen.get(step.tool, 0) + 1
+
+    def _held(self, step: StepScheduled, found: Barrier) -> None:
+        """Note that a step waits for something across runs."""
+        if found.in_turn:
+            self._choose(step)
+        if step.step == "edit":
+            chain = self.definitions.chain(step.workstream, "edit")
+            self.held[chain] = self.held.get(chain, 0) + 1
+
+    def _is_held_up(self, workstream: Workstream) -> bool:
+        """Whether so many wait already for what it would wait for that one more would only be one more to look at."""
+        if not self.held or workstream.restart not in {None, "edit"}:
+            return False
+        waiting = self.held.get(self.definitions.chain(workstream.id, "edit"), 0)
+        return waiting >= min(self.options.max_workers, HELD_MAX)
 
     def _afforded(self, step: StepScheduled) -> StepScheduled | Refusal:
         """The step with its cap, or why its budgets do not let it begin. Only AI tools cost anything."""
@@ -1036,49 +1074,89 @@ class _Deciding:
         """The step with a tool that no breaker and no pause holds back; else what does."""
         if not step.tool or step.dry_run:
             return step, None
-
-        def before(tool: str) -> tuple[str, Barrier | None]:
-            """The pool that would do it, and what stands before it."""
-            found = barrier(self.fleet, tool, Want(tool, self.run.run, step.workstream, step.attempt))
-            place = self.places.place(self._open_pools, tool, self.definitions.spec.profiles.get(tool))
-            if found is None and place.missing:
-                found = Barrier("tool_missing", self._missing(tool), self._queue_deadline_ns())
-            return place.pool, found
-
-        used = workstream.recovery.get(step.step, Used())
         chain = self._candidates(workstream, step.step)
-        wanted = used.tool or (chain[0] if chain else step.tool)
+        wanted = _in_force(workstream.recovery.get(step.step, Used()), chain) or step.tool
         if _is_mechanical(step):
             wanted, fallbacks = step.tool, False
-        pool, found = before(wanted)
-        step = msgspec.structs.replace(step, tool=wanted, pool=pool, reason="")
+        pool, found = self._before(step, wanted)
+        step = self._given(workstream, step, wanted, pool)
         if found is None:
             return step, None
         policy = self.run.recovery or RecoveryConfig()
         if found.limited and "fallback_tool" not in policy.strategies(found.limited):
             return step, found  # another one may be dearer
+        if self._is_first_for_probe(found, wanted):
+            return step, found
+        probing: tuple[StepScheduled, Barrier] | None = None
         for other in chain if fallbacks else ():
             if other == wanted or other not in self.definitions.spec.profiles:
                 continue
-            pool, also = before(other)
+            pool, also = self._before(step, other)
+            stand_in = self._given(workstream, step, other, pool, f"{found.reason}; {other} does it")
             if also is None:
-                reason = f"{found.reason}; {other} does it"
-                return msgspec.structs.replace(step, tool=other, pool=pool, reason=reason[:REASON_MAX]), None
+                return stand_in, None
+            if probing is None and also.unprobed:
+                probing = stand_in, also
+        if probing is not None and not found.unprobed and self._is_first_for_probe(probing[1], probing[0].tool):
+            return probing
         return step, found
+
+    def _is_first_for_probe(self, found: Barrier, tool: str) -> bool:
+        """Whether this step is to wait for the probe of a half-open breaker, although another tool may do it.
+
+        One of a run does, so that a tool which works again comes back; the others go on.
+        """
+        if not found.unprobed or tool in self.probing:
+            return False
+        self.probing.add(tool)
+        return True
+
+    def _before(self, step: StepScheduled, tool: str) -> tuple[str, Barrier | None]:
+        """The pool in which a tool would do a step, and what stands before it."""
+        profile = self.definitions.spec.profiles.get(tool)
+        place = self.places.place(self._open_pools, tool, profile)
+        if place.missing:  # first: no probe helps against it
+            elsewhere = self.places.place(self.pools, tool, profile)
+            pause = None if elsewhere.missing else self.fleet.pause_of(elsewhere.pool)
+            if pause is not None:
+                reason = (
+                    f"only pool {elsewhere.pool} has {tool}, and {pause.actor} has paused it{_because(pause.reason)}"
+                )
+                return elsewhere.pool, Barrier("tool_paused", reason)
+            return place.pool, Barrier("tool_missing", self._missing(tool), self._queue_deadline_ns())
+        return place.pool, barrier(self.fleet, tool, Want(tool, self.run.run, step.workstream, step.attempt))
+
+    def _given(
+        self, workstream: Workstream, step: StepScheduled, tool: str, pool: str, reason: str = ""
+    ) -> StepScheduled:
+        """The step for a tool in a pool, under the terms of its route if it serves the workstream's capability."""
+        served = ""
+        timeout_s = self._timeout_s(step.step)
+        route = self.definitions.route(workstream.id)
+        if route is not None and not _is_mechanical(step) and tool in self._routed_for(workstream, step.step):
+            served = self.definitions.bundles[workstream.id].capability or ""
+            timeout_s = min(timeout_s, route.timeout_s or timeout_s)
+        return msgspec.structs.replace(
+            step, tool=tool, pool=pool, reason=reason[:REASON_MAX], capability=served, timeout_s=timeout_s
+        )
+
+    def _routed_for(self, workstream: Workstream, step: Step) -> tuple[str, ...]:
+        """The tools of the workstream's route, where they are the ones that the step goes to first; else none."""
+        routed = self.definitions.routed(workstream.id)
+        chain = _chain(self.definitions, workstream, step)
+        return routed if chain[: len(routed)] == routed else ()
 
     def _candidates(self, workstream: Workstream, step: Step) -> tuple[str, ...]:
         """The tools for a step, in the order of now."""
         chain = _chain(self.definitions, workstream, step)
         route = self.definitions.route(workstream.id)
-        routed = self.definitions.routed(workstream.id)
-        if route is None or route.strategy == "order" or chain[: len(routed)] != routed:
+        routed = self._routed_for(workstream, step)
+        if route is None or route.strategy == "order" or not routed:
             return chain
         asked = workstream.delayed
-        if (
-            asked is not None and asked.cause == "limit" and asked.step.tool in routed
-        ):  # it keeps its place in the queue
-            return tuple(dict.fromkeys((asked.step.tool, *chain)))
-        return (*ordered(routed, route.strategy, self.fleet.records), *chain[len(routed) :])
+        if asked is not None and asked.cause == "limit" and asked.step.tool in routed:
+            return tuple(dict.fromkeys((asked.step.tool, *chain)))  # it keeps its place in the queue
+        return (*ordered(routed, route.strategy, self.fleet.records, self.chosen), *chain[len(routed) :])
 
     @cached_property
     def _open_pools(self) -> tuple[str, ...]:
@@ -1117,7 +1195,13 @@ class _Deciding:
             elif found is None:
                 if self.slots > 0:
                     self.slots -= 1
+                    self._choose(step)
                     yield Decision([step])
+            elif step.fix is not None and _is_mechanical(step):
+                if self.slots > 0:
+                    draft = _Draft(workstream)
+                    self._fix_or_end(draft, step.fix.step, after=step.fix.mechanical)
+                    yield draft.decision()
             elif delayed.cause == found.cause == "tool_missing" and self.now_ns >= delayed.until_ns:
                 draft = _Draft(workstream)
                 self._stop_for(draft, step.step, "tool_missing", found.reason)
@@ -1125,6 +1209,7 @@ class _Deciding:
                     yield draft.decision()
             else:
                 queued += found.in_turn
+                self._held(step, found)
                 if _differs(delayed, found) or (found.in_turn and _asks_otherwise(delayed.step, step)):
                     delay = StepDelayed(step=step, cause=found.cause, reason=found.reason, until_ns=found.until_ns)
                     yield Decision([delay])
@@ -1325,19 +1410,19 @@ class _Deciding:
             self._answer(draft, ok=ok, reason="" if ok else "the FIX tool did not succeed")
         elif workstream.failure is not None and latest.tree == workstream.failure.tree:
             self._fix_or_end(draft, step)
-        elif _is_mechanical(scheduled) and self._autofix(workstream) is not None:
-            self._schedule_fix(draft, step, autofix=self._autofix(workstream))
+        elif _is_mechanical(scheduled) and (autofix := self._autofix(workstream)):
+            self._schedule_fix(draft, step, autofix=autofix)
         elif goal is not None:
             self._check(draft, goal.step, latest)
         else:
             self._static(draft, latest)
 
-    def _fix_or_end(self, draft: _Draft, step: Step) -> None:
-        """Another FIX attempt if the FIX-loop breaker allows one; otherwise the loop ends, with the limit that tripped."""
+    def _fix_or_end(self, draft: _Draft, step: Step, *, after: int = 0) -> None:
+        """The next program of `autofix`, behind the one at `after`; else another FIX attempt if the FIX-loop breaker allows one; otherwise the loop ends, with the limit that tripped."""
         workstream = draft.workstream
         failure = workstream.failure
-        autofix = self._autofix(workstream) if step == "static" else None
-        if failure is not None and autofix is not None:
+        autofix = self._autofix(workstream, after) if step == "static" else 0
+        if failure is not None and autofix:
             self._schedule_fix(draft, step, autofix=autofix)
             return
         untried = 0 < workstream.fix.fix_attempts_by_step.get(step, 0) < _tiers(self.definitions, workstream)
@@ -1349,12 +1434,21 @@ class _Deciding:
         draft.add(FixLoopEnded(workstream=workstream.id, step=step, limit=limit, reason=verdict.reason[:REASON_MAX]))
         self._stop_for(draft, step, "check_failed", f"{step}: {limit}: {verdict.reason}")
 
-    def _autofix(self, workstream: Workstream) -> str | None:
-        """The next program that mends what a machine can; each once after every change by an AI tool or a person."""
-        programs = () if self.options.dry_run else self.definitions.checks(workstream.id).autofix
-        return programs[workstream.autofixed] if workstream.autofixed < len(programs) else None
+    def _autofix(self, workstream: Workstream, after: int = 0) -> int:
+        """The place of the next program that mends what a machine can, 0 for none.
 
-    def _schedule_fix(self, draft: _Draft, step: Step, *, autofix: str | None = None) -> None:
+        Each has its turn once after every change by an AI tool or a person; one that cannot be used now is passed over.
+        """
+        programs = () if self.options.dry_run else self.definitions.checks(workstream.id).autofix
+        for place in range(max(workstream.autofixed, after), len(programs)):
+            want = Want(programs[place], self.run.run, workstream.id, workstream.attempts + 1)
+            profile = self.definitions.spec.profiles.get(want.tool)
+            usable = barrier(self.fleet, want.tool, want) is None
+            if usable and not self.places.place(self._open_pools, want.tool, profile).missing:
+                return place + 1
+        return 0
+
+    def _schedule_fix(self, draft: _Draft, step: Step, *, autofix: int = 0) -> None:
         workstream = draft.workstream
         failure = workstream.failure
         if failure is None:
@@ -1365,9 +1459,10 @@ class _Deciding:
             attempt=failure.attempt,
             diagnostics=failure.diagnostics,
             earlier_patches=workstream.patches[-5:],
-            mechanical=autofix is not None,
+            mechanical=autofix,
         )
-        self._schedule(draft, "fix", self._latest(workstream), fix=fix, tool=autofix or "")
+        program = self.definitions.checks(workstream.id).autofix[autofix - 1] if autofix else ""
+        self._schedule(draft, "fix", self._latest(workstream), fix=fix, tool=program)
 
     def _latest(self, workstream: Workstream) -> Snapshot:
         line = self.run.line

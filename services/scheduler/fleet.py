@@ -205,7 +205,8 @@ class Fleet(msgspec.Struct):
 class Barrier(msgspec.Struct, frozen=True):
     """Why a tool cannot be used now; `until_ns` is 0 when nobody knows how long.
 
-    `limited` is the class of the refusal where a provider refuses for now. `in_turn`: it keeps its place among those under way,
+    `limited` is the class of the refusal where a provider refuses for now. `unprobed`: the breaker is half open, and nobody
+    has its probe. `in_turn`: it keeps its place among those under way,
     for its turn comes, or nobody else could begin either.
     """
 
@@ -213,6 +214,7 @@ class Barrier(msgspec.Struct, frozen=True):
     reason: str
     until_ns: int = 0
     limited: ErrorClass | None = None
+    unprobed: bool = False
     in_turn: bool = False
 
 
@@ -237,9 +239,8 @@ def _before(breaker: ToolBreaker, want: Want) -> Barrier | None:
         return Barrier("tool_breaker", reason, breaker.until_ns, limited)
     if _probes(breaker, want.run, want.workstream, want.attempt) and not breaker.probing:
         return None
-    return Barrier(
-        "tool_breaker", f"the breaker of {breaker.tool} is half open: one attempt probes it", limited=limited
-    )
+    reason = f"the breaker of {breaker.tool} is half open: one attempt probes it"
+    return Barrier("tool_breaker", reason, limited=limited, unprobed=breaker.probe is None)
 
 
 def ungranted(fleet: Fleet, now_ns: int, ask: Ask) -> Barrier | Refusal | None:
@@ -251,7 +252,8 @@ def ungranted(fleet: Fleet, now_ns: int, ask: Ask) -> Barrier | Refusal | None:
     if not shared.is_limited:
         return None
     grant = shared.grant_of(ask)
-    if grant is not None and (grant.tool, grant.cap_nano) == (ask.tool, ask.cap_nano) and now_ns < grant.expires_ns:
+    fits = grant is not None and (grant.tool, grant.cap_nano) == (ask.tool, ask.cap_nano)
+    if fits and grant is not None and now_ns < grant.expires_ns and not grants.overdrawn(shared, grant):
         return None
     ask = served(fleet, ask)
     rates = grants.rates_of(shared, ask.provider, ask.model)

@@ -59,10 +59,13 @@ from services.scheduler.budget import (
     told,
     tool_budget,
 )
-from services.scheduler.rates import Bucket, opens_ns, pay, take
+from services.scheduler.rates import Bucket, is_full, keep, opens_ns, pay, take
 
 GRANTS_MAX: Final = 200
 """Grants of one decision; further ones are given after it is folded."""
+
+LIMITS_BYTES_MAX: Final = 100_000
+"""The names and amounts of a configuration; an entry of the log holds no more than some of these."""
 
 NAMED_MAX: Final = 1000
 """Tools that people may give budgets, and tools and rates that a configuration may name."""
@@ -89,7 +92,13 @@ class SharedLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     tool_usd_per_day: Annotated[dict[_Name, _Usd], Meta(max_length=NAMED_MAX)] = {}
     mode: BudgetMode = "halt"
     rates: Annotated[dict[_Name, Rate], Meta(max_length=NAMED_MAX)] = {}
-    grant_s: Annotated[float, Meta(gt=0)] = 30.0
+    grant_s: Annotated[float, Meta(ge=1)] = 30.0
+
+    def __post_init__(self) -> None:
+        if len(msgspec.json.encode(self)) > LIMITS_BYTES_MAX:
+            raise ValueError(
+                f"names too much to be told in one entry: at most {LIMITS_BYTES_MAX} bytes of names and amounts"
+            )
 
     @cached_property
     def recorded(self) -> LimitsSet:
@@ -271,7 +280,12 @@ def limited(shared: Shared, time_ns: int, event: LimitsSet) -> None:
     """Fold what the configuration says."""
     names = [*_budgets(shared.limits), *_budgets(event)]
     shared.limits = event
-    shared.buckets = {name: bucket for name, bucket in shared.buckets.items() if name in event.rates}
+    for name, rate in event.rates.items():
+        if name in shared.buckets:
+            keep(shared.buckets[name], rate, time_ns)
+    shared.buckets = {  # of those without a rate, what would count if theirs came back
+        name: bucket for name, bucket in shared.buckets.items() if name in event.rates or not is_full(bucket, time_ns)
+    }
     for name in dict.fromkeys(names):
         set_budget(shared.book, name, _in_force(shared, name), day_of(time_ns))
 
@@ -351,6 +365,17 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     reserved_nano: int
     unknown: int
     actor: str
+
+
+def overdrawn(shared: Shared, grant: AttemptGranted) -> bool:
+    """Whether a budget was lowered since the grant, below what is spent and reserved, the grant's own cap included."""
+    hold = shared.book.holds.get(_holder(grant.run, grant.workstream, grant.attempt))
+    for key in hold.accounts if hold is not None else ():
+        budget, account = shared.book.budgets.get(budget_name(key)), shared.book.accounts.get(key)
+        halts = budget is not None and budget.mode == "halt"
+        if halts and budget and account and account.spent_nano + account.reserved_nano > budget.limit_nano:
+            return True
+    return False
 
 
 def standing(shared: Shared, now_ns: int) -> list[Standing]:

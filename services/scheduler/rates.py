@@ -50,6 +50,17 @@ def take(bucket: Bucket, rate: Rate, time_ns: int) -> Bucket:
     return bucket
 
 
+def keep(bucket: Bucket, rate: Rate, time_ns: int) -> Bucket:
+    """Go on under another rate: what was taken under the old one is no more than a whole burst of the new. Changes its argument."""
+    bucket.attempts_ns = min(bucket.attempts_ns, time_ns + rate.burst * interval_ns(rate))
+    return bucket
+
+
+def is_full(bucket: Bucket, time_ns: int) -> bool:
+    """Whether nothing is owed any more: a new bucket would be the same."""
+    return max(bucket.attempts_ns, bucket.tokens_ns) <= time_ns
+
+
 def pay(bucket: Bucket, rate: Rate, tokens: int, time_ns: int) -> Bucket:
     """Take what an attempt has used. Changes its argument."""
     if rate.tokens_per_min is not None:

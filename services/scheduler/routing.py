@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from services.aim import Strategy
+from services.outcome import SUM_MAX
 from services.profiles import ToolProfile
 
 RECORD_MAX: Final = 200
@@ -48,8 +49,8 @@ class Record(msgspec.Struct):
             self.wall_ns, self.cost_nano = self.wall_ns // 2, self.cost_nano // 2
         self.ended += 1
         self.succeeded += ok
-        self.wall_ns += max(wall_ns, 0)
-        self.cost_nano += max(cost_nano, 0)
+        self.wall_ns = min(self.wall_ns + max(wall_ns, 0), SUM_MAX)
+        self.cost_nano = min(self.cost_nano + max(cost_nano, 0), SUM_MAX)
 
     @property
     def score(self) -> float:
@@ -61,13 +62,19 @@ class Record(msgspec.Struct):
         return 0.7 * self.succeeded / self.ended + 0.15 / (1 + minutes) + 0.15 / (1 + dollars)
 
 
-def ordered(tools: Sequence[str], strategy: Strategy, records: Mapping[str, Record]) -> tuple[str, ...]:
-    """The tools in the order in which they are to be tried; among equals as they stand."""
+def ordered(
+    tools: Sequence[str], strategy: Strategy, records: Mapping[str, Record], chosen: Mapping[str, int]
+) -> tuple[str, ...]:
+    """The tools in the order in which they are to be tried; among equals as they stand.
+
+    `chosen` counts what has been decided for them besides and is not folded yet.
+    """
     match strategy:
         case "order":
             return tuple(tools)
         case "load_balance":
-            return tuple(sorted(tools, key=lambda tool: records[tool].open if tool in records else 0))
+            known = {tool: records[tool].open if tool in records else 0 for tool in tools}
+            return tuple(sorted(tools, key=lambda tool: known[tool] + chosen.get(tool, 0)))
         case "measured":
             return tuple(sorted(tools, key=lambda tool: -records[tool].score if tool in records else -UNTRIED))
 

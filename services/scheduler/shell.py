@@ -36,7 +36,7 @@ from services.events import (
 )
 from services.metrics import Exposition
 from services.scheduler import fleet as fleets
-from services.scheduler.appends import Append, appends, may_decide
+from services.scheduler.appends import Append, appends, fitting, may_decide
 from services.scheduler.decide import GROUP_MAX, Decision, drawing, due, outstanding, wanting
 from services.scheduler.fleet import FLEET, BreakerLimits, ExecutorLife, Fleet, Seen
 from services.scheduler.grants import SharedLimits
@@ -458,7 +458,7 @@ class Shell:
                 if self.fleet.last_sequence < self._awaiting.get(FLEET, 0) or self._stood_still():
                     continue
                 try:
-                    events = self._due_across_runs()
+                    events = fitting(self._due_across_runs())
                     if events:
                         state = RunState(run=FLEET, last_entry=self.fleet.last_entry)
                         data = encode_entry(self._entry(state, events))

@@ -23,7 +23,7 @@ from services import beats, events, outcome, spec
 from services.artifacts import Artifacts
 from services.bus import SNAPSHOTS, Bus, BusError, BusUnavailableError
 from services.events import Artifact, RequestAnswered
-from services.scheduler import breaker, budget, fleet, grants, rates, recovery, state
+from services.scheduler import breaker, budget, fleet, grants, rates, recovery, routing, state
 from services.scheduler.fleet import Fleet
 from services.scheduler.state import Over, RunState
 from services.spec import Definitions, decode_spec
@@ -73,7 +73,7 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
 def _code() -> str:
     """A digest of everything that decides what a state means."""
     digest = hashlib.sha256()
-    for module in (events, beats, outcome, spec, breaker, budget, rates, grants, recovery, fleet, state):
+    for module in (events, beats, outcome, spec, breaker, budget, rates, grants, recovery, routing, fleet, state):
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()
 
@@ -206,8 +206,12 @@ class Snapshots:
             return
         if self._writing is not None and not self._writing.done():
             return
-        data = freeze(folded)
         self._not_before = time.monotonic() + PAUSE_S
+        try:
+            data = freeze(folded)
+        except (OverflowError, ValueError, TypeError) as error:  # a start without one takes longer, and that is all
+            log.error("scheduler.snapshot_failed", error=f"the state cannot be written: {error}")
+            return
         self._writing = asyncio.create_task(self._write(position, time_ns, entry, data))
 
     async def _write(self, position: int, time_ns: int, entry: str, data: bytes) -> None:

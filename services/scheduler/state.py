@@ -222,8 +222,8 @@ class Workstream(msgspec.Struct):
     """A workstream of a run. `base` is the head it was dispatched from, `latest` its newest snapshot.
 
     `recovery` counts by step what recovery has done. `restart` is the step at which a review lets it go on. `missing`
-    dependencies are not merged yet. `actions` of its compensation have succeeded. So many `autofixed` programs have mended what
-    they could since an AI tool or a person changed its tree.
+    dependencies are not merged yet. `actions` of its compensation have succeeded. So many `autofixed` programs have had their turn
+    since an AI tool or a person changed its tree.
     """
 
     id: str
@@ -794,7 +794,7 @@ def _note(workstream: Workstream, scheduled: StepScheduled, event: StepFinished)
         case "fix" if scheduled.fix is not None and scheduled.fix.mechanical:
             if not event.violations:
                 workstream.latest = event.snapshot or workstream.latest
-            workstream.autofixed += 1
+            workstream.autofixed = scheduled.fix.mechanical
         case "fix":
             workstream.latest = event.snapshot or workstream.latest
             failure = workstream.failure

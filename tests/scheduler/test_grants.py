@@ -571,9 +571,7 @@ def test_a_grant_is_for_the_tool_and_the_cap_that_were_asked_for():
         one.step()
     one.write("swell.event.fleet.run", *one.due_across_runs())
     one.write("swell.event.fleet.request", budget(20))
-    one.settle()
-    assert one.edits() == []
-    one.past(5).play()
+    one.play()
     assert [step.cap_nano for step in one.edits()] == [cents(20)]
     assert one.runs["r1"].status == "completed"
 
@@ -691,7 +689,7 @@ def test_limits_of_the_file_are_recorded_in_whole_nano_dollars(tmp_path):
         tool_usd_per_day.claude = 0.1
         rates."anthropic/big" = { attempts_per_min = 30, burst = 5, tokens_per_min = 400000 }
     """
-    assert shared_of(tmp_path, text).recorded() == LimitsSet(
+    assert shared_of(tmp_path, text).recorded == LimitsSet(
         fleet_nano=50 * NANO,
         tools_nano={"claude": NANO // 10},
         rates={"anthropic/big": Rate(attempts_per_min=30, burst=5, tokens_per_min=400_000)},

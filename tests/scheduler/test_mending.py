@@ -3,9 +3,11 @@
 import msgspec
 import pytest
 from scheduler_harness import Lost, Play, broken, bundle, failed, made, spec
+from test_routing import beating, tell
 
-from services.events import FixLoopEnded, Snapshot, StepScheduled
+from services.events import FixLoopEnded, FleetPaused, Snapshot, StepScheduled, ToolBreakerOpened
 from services.profiles import ToolProfile
+from services.wire import Place
 
 A = "ws-a"
 PROFILES = {name: ToolProfile(command=name) for name in ("aider", "codex", "claude", "ruff", "black", "editor")}
@@ -19,7 +21,7 @@ def mending(autofix=(), tiers=(), fix_tool=None, **rest):
 
 
 def fixes(play):
-    return [(e.tool, e.fix.mechanical) for e in play.of(StepScheduled) if e.step == "fix"]
+    return [(e.tool, e.fix.mechanical > 0) for e in play.of(StepScheduled) if e.step == "fix"]
 
 
 def different():
@@ -128,3 +130,46 @@ def test_when_nothing_helps_the_work_awaits_a_person_with_its_last_tree():
     assert play.states == {A: "awaiting_review"}
     last = [e for e in play.of(StepScheduled) if e.step == "static"][-1].input.tree
     assert play.state.workstreams[A].latest == made(last).snapshot
+
+
+@pytest.mark.parametrize("how", ["breaker", "paused", "missing"])
+def test_a_program_that_cannot_be_used_now_is_passed_over(how):
+    play = Play(mending(autofix=("ruff", "black"), review="wait"), {(A, "static"): [failed()]})
+    seen = None
+    match how:
+        case "breaker":
+            event = ToolBreakerOpened(
+                tool="ruff", failures=5, until_ns=play.now_ns * 2, reason="exit 123", error_class="tool_failed"
+            )
+            tell(play.fleet, Place("run", "fleet"), event)
+        case "paused":
+            tell(play.fleet, Place("run", "fleet"), FleetPaused(scope="tool", name="ruff", actor="ann"))
+        case _:
+            seen = beating(play.now_ns, e1=("default", "ruff"))
+    for _ in range(20):
+        play.settle(seen)
+        for key in sorted(play.state.open):
+            play.act(*key)
+    assert fixes(play) == [("black", True)]
+    assert play.states == {A: "completed"}
+
+
+def test_a_program_whose_breaker_opens_while_it_waits_is_passed_over_as_well():
+    play = Play(mending(autofix=("ruff",), review="wait"), {(A, "static"): [failed()], (A, "fix"): [Lost]})
+    while not (play.state and play.state.workstreams.get(A) and play.state.workstreams[A].failure):
+        play.settle()
+        play.act(*min(play.state.open))
+    tell(play.fleet, Place("run", "fleet"), FleetPaused(scope="tool", name="ruff", actor="ann"))
+    play.until_stuck()
+    assert fixes(play)[-1] == ("editor", False)
+    assert play.states == {A: "completed"}
+
+
+def test_a_tool_that_recovery_chose_for_one_tier_is_not_that_of_the_next():
+    profiles = PROFILES | {"aider": ToolProfile(command="aider", fallback=("editor",))}
+    definition = mending(tiers=("codex", "claude"), fix_tool="aider", recovery={"retries": 0, "reductions": 0})
+    play = Play(
+        msgspec.structs.replace(definition, profiles=profiles),
+        {(A, "static"): different(), (A, "fix"): [broken("refusal")]},
+    ).play()
+    assert [tool for tool, _ in fixes(play)] == ["aider", "editor", "codex", "claude"]

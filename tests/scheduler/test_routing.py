@@ -7,6 +7,7 @@ from scheduler_harness import RUN, SECOND_NS, Play, broken, bundle, failed, spec
 from services.aim import AimTool, Registry, Route
 from services.events import (
     FleetPaused,
+    FleetResumed,
     RecoveryChosen,
     Snapshot,
     StepCancelled,
@@ -19,7 +20,8 @@ from services.events import (
 from services.outcome import Cost
 from services.profiles import ToolProfile
 from services.scheduler import fleet as fleets
-from services.scheduler.fleet import Fleet
+from services.scheduler.decide import wanting
+from services.scheduler.fleet import BreakerLimits, Fleet
 from services.scheduler.routing import RECORD_MAX, UNTRIED, Places, Record, Sighting, Sightings, ordered
 from services.wire import Entry, Place
 
@@ -156,10 +158,24 @@ def test_load_is_balanced_by_what_is_open_in_all_runs():
         strategy="load_balance", bundles=[bundle(name, capability="code_generation") for name in (A, B)]
     )
     play = Play(definition)
-    used(play.fleet, "aider", still_open=2)
+    used(play.fleet, "aider", still_open=3)
     used(play.fleet, "claude", still_open=1)
     play.until_stuck()
     assert edits(play, A) == edits(play, B) == ["claude"]
+
+
+def test_load_is_balanced_within_one_decision_as_well():
+    names = [f"ws-{number}" for number in range(6)]
+    play = Play(
+        routed(
+            strategy="load_balance",
+            fallback=("codex", "claude-cli"),
+            bundles=[bundle(name, capability="code_generation") for name in names],
+            max_workers=6,
+        )
+    )
+    play.settle()
+    assert sorted(edits(play, name)[0] for name in names) == ["aider", "aider", "claude", "claude", "codex", "codex"]
 
 
 def test_measured_prefers_what_succeeds_then_what_is_quick_and_cheap():
@@ -168,8 +184,8 @@ def test_measured_prefers_what_succeeds_then_what_is_quick_and_cheap():
     used(fleet, "b", closes=[ended(minutes=20, usd=3.0)])
     used(fleet, "c", closes=[ended(minutes=1, usd=0.1)])
     used(fleet, "d", closes=[ended(ok=False, error_class="no_change")])
-    assert ordered(["d", "new", "a", "b", "c"], "measured", fleet.records) == ("c", "b", "a", "new", "d")
-    assert ordered(["d", "a"], "order", fleet.records) == ("d", "a")
+    assert ordered(["d", "new", "a", "b", "c"], "measured", fleet.records, {}) == ("c", "b", "a", "new", "d")
+    assert ordered(["d", "a"], "order", fleet.records, {}) == ("d", "a")
     assert fleet.records["a"].score == pytest.approx(0.7 / 2 + 0.15 / 2 + 0.15)
 
 
@@ -242,7 +258,12 @@ def test_a_paused_pool_is_not_gone_to():
     play = Play(spec([bundle(A, tool="aider")], profiles=PROFILES, other_pools=["big"]))
     tell(play.fleet, Place("run", "fleet"), FleetPaused(scope="pool", name="big", actor="ann"))
     play.settle(beating(play.now_ns, e1=("default", "aider"), e2=("big",)))
-    assert [e.cause for e in play.of(StepDelayed)] == ["tool_missing"]
+    [delayed] = play.of(StepDelayed)
+    assert (delayed.cause, delayed.until_ns) == ("tool_paused", 0)
+    assert delayed.reason == "only pool big has aider, and ann has paused it"
+    tell(play.fleet, Place("run", "fleet"), FleetResumed(scope="pool", name="big", actor="ann"))
+    play.settle(beating(play.now_ns, e1=("default", "aider"), e2=("big",)))
+    assert edits(play) == ["aider"]
 
 
 AIDER = PROFILES["aider"]
@@ -292,3 +313,89 @@ def test_a_dry_run_needs_no_tool():
     play.settle(beating(play.now_ns, e1=("default", "aider")))
     assert edits(play) == ["aider"]
     assert play.state.run == RUN
+
+
+# Breakers and probes
+
+
+def across(play, seconds, until=lambda: False, seen=None):
+    """Time goes by with the decisions across runs; every attempt that is open ends after five seconds."""
+    end_ns = play.now_ns + seconds * SECOND_NS
+    while play.now_ns < end_ns and not until():
+        play.now_ns += 5 * SECOND_NS
+        wants = wanting(play.state) if play.state.accepted else []
+        owed = fleets.due(
+            play.fleet, play.now_ns, BreakerLimits(), wants=wants, seen=[], watched_s=1.0, lease_s=LEASE_S
+        )
+        if owed:
+            tell(play.fleet, Place("run", "fleet"), *owed, time_ns=play.now_ns)
+        play.settle(seen() if seen else None)
+        for key in sorted(play.state.open):
+            attempt = play.state.open[key].scheduled
+            play.act(*key)
+            close = play.facts[-1].entry.events[0]
+            tell(play.fleet, Place("attempt", RUN, *key), close, attempt=attempt, run=RUN, time_ns=play.now_ns)
+        play.settle(seen() if seen else None)
+
+
+def opened(play, tool, seconds=60, error_class="tool_failed"):
+    event = ToolBreakerOpened(
+        tool=tool, failures=5, until_ns=play.now_ns + seconds * SECOND_NS, reason="it fails", error_class=error_class
+    )
+    tell(play.fleet, Place("run", "fleet"), event, time_ns=play.now_ns)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_what_nobody_has_is_asked_of_a_person_in_time_although_its_breaker_is_probed(count):
+    names = [f"ws-{number}" for number in range(count)]
+    play = Play(spec([bundle(name, tool="aider") for name in names], profiles=PROFILES, review="wait", timeout_s=0.0))
+    opened(play, "aider", error_class="tool_missing")
+    across(play, 2000, lambda: len(play.state.reviews) == count, lambda: beating(play.now_ns, e1=("default", "aider")))
+    assert set(play.states.values()) == {"awaiting_review"}
+    assert len(play.of(StepDelayed)) <= 3 * count
+
+
+def test_a_tool_that_works_again_comes_back_although_another_stands_in():
+    """One step waits for the probe; the others do not wait for it."""
+    names = [f"ws-{number:02}" for number in range(30)]
+    play = Play(routed(bundles=[bundle(name, capability="code_generation") for name in names], max_workers=2))
+    opened(play, "aider", seconds=30)
+    across(play, 3000, lambda: play.state.finished is not None)
+    tools = [edits(play, name)[0] for name in names]
+    assert set(tools[:2]) == {"claude"}
+    assert set(tools[-10:]) == {"aider"}
+    assert play.fleet.breakers.get("aider") is None
+
+
+def test_a_stand_in_is_probed_while_the_wanted_tool_stays_shut():
+    play = Play(routed(review="wait", timeout_s=0.0))
+    opened(play, "aider", seconds=10**6)
+    for tool in ("claude", "editor", "spare"):
+        opened(play, tool, seconds=10)
+    across(play, 600, lambda: bool(play.state.finished))
+    assert edits(play) == ["claude"]
+
+
+def test_no_more_begin_than_can_wait_for_a_tool_that_is_shut_and_others_go_on():
+    shut = [bundle(f"ws-{number:03}", tool="aider") for number in range(300)]
+    play = Play(spec([*shut, bundle("ws-z", tool="codex")], profiles=PROFILES, max_workers=4, review="wait"))
+    opened(play, "aider", seconds=10**6)
+    play.settle()
+    assert len(play.of(StepDelayed)) == 4
+    assert edits(play, "ws-z") == ["codex"]
+    assert sum(state == "ready" for state in play.states.values()) == 296
+
+
+def test_the_routes_terms_are_for_its_tools_alone():
+    definition = routed(timeout_ms=5000)
+    checks = msgspec.structs.replace(definition.checks, fix_tiers=("editor",))
+    play = Play(msgspec.structs.replace(definition, checks=checks), {(A, "static"): [failed("a"), failed("b")]}).play()
+    fixes = [(e.tool, e.capability, e.timeout_s) for e in play.of(StepScheduled) if e.step == "fix"]
+    assert fixes == [("aider", "code_generation", 5.0), ("editor", "", 300.0)]
+
+
+def test_absurd_records_stay_within_what_a_snapshot_holds():
+    record = Record()
+    for _ in range(RECORD_MAX):
+        record.note(ok=True, wall_ns=2**70, cost_nano=2**70)
+    assert 0 <= msgspec.msgpack.decode(msgspec.msgpack.encode(record), type=Record).cost_nano < 2**63

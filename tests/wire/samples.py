@@ -15,7 +15,7 @@ RESULT = ev.CheckResult(
     check="0123456789abcdef", kind="runtime", name="pytest", outcome="failed", exit_code=1, wall_s=2.5, findings=3,
     message="3 tests failed: straße, 漢字, 😀",
 )  # fmt: skip
-FIX = ev.FixInput(step="runtime", attempt=4, diagnostics=DIAGNOSTICS, earlier_patches=[PATCH], mechanical=True)
+FIX = ev.FixInput(step="runtime", attempt=4, diagnostics=DIAGNOSTICS, earlier_patches=[PATCH], mechanical=2)
 FINISHED = ev.StepFinished(
     ok=True, error_class="check_failed", message="2 findings", exit_code=1, snapshot=CARRIED, changed=True,
     files=["src/a.py", "docs/ä.md"], files_total=2, violations=["etc/passwd"], conflicts=["src/b.py"], others=["ws-b"],
