@@ -324,12 +324,12 @@ def beyond_limits(security: Security, payload: Mapping[str, object], files: Sequ
             )
         )
     named = dict.fromkeys(files)
-    if len(named) > security.max_file_count:
+    if len(files) > security.max_file_count:
         breaches.append(
             Breach(
                 code="TOO_MANY_FILES",
                 field="files",
-                message=f"names {len(named)} files, over {security.max_file_count}",
+                message=f"names {len(files)} files, over {security.max_file_count}",
                 remedy="name fewer, or folders, or raise max_file_count",
             )
         )

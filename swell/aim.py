@@ -154,11 +154,16 @@ class _Call:
 
     def _require_within(self, registry: Registry) -> None:
         try:
-            breaches = beyond_limits(registry.security, self._payload, self._known.files)
+            breaches = beyond_limits(registry.security, self._payload, self._files())
         except (TypeError, ValueError, RecursionError) as error:
             raise _RefusedError(f"the payload must be an object of JSON: {error or 'nested too deeply'}") from error
         if breaches:
             raise _RefusedError("; ".join(map(str, breaches)))
+
+    def _files(self) -> list[str]:
+        """What a tool is handed as its files."""
+        files = self._known.files or self._context.get("files", ())
+        return [str(file) for file in files] if isinstance(files, list | tuple) else [str(files)]
 
     def _first_success(self, registry: Registry, route: Route, failures: list[str]) -> ToolResult | None:
         path = tool_path(os.environ.get("PATH", os.defpath))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 import typer
@@ -78,15 +79,10 @@ def set_(given: Given, fleet: Fleet = False, tool: Tool = "", mode: Mode = "halt
 
 def _nano(text: str) -> int | None:
     """The nano-dollars of an amount; None for `none`. Raises SwellError BAD_AMOUNT."""
-    from decimal import Decimal, InvalidOperation  # noqa: PLC0415 - as above
-
     if text.strip().lower() == "none":
         return None
-    try:
-        usd = Decimal(text.strip().removeprefix("$"))
-    except InvalidOperation:
-        usd = Decimal("NaN")
-    nano = usd * 10**9 if usd.is_finite() else usd
-    if not nano.is_finite() or not 0 <= nano <= 10**18 or nano != nano.to_integral_value():
-        raise invalid("BAD_AMOUNT", f"{text!r} is no amount", "Give dollars such as 2 or 0.50, or `none`.", "USD")
-    return int(nano)
+    amount = re.fullmatch(r"\$?([0-9]{1,10})(?:\.([0-9]{1,9}))?", text.strip(), re.ASCII)
+    nano = int(amount[1]) * 10**9 + int((amount[2] or "").ljust(9, "0")) if amount is not None else -1
+    if not 0 <= nano <= 10**18:
+        raise invalid("BAD_AMOUNT", f"{text[:80]!r} is no amount", "Give dollars such as 2 or 0.50, or `none`.", "USD")
+    return nano

@@ -173,6 +173,8 @@ class SchedulerServer(SchedulerServiceServicer):
         """See the protocol."""
         if len(request.tool) > NAME_CHARS_MAX:
             raise invalid("tool", f"is longer than {NAME_CHARS_MAX} characters: give the id of a tool profile, or none")
+        if request.tool != request.tool.strip() or not request.tool.isprintable():
+            raise invalid("tool", "has blanks around it, or what cannot be printed: give the id of a tool profile")
         event = msgspec.structs.replace(
             _budget_request(request), scope="tool" if request.tool else "fleet", name=request.tool
         )

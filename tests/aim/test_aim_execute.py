@@ -255,6 +255,14 @@ def test_a_payload_beyond_the_limits_or_of_wrong_types_reaches_no_tool_at_all(ma
     assert (machine.ran, machine.audit) == ([], [])
 
 
+def test_files_of_the_context_are_within_the_limits_as_well(machine):
+    machine.registry({"forbidden_paths": ["**/.env"]})
+    context = {"worktree_path": machine.worktree, "files": [".env"]}
+    result = execute_with_aim("code_generation", {"prompt": "x"}, "direct", context, profiles=machine.profiles)
+    assert result.stderr.startswith("AIM: files: '.env' is forbidden")
+    assert machine.ran == []
+
+
 def test_a_payload_that_holds_itself_is_a_failure_too(machine):
     payload: dict = {}
     payload["again"] = payload

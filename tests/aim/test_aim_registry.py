@@ -280,7 +280,7 @@ def test_payload_and_files_are_limited_exactly():
     security = Security(max_payload_size_bytes=10, max_file_count=2)
     assert codes(security, {"a": "1234"}) == ["PAYLOAD_TOO_LARGE"]
     assert codes(security, {"a": "12"}) == []
-    assert codes(security, files=["a", "b", "a"]) == []
+    assert codes(security, files=["a", "b", "a"]) == ["TOO_MANY_FILES"]
     assert codes(security, files=["a", "b", "c"]) == ["TOO_MANY_FILES"]
 
 

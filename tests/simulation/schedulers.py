@@ -20,7 +20,7 @@ from services.events import (
     StepLost,
 )
 from services.scheduler import fleet as fleets
-from services.scheduler.appends import Append, appends, may_decide
+from services.scheduler.appends import Append, appends, fitting, may_decide
 from services.scheduler.decide import Decision, drawing, due, outstanding, wanting
 from services.scheduler.fleet import FLEET, BreakerLimits, Fleet, Seen
 from services.scheduler.grants import SharedLimits
@@ -521,7 +521,7 @@ class Scheduler(Process):
         probing = any(breaker.state == "half_open" for breaker in self.fleet.breakers.values())
         wants = [want for run in self.runs.values() if run.delayed for want in wanting(run)] if probing else []
         limited = self.fleet.shared.is_limited
-        return fleets.due(
+        owed = fleets.due(
             self.fleet,
             now_ns,
             self.settings.limits,
@@ -537,6 +537,7 @@ class Scheduler(Process):
             if self.fleet.shared.grants
             else None,
         )
+        return fitting(owed) if owed else owed
 
     def _publish(self, state: RunState) -> None:
         if not state.unclaimed:

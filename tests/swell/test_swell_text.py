@@ -38,9 +38,21 @@ def test_columns_are_aligned_and_visible() -> None:
 
 def test_an_attempt_says_which_capability_it_serves() -> None:
     none = dict.fromkeys(
-        ("error_class", "message", "executor", "commit", "tree", "on_behalf", "signature", "action"), ""
+        ("error_class", "message", "executor", "commit", "tree", "on_behalf", "signature", "action", "context"), ""
     )
-    zero = dict.fromkeys(("scheduled_ns", "started_ns", "closed_ns", "tool_wall_s", "late_facts", "reduction"), 0)
+    zero = dict.fromkeys(
+        (
+            "scheduled_ns",
+            "started_ns",
+            "closed_ns",
+            "tool_wall_s",
+            "late_facts",
+            "reduction",
+            "left_out",
+            "context_tokens",
+        ),
+        0,
+    )
     plain = {
         **none,
         **zero,
