@@ -196,6 +196,7 @@ class Place(msgspec.Struct, frozen=True):
     attempt: int = 0
 
 
+@lru_cache(maxsize=4096)
 def parse_subject(subject: str) -> Place:
     """The place an event subject names; raises WireError for any other subject."""
     match subject.split("."):

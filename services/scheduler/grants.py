@@ -431,7 +431,7 @@ def due(
     configured = limits.recorded
     if configured != shared.limits:
         return [configured]  # what follows from it is decided on once it is folded
-    events: list[AnyEvent] = [*_notices(shared)]
+    events: list[AnyEvent] = [*_notices(shared)] if shared.book.owed else []
     if live is not None:
         events.extend(
             GrantReturned(run=run, workstream=workstream, attempt=attempt, reason="its run is over")

@@ -50,7 +50,7 @@ from services.events import (
     WorkstreamTransitioned,
 )
 from services.spec import RunSpec
-from services.wire import Entry, Recorded
+from services.wire import Entry, Recorded, parse_subject
 from tests.simulation.algebra import Repository
 from tests.simulation.clockwork import SECOND_NS
 from tests.simulation.scenario import Scenario
@@ -237,7 +237,7 @@ class Checker:
     def judge(self, log: list[Recorded], history: list[Entry], people: Any, *, ended: bool) -> list[str]:
         """Everything that is wrong with a history; `ended`: it is a whole one."""
         for recorded, entry in zip(log, history, strict=True):
-            place = self._world.place(recorded.subject)
+            place = parse_subject(recorded.subject)
             if place.run == "fleet":
                 if place.kind == "run":
                     self._fleet(recorded, entry)

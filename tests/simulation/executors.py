@@ -267,7 +267,8 @@ class Executor(Process):
         if not self.connected or self.broker.down:
             return
         self._say("draining" if self.draining else "busy" if self.work else "idle")
-        self._look(BEAT_S)
+        if self.work:
+            self._look(BEAT_S)
 
     def _say(self, state: ExecutorState) -> None:
         named = [key for key, work in self.work.items() if work.moving]
@@ -298,8 +299,6 @@ class Executor(Process):
 
     def _look(self, older_s: float) -> None:
         """Re-read the subjects of open attempts: an entry of somebody else ends them."""
-        if not self.work:
-            return
         for work in list(self.work.values()):
             if work.done or self.clockwork.now_ns - work.claimed_ns < older_s * SECOND_NS:
                 continue

@@ -16,7 +16,7 @@ from services.scheduler import fleet as fleets
 from services.scheduler.fleet import FLEET, BreakerLimits, Fleet
 from services.scheduler.state import Fact, RunState, evolve
 from services.spec import Options, RunSpec
-from services.wire import Entry, Place
+from services.wire import Entry, Place, parse_subject
 from tests.simulation.scenario import Habits, Scenario, bundle, spec
 from tests.simulation.schedulers import Settings
 from tests.simulation.simulate import Outcome, Simulation
@@ -210,7 +210,7 @@ def record(name: str) -> Path | None:
             Recorded(one.sequence, one.subject, one.time_ns, entry)
             for one, entry in zip(outcome.log, outcome.history, strict=True)
         ]
-        head = msgspec.structs.replace(fold(records, simulation.world.specs, simulation.world.place), story=name)
+        head = msgspec.structs.replace(fold(records, simulation.world.specs, parse_subject), story=name)
         path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in (head, *records)))
         return path
     raise ValueError(f"no seed below {SEEDS} tells the story {name}")

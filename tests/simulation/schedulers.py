@@ -60,22 +60,15 @@ class Over(msgspec.Struct, frozen=True):
 
 
 class World(msgspec.Struct):
-    """What all processes of a run share besides the bus: definitions by digest, places by subject, findings."""
+    """What all processes of a run share besides the bus: definitions by digest, findings."""
 
     specs: dict[str, RunSpec] = {}
-    places: dict[str, Place] = {}
     findings: list[str] = []
     executors: dict[str, Any] = {}
     offered: set[tuple[str, str, int]] = set()
     """Attempts whose command was published at least once."""
     false_losses: dict[str, str] = {}
     """What is wrong with a StepLost, by the id of its entry."""
-
-    def place(self, subject: str) -> Place:
-        found = self.places.get(subject)
-        if found is None:
-            found = self.places[subject] = parse_subject(subject)
-        return found
 
 
 class Scheduler(Process):
@@ -274,7 +267,7 @@ class Scheduler(Process):
                 self.wake(run)
 
     def _fold(self, recorded: Recorded, entry: Entry) -> str:
-        place = self.world.place(recorded.subject)
+        place = parse_subject(recorded.subject)
         name = place.run
         if not entry.id:
             return self._skip(recorded, place)
@@ -334,7 +327,7 @@ class Scheduler(Process):
     def recall(self, run: str, before: int) -> RunState | None:
         state: RunState | None = None
         for recorded, entry in zip(self.broker.log[: before - 1], self.broker.entries, strict=False):
-            place = self.world.place(recorded.subject)
+            place = parse_subject(recorded.subject)
             if place.run != run:
                 continue
             if entry.id:
@@ -600,7 +593,7 @@ class Scheduler(Process):
 
     def _judge(self, run: str, append: Append, entry: Entry) -> None:
         """Whether what is declared lost here is: by what the model knows of the executor and of this scheduler."""
-        place = self.world.place(append.subject)
+        place = parse_subject(append.subject)
         key = (run, place.workstream, place.attempt)
         executor = self.world.executors.get(append.executor)
         work = executor.work.get(key) if executor is not None and executor.alive else None
