@@ -348,29 +348,24 @@ class Scheduler(Process):
         self.saw(time_ns)
         name = beat.executor
         sighting = self.sightings.executors.get(name)
-        if sighting is not None and beat is self.beats[name]:  # it says what it said before
-            sighting.seen_ns = time_ns
-            self._name(sighting, beat, time_ns)
-            return
-        anew = sighting is not None and sighting.boot != beat.boot
-        gone = beat.state == "terminated"
-        ended = gone and (sighting is None or not sighting.gone)
-        if sighting is None or anew:
-            sighting = self.sightings.executors[name] = Sighting(boot=beat.boot, seen_ns=time_ns)
-        sighting.seen_ns, sighting.gone, sighting.missing = time_ns, gone, beat.missing
-        sighting.pool, sighting.serves = beat.pool, beat.state in _SERVING
-        self._name(sighting, beat, time_ns)
-        self.beats[name] = beat
-        if anew or ended:
-            for run in (FLEET, *self.runs):
-                self.wake(run)
-
-    def _name(self, sighting: Sighting, beat: Any, time_ns: int) -> None:
-        """Note which attempts a beat names, and forget those that are over."""
+        anew = ended = False
+        if sighting is None or beat is not self.beats[name]:  # else it says what it said before
+            anew = sighting is not None and sighting.boot != beat.boot
+            gone = beat.state == "terminated"
+            ended = gone and (sighting is None or not sighting.gone)
+            if sighting is None or anew:
+                sighting = self.sightings.executors[name] = Sighting(boot=beat.boot, seen_ns=time_ns)
+            sighting.gone, sighting.missing = gone, beat.missing
+            sighting.pool, sighting.serves = beat.pool, beat.state in _SERVING
+            self.beats[name] = beat
+        sighting.seen_ns = time_ns
         if sighting.named:
             sighting.named = {key: at for key, at in sighting.named.items() if self._is_open(key)}
         for key in beat.attempts:
             sighting.named[key] = time_ns
+        if anew or ended:
+            for run in (FLEET, *self.runs):
+                self.wake(run)
 
     def _is_open(self, key: tuple[str, str, int]) -> bool:
         run = self.runs.get(key[0])
