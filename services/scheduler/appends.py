@@ -65,7 +65,9 @@ def appends(run: RunState, decisions: Sequence[Decision]) -> list[Append]:
     events: list[AnyEvent] = []
     size = 0
     for decision in decisions:
-        size += len(_encoder.encode(decision.events))
+        size += (
+            len(_encoder.encode(decision.events)) if len(decisions) > 1 else 0
+        )  # one alone is appended whatever its size
         if decision.final or (events and size > ENTRY_BUDGET_BYTES):
             break
         events.extend(decision.events)
