@@ -337,12 +337,8 @@ _NOWHERE = Place("", "")
 def chained(previous: bytes, sequence: int, subject: str, raw: bytes) -> bytes:
     """The hash of an entry after one with the hash `previous`; the formula stands in the module's docstring."""
     name = subject.encode()
-    digest = hashlib.sha256(previous)
-    digest.update(sequence.to_bytes(8, "big"))
-    digest.update(len(name).to_bytes(2, "big"))
-    digest.update(name)
-    digest.update(raw)
-    return digest.digest()
+    parts = (previous, sequence.to_bytes(8, "big"), len(name).to_bytes(2, "big"), name, raw)
+    return hashlib.sha256(b"".join(parts)).digest()
 
 
 def place_of(subject: str) -> Place:

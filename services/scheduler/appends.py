@@ -65,9 +65,8 @@ def appends(run: RunState, decisions: Sequence[Decision]) -> list[Append]:
     events: list[AnyEvent] = []
     size = 0
     for decision in decisions:
-        size += (
-            len(_encoder.encode(decision.events)) if len(decisions) > 1 else 0
-        )  # one alone is appended whatever its size
+        if len(decisions) > 1:  # one alone is appended whatever its size
+            size += len(_encoder.encode(decision.events))
         if decision.final or (events and size > ENTRY_BUDGET_BYTES):
             break
         events.extend(decision.events)

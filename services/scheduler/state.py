@@ -358,12 +358,13 @@ def evolve(run: RunState | None, fact: Fact) -> RunState:
     """Fold one entry. See the module's docstring."""
     if run is None:
         run = RunState(run=fact.place.run)
+    entry, kind = fact.entry, fact.place.kind
     run.last_sequence = fact.sequence
-    run.last_entry = fact.entry.id
-    if fact.place.kind == "run":
+    run.last_entry = entry.id
+    if kind == "run":
         run.last_run_sequence = fact.sequence
-    attempt = _attempt_at(run, fact) if fact.place.kind == "attempt" else None
-    for event in fact.entry.events:
+    attempt = _attempt_at(run, fact) if kind == "attempt" else None
+    for event in entry.events:
         _fold(run, fact, event, attempt)
     return run
 

@@ -245,8 +245,9 @@ class Scheduler(Process):
         if self.clockwork.faulty and end - self.position > 1:
             end = self.clockwork.random.randint(self.position + 1, end)
         touched: set[str] = set()
+        entries = self.broker.entries
         for at in range(self.position, end):
-            touched.add(self._fold(log[at], self.broker.entries[at]))
+            touched.add(self._fold(log[at], entries[at]))
         self.position = end
         self.saw(log[end - 1].time_ns)
         if not self.caught_up and self.position >= self._end:
@@ -277,8 +278,7 @@ class Scheduler(Process):
         fleets.evolve(self.fleet, recorded.sequence, recorded.time_ns, place, entry, scheduled)
         if name == FLEET:
             return FLEET
-        over = self.over.get(name)
-        if run is None and over is not None:
+        if run is None and (over := self.over.get(name)) is not None:
             if place.kind != "request":
                 return ""
             if any(isinstance(event, RollbackRequested) for event in entry.events):
