@@ -1,5 +1,6 @@
 """Seeded runs of the whole system in virtual time; see tests/simulation/simulate.py. More: python -m tests.simulation.soak."""
 
+import gc
 from collections import Counter
 
 import pytest
@@ -41,6 +42,18 @@ def test_a_seed_is_one_history():
     again = simulate(30)
     assert [one.data for one in first.log] == [one.data for one in again.log]
     assert first.faults == again.faults
+
+
+def test_what_a_run_leaves_behind_is_freed_at_once():
+    """Thousands of runs in a row need no collector: nobody of a run that is over still knows anybody."""
+    simulate(30)
+    gc.collect()
+    gc.disable()
+    try:
+        simulate(31)
+        assert gc.collect() < 100
+    finally:
+        gc.enable()
 
 
 def test_every_kind_of_trouble_occurs_and_every_story_is_told():
