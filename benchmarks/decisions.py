@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from services.aim import AimTool, Registry, Route
 from services.bundle import WorkstreamBundle
 from services.checks import Checks
 from services.events import (
@@ -29,23 +30,38 @@ from services.events import (
     StepScheduled,
     StepStarted,
 )
+from services.outcome import Cost
 from services.plan import build_execution_plan
+from services.profiles import ToolProfile
+from services.scheduler import fleet as fleets
 from services.scheduler.decide import due, outstanding
+from services.scheduler.fleet import Fleet
+from services.scheduler.routing import Sighting, Sightings
 from services.scheduler.state import Fact, RunState, evolve
 from services.spec import Options, Repository, RunSpec
 from services.wire import Entry, Place
 
 SIZES = (100, 1_000, 10_000)
 SLOTS = 16
+AGENT = ToolProfile(command="agent", type="ai", args=("{max_cost_usd}",), cost_cap_usd=1.0)
+ROUTES = Registry(
+    capabilities={"code_generation": Route(primary="one", fallback=("two",), strategy="measured")},
+    tools={"one": AimTool(profile="one"), "two": AimTool(profile="two")},
+)
+EXECUTORS = 8
 SPEC = Artifact(role="spec", digest="5" * 64, name="spec", size_bytes=1)
 
 
-def definition(size: int, scheduling: str) -> RunSpec:
-    """Three levels of dependencies, files of their own, two checks each."""
+def definition(size: int, scheduling: str, *, priced: bool = False) -> RunSpec:
+    """Three levels of dependencies, files of their own, two checks each.
+
+    `priced`: every tool costs money under budgets of the run and of each workstream, and a measured route chooses it.
+    """
     bundles = [
         WorkstreamBundle(
             id=f"ws-{at:05}", openspec_change="OS-1", ccpm_issue=1, gate=1, files_scope=(f"src/{at % 97}/m{at}.py",),
             tasks=("Do it",), tool="tool", depends_on=(f"ws-{at - size // 3:05}",) if at >= size // 3 else (),
+            **({"capability": "code_generation", "max_cost_usd": 5.0} if priced else {}),
         )
         for at in range(size)
     ]  # fmt: skip
@@ -55,8 +71,9 @@ def definition(size: int, scheduling: str) -> RunSpec:
         bundles=bundles,
         waves=build_execution_plan(bundles).waves,
         checks=Checks(static_tools=("ruff",), runtime_tool="pytest"),
-        profiles={},
-        options=Options(max_workers=SLOTS, scheduling=scheduling),
+        profiles=dict.fromkeys(("tool", "one", "two"), AGENT) if priced else {},
+        options=Options(max_workers=SLOTS, scheduling=scheduling, budget_nano=10**15 if priced else None),
+        **({"registry": ROUTES} if priced else {}),
     )
 
 
@@ -68,6 +85,8 @@ def play(
     It begins at `start_ns` and takes a millisecond for each entry; `keep` is handed them one by one.
     """
     resident_before = _resident_bytes()
+    priced = bool(spec.profiles)
+    fleet = Fleet()
     run: RunState | None = None
     sequence, spent_s, slowest_s = 0, 0.0, 0.0
 
@@ -78,9 +97,15 @@ def play(
         accepted = any(isinstance(event, RunAccepted) for event in events)
         fact = Fact(sequence, start_ns + sequence * 1_000_000, place, entry, spec if accepted else None)
         keep(place, entry)
+        attempt = run.open.get((place.workstream, place.attempt)) if run is not None else None
+        seen = _seen(fact.time_ns) if priced else None
         started = time.process_time()
+        if priced:
+            fleets.evolve(
+                fleet, sequence, fact.time_ns, place, entry, attempt.scheduled if attempt is not None else None
+            )
         run = evolve(run, fact)
-        decisions = due(run, fact.time_ns)
+        decisions = due(run, fact.time_ns, seen, fleet)
         took_s = time.process_time() - started
         spent_s += took_s
         slowest_s = max(slowest_s, took_s)
@@ -128,13 +153,37 @@ def play(
 def _success(step: StepScheduled) -> StepFinished:
     if step.step in {"edit", "merge"}:
         name = f"{step.workstream}-{step.attempt}"
-        return StepFinished(ok=True, changed=True, snapshot=Snapshot(commit=f"c-{name}", tree=f"t-{name}"))
+        cost = Cost(nano_usd=10**8, basis="reported") if step.cap is not None else None
+        return StepFinished(ok=True, changed=True, snapshot=Snapshot(commit=f"c-{name}", tree=f"t-{name}"), cost=cost)
     results = [CheckResult(name=c.name, check=c.check, kind=c.kind, outcome="passed") for c in step.checks]
     return StepFinished(ok=True, checks=results)
 
 
+def _seen(now_ns: int) -> Sightings:
+    """Executors that beat, one of which lacks a tool."""
+    executors = {
+        f"e{number}": Sighting(
+            boot="k1", seen_ns=now_ns, pool="default", serves=True, missing={} if number else {"one": "agent"},
+            named={},
+        )
+        for number in range(EXECUTORS)
+    }  # fmt: skip
+    return Sightings(executors=executors, since_ns=1, lease_s=1e-9)
+
+
 def _resident_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _played(size: int, scheduling: str, *, priced: bool = False) -> dict[str, float]:
+    """A run in a process of its own."""
+    code = (
+        "import json; from benchmarks.decisions import definition, play; "
+        f"print(json.dumps(play(definition({size}, {scheduling!r}, priced={priced}))))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    found: dict[str, float] = json.loads(said)
+    return found
 
 
 def measure() -> list[dict[str, Any]]:
@@ -143,12 +192,7 @@ def measure() -> list[dict[str, Any]]:
     for scheduling in ("barrier", "eager"):
         baseline = None
         for size in SIZES:
-            code = (
-                "import json; from benchmarks.decisions import definition, play; "
-                f"print(json.dumps(play(definition({size}, {scheduling!r}))))"
-            )
-            said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-            found = json.loads(said)
+            found = _played(size, scheduling)
             mean_us = found["mean_s"] * 1e6
             baseline = baseline or mean_us
             rows.append(
@@ -160,6 +204,16 @@ def measure() -> list[dict[str, Any]]:
                     "ratio": mean_us / baseline,
                 }
             )
+        priced_us = _played(SIZES[-1], scheduling, priced=True)["mean_s"] * 1e6
+        rows.append(
+            {
+                "name": f"the same with budgets, a measured route and {EXECUTORS} executors' tools, {SIZES[-1]} workstreams",
+                "value": priced_us,
+                "unit": "µs",
+                "baseline": mean_us,
+                "ratio": priced_us / mean_us,
+            }
+        )
         for key, name, scale, unit in (
             ("slowest_s", "the slowest entry", 1e3, "ms"),
             ("resident_bytes", "resident in all", 1e-6, "MB"),

@@ -770,7 +770,7 @@ class _Deciding:
         run = self.run
         waiting = all(
             delayed is not None and isinstance(self._afforded(delayed.step), Refusal)
-            for delayed in (run.workstreams[name].delayed for name in run.delayed)
+            for delayed in (run.workstreams[name].delayed for name in sorted(run.delayed))
         )
         merging = run.line is not None and run.line.open is not None
         merging = merging or (self.eager and bool(run.mergeable))  # in waves, once the wave is done
