@@ -398,18 +398,23 @@ class Rig:
         await self.ready()
 
     def complaints(self) -> Counter[str]:
-        """What the services have logged as errors, and tracebacks, by part and event."""
+        """What the services have logged as errors, and how tracebacks end, by part."""
         counted: Counter[str] = Counter()
         for name in SERVICES:
             with contextlib.suppress(OSError):
+                falling = False
                 for line in self.log(name).read_text(errors="replace").splitlines():
                     if line.startswith("Traceback"):
-                        counted[f"{name.partition('-')[0]} Traceback"] += 1
+                        falling = True
+                    elif falling and line[:1] not in {"", " ", "|", "+"}:
+                        falling = False
+                        counted[f"{name.partition('-')[0]} {line[:120]}"] += 1
                     elif '"error"' in line or '"critical"' in line:
                         with contextlib.suppress(ValueError):
                             said = json.loads(line)
                             if said.get("level") in {"error", "critical"}:
-                                counted[f"{name.partition('-')[0]} {said.get('event')}"] += 1
+                                detail = str(said.get("error", ""))[:80]
+                                counted[f"{name.partition('-')[0]} {said.get('event')} {detail}".rstrip()] += 1
         return counted
 
 
