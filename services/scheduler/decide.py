@@ -241,11 +241,8 @@ def _due(run: RunState, now_ns: int, sightings: Sightings | None, fleet: Fleet) 
 def _unused_grants(run: RunState, now_ns: int, fleet: Fleet) -> Iterator[Decision]:
     """What was granted and not used in time is given back, so that it holds nobody up."""
     for grant in fleet.shared.grants.get(run.run, {}).values():
-        workstream = run.workstreams.get(grant.workstream)
-        asks = workstream.delayed.step if workstream is not None and workstream.delayed is not None else None
-        changed = asks is not None and (asks.tool, asks.cap_nano) != (grant.tool, grant.cap_nano)
-        if now_ns >= grant.expires_ns or changed:
-            reason = "it asks for something else now" if changed else "it was not scheduled in time"
+        if now_ns >= grant.expires_ns:
+            reason = "it was not scheduled in time"
             yield Decision([GrantReturned(workstream=grant.workstream, attempt=grant.attempt, reason=reason)])
 
 
@@ -1212,8 +1209,16 @@ class _Deciding:
                 self._held(step, found)
                 if _differs(delayed, found) or (found.in_turn and _asks_otherwise(delayed.step, step)):
                     delay = StepDelayed(step=step, cause=found.cause, reason=found.reason, until_ns=found.until_ns)
-                    yield Decision([delay])
+                    yield Decision([delay, *self._outdated_grant(step)] if found.in_turn else [delay])
         self.slots -= queued  # those whose turn comes go before what has not begun
+
+    def _outdated_grant(self, step: StepScheduled) -> list[AnyEvent]:
+        """A share of another tool or of another size is given back, so that the one that is wanted now can be given."""
+        grant = self.fleet.shared.grants.get(self.run.run, {}).get((step.workstream, step.attempt))
+        if grant is None or (grant.tool, grant.cap_nano) == (step.tool, step.cap_nano):
+            return []
+        reason = "it asks for something else now"
+        return [GrantReturned(workstream=step.workstream, attempt=step.attempt, reason=reason)]
 
     def _idle_s(self) -> float:
         return float(self.run.breaker.timeouts.idle) if self.run.breaker is not None else 0.0
