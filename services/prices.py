@@ -133,6 +133,13 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         uncertain = requests != 1 and bool(self.tiers) and read > self.tiers[0].above_input_tokens
         return Cost(nano_usd=min(nano, NANO_USD_MAX), basis="estimate" if uncertain else "list", table=table)
 
+    def at_least(self, usage: Usage, *, table: str) -> Cost:
+        """What `usage` costs however it was spread over requests: at the lowest rate of any tier. See `PriceTable.at_least`."""
+        rates = [_effective(self), *map(_effective, self.tiers)]
+        names = ("input", "cache_read", "cache_write", "output")
+        lowest = {name: min(column) for name, column in zip(names, zip(*rates, strict=True), strict=True)}
+        return msgspec.structs.replace(self, tiers=(), **lowest).cost(usage, table=table)
+
 
 class PriceTable:
     """Our own prices, and the fallback behind them.
@@ -227,6 +234,17 @@ class PriceTable:
                 return None
             raise
         return price.cost(usage, table=self.id, requests=requests)
+
+    def at_least(self, model: str, usage: Usage, *, at: date, provider: str | None = None) -> Cost | None:
+        """What `usage` costs at the least, for a tool that still runs; never more than `cost`, whatever the requests were.
+
+        None where no price is known. Raises ValueError as `cost` does.
+        """
+        try:
+            price = self.price(model, at=at, provider=provider)
+        except UnknownModelError:
+            return None
+        return price.at_least(usage, table=self.id)
 
 
 def load_prices(*own: Path) -> PriceTable:
@@ -364,6 +382,11 @@ def _rates(price: Price, read: int, requests: int) -> tuple[Decimal, Decimal, De
     for tier in price.tiers:
         if read > tier.above_input_tokens * requests:
             rates = tier
+    return _effective(rates)
+
+
+def _effective(rates: Price | Tier) -> tuple[Decimal, Decimal, Decimal, Decimal]:
+    """Input, cache read, cache write and output, with what stands for rates that are not named."""
     cache_read = rates.input if rates.cache_read is None else rates.cache_read
     cache_write = rates.input if rates.cache_write is None else rates.cache_write
     return rates.input, cache_read, cache_write, rates.output

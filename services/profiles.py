@@ -146,7 +146,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         required: whether a tool that ends with success and without any result has failed.
         usage: where the tokens stand.
         cost_usd: where the cost stands, in dollars.
-        model, session, turns: where these stand; turns not in text.
+        model, session, turns: where these stand; turns, the number of requests, not in text, and added up as amounts are.
         provider: who serves the model, where that is always the same; ``provider_at`` is where it stands otherwise.
         error: how a failure is told. The exit code counts in any case.
     """

@@ -97,6 +97,7 @@ class Parts:
             lines += ['id = "local"', 'pool = "default"', f"slots = {EXECUTOR_SLOTS}"]
             lines += [f"stop_grace_s = {EXECUTOR_STOP_GRACE_S}"]
             lines += [f"state_dir = {_quoted(self._state_dir / 'executor')}"]
+            lines += [f"sandbox_hidden = [{_quoted(self._state_dir.absolute())}]"]
         else:
             wanted = f"127.0.0.1:{getattr(self._ports, name)}"
             lines += [f"bind = {_quoted(self.addresses.get(name, wanted))}"]

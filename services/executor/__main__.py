@@ -82,7 +82,7 @@ async def run(config: ExecutorConfig) -> None:
                 keep_work_timeout_s=config.keep_work_timeout_s,
                 prices_files=(config.prices_file,) if config.prices_file is not None else (),
                 sandbox_read=tuple(config.sandbox_read),
-                hidden=() if config.bus.password_file is None else (config.bus.password_file.absolute(),),
+                hidden=hidden_of(config),
             ),
             Artifacts(metrics.counted(bus.objects)),
             supervisor,
@@ -100,6 +100,12 @@ async def run(config: ExecutorConfig) -> None:
         metrics.read(pulse, executor)
         serving = asyncio.create_task(executor.run(leftovers))
         await _serve(config, executor, serving, (supervisor, pulse), (stop, hurry), metrics_port)
+
+
+def hidden_of(config: ExecutorConfig) -> tuple[Path, ...]:
+    """What no tool may see besides the state folder."""
+    password = [] if config.bus.password_file is None else [config.bus.password_file]
+    return tuple(path.absolute() for path in (*config.sandbox_hidden, *password))
 
 
 async def _clean_up(journal: Journal) -> dict[Key, int]:

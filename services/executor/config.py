@@ -28,6 +28,8 @@ class ExecutorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     `metrics_address`: where Prometheus finds /metrics, host:port, port 0 for any; loopback only. Default "": nowhere.
     `containment`: how a tool's processes are held together: pidns, sweep, or auto for what can be had. Default auto.
     `sandbox_read`: files and folders outside the system that every tool sees in its sandbox, read-only. Default none.
+    `sandbox_hidden`: files and folders that no tool sees in a sandbox, wherever they lie, nor may refer to as a secret; as are
+        `state_dir` and the bus's password. Default none.
     `output_bytes`: what is kept of each output of a tool, bytes. Default 10 MiB.
     `setup_timeout_s`: the limit on each of a repository's setup commands, seconds. Default 900.
     `keep_work_timeout_s`: how long a stopped step may take to keep its work (snapshot and upload), seconds. Default 30.
@@ -44,6 +46,7 @@ class ExecutorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     metrics_address: str = ""
     containment: Literal["auto", "pidns", "sweep"] = "auto"
     sandbox_read: list[Path] = []
+    sandbox_hidden: list[Path] = []
     output_bytes: Count = 10 * 1024 * 1024
     setup_timeout_s: Seconds = 900.0
     keep_work_timeout_s: Seconds = 30.0

@@ -33,6 +33,7 @@ EXECS_MAX: Final = 8
 
 _PARTS: Final = (
     "bin", "sbin", "lib", "lib32", "lib64", "libexec", "share", "include", "dist", "node_modules", "package.json",
+    "pyvenv.cfg",
 )  # fmt: skip
 """What an installation consists of, wherever it is."""
 
@@ -148,7 +149,7 @@ def _belongings(name: Path) -> Iterator[Path]:
         if not in_modules and _is_file(parent / "package.json"):
             yield from _parts(parent)
             in_modules = True
-        if _is_file(parent / "pyvenv.cfg"):
+        if _is_file(parent / "pyvenv.cfg") and not _exists(parent / ".git"):
             yield parent
     if name.parent.name in {"bin", "sbin"}:
         yield from _with_folder(name.parent)

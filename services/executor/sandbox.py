@@ -21,7 +21,7 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -187,6 +187,23 @@ class Sandbox:
         real = Path(os.path.realpath(program))
         return any(one.is_relative_to(folder) for folder in self._own for one in (program, real))
 
+    def leads_to_own(self, launch: Launch, given: Mapping[str, str]) -> bool:
+        """Whether variables may have a program start what tools write: then it must not be let out.
+
+        By its PATH, relative folders included; or by another variable that is not as `given`, where it names the worktree or
+        the cache: what is in the scratch folder nobody has written yet.
+        """
+        search = launch.env.get("PATH", os.defpath).split(os.pathsep)
+        if any(self.is_own(launch.cwd / folder) for folder in search):
+            return True
+        kept = [folder for folder in self._own if folder != self._scratch]
+        named = {name for folder in kept for name in (str(folder), os.path.realpath(folder))}
+        for value in (value for name, value in launch.env.items() if given.get(name) != value):
+            reached = {value, *(os.path.realpath(part) for part in value.split(os.pathsep) if part.startswith("/"))}
+            if any(name in text for name in named for text in reached):
+                return True
+        return False
+
     def confine(self, launch: Launch, profile: ToolProfile, context: Context) -> Launch:
         """The same tool inside; `context` is what placeholders of the profile stand for.
 
@@ -217,7 +234,7 @@ class Sandbox:
         shown = _shown(outside, self._exposure.hidden)
         words += [word for path in shown for word in ("--ro-bind", str(path), str(path))]
         words += _linked(needs.links, [*system, *shown, *self._own], self._exposure.hidden)
-        masks, sealed = _hidden([*system, *shown], self._exposure.hidden)
+        masks, sealed = _hidden([*system, *map(Path, _settings()), *shown], self._exposure.hidden)
         words += masks
         own = [self._setup] if self._setup is not None else []
         words += [word for path in own for word in ("--ro-bind", str(path), str(path))]
@@ -251,9 +268,10 @@ class Sandbox:
 
 
 def _readable(profile: ToolProfile, context: Context) -> list[Path]:
-    """What the profile has its tool see: what it names, and files that variables handed to it name."""
+    """What the profile has its tool see: what it names, and files that variables handed to it name. Those name no folder."""
     paths = [Path(substitute_one(path, context)) for path in profile.sandbox_read]
-    paths += [Path(os.environ[name]) for name in profile.env_allow if os.environ.get(name, "").startswith("/")]
+    values = [os.environ.get(name, "") for name in profile.env_allow]
+    paths += [Path(value) for value in values if os.path.isfile(value)]  # noqa: PTH113 - false where we may not look
     return [path for path in paths if path.is_absolute()]
 
 
@@ -322,10 +340,10 @@ def _hidden(visible: Sequence[Path], hidden: Sequence[Path]) -> tuple[list[str],
     words: list[str] = []
     sealed: list[Path] = []
     roots = [(path, Path(os.path.realpath(path))) for path in visible if _is_there(path)]
-    for target in hidden:
-        if not _is_there(target):
-            continue
-        real = Path(os.path.realpath(target))
+    there = dict.fromkeys(Path(os.path.realpath(target)) for target in hidden if _is_there(target))
+    for real in there:
+        if any(real != other and real.is_relative_to(other) for other in there):
+            continue  # what is above it covers it as well
         for path, root in roots:
             if real.is_relative_to(root):
                 at = path / real.relative_to(root)

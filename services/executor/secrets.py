@@ -106,8 +106,7 @@ def gathered(profiles: Iterable[ToolProfile], hidden: Sequence[Path] = ()) -> "S
     for profile in profiles:
         for name in profile.env_allow:
             value = os.environ.get(name, "")
-            named = _SECRET_NAME.search(name) and not _NOT_ITSELF.search(name)
-            if named or _ADDRESS.search(os.fsencode(value)):
+            if is_secret(name, value):
                 values[value] = None
         for name, reference in profile.secrets.items():
             try:
@@ -115,6 +114,12 @@ def gathered(profiles: Iterable[ToolProfile], hidden: Sequence[Path] = ()) -> "S
             except SecretMissingError:
                 continue
     return Secrets(values)
+
+
+def is_secret(name: str, value: str) -> bool:
+    """Whether a variable holds a secret: by its name, or because it is an address with a password."""
+    named = _SECRET_NAME.search(name) and not _NOT_ITSELF.search(name)
+    return bool(named or _ADDRESS.search(os.fsencode(value)))
 
 
 def _value(name: str, reference: str, hidden: Sequence[Path]) -> str:

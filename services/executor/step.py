@@ -260,7 +260,7 @@ class Steps:
         if result.cost is None and command.step.cap is not None:
             result = _free(result) if attempt is None else attempt.accounted(result)
         if attempt is not None:
-            result = msgspec.structs.replace(result, context=attempt.context)
+            result = attempt.described(result)
         result = redacted(result, secrets)
         if result.error_class in _BLAMED_ON_TOOLS and self._disk_is_full():
             message = f"{self._full} ({result.message})"[:MESSAGE_CHARS]
@@ -345,7 +345,7 @@ class _Attempt:
         self._overspent_nano: int | None = None
         self._remarks: list[str] = []
         self._unconfined = ""
-        """Why its AI tool ran without the sandbox that it wanted, once it has ended."""
+        """Why its AI tool runs without the sandbox that it wanted, from before its start on."""
 
     async def carry_out(self) -> StepFinished:
         """The step, whichever it is."""
@@ -369,14 +369,23 @@ class _Attempt:
             return _free(result)
         return result if self.outcome is None else self._with_outcome(result, self.outcome)
 
+    def described(self, result: StepFinished) -> StepFinished:
+        """The result with what its tool was handed, and whether it lacked its sandbox."""
+        message = result.message
+        if self._unconfined:
+            message = f"{message[: MESSAGE_CHARS - 700]}{'; ' if message else ''}{WITHOUT_SANDBOX}{self._unconfined}"
+        return msgspec.structs.replace(result, context=self.context, message=message[:MESSAGE_CHARS])
+
     def stopped(self) -> Stopped:
         """What is to be said when it did not come to its end. Every tool it started is dead then."""
         ends = [tool.ended.result() for tool in self._tools if tool.ended.done()]
-        kept = None if self._kept is None else redacted(self._kept, self.secrets)
+        kept = self._kept
         if kept is None and self.step.cap is not None and not self._tools:
             kept = _free(StepFinished(ok=False))
+        if kept is None and self._unconfined:
+            kept = StepFinished(ok=False)
         if kept is not None:
-            kept = msgspec.structs.replace(kept, context=self.context)
+            kept = redacted(self.described(kept), self.secrets)
         return Stopped(sum(1 + ended.survivors for ended in ends if ended.ended_by != "itself"), kept, self._whole)
 
     # Folders, values and environments
@@ -576,7 +585,7 @@ class _Attempt:
                 self._lingered = listening.lingered
                 self._overspent_nano = listening.overspent_nano
                 self._remark_on(listening)
-                self._unconfined = invocation.unconfined
+                self._unconfined = invocation.unconfined  # one that could not be started ran nowhere
                 self.outcome = self._named(listening.outcome(invocation.exit), profile)
                 result = await self._worked(workspace, checks, scratch, await keeping)
                 return self._judged_work(result, invocation, self.outcome, profile, checks, scratch)
@@ -722,7 +731,12 @@ class _Attempt:
         purse = None
         if self.step.cap_nano:
             told = "max_cost_usd" in placeholders(profile, fix=fix)
-            purse = Purse(cap_nano=self.step.cap_nano, price=self._cost, told=told)
+            purse = Purse(
+                cap_nano=self.step.cap_nano,
+                price=self._least_cost,
+                named=lambda outcome: self._named(outcome, profile),
+                told=told,
+            )
         try:
             return Listening(
                 profile,
@@ -772,16 +786,23 @@ class _Attempt:
         if listening.unpriced and listening.overspent_nano is None:
             known = ", ".join(repr(name) for name in listening.unpriced if name)
             why = f"no price is known for {known}" if known else "the tool told neither its model nor its costs"
-            remedy = ": add it to your price file (docs/prices.md)" if known else ""
+            remedy = ": add it to your price file (docs/prices.md)" if known else ": name its `model` in its profile"
             self._remark(f"{why}, so nothing could be ended at the cap of {usd_text(self.step.cap_nano)}{remedy}")
 
     def _remark(self, text: str) -> None:
         """A word of ours in the log of the attempt, after what the tool has printed."""
         self._remarks.append(f"[swell: {' '.join(text.split())}]\n")
 
-    def _cost(self, outcome: Outcome) -> Cost | None:
-        """What an invocation has cost: as it says, else by the price table; None where nobody knows."""
-        return outcome.cost or self._list_cost(outcome)
+    def _least_cost(self, outcome: Outcome) -> Cost | None:
+        """What a running tool has cost: as it says, else at least by the price table; None where nobody knows."""
+        if outcome.cost is not None or outcome.usage is None or not outcome.model:
+            return outcome.cost
+        try:
+            return self.steps.prices.at_least(
+                outcome.model, outcome.usage, at=self._day, provider=outcome.provider or None
+            )
+        except ValueError:  # impossible counts
+            return None
 
     def _list_cost(self, outcome: Outcome) -> Cost | None:
         """What the price table makes of the usage; None where the model or its price is not known."""
@@ -810,10 +831,6 @@ class _Attempt:
     ) -> StepFinished:
         ended = invocation.exit
         error_class, message = self._verdict(result, invocation, outcome, profile, checks, scratch)
-        if invocation.unconfined:
-            message = (
-                f"{message[: MESSAGE_CHARS - 700]}{'; ' if message else ''}{WITHOUT_SANDBOX}{invocation.unconfined}"
-            )
         return msgspec.structs.replace(
             self._with_outcome(result, outcome),
             ok=error_class is None,
@@ -900,6 +917,9 @@ class _Attempt:
             if listening is not None:
                 listening.watch(tool)
 
+        def unconfined(reason: str) -> None:
+            self._unconfined = reason
+
         return await invoke(
             self.steps.supervisor,
             profile,
@@ -914,6 +934,7 @@ class _Attempt:
             fix=fix,
             sandbox=self._sandbox(workspace, scratch, setup),
             trials=self.steps.trials,
+            on_unconfined=unconfined,
             on_started=started,
             followed=listening is not None and profile.adapter is not None,
         )

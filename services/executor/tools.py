@@ -121,6 +121,7 @@ async def invoke(
     fix: bool = False,
     sandbox: Sandbox | None = None,
     trials: Trials | None = None,
+    on_unconfined: Callable[[str], None] | None = None,
     on_started: Callable[[Tool], None] | None = None,
     followed: bool = False,
 ) -> Invocation:
@@ -130,7 +131,8 @@ async def invoke(
     wants a sandbox gets ``sandbox``; without one only what insists on it is refused. An AI tool that does not start in it by
     ``trials`` has none, or is refused, as well. The limits are the lower of the
     profile's and the caller's; ``idle_timeout_s`` (0: none) holds as ``idle_limit_s`` says. ``fix`` takes the profile's
-    ``fix_args``. ``on_started`` is called once the tool runs, and may keep the ``Tool``. ``followed``:
+    ``fix_args``. ``on_unconfined`` is called before a tool is started without the sandbox that it wanted, with the reason, as
+    far as that is to be told. ``on_started`` is called once the tool runs, and may keep the ``Tool``. ``followed``:
     somebody listens (``Listening``), and is to hear what is cut out of its outputs as well. Cancelling the call stops the
     tool, with a grace of at most CANCEL_GRACE_S, and waits until it is dead.
 
@@ -184,6 +186,9 @@ async def invoke(
         return refused("sandbox_missing", error)
     except (OSError, SandboxBrokenError) as error:
         return refused("spawn_failed", error)
+    told = unconfined if _is_told(profile, sandbox) else ""
+    if told and on_unconfined is not None:
+        on_unconfined(told)
     try:
         tool = await supervisor.spawn(launch)
     except ProgramMissingError as error:
@@ -205,7 +210,7 @@ async def invoke(
         ok=ok,
         stdout=stdout,
         stderr=stderr,
-        unconfined=unconfined if _is_told(profile, sandbox) else "",
+        unconfined=told,
         hint=hint(ended, stderr) if launch.wrapped and not ok else "",
     )
 
@@ -224,18 +229,18 @@ async def _unconfined(
 ) -> str:
     """Why a tool whose profile wants a sandbox cannot have one; "" when it can."""
     if sandbox is None:
-        return "there are sandboxes in executors only: submit a run, or set sandbox to none"
+        return 'there are sandboxes in executors only: submit a run, or set "sandbox": "none" in its profile'
     if sandbox.reason or trials is None or profile.type != "ai":
         return sandbox.reason
     program = located(launch.argv[0], launch.cwd, launch.env.get("PATH", os.defpath))
-    if program is None or sandbox.is_own(program):
+    if program is None or sandbox.is_own(program) or sandbox.leads_to_own(launch, env):
         return ""
     return (await trials.of(program, profile, env, sandbox, context)).unconfined
 
 
 def _is_told(profile: ToolProfile, sandbox: Sandbox | None) -> bool:
-    """Whether an attempt tells that it had no sandbox. That none can be had on a machine is told once, unless it is asked for."""
-    return profile.sandbox is not None or (sandbox is not None and not sandbox.reason)
+    """Whether it is told that there was no sandbox. That an executor has none at all is told once, unless it is asked for."""
+    return profile.sandbox is not None or sandbox is None or not sandbox.reason
 
 
 def _launch(
@@ -306,13 +311,14 @@ def _furnish(profile: ToolProfile, env: Mapping[str, str]) -> None:
 
 
 class Purse(msgspec.Struct, frozen=True, kw_only=True):
-    """What a tool may spend: nano-dollars, and how what it told is priced (None: nobody knows).
+    """What a tool may spend: nano-dollars, and what it has spent at the least by what it told (None: nobody knows).
 
-    `told`: the tool has been given its cap, and is expected to end by itself.
+    `named` adds what its profile says and it did not. `told`: the tool has been given its cap, and is expected to end by itself.
     """
 
     cap_nano: int
     price: Callable[[Outcome], Cost | None]
+    named: Callable[[Outcome], Outcome]
     told: bool = False
 
 
@@ -432,7 +438,7 @@ class Listening:
             return
         spent = 0
         unpriced = []
-        for part in self._adapter.so_far():
+        for part in map(self._purse.named, self._adapter.so_far()):
             cost = self._purse.price(part)
             if cost is not None:
                 spent += cost.nano_usd
@@ -488,7 +494,8 @@ class ToolResult(msgspec.Struct, frozen=True, kw_only=True):
     """What ``run_tool`` returns.
 
     ``exit_code`` is the tool's own, 128 + n when signal n ended it, -1 when its time was up, -2 when the program was not
-    found, -3 when it could not be run for another reason, which ``stderr`` then states. ``started_at`` and
+    found, -3 when it could not be run for another reason, which ``stderr`` then states. ``stderr`` begins with a line of ours
+    when the tool's profile wants a sandbox, as those of the type ai do: it had none. ``started_at`` and
     ``completed_at`` are ISO 8601 in UTC; ``duration_sec`` and ``elapsed_sec`` are the same number. ``content`` has
     ``files_modified``, ``diff`` and ``tool`` where the worktree is one of git's, and is empty elsewhere. ``truncated``
     says that ``stdout`` or ``stderr`` is not whole; then a mark in it stands for what was left out.
@@ -518,7 +525,7 @@ def run_tool(
     *,
     containment: Containment = "auto",
 ) -> ToolResult:
-    """Runs one tool and waits for it, in ``context["worktree_path"]`` or else the current folder.
+    """Runs one tool and waits for it, in ``context["worktree_path"]`` or else the current folder, without a sandbox.
 
     The context's strings, numbers and ``files`` are what placeholders stand for; ``timeout_sec`` in it replaces the
     profile's; ``{prompt_file}`` is a file with its ``prompt``, and ``{repo_root}`` the worktree, unless it names others.
@@ -573,13 +580,14 @@ async def _run_tool(
         mask = gathered([profile]).mask_text
         stdout, stderr = mask(_shown(invocation.stdout)), mask(_shown(invocation.stderr))
     ended = invocation.exit
+    without = f"{WITHOUT_SANDBOX}{invocation.unconfined}\n" if invocation.unconfined else ""
     duration = ended.wall_s if ended is not None else (completed_at - started_at).total_seconds()
     return ToolResult(
         tool_id=tool_id,
         command_line=shlex.join(invocation.argv),
         exit_code=_exit_code(invocation),
         stdout=stdout,
-        stderr=f"{stderr}{invocation.message}",
+        stderr=f"{without}{stderr}{invocation.message}",
         timed_out=ended is not None and ended.ended_by in {"timeout", "idle"},
         started_at=started_at.isoformat(),
         completed_at=completed_at.isoformat(),

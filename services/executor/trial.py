@@ -4,9 +4,9 @@
     inside it fails, outside it answers                it cannot run in the sandbox; the words say why and what to do
     it fails in both, or does not answer in time       nothing speaks against the sandbox
 
-Invariants: a program is started with nothing but `--version`, in a home folder of its own, without a credential, within the
-limits below, and leaves no process behind; one whose profile insists on a sandbox is never started outside. What it prints is
-hostile: printable text of one line comes through.
+Invariants: a program is started with nothing but `--version`, in a home folder of its own, without a credential and without
+a way to anything of the attempt, within the limits below, and leaves no process behind; one whose profile insists on a
+sandbox is never started outside. What it prints is hostile: printable text of one line comes through.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ import msgspec
 
 from services.executor.output import read_output
 from services.executor.sandbox import Sandbox, SandboxBrokenError, SandboxMissingError
+from services.executor.secrets import is_secret
 from services.process import Exit, Launch, ProcessError, ProgramMissingError, SpawnError, Supervisor
 from services.profiles import Context, PlaceholderError, ToolProfile, substitute_one
 
@@ -43,6 +44,15 @@ KNOWN_MAX: Final = 1000
 
 _NOT_STARTED: Final = frozenset({126, 127})
 """What shells, env and the like end with when they cannot start a program."""
+
+_OWN: Final = ("home", "tmp", "cache")
+_STAND_INS: Final = {
+    "cwd": "tmp", "worktree_path": "tmp", "repo_root": "tmp", "cache": "cache",
+    "prompt_file": "prompt.md", "diagnostics_file": "diagnostics.json",
+}  # fmt: skip
+"""What placeholders for anything of the attempt stand for in a trial, below its own folder."""
+
+_VARIABLES: Final = {"HOME": "home", "TMPDIR": "tmp", "SWELL_CACHE_DIR": "cache"}
 
 _ESCAPES: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_a-z0-9=>])")
 """Sequences that steer a terminal: CSI, OSC, and those of two characters."""
@@ -175,14 +185,17 @@ class Trials:
         try:
             with tempfile.TemporaryDirectory(prefix="found-", dir=self._folder, ignore_cleanup_errors=True) as made:
                 scratch = Path(made)
-                for name in ("home", "tmp"):
+                for name in _OWN:
                     (scratch / name).mkdir()
-                known = {**context, "cwd": scratch / "tmp", "worktree_path": scratch / "tmp", "scratch": scratch}
+                own = {name: scratch / folder for name, folder in _STAND_INS.items() if name in context}
+                known = {**context, **own, "scratch": scratch}
                 added = {name: substitute_one(value, known) for name, value in profile.env.items()}
+                added = {name: value for name, value in added.items() if not is_secret(name, value)}
+                folders = {name: str(scratch / folder) for name, folder in _VARIABLES.items()}
                 launch = Launch(
                     argv=(str(program), "--version"),
                     cwd=scratch / "tmp",
-                    env={**env, "HOME": str(scratch / "home"), "TMPDIR": str(scratch / "tmp"), **added},
+                    env={**env, **folders, **added},
                     stdout=scratch / "stdout",
                     stderr=scratch / "stderr",
                     timeout_s=self._timeout_s,

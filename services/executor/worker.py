@@ -284,6 +284,8 @@ class Executor:
                 else ": nothing was made yet"
             )
         left = stopped.kept or StepFinished(ok=False)
+        if left.message:
+            message = f"{message}; {left.message}"[:MESSAGE_CHARS]
         return msgspec.structs.replace(left, ok=False, error_class="handed_back", message=message)
 
     async def _close(self, work: Work, result: StepFinished | None) -> bool:

@@ -4,6 +4,8 @@ import asyncio
 import json
 import os
 import sys
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from executor_rig import Bench, Run, processes, sh, until
 from services.executor.adapters import adapter_of
 from services.executor.tools import Listening, invoke
 from services.outcome import Cost, Usage
+from services.prices import Price, PriceTable, Tier
 from services.process import Exit
 from services.profiles import Result, ToolProfile, UsageFields
 
@@ -260,6 +263,43 @@ async def test_a_tool_that_stays_below_its_cap_is_left_alone(bench, tmp_path):
     assert (done.ok, done.cost.nano_usd, done.usage) == (True, 20 * CENT, Usage(output_tokens=400))
 
 
+TIERED = Price(
+    model="tiered",
+    effective=date(2026, 1, 1),
+    source="a test",
+    input=Decimal(1),
+    output=Decimal(1),
+    tiers=(Tier(above_input_tokens=100_000, input=Decimal(3), output=Decimal(3)),),
+)
+
+
+@pytest.mark.parametrize(
+    ("told", "reading", "cents"),
+    [
+        ([{"in": n * 90_000} for n in range(1, 5)], {"repeated": "last"}, 108),
+        ([{"in": 90_000, "turns": 1}] * 4, {"repeated": "sum", "turns": "/turns"}, 36),
+    ],
+    ids=["totals", "sums"],
+)
+async def test_tokens_of_many_requests_hold_nobody_to_the_dearest_tier(bench, tmp_path, told, reading, cents):
+    """While it runs the lowest price counts, for nobody knows which request was how large; the close has its own reading."""
+    bench.steps.prices = PriceTable((TIERED,), fallback="none")
+    result = Result(format="ndjson", usage=UsageFields(input="/in"), model="/model", **reading)
+    says = "; ".join(f"echo '{json.dumps({**one, 'model': 'tiered'})}'" for one in told)
+    done = await capped(bench, Run(tmp_path, {"tool": spender(f"{says}; sleep 1.8", result=result)}), 50)
+    assert (done.ok, done.message, done.cost.nano_usd) == (True, "", cents * CENT)
+
+
+async def test_a_tool_that_names_no_model_is_held_by_the_price_of_its_profile_s(bench, tmp_path):
+    result = Result(format="ndjson", repeated="sum", usage=UsageFields(output="/out"))
+    talks = "while :; do echo '{\"out\": 9000}'; sleep 0.1; done"
+    done = await capped(bench, Run(tmp_path, {"tool": spender(talks, result=result, model="claude-sonnet-4-5")}), 10)
+    assert (done.error_class, done.model, done.cost.basis) == ("budget", "claude-sonnet-4-5", "list")
+    unknown = spender("echo '{\"out\": 9000}'; sleep 0.5", result=result, model="nobody-s")
+    done = await capped(bench, Run(tmp_path, {"tool": unknown}), 10)
+    assert b"no price is known for 'nobody-s'" in await bench.read(done, "log")
+
+
 async def test_a_tool_that_ends_by_itself_with_its_last_answer_is_left_alone(bench, tmp_path):
     done = await capped(bench, Run(tmp_path, {"tool": spender("echo '{\"usd\": 9}'; sleep 0.5")}), 20)
     assert (done.ok, done.cost.nano_usd) == (True, 900 * CENT)
@@ -281,7 +321,9 @@ async def test_what_has_no_price_ends_nothing_and_is_told_once(bench, tmp_path):
     assert "$0.20: add it to your price file" in said
     turn = '{"type": "turn.completed", "usage": {"input_tokens": 9, "output_tokens": 9}}'
     done = await capped(bench, Run(tmp_path, {"tool": spender(f"echo '{turn}'", adapter="codex", result=None)}), 20)
-    assert b"[swell: the tool told neither its model nor its costs" in await bench.read(done, "log")
+    said = (await bench.read(done, "log")).decode()
+    assert "[swell: the tool told neither its model nor its costs" in said
+    assert "name its `model` in its profile" in said
 
 
 # Output of any kind and size

@@ -10,10 +10,14 @@ import msgspec
 import pytest
 from executor_rig import Bench, Run, git, processes, sh, until
 
+from services.config import load
+from services.executor.__main__ import hidden_of
+from services.executor.config import PREFIX, ExecutorConfig
 from services.executor.installation import needs_of, needs_of_path
 from services.executor.sandbox import Bubblewrap, Exposure, _hidden
 from services.process import Supervisor
 from services.profiles import ToolProfile
+from swell.parts import Parts, Ports
 
 APPEND = 'echo new >> "$1"'
 
@@ -173,6 +177,28 @@ async def test_a_file_that_an_allowed_variable_names_is_readable(boxed, tmp_path
     assert await found(boxed, run) == "prices"
 
 
+async def test_a_folder_that_an_allowed_variable_names_is_not_shown_be_it_a_home(boxed, tmp_path, monkeypatch):
+    home = tmp_path / "home" / "me"
+    (home / ".ssh").mkdir(parents=True)
+    (home / ".ssh" / "id").write_text("hidden-canary")
+    names = ("HOME", "TMPDIR", "PWD", "OLDPWD")
+    for name in names:
+        monkeypatch.setenv(name, str(home))
+    run = Run(tmp_path, {"tool": inside(f"cat {home}/.ssh/id > a.txt; true", env_allow=names)})
+    assert await found(boxed, run) == ""
+
+
+def test_a_project_that_is_a_python_environment_itself_is_not_shown_as_a_whole(tmp_path):
+    for folder in ("bin", "lib", ".git"):
+        (tmp_path / "project" / folder).mkdir(parents=True)
+    for name in ("pyvenv.cfg", ".env", "bin/agent"):
+        (tmp_path / "project" / name).write_text("#!/bin/sh\n")
+    (tmp_path / "project" / "bin" / "agent").chmod(0o755)
+    needed = needs_of([tmp_path / "project" / "bin" / "agent"], "").paths
+    shown = {str(path.relative_to(tmp_path)) for path in needed if path.is_relative_to(tmp_path)}
+    assert shown == {f"project/{name}" for name in ("bin", "bin/agent", "lib", "pyvenv.cfg")}
+
+
 def test_a_home_folder_is_never_shown_as_a_whole(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     given = f"{tmp_path}/bin:{tmp_path}/.cargo/bin:/home/somebody/bin:/opt/tool/bin:relative:/srv/tools"
@@ -195,6 +221,30 @@ def test_what_is_hidden_is_hidden_by_every_name(tmp_path):
         "--ro-bind", "/dev/null", f"{alias}/password", "--ro-bind", "/dev/null", f"{real}/password",
     ]  # fmt: skip
     assert sealed == [alias / "state", real / "state"]
+    whole = ["--tmpfs", f"{real}/state"]
+    (real / "state" / "executor").mkdir()
+    assert _hidden([real], [real / "state" / "executor", real / "state"])[0] == whole
+
+
+async def test_the_state_of_a_whole_cluster_is_hidden_even_in_a_visible_folder(boxed, tmp_path):
+    """The executor's own folder lies in it, and the attempt's own in that."""
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "token").write_text("hidden-canary")
+    boxed.steps.config = msgspec.structs.replace(
+        boxed.steps.config, hidden=(tmp_path, tmp_path / "secrets" / "token"), sandbox_read=(tmp_path.parent,)
+    )
+    script = f"(cat {tmp_path}/secrets/token; ls {tmp_path}; ls {tmp_path}/secrets) > a.txt 2>/dev/null; true"
+    run = Run(tmp_path, {"tool": inside(script), "given": inside(script, sandbox_read=(f"{tmp_path}/secrets",))})
+    assert await found(boxed, run) == "state"
+    assert await found(boxed, run, tool="given") == "state"
+
+
+def test_an_embedded_cluster_hides_its_whole_state_from_tools(tmp_path):
+    (tmp_path / "config").mkdir()
+    Parts(tmp_path, Ports()).write("executor")
+    config = load(ExecutorConfig, tmp_path / "config" / "executor.toml", {}, PREFIX)
+    assert tmp_path in hidden_of(config)
+    assert (tmp_path / "secrets" / "bus_password") in hidden_of(config)
 
 
 async def test_arguments_may_be_others_inside(boxed, tmp_path):

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from executor_rig import Run, sh
+from executor_rig import Run, sh, until
 
 from services.executor.found import ToolFinder
 from services.executor.sandbox import Bubblewrap
@@ -128,6 +128,80 @@ async def test_a_program_in_the_worktree_is_neither_tried_nor_let_out(boxed, tmp
     done = await boxed.do(run, input=made.snapshot)
     assert "without a sandbox" not in done.message
     assert not calls.exists()
+
+
+@pytest.mark.parametrize(
+    ("env", "out"),
+    [
+        ({"ROOT": "{repo_root}"}, False),
+        ({"NODE_OPTIONS": "--require {worktree_path}/a.js"}, False),
+        ({"TOOLS": "/usr:{cache}/tools"}, False),
+        ({"PATH": "{cache}/bin:/usr/bin:/bin"}, False),
+        ({"PATH": "{scratch}/bin:/usr/bin:/bin"}, False),
+        ({"PATH": "bin:/usr/bin:/bin"}, False),
+        ({"PATH": "/usr/bin::/bin"}, False),
+        ({"SETTINGS": "{scratch}/settings", "PATH": "/usr/bin:/bin"}, True),
+    ],
+    ids=lambda value: next(iter(value.values())) if isinstance(value, dict) else "",
+)
+async def test_one_that_variables_lead_to_what_tools_write_is_not_let_out(boxed, tmp_path, stray, env, out):
+    done = await boxed.do(Run(tmp_path, {"tool": stray.profile(env=env)}))
+    assert done.ok, done.message
+    assert ("without a sandbox" in done.message) is out
+    assert out or where(await boxed.read(done, "log")) == "inside"
+
+
+async def test_what_an_earlier_tool_left_in_the_cache_is_started_by_no_trial(boxed, tmp_path):
+    mark = tmp_path / "escaped"
+    script = f"#!/bin/sh\\nid > {mark}\\necho new >> a.txt\\n"
+    leave = f"mkdir $SWELL_CACHE_DIR/bin; cd $SWELL_CACHE_DIR/bin; printf '{script}' > mine; chmod +x mine; cd -; echo >> a.txt"
+    program = tmp_path / "agents" / "agent"
+    program.parent.mkdir()
+    for body, env in (
+        ("#!/usr/bin/env mine\n", {"PATH": "{cache}/bin:/usr/bin:/bin"}),
+        ('#!/bin/sh\nexec "$SWELL_CACHE_DIR/bin/mine" "$@"\n', {}),
+    ):
+        program.write_text(body)
+        program.chmod(0o755)
+        run = Run(tmp_path, {"tool": ToolProfile(command=str(program), type="ai", env=env), "first": sh(leave)})
+        assert (await boxed.do(run, tool="first")).ok
+        done = await boxed.do(run)
+        assert "without a sandbox" not in done.message
+        assert not mark.exists()
+
+
+async def test_a_trial_is_handed_neither_secrets_nor_anything_of_the_attempt(tmp_path, supervisor):
+    """Where it is asked outside as well."""
+    told = tmp_path / "told"
+    agent = Agent(tmp_path, f"env > {told}; echo 1.0")
+    own = ("cwd", "worktree_path", "repo_root", "cache", "scratch", "prompt_file", "diagnostics_file")
+    literal = {"OPENAI_API_KEY": "sk-literal", "PROXY": "http://me:password@proxy", "AGENT_MODEL": "m1"}
+    profile = agent.profile(env={**literal, **{f"THE_{name}": f"{{{name}}}" for name in own}})
+    (tmp_path / "attempt").mkdir()
+    (tmp_path / "trials").mkdir()
+    given = child_environment({"PATH": SYSTEM, "SWELL_CACHE_DIR": f"{tmp_path}/attempt/cache"})
+    context = {name: f"{tmp_path}/attempt/{name}" for name in own}
+    tried = await Trials(supervisor, tmp_path / "trials").of(agent.program, profile, given, None, context)
+    assert tried.version == "1.0", tried
+    variables = dict(line.split("=", 1) for line in told.read_text().splitlines())
+    assert (variables["AGENT_MODEL"], "OPENAI_API_KEY" in variables, "PROXY" in variables) == ("m1", False, False)
+    assert f"{tmp_path}/attempt" not in told.read_text()
+    assert all(variables[f"THE_{name}"].startswith(f"{tmp_path}/trials/") for name in own)
+
+
+async def test_one_that_is_stopped_while_it_runs_outside_tells_that_it_did(boxed, tmp_path):
+    """Nobody may learn of it from its end alone."""
+    stray = Agent(tmp_path, f"cat {tmp_path}/elsewhere/needed && echo 1.0")
+    stray.program.write_text(f"{stray.program.read_text()}\ntouch {tmp_path}/running; sleep 60\n")
+    run = Run(tmp_path, {"tool": stray.profile()})
+    command = await run.command(boxed.artifacts)
+    task = asyncio.create_task(boxed.steps.run(command))
+    await until((tmp_path / "running").exists)
+    task.cancel()
+    await asyncio.wait({task})
+    left = boxed.steps.stopped((run.id, "ws-a", command.step.attempt)).kept
+    assert left.message.startswith(f"it ran without a sandbox: {stray.program} does not start inside")
+    assert (await boxed.read(left, "log")).startswith(b"it ran without a sandbox: ")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from services.bus import EXECUTORS, Bus, BusUnavailableError
 from services.events import ProcessesReaped, StepCancelled, StepFinished, StepLost
 from services.executor.journal import Journal
 from services.executor.pulse import Pulse
+from services.executor.sandbox import Bubblewrap
 from services.executor.step import StepConfig, Steps
 from services.executor.worker import Executor
 from services.process import Supervisor
@@ -183,7 +184,9 @@ async def test_a_close_that_cannot_be_appended_is_given_up_when_somebody_else_cl
 
 async def test_what_is_not_done_in_time_is_handed_back(running, desk, tmp_path):
     """Within the grace what ends by itself is closed as ever; the rest is ended, kept and closed by the executor."""
-    run = Run(tmp_path, {"tool": sh(STUBBORN, grace_sec=0.3), "quick": sh(f"sleep 0.4; {APPEND}"), "look": sh("true")})
+    running.steps.bubblewrap = Bubblewrap(reason="there is none here")
+    stubborn = sh(STUBBORN, grace_sec=0.3, sandbox="auto")
+    run = Run(tmp_path, {"tool": stubborn, "quick": sh(f"sleep 0.4; {APPEND}"), "look": sh("true")})
     slow = await desk.ask(run)
     quick = await desk.ask(run, tool="quick")
     await until(lambda: len(at_work(slow)()) >= 3 and at_work(quick)(), "both tools")
@@ -195,6 +198,7 @@ async def test_what_is_not_done_in_time_is_handed_back(running, desk, tmp_path):
     back = await desk.finished(slow)
     assert (back.ok, back.error_class, back.changed) == (False, "handed_back", True)
     assert "told to stop" in back.message
+    assert back.message.endswith("; it ran without a sandbox: there is none here")
     assert back.snapshot.tree != run.base.tree
     assert back.snapshot.bundle in back.artifacts
     assert at_work(slow)() == {}

@@ -232,6 +232,34 @@ def test_a_tier_belongs_to_the_mean_request(usage, requests, nano, basis):
     assert (cost.nano_usd, cost.basis) == (nano, basis)
 
 
+CHEAPER = msgspec.structs.replace(
+    TIERED, model="cheaper", tiers=(Tier(above_input_tokens=1000, input=Decimal("0.5"), output=Decimal(3)),)
+)
+small = st.integers(0, 3000)
+requests_made = st.lists(
+    st.builds(Usage, input_tokens=small, cache_read_tokens=small, cache_write_tokens=small, output_tokens=small),
+    min_size=1,
+    max_size=10,
+)
+
+
+@given(requests_made, st.sampled_from(["tiered", "cheaper"]), st.integers(0, 20))
+def test_the_least_is_never_more_than_any_requests_cost(made, model, told):
+    """Neither than each of them by itself, nor than their sum however many are told."""
+    table = PriceTable((TIERED, CHEAPER), fallback="none")
+    fields = ("input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens")
+    whole = Usage(**{name: sum(getattr(one, name) for one in made) for name in fields})
+    least = table.at_least(model, whole, at=DAY).nano_usd
+    assert least <= sum(table.cost(model, one, at=DAY).nano_usd for one in made)
+    assert least <= table.cost(model, whole, at=DAY, requests=told).nano_usd
+
+
+def test_the_least_is_the_cost_where_there_are_no_tiers():
+    usage = Usage(input_tokens=10**6, output_tokens=10**6)
+    assert OWN.at_least("plain", usage, at=DAY) == OWN.cost("plain", usage, at=DAY)
+    assert OWN.at_least("nobody-s", usage, at=DAY) is None
+
+
 @pytest.mark.parametrize(("tokens", "nano"), [(1, 123), (2, 247), (5, 617), (10**7, 1_234_567_000)])
 def test_money_is_rounded_half_up_once(tokens, nano):
     """At 0.1234567 dollars per million, a token is 123.4567 nano-dollars."""

@@ -209,8 +209,15 @@ def test_the_example_of_the_documentation_is_read():
     assert (found.usage, found.cost, found.error_class) == (usage(5, 4, 0, 2), reported(500_000_000), "auth")
 
 
-def test_what_was_spent_so_far_counts_lines_as_calls_unless_it_says_its_turns():
+def test_what_was_spent_so_far_is_told_line_by_line():
     adapter = adapter_of(profile({"format": "ndjson", "repeated": "sum", "cost_usd": "/usd", "provider": "p"}))
     adapter.feed(lines({"usd": 0.25}, {"usd": 0.5}))
     [part] = adapter.so_far()
-    assert (part.cost, part.turns, part.provider) == (reported(750_000_000), 2, "p")
+    assert (part.cost, part.provider) == (reported(750_000_000), "p")
+
+
+@pytest.mark.parametrize(("repeated", "turns"), [("sum", 6), ("last", 4)])
+def test_turns_are_repeated_as_amounts_are(repeated, turns):
+    reading = {"format": "ndjson", "repeated": repeated, "usage": {"input": "/in"}, "turns": "/t"}
+    told = lines({"in": 1, "t": 2}, {"in": 1, "t": "9"}, {"in": 1, "t": -9}, {"in": 1, "t": 10**30}, {"in": 1, "t": 4})
+    assert heard(adapter_of(profile(reading)), stdout=told).turns == turns

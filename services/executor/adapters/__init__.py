@@ -37,7 +37,7 @@ class Adapter(Protocol):
         """More of what the tool wrote there. Chunks may be cut anywhere; of an unexpected source they are ignored."""
 
     def so_far(self) -> tuple[Outcome, ...]:
-        """What it has told of its spending until now: model, usage, cost and turns, one for each model. Changes nothing.
+        """What it has told of its spending until now: model, usage and cost, one for each model. Changes nothing.
 
         Empty while it has told nothing. Each is at least what was spent; what has no usage or cost in it was not told.
         """

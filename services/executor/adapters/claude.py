@@ -185,7 +185,7 @@ class Claude:
         found = self._draft.spent()
         for model, numbers in self._least.items():
             begun = Draft()
-            begun.provider, begun.model, begun.turns = self._draft.provider, model, numbers[4]
+            begun.provider, begun.model = self._draft.provider, model
             begun.count(
                 fresh=numbers[0], cache_read=numbers[1], cache_write=numbers[2], output=numbers[3], lower_bound=True
             )

@@ -131,7 +131,6 @@ class Draft:
                 model=one_line(self.model, NAME_CHARS),
                 usage=self.usage,
                 cost=self.cost,
-                turns=self.turns if 0 <= self.turns <= TURNS_MAX else 0,
             ),
         )
 

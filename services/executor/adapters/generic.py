@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from services.executor.adapters.draft import Draft
+from services.executor.adapters.draft import TURNS_MAX, Draft
 from services.executor.adapters.lines import Lines, decoded, plain
 from services.executor.adapters.source import Source
 from services.outcome import Outcome, OutcomeClass
@@ -71,7 +71,6 @@ class Generic:
         """By the lines that it has printed; one object is read at the end alone."""
         told = Draft()
         told.provider, told.model = self._draft.provider, self._draft.model
-        told.turns = self._draft.turns or (self._results if self.sums else 0)
         self._account(told, lower_bound=True)
         return told.spent()
 
@@ -117,8 +116,8 @@ class Generic:
             if isinstance(text, str):
                 setattr(draft, name, text)
         turns = _at(found, reading.turns) if reading.turns else None
-        if isinstance(turns, int) and not isinstance(turns, bool):
-            draft.turns = turns
+        if isinstance(turns, int) and not isinstance(turns, bool) and 0 <= turns <= TURNS_MAX:
+            draft.turns = draft.turns + turns if self.sums else turns
         for name, pointer in self._amounts():
             self._add(name, _at(found, pointer))
         self._fault(found)

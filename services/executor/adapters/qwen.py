@@ -97,7 +97,7 @@ class Qwen:
         if self._answered:
             return self._draft.spent()
         begun = Draft()
-        begun.model, begun.turns = self._draft.model, self._messages
+        begun.model = self._draft.model
         self._at_least(begun)
         return begun.spent()
 
