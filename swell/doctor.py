@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
+from services.aim import REGISTRY_VARIABLE, RegistryError, load_registry, registry_file
 from services.executor.found import programs_of
 from services.executor.sandbox import Exposure, Sandbox
 from services.executor.sandbox import look as look_for_sandbox
@@ -37,7 +38,16 @@ from swell import cluster
 from swell.daemon import NATS_VERSION_MIN
 from swell.errors import SwellError
 from swell.text import one_line, size
-from swell.tools import PLACES, Known, Place, chosen_profiles, known_tools, place_of, shipped_tools
+from swell.tools import (
+    PLACES,
+    Known,
+    Place,
+    chosen_profiles,
+    known_tools,
+    place_of,
+    served_capabilities,
+    shipped_tools,
+)
 from swell.values import Endpoints, Fleet, LedgerStatus
 
 if TYPE_CHECKING:
@@ -452,6 +462,23 @@ def _tools(around: Surroundings) -> Check:
     return _ok(name, text + (f"; not {_listed(missing)}" if missing else ""))
 
 
+def _capabilities(around: Surroundings) -> Check:
+    """The AIM registry that submissions from here bring along, and which of its capabilities a tool found here serves."""
+    name = "capabilities"
+    try:
+        registry = load_registry(registry_file(around.environ))
+    except RegistryError as error:
+        return _failed(
+            name, str(error), f"Mend the registry, or unset {REGISTRY_VARIABLE}: the shipped one is used then."
+        )
+    served = served_capabilities(around.known.profiles, around.environ)
+    found = programs_of(around.known.profiles, around.place.path)
+    there = {capability for tool, ones in served.items() if tool in found for capability in ones}
+    text = f"the AIM registry routes {len(registry.capabilities)}"
+    text += f"; tools found here serve {_listed(sorted(there))}" if there else "; no tool of its routes is found here"
+    return _ok(name, text)
+
+
 def _sandboxed_tools(around: Surroundings) -> Check:
     """Whether the AI tools that are found start in their sandbox."""
     name, known, place = "sandboxed tools", around.known, around.place
@@ -684,6 +711,7 @@ CHECKS: Final[Sequence[tuple[str, Callable[[Surroundings], Check]]]] = (
     ("clock", _clock),
     ("tools", _tools),
     ("sandboxed tools", _sandboxed_tools),
+    ("capabilities", _capabilities),
     ("repository", _repository),
     ("credentials", _credentials),
     ("cluster", _cluster),

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
+from services.aim import CAPABILITIES, RegistryError, load_registry, pinned, registry_file
 from services.checks import CHECKS_BYTES, CHECKS_FILE, Checks, ChecksError, EffectiveChecks, parse_checks
 from services.discovery import plugins_at
 from services.executor.found import FoundTool, ToolFinder
 from services.executor.sandbox import Exposure, Sandbox
 from services.executor.sandbox import look as look_for_sandbox
 from services.executor.tools import tool_path
+from services.outcome import usd_text
 from services.plugins import in_force as checks_in_force
 from services.plugins import with_plugins
 from services.process import ProcessError, Supervisor
@@ -211,13 +213,38 @@ def table_of_tools(client: Client, repo: Path, file: str | None) -> ToolTable:
     state_dir = client.endpoints.state_dir
     place = place_of(state_dir)
     found = find_tools(known, place.path)
-    return ToolTable.of(known, found, client.get_fleet(), place, remote=state_dir is None)
+    return ToolTable.of(
+        known,
+        found,
+        client.get_fleet(),
+        place,
+        remote=state_dir is None,
+        served=served_capabilities(known.profiles),
+        spent_nano={one.tool: one.spent_nano for one in client.get_shared_budgets().budgets if one.tool},
+    )
+
+
+def served_capabilities(
+    profiles: Mapping[str, ToolProfile], environ: Mapping[str, str] = os.environ
+) -> dict[str, list[str]]:
+    """What the AIM registry in force here routes to each of these tools; nothing if there is none that can be used."""
+    try:
+        registry = load_registry(registry_file(environ))
+    except RegistryError:
+        return {}  # `swell doctor` says what is wrong with it
+    able, _ = pinned(registry, profiles, CAPABILITIES)
+    served: dict[str, list[str]] = {}
+    for capability, route in able.capabilities.items():
+        for tool in able.profiles_of(route):
+            served.setdefault(tool, []).append(capability)
+    return served
 
 
 class ToolRow(msgspec.Struct, frozen=True, kw_only=True):
     """One tool, or one provider, as it is shown: a row without `type` is a provider, or a tool of other runs.
 
     `program` is empty when it was not found; `version_reason` says why a program that was asked told no version.
+    `capabilities`: what the AIM registry routes to it. `spent_nano`: what its attempts of today, UTC, have cost in all runs.
     `sandboxed`: whether it would run in a sandbox, "" where nobody has tried; `unconfined` says why it would not, although
     its profile wants one.
     """
@@ -237,6 +264,7 @@ class ToolRow(msgspec.Struct, frozen=True, kw_only=True):
     paused: bool = False
     executors: int = 0
     """How many executors have found it."""
+    spent_nano: int = 0
 
 
 class ToolTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -247,8 +275,18 @@ class ToolTable(msgspec.Struct, frozen=True, kw_only=True):
     remote: bool
 
     @classmethod
-    def of(cls, known: Known, found: Mapping[str, FoundTool], fleet: Fleet, place: Place, *, remote: bool) -> ToolTable:
-        """The profiles, what was found of them, and what the scheduler says of their breakers and pauses."""
+    def of(
+        cls,
+        known: Known,
+        found: Mapping[str, FoundTool],
+        fleet: Fleet,
+        place: Place,
+        *,
+        remote: bool,
+        served: Mapping[str, Sequence[str]],
+        spent_nano: Mapping[str, int],
+    ) -> ToolTable:
+        """The profiles, what was found of them, and what the scheduler says of their breakers, pauses and costs."""
         breakers = {breaker.tool: breaker for breaker in fleet.breakers}
         paused = {pause.name for pause in fleet.pauses if pause.scope == "tool"}
         holders = Counter(tool for executor in fleet.executors for tool in executor.tools)
@@ -265,16 +303,20 @@ class ToolTable(msgspec.Struct, frozen=True, kw_only=True):
                     version_reason="" if there is None else there.reason,
                     sandboxed="" if there is None else there.sandboxed,
                     unconfined="" if there is None else there.unconfined,
-                    capabilities=profile.aim_capabilities,
+                    capabilities=served.get(tool, ()),
                     adapter=profile.adapter or "",
                     fallback=profile.fallback,
                     breaker=breakers.get(tool),
                     paused=tool in paused,
                     executors=holders[tool],
+                    spent_nano=spent_nano.get(tool, 0),
                 )
             )
-        others = sorted((breakers.keys() | paused) - known.tools.keys())
-        rows += [ToolRow(tool=name, breaker=breakers.get(name), paused=name in paused) for name in others]
+        others = sorted((breakers.keys() | paused | spent_nano.keys()) - known.tools.keys())
+        rows += [
+            ToolRow(tool=name, breaker=breakers.get(name), paused=name in paused, spent_nano=spent_nano.get(name, 0))
+            for name in others
+        ]
         return cls(tools=rows, found_by=place.kind, remote=remote)
 
     def json(self) -> str:
@@ -295,6 +337,7 @@ class ToolTable(msgspec.Struct, frozen=True, kw_only=True):
                 "capabilities",
                 "fallback",
                 "breaker",
+                "today",
             ]
         ]
         rows += [
@@ -309,6 +352,7 @@ class ToolTable(msgspec.Struct, frozen=True, kw_only=True):
                 ", ".join(row.capabilities) or "-",
                 ", ".join(row.fallback) or "-",
                 _held(row),
+                usd_text(row.spent_nano) if row.spent_nano else "-",
             ]
             for row in self.tools
         ]

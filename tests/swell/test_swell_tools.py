@@ -12,7 +12,7 @@ from typer.testing import Result
 from services.executor.found import FoundTool
 from services.profiles import ToolProfile, shipped_tool_profiles
 from swell.errors import SwellError
-from swell.tools import Known, KnownTool, Place, ToolTable, known_tools, place_of
+from swell.tools import Known, KnownTool, Place, ToolTable, known_tools, place_of, served_capabilities
 from swell.values import Executor, Fleet, FleetPause, ToolBreaker
 
 Swell = Callable[..., Result]
@@ -106,15 +106,32 @@ def test_a_process_that_is_no_executor_does_not_count(tmp_path: Path) -> None:
 # The table
 
 
-def table(fleet: Fleet, found: dict[str, FoundTool] | None = None, *, remote: bool = False) -> ToolTable:
-    claude = ToolProfile(
-        command="claude", type="ai", adapter="claude", aim_capabilities=("code_generation",), fallback=("codex",)
-    )
+def table(fleet: Fleet, found: dict[str, FoundTool] | None = None, *, remote: bool = False, **spent: int) -> ToolTable:
+    claude = ToolProfile(command="claude", type="ai", adapter="claude", fallback=("codex",))
     tools = {
         "claude": KnownTool(profile=claude, origin="shipped"),
         "ruff": KnownTool(profile=ToolProfile(command="ruff", type="static-check"), origin="repository"),
     }
-    return ToolTable.of(Known(tools=tools), found or {}, fleet, HERE, remote=remote)
+    served = {"claude": ["code_generation"]}
+    return ToolTable.of(Known(tools=tools), found or {}, fleet, HERE, remote=remote, served=served, spent_nano=spent)
+
+
+def test_what_tools_have_cost_today_is_told_those_of_other_runs_as_well() -> None:
+    shown = table(Fleet(executors=[], breakers=[], pauses=[]), claude=1_250_000_000, elsewhere=10**7)
+    told = {row.tool: row.spent_nano for row in shown.tools}
+    assert told == {"claude": 1_250_000_000, "ruff": 0, "elsewhere": 10**7}
+    lines = shown.lines()
+    assert next(line for line in lines if line.startswith("claude")).endswith("$1.25")
+    assert next(line for line in lines if line.startswith("ruff")).endswith("-")
+
+
+def test_capabilities_are_those_that_the_registry_in_force_routes(tmp_path: Path) -> None:
+    profiles = {"claude": ToolProfile(command="c", type="ai"), "aider": ToolProfile(command="a", type="ai")}
+    assert served_capabilities(profiles, {})["aider"][0] == "code_generation"
+    assert "refactoring" in served_capabilities(profiles, {})["claude"]
+    broken = tmp_path / "registry.json"
+    broken.write_text("{")
+    assert served_capabilities(profiles, {"AIM_REGISTRY_PATH": str(broken)}) == {}
 
 
 def breaker(tool: str, state: str, failures: int = 0, until_ns: int = 0, reason: str = "") -> ToolBreaker:
