@@ -187,7 +187,7 @@ class Trials:
                 scratch = Path(made)
                 for name in _OWN:
                     (scratch / name).mkdir()
-                own = {name: scratch / folder for name, folder in _STAND_INS.items() if name in context}
+                own = {name: scratch / folder for name, folder in _STAND_INS.items()}
                 known = {**context, **own, "scratch": scratch}
                 added = {name: substitute_one(value, known) for name, value in profile.env.items()}
                 added = {name: value for name, value in added.items() if not is_secret(name, value)}
