@@ -99,11 +99,11 @@ def init(
 
 @app.command(rich_help_panel="Before a run")
 @command
-def validate(path: PathArgument = None, repo: RepoOption = Path()) -> int:
+def validate(path: PathArgument = None, repo: RepoOption = Path(), tool_profiles: Profiles = None) -> int:
     """Tell everything that is wrong with bundles."""
     from swell.listing import local_plan, warning_lines  # noqa: PLC0415 - as the module says
 
-    report = local_plan(_bundle_path(path, repo), repo)
+    report = local_plan(_bundle_path(path, repo), repo, tool_profiles)
     if not report.valid:
         say(visible(report.to_text()).rstrip())
         return 2
@@ -116,11 +116,13 @@ def validate(path: PathArgument = None, repo: RepoOption = Path()) -> int:
 
 @app.command(rich_help_panel="Before a run")
 @command
-def plan(path: PathArgument = None, repo: RepoOption = Path(), as_json: JsonOption = False) -> int:
+def plan(
+    path: PathArgument = None, repo: RepoOption = Path(), tool_profiles: Profiles = None, as_json: JsonOption = False
+) -> int:
     """Show the waves of a set of bundles, and why each workstream stands where it does."""
     from swell.listing import local_plan, plan_lines  # noqa: PLC0415 - as the module says
 
-    report = local_plan(_bundle_path(path, repo), repo)
+    report = local_plan(_bundle_path(path, repo), repo, tool_profiles)
     say(report.to_json() if as_json else plan_lines(report))
     return 0 if report.valid else 2
 

@@ -58,39 +58,41 @@ def detected_checks(repo: Path) -> tuple[Path, str]:
         raise invalid(error.code, str(error.args[0]), error.remedy, str(repo)) from error
 
 
-def local_plan(path: Path, repo: Path) -> PlanReport:
-    """The plan of the bundles at `path`, by what the repository says of checks and tools, if it is one."""
+def local_plan(path: Path, repo: Path, tool_profiles: str | None = None) -> PlanReport:
+    """The plan of the bundles at `path`, by what the repository says of checks and tools, if it is one.
+
+    `tool_profiles`: the file laid over its tool profiles, by default that of the settings. Raises SwellError.
+    """
     from services.bundle import WorkstreamBundle  # noqa: PLC0415 - as above
-    from services.checks import CHECKS_BYTES, CHECKS_FILE, ChecksError, parse_checks  # noqa: PLC0415 - as above
-    from services.discovery import plugins_at  # noqa: PLC0415 - as above
+    from services.checks import CHECKS_BYTES, CHECKS_FILE, Checks, ChecksError, parse_checks  # noqa: PLC0415 - as above
     from services.plan import validate_plan  # noqa: PLC0415 - as above
     from services.plugins import in_force as checks_in_force  # noqa: PLC0415 - as above
     from services.plugins import requirement_problems  # noqa: PLC0415 - as above
-    from services.profiles import ProfileError, ToolProfile  # noqa: PLC0415 - as above
     from services.repository import RepositoryError, inspect, read_file  # noqa: PLC0415 - as above
     from swell.settings import MAX_WORKERS, RunSettings, in_force  # noqa: PLC0415 - as above
-    from swell.submission import load_bundles  # noqa: PLC0415 - as above
+    from swell.submission import laid_over, load_bundles, profiles_in  # noqa: PLC0415 - as above
 
     bundles = load_bundles(path)
-    settings = in_force(RunSettings())
-    checks = None
-    plugins: dict[str, ToolProfile] = {}
+    settings = in_force(RunSettings(tool_profiles=tool_profiles))
+    checks = Checks()
     known_repository = True
     try:
         state = inspect(repo, allow_dirty=True)
         data = read_file(state.root, state.base_commit, CHECKS_FILE, CHECKS_BYTES)
-        checks = None if data is None else parse_checks(data, CHECKS_FILE)
-        if checks is not None and checks.plugins is not None:
-            plugins = plugins_at(state.root, state.base_commit, checks.plugins)
+        checks = checks if data is None else parse_checks(data, CHECKS_FILE)
+        profiles = laid_over(state.root, state.base_commit, checks, settings.tool_profiles)
     except RepositoryError:
         known_repository = False
+        profiles = profiles_in(settings.tool_profiles)
     except ChecksError as error:
         raise invalid("BAD_CHECKS", str(error), "Mend it, then commit it.", str(repo)) from error
-    except ProfileError as error:
-        raise invalid("BAD_PROFILES", str(error), "Mend the plugins, then commit them.", str(repo)) from error
+
+    judging = {
+        override: checks_in_force(checks, None, override, profiles) for override in {one.checks for one in bundles}
+    }
 
     def checked(bundle: WorkstreamBundle) -> bool:
-        found = checks_in_force(checks, None, bundle.checks, plugins)
+        found = judging[bundle.checks]
         return bool(not known_repository or found.static_tools or found.runtime_tool or bundle.acceptance_tests)
 
     report = validate_plan(
@@ -101,7 +103,8 @@ def local_plan(path: Path, repo: Path) -> PlanReport:
         registry=_registry() if any(bundle.capability for bundle in bundles) else None,
     )
     # What else they require may be a plugin or a profile of the scheduler's, which only a submission meets.
-    circles = [problem for problem in requirement_problems(sorted(plugins), plugins) if problem.code.endswith("_CYCLE")]
+    problems = [one for found in judging.values() for one in requirement_problems(found.static_tools, profiles)]
+    circles = sorted({one for one in problems if one.code == "REQUIREMENT_CYCLE"}, key=str)
     return msgspec.structs.replace(report, errors=[*report.errors, *circles], valid=report.valid and not circles)
 
 
@@ -305,9 +308,13 @@ def attempt_lines(attempt: Attempt) -> list[str]:
         lines.append(f"  exit code {attempt.exit_code}")
     if attempt.files:
         lines.append(f"  files: {', '.join(attempt.files[:10])}" + (" …" if len(attempt.files) > 10 else ""))
-    lines += [f"  check {check.get('name', '')}: {check.get('outcome', '')}" for check in _checks(attempt)]
+    lines += [f"  check {_said(check)}" for check in _checks(attempt)]
     lines += [f"  {item.role}: {size(item.size_bytes)}, sha256 {item.digest[:16]}" for item in attempt.artifacts]
     return [one_line(lines[0], 500), *(f"  {one_line(line, 500)}" for line in lines[1:])]
+
+
+def _said(check: dict[str, Any]) -> str:
+    return ": ".join(str(check[key]) for key in ("name", "outcome", "message") if check.get(key))
 
 
 def _checks(attempt: Attempt) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from swell.values import Document, Header, Options
 
 if TYPE_CHECKING:
     from services.bundle import WorkstreamBundle
+    from services.checks import Checks
     from services.profiles import ToolProfile
 
 DOCUMENT_BYTES_MAX: Final = 1024 * 1024
@@ -163,18 +164,19 @@ def encode_context(context: Mapping[str, Any]) -> str:
     return text
 
 
-def _profiles(root: Path, commit: str, checks_toml: bytes, file: str | None, given: Mapping[str, ToolProfile]) -> bytes:
-    """The repository's own tool profiles, then those of `file`, then `given`, and its plugins, as one JSON object.
+def laid_over(
+    root: Path, commit: str, checks: Checks, file: str | None, given: Mapping[str, ToolProfile] | None = None
+) -> dict[str, ToolProfile]:
+    """The repository's own tool profiles, then those of `file`, then `given`, and its plugins.
 
-    Empty for none.
+    Raises SwellError BAD_PROFILES, RepositoryError.
     """
-    from services.checks import CHECKS_FILE, Checks, ChecksError, parse_checks  # noqa: PLC0415 - as above
+    from services.checks import CHECKS_FILE  # noqa: PLC0415 - as above
     from services.discovery import plugins_at  # noqa: PLC0415 - as above
     from services.plugins import with_plugins  # noqa: PLC0415 - as above
     from services.profiles import (  # noqa: PLC0415 - as above
         PROFILES_BYTES,
         ProfileError,
-        load_tool_profiles,
         overlay,
         parse_tool_profiles,
     )
@@ -182,7 +184,6 @@ def _profiles(root: Path, commit: str, checks_toml: bytes, file: str | None, giv
 
     layers: list[Mapping[str, ToolProfile]] = []
     try:
-        checks = parse_checks(checks_toml, f"{CHECKS_FILE} at {commit[:12]}") if checks_toml else Checks()
         named = checks.tool_profiles
         if named is not None:
             data = read_file(root, commit, named, PROFILES_BYTES)
@@ -194,14 +195,32 @@ def _profiles(root: Path, commit: str, checks_toml: bytes, file: str | None, giv
                     str(root),
                 )
             layers.append(parse_tool_profiles(data, f"{named} at {commit[:12]}"))
-        if file is not None:
-            layers.append(load_tool_profiles(Path(file).expanduser()))
+        layers.append(profiles_in(file))
         plugins = plugins_at(root, commit, checks.plugins) if checks.plugins is not None else {}
-        merged = with_plugins(overlay({}, *layers, given), plugins)
-    except ChecksError as error:
-        raise invalid("BAD_CHECKS", str(error), "Commit the mended file, or name another base.", str(root)) from error
+        return with_plugins(overlay({}, *layers, given or {}), plugins)
     except ProfileError as error:
         raise invalid("BAD_PROFILES", str(error), "Mend the tool profiles.") from error
+
+
+def profiles_in(file: str | None) -> dict[str, ToolProfile]:
+    """The user's own tool profiles, none without a file. Raises SwellError BAD_PROFILES."""
+    from services.profiles import ProfileError, load_tool_profiles  # noqa: PLC0415 - as above
+
+    try:
+        return {} if file is None else load_tool_profiles(Path(file).expanduser())
+    except ProfileError as error:
+        raise invalid("BAD_PROFILES", str(error), "Mend the tool profiles.") from error
+
+
+def _profiles(root: Path, commit: str, checks_toml: bytes, file: str | None, given: Mapping[str, ToolProfile]) -> bytes:
+    """The same as one JSON object, empty for none."""
+    from services.checks import CHECKS_FILE, Checks, ChecksError, parse_checks  # noqa: PLC0415 - as above
+
+    try:
+        checks = parse_checks(checks_toml, f"{CHECKS_FILE} at {commit[:12]}") if checks_toml else Checks()
+    except ChecksError as error:
+        raise invalid("BAD_CHECKS", str(error), "Commit the mended file, or name another base.", str(root)) from error
+    merged = laid_over(root, commit, checks, file, given)
     return msgspec.json.encode({tool: _given_fields(profile) for tool, profile in merged.items()}) if merged else b""
 
 

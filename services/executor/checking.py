@@ -3,7 +3,7 @@
 Checks never produce the tree: whatever one of them changes is reported and put back before the next one looks.
 A check that crashed, could not be started, ran out of time, or left no report has no verdict: that is an error, and
 neither a failure to be fixed nor "no findings". Nothing but what its report names may be tolerated (`strict`), and nothing
-is spared (`per_file`) but what a check that could judge has found nothing in.
+is spared (`per_file`) but what a check that passed has found nothing in.
 """
 
 import os
@@ -17,7 +17,7 @@ from services.checks import acceptance_command
 from services.diagnostic import Diagnostic, error_signature, tolerable
 from services.events import Check, CheckOutcome, CheckResult
 from services.executor.clean import CleanFiles, Listing, checker_of, listing, mark
-from services.executor.diagnostics import REPORT_DECIDES, ReportError, judge, read
+from services.executor.diagnostics import REPORT_DECIDES, ReportError, finding_codes, judge, read
 from services.executor.diagnostics.categories import as_profiled
 from services.executor.output import read_output
 from services.executor.sandbox import Sandbox
@@ -216,7 +216,7 @@ class Checking:
             return asked
         if self._listing is None:
             self._listing = await listing(self._workspace.git(), self._workspace.commit)
-        checker = checker_of(check.name, profile, asked.context, self._env, self._listing)
+        checker = checker_of(check.name, profile, asked.context, self._env, self._listing, self._workspace.path)
         if checker is None:
             return asked
         marks = {file: found for file in files if (found := mark(file, self._listing)) is not None}
@@ -231,10 +231,10 @@ class Checking:
         )
 
     def _remember(self, asked: _Asked, diagnostics: Sequence[Diagnostic]) -> None:
-        """Nothing is wrong with the files that were handed over, but for those that diagnostics name.
+        """A check has passed: nothing is wrong with the files that were handed over, but for those that diagnostics name.
 
         A diagnostic of no file, as one that stands for more of them, or of one that was not handed over, leaves nothing
-        certain.
+        certain. So does a check that did not pass, which may have stopped at the first file, or told of the first few.
         """
         handed = {str(file).removeprefix("./") for file in asked.context["files"]}
         named = {found.path for found in diagnostics}
@@ -270,12 +270,12 @@ class Checking:
                 trouble = str(error)
         if trouble:
             return _result(check, "error", exit_code=exit_code, wall_s=wall_s, message=trouble)
-        if invocation.ok or diagnostics:
-            self._remember(asked, diagnostics)
         if invocation.ok and not (diagnostics and profile.report.format in REPORT_DECIDES):
+            self._remember(asked, diagnostics)
             spared = f"{asked.spared} files unchanged since they were clean were not looked at" if asked.spared else ""
             return _result(check, "passed", exit_code=exit_code, wall_s=wall_s, message=spared)
-        if tolerable(diagnostics) and not self._strict(check):
+        lenient = tolerable(diagnostics) and not self._strict(check)
+        if lenient and (invocation.ok or exit_code in finding_codes(profile.report.format)):
             judged.tolerated += diagnostics
             return _result(
                 check,
@@ -285,6 +285,9 @@ class Checking:
                 findings=len(diagnostics),
                 message=f"passed with {len(diagnostics)} findings, for strict is false and none is of syntax, type or a test",
             )
+        hint = invocation.hint
+        if lenient:
+            hint = f"strict is false, but exit code {exit_code} may say more than findings"
         judged.diagnostics += diagnostics
         judged.findings.append(Finding(check.name, argv, exit_code, tail))
         return _result(
@@ -293,7 +296,7 @@ class Checking:
             exit_code=exit_code,
             wall_s=wall_s,
             findings=len(diagnostics),
-            message=_hinted(_summary(diagnostics, tail), invocation.hint),
+            message=_hinted(_summary(diagnostics, tail), hint),
         )
 
     def _report(self, check: Check, profile: ToolProfile, invocation: Invocation, scratch: Path) -> list[Diagnostic]:

@@ -7,7 +7,15 @@ from typing import get_args
 
 import pytest
 
-from services.executor.diagnostics import CRASH_CODES, MILD, REPORT_DECIDES, parse
+from services.executor.diagnostics import (
+    CRASH_CODES,
+    ERRORS_ALONE,
+    FINDING_CODES,
+    MILD,
+    REPORT_DECIDES,
+    finding_codes,
+    parse,
+)
 from services.executor.diagnostics.pattern import MATCHING_S
 from services.executor.diagnostics.report import DIAGNOSTICS_MAX, MESSAGE_CHARS, REPORT_BYTES, severity
 from services.expression import EXPRESSION_CHARS, GROUPS, LINE_CHARS, check
@@ -31,6 +39,20 @@ def test_the_rules_name_their_formats():
         row = re.search(rf"^\| `{report_format}` .*$", TEXT, re.MULTILINE)
         assert all(re.search(rf"\b{code} (?:could not work|crashed|bad)", row[0]) for code in codes)
     assert {"go-vet-json"} == REPORT_DECIDES
+    assert {"cargo-json"} == ERRORS_ALONE
+
+
+def test_the_exit_codes_of_findings_are_those_of_the_code():
+    """No shell's word for a signal is among them, nor what a format calls "could not work"."""
+    said = re.search(
+        r"worked and found something: 1, of `tsc-text` also 2, of `cargo-json` 101 alone, of\n(.*?) success alone", TEXT
+    )
+    assert said is not None
+    assert {"tsc-text": {1, 2}, "cargo-json": {101}, said[1].strip("`"): set()} == FINDING_CODES
+    for report_format in get_args(ReportFormat):
+        codes = finding_codes(report_format)
+        assert codes.isdisjoint(CRASH_CODES.get(report_format, ()))
+        assert all(0 < code < 126 for code in codes)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from services.diagnostic import error_signature
@@ -183,6 +184,17 @@ def test_cargo_test():
         "tests::wrong: assertion `left == right` failed: a message",
         "tests::deep: attempt to divide by zero",
     ]
+
+
+def test_cargo_that_fails_with_nothing_but_warnings_could_not_work():
+    """A build script that failed is no message of the compiler."""
+    warning = {"reason": "compiler-message", "message": {"message": "unused", "level": "warning"}}
+    lines = [warning, {"reason": "build-finished", "success": False}]
+    data = b"\n".join(msgspec.json.encode(line) for line in lines)
+    with pytest.raises(ReportError, match="reported no error"):
+        failed("cargo-json", data, exit_code=101)
+    warning["message"]["level"] = "error"
+    assert failed("cargo-json", b"\n".join(msgspec.json.encode(line) for line in lines), exit_code=101)
 
 
 def test_cargo_test_of_an_older_rust():

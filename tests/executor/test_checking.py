@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import msgspec
@@ -181,6 +182,18 @@ async def test_without_strict_only_findings_that_are_no_hard_fail_pass(bench, tm
         assert done.ok is (outcome == "passed")
 
 
+@pytest.mark.parametrize(
+    ("code", "outcome"),
+    [(1, "passed"), *((code, "failed") for code in (2, 70, 101, 126, 127, 134, 137, 139, 255))],
+)
+async def test_without_strict_only_an_exit_code_of_findings_passes(bench, tmp_path, code, outcome):
+    """A tool that has crashed in the middle may have named some findings before."""
+    tools = {"check": sh(f"echo 'a.txt:1: ST long'; exit {code}", report=LINES, categories=CATEGORIES)}
+    (check,) = (await judged(bench, changed(Run(tmp_path, tools), strict=False))).checks
+    assert check.outcome == outcome
+    assert (f"strict is false, but exit code {code}" in check.message) is (outcome == "failed")
+
+
 async def test_a_check_without_a_report_stays_failed(bench, tmp_path):
     done = await judged(bench, changed(Run(tmp_path, {"check": sh("echo bad; exit 1")}), strict=False))
     assert (done.ok, done.error_class) == (False, "check_failed")
@@ -225,8 +238,19 @@ async def test_what_is_tolerated_is_told(bench, tmp_path):
 # Files that are known to be clean
 
 
-def per_file(tmp_path, script="", **fields):
-    return asking(tmp_path, script, per_file=True, **fields)
+def linter(tmp_path) -> Path:
+    """A compiled program of which nobody knows that it runs others; its language is that of the shell."""
+    program = tmp_path / "linter"
+    if not program.exists():
+        shutil.copy(Path("/bin/sh").resolve(), program)
+    return program
+
+
+def per_file(tmp_path, script="", *arguments, **fields):
+    """A check of single files that notes those it is given: the place is told by a path that is not there."""
+    literal = f'echo "$@" >> "${{0%/tool}}/asked"; {script}'.replace("{", "{{").replace("}", "}}")
+    args = ("-c", literal, f"{tmp_path}/tool", *arguments, "{files}")
+    return ToolProfile(command=str(linter(tmp_path)), args=args, per_file=True, **fields)
 
 
 FINDS_BAD = 'grep -Hn bad "$@" | sed "s/:bad.*/: ST bad/"; ! grep -q bad "$@"'
@@ -255,21 +279,55 @@ async def test_files_that_were_clean_are_not_handed_over_again_until_they_change
     assert asked(tmp_path) == [], "what was clean before is still known"
 
 
+ALL = "a.txt b.txt c.txt d.txt"
+
+
 @pytest.mark.parametrize("strict", [True, False])
-async def test_files_with_findings_are_run_and_reported_each_time(bench, tmp_path, strict):
+async def test_nothing_is_known_clean_from_a_check_that_did_not_pass(bench, tmp_path, strict):
+    """Not even where its findings are tolerated: it may have stopped at the first file, or told of the first few."""
     tools = {"check": per_file(tmp_path, FINDS_BAD, report=LINES, categories=CATEGORIES)}
     run = changed(Run(tmp_path, tools), strict=strict)
     head = edited(run, b="bad\n")
-    for given in ("a.txt b.txt c.txt d.txt", "b.txt", "b.txt"):
+    for _ in range(2):
         done = await judged(bench, run, input=head)
-        assert (done.ok, done.findings, asked(tmp_path)) == (not strict, 1, [given])
+        assert (done.ok, done.findings, asked(tmp_path)) == (not strict, 1, [ALL])
     git(run.repo, "mv", "d.txt", "b2.txt")
     moved = edited(run, b="good\n", b2="d\n")
     wide = changed(Run(tmp_path, tools, files_scope=("*.txt",)), strict=strict)
     assert (await judged(bench, wide, input=moved)).ok
-    assert sorted(asked(tmp_path)[0].split()) == ["b.txt", "b2.txt"], (
-        "the same content under another name is another file"
-    )
+    assert [sorted(call.split()) for call in asked(tmp_path)] == [["a.txt", "b.txt", "b2.txt", "c.txt"]]
+    git(run.repo, "mv", "b2.txt", "b3.txt")
+    again = edited(run)
+    assert (await judged(bench, Run(tmp_path, tools, files_scope=("*.txt",)), input=again)).ok
+    assert asked(tmp_path) == ["b3.txt"], "the same content under another name is another file"
+
+
+FIRST_BAD = 'for f in "$@"; do if grep -q bad "$f"; then echo "$f:1: ST bad"; exit 1; fi; done'
+MYPY = """printf '{"file":"%s","line":1,"column":0,"message":"no","hint":null,"code":"%s","severity":"error"}'"""
+BLOCKED = (
+    f'if grep -q broken "$1"; then {MYPY} "$1" syntax; exit 2; fi; '
+    f'if grep -q bad "$2"; then {MYPY} "$2" arg-type; exit 1; fi'
+)
+
+
+@pytest.mark.parametrize(
+    ("script", "report", "first"),
+    [(FIRST_BAD, LINES, "bad\n"), (BLOCKED, Report(format="mypy-json"), "broken\n")],
+)
+async def test_what_a_checker_that_stops_early_has_not_looked_at_is_looked_at(bench, tmp_path, script, report, first):
+    run = Run(tmp_path, {"check": per_file(tmp_path, script, report=report)})
+    both, mended = edited(run, a=first, b="bad\n"), edited(run, a="good\n")
+    for head, named in ((both, "a.txt"), (mended, "b.txt")):
+        done = await judged(bench, run, input=head)
+        assert (done.ok, asked(tmp_path)) == (False, [ALL])
+        assert done.checks[0].message.startswith(f"{named}:1: ")
+
+
+async def test_files_with_warnings_are_reported_each_time(bench, tmp_path):
+    run = Run(tmp_path, {"check": per_file(tmp_path, "echo 'b.txt:1: ST long'", report=LINES)})
+    for given in (ALL, "b.txt"):
+        assert (await judged(bench, run)).ok
+        assert asked(tmp_path) == [given]
 
 
 @pytest.mark.parametrize(
@@ -288,18 +346,31 @@ async def test_nothing_is_known_clean_from_a_check_that_leaves_it_open(bench, tm
     run = Run(tmp_path, {"check": per_file(tmp_path, script, report=report)})
     for _ in range(2):
         assert not (await judged(bench, run)).ok
-        assert asked(tmp_path) == ["a.txt b.txt c.txt d.txt"]
+        assert asked(tmp_path) == [ALL]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "echo ':1: ST bad'",
+        "echo 'nowhere.txt:1: ST bad'",
+        "for n in $(seq 1001); do echo 'a.txt:1: ST bad'; done",
+    ],
+)
+async def test_a_report_that_leaves_files_open_does_so_of_a_check_that_passed(bench, tmp_path, script):
+    run = Run(tmp_path, {"check": per_file(tmp_path, script, report=LINES)})
+    for _ in range(2):
+        assert (await judged(bench, run)).ok
+        assert asked(tmp_path) == [ALL]
 
 
 async def test_another_checker_knows_nothing_of_it(bench, tmp_path):
     """Its profile, what stands in its arguments, its program, and the files it reads are part of what it is."""
-    program = tmp_path / "program"
-    shutil.copy("/bin/sh", program)
-    script = f'echo "$@" >> {tmp_path}/asked; . ./d.txt'
+    program = linter(tmp_path)
+    reads = 'eval "$(cat d*)"'
 
     def run(context=None, **fields) -> Run:
-        given = {"command": str(program), "args": ("-c", script, "{level}", "{files}"), "per_file": True} | fields
-        made = Run(tmp_path, {"check": ToolProfile(**given)}, files_scope=("a.txt", "b.txt"))
+        made = Run(tmp_path, {"check": per_file(tmp_path, reads, "{level}", **fields)}, files_scope=("a.txt", "b.txt"))
         options = msgspec.structs.replace(made.spec.options, context={"level": "one"} | (context or {}))
         made.spec = msgspec.structs.replace(made.spec, options=options)
         return made
@@ -321,8 +392,153 @@ async def test_another_checker_knows_nothing_of_it(bench, tmp_path):
     assert await calls(run(), input=louder) == 0, "a file that it does not say it reads"
     config = {"config_files": ("d.*",)}
     assert [await calls(run(**config), input=one) for one in (quiet, louder, quiet, louder)] == [1, 1, 0, 0]
-    named = {"args": ("-c", script, "{repo_root}/d.txt", "{files}")}
-    assert [await calls(run(**named), input=one) for one in (quiet, louder, quiet)] == [1, 1, 0]
+
+
+BLOB = "100644 blob " + "a" * 40
+
+
+def checker(tmp_path, tree=None, **fields) -> str | None:
+    """What a checker is on a tree: paths, each with what it holds."""
+    profile = ToolProfile(**{"command": str(linter(tmp_path)), "args": ("{files}",), "per_file": True} | fields)
+    root = tmp_path / "tree"
+    context = {**dict.fromkeys(("worktree_path", "repo_root", "cwd"), str(root)), "config": "lint/strict.cfg"}
+    listed = {"a.txt": BLOB, "src/a.txt": BLOB} | (tree or {})
+    return clean.checker_of("check", profile, context, {"PATH": os.environ["PATH"]}, listed, root)
+
+
+CONFIGS = [
+    "lint/strict.cfg", "--config=lint/strict.cfg", "--config={repo_root}/lint/strict.cfg", "-clint/strict.cfg",
+    "./lint//./strict.cfg", "--rules=lint", "lint/", "{repo_root}/lint/*.cfg", "-Clint/strict", "{config}", "@lint/strict.cfg",
+    '{"extends": ["./lint/strict.cfg"]}', "one.cfg,lint/strict.cfg", "--root={worktree_path}", ".", "--root=./", "-C.",
+    "--root=src/..", "src/../lint/strict.cfg", "lint/../lint/strict.cfg", "/proc/self/cwd/lint/strict.cfg",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("word", CONFIGS)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        lambda word: {"args": (word, "{files}")},
+        lambda word: {"args": (("--with", word, "{files}"),)},
+        lambda word: {"env": {"CONFIG": word}},
+        lambda word: {"headless_args": (word,)},
+        lambda word: {"args_in_sandbox": {"--plain": word}},
+    ],
+    ids=["argument", "group", "variable", "headless", "sandbox"],
+)
+def test_configuration_that_a_word_may_name_is_part_of_the_checker(tmp_path, fields, word):
+    one, other = (checker(tmp_path, {"lint/strict.cfg": f"100644 blob {c * 40}"}, **fields(word)) for c in "ab")
+    assert one is None or one != other
+
+
+@pytest.mark.parametrize(
+    "word", ["--quiet", "--format=json", "--config=elsewhere.cfg", "--rules=strict", "srcs", "lint.cfg"]
+)
+def test_a_word_that_names_nothing_of_the_tree_costs_no_file_its_mark(tmp_path, word):
+    found = {checker(tmp_path, {"src/a.txt": f"100644 blob {c * 40}"}, args=(word, "{files}")) for c in "ab"}
+    assert len(found) == 1
+    assert None not in found
+
+
+def test_configuration_outside_of_the_tree_is_part_of_the_checker(tmp_path):
+    config = tmp_path / "lint.cfg"
+    for word in (str(config), f"--config={config}", f"-c{config}"):
+        found = []
+        for content in (None, "lax", "strict"):
+            config.unlink(missing_ok=True) if content is None else config.write_text(content)
+            found.append(checker(tmp_path, args=(word, "{files}")))
+        assert len({*found, None}) == 4
+        assert checker(tmp_path, args=(word.replace("lint.cfg", ""), "{files}")) is None, "a folder may hold anything"
+    assert checker(tmp_path, args=("--config=/dev/null", "{files}")) is not None
+
+
+@pytest.mark.parametrize(
+    ("fields", "spared"),
+    [
+        ({}, True),
+        ({"args": ("--config=lint.cfg", "{files}")}, False),
+        ({"args": ("--config=folder/lint.cfg", "{files}")}, False),
+        ({"config_files": ("lint.cfg",)}, False),
+        ({"config_files": ("elsewhere.cfg",)}, False),  # it may stand below the link to a folder
+        ({"secrets": {"TOKEN": "env:TOKEN"}}, False),
+        ({"args": ("{unknown}", "{files}")}, False),
+    ],
+)
+def test_nothing_is_spared_where_configuration_may_be_reached_through_a_link(tmp_path, fields, spared):
+    (tmp_path / "tree" / "lax").mkdir(parents=True)
+    (tmp_path / "tree" / "folder").symlink_to("lax")
+    links = dict.fromkeys(("folder", "lint.cfg"), "120000 blob " + "a" * 40)
+    assert (checker(tmp_path, links, **fields) is not None) is spared
+
+
+def test_what_turns_blobs_into_files_is_part_of_the_checker(tmp_path):
+    found = {checker(tmp_path, {path: BLOB}) for path in (".gitattributes", "src/.gitattributes", "other")}
+    assert len(found) == 3
+    assert checker(tmp_path, {"sub": f"160000 commit {'a' * 40}"}) != checker(tmp_path)
+
+
+RUNNERS = ("sh", "python3.11", "node", "rustfmt", "uv", "php8.2")
+
+
+@pytest.mark.parametrize("kind", ["script", "shims", *RUNNERS, "link"])
+def test_nothing_is_spared_for_a_program_whose_code_is_elsewhere(tmp_path, kind):
+    own = linter(tmp_path)
+    program = tmp_path / "bin" / (kind if kind in RUNNERS else "own")
+    if kind == "shims":
+        program = tmp_path / "shims" / "own"
+    program.parent.mkdir()
+    shutil.copy(own, program)
+    if kind == "script":
+        program.write_text(f"#!{own}\n. {tmp_path}/rules\n")
+    elif kind == "link":
+        program.rename(program.with_name("mise"))
+        program.symlink_to("mise")
+    assert checker(tmp_path, command=str(program)) is None
+    assert checker(tmp_path) is not None
+    assert checker(tmp_path, command="{python}", args=("-m", "linter", "{files}")) is None
+
+
+def test_a_program_behind_a_link_is_the_one_it_leads_to(tmp_path):
+    own, other, program = linter(tmp_path), tmp_path / "other", tmp_path / "program"
+    shutil.copy(own, other)
+    found = []
+    for target in (own, other, own):
+        program.unlink(missing_ok=True)
+        program.symlink_to(target)
+        found.append(checker(tmp_path, command=str(program)))
+    assert found[0] == found[2] != found[1]
+    assert None not in found
+
+
+@pytest.mark.parametrize("arguments", [(), ("--config=lint/ruff.toml",)])
+async def test_a_real_linter_is_never_passed_by_what_another_configuration_said(bench, tmp_path, arguments):
+    """Its settings are changed behind a link in the one case, behind an option in the other."""
+    ruff = Path(sys.executable).with_name("ruff")
+    profile = ToolProfile(
+        command=str(ruff),
+        args=("check", "--no-cache", "--output-format", "json", *arguments, "{files}"),
+        per_file=True,
+        report=Report(format="ruff-json"),
+        config_files=("ruff.toml",),
+        file_extensions=(".py",),
+    )
+    run = Run(tmp_path, {"check": profile}, files_scope=("*.py",))
+    (run.repo / "m.py").write_text("import os\n")
+    (run.repo / "lint").mkdir()
+    heads = []
+    for name, rules in (("lax", "E9"), ("hard", "F"), ("lax", "E9")):
+        (run.repo / f"{name}.toml").write_text(f'lint.select = ["{rules}"]\n')
+        place = run.repo / "lint" / "ruff.toml" if arguments else run.repo / "ruff.toml"
+        place.unlink(missing_ok=True)
+        if arguments:
+            place.write_text(f'lint.select = ["{rules}"]\n')
+        else:
+            place.symlink_to(f"{name}.toml")
+        heads.append(edited(run))
+    done = [await judged(bench, run, input=head) for head in heads]
+    assert [one.ok for one in done] == [True, False, True], [one.message for one in done]
+    spared = done[2].checks[0].message == "unchanged since it was clean: 1 files, none looked at"
+    assert spared is bool(arguments)
 
 
 async def test_a_checker_of_the_worktree_is_never_spared(bench, tmp_path):

@@ -129,6 +129,29 @@ def test_a_plan_without_a_cluster_refuses_bad_manifests(
         local_plan(bundles(bundle("ws-a")), repo)
 
 
+def test_a_plan_without_a_cluster_knows_the_profiles_of_a_file(
+    plugged: Callable[..., Path], bundles: Callable[..., Path], tmp_path: Path, swell: Callable[..., Result]
+) -> None:
+    """They are laid over those of the repository, as in a submission."""
+    repo, folder = plugged(alpha={"requires": ["mine"]}), bundles(bundle("ws-a"))
+    mine = tmp_path / "mine.json"
+    for command in ("plan", "validate"):
+        mine.write_text(json.dumps({"mine": {"command": "true", "plugin": "Mine"}}))
+        assert swell(command, folder, "--repo", repo, "--tool-profiles", mine).exit_code == 0
+        mine.write_text(json.dumps({"mine": {"command": "true", "plugin": "Mine", "requires": ["alpha"]}}))
+        shown = swell(command, folder, "--repo", repo, "--tool-profiles", mine)
+        assert (shown.exit_code, "alpha -> mine -> alpha" in shown.output) == (2, True)
+        for bad, said in ({"mine": {}}, "command"), ({"alpha": {"command": "x"}}, "'alpha' has the id of the plugin"):
+            mine.write_text(json.dumps(bad))
+            shown = swell(command, folder, "--repo", repo, "--tool-profiles", mine)
+            assert shown.exit_code == 2
+            assert said in shown.output
+    elsewhere = tmp_path / "no-repository"
+    elsewhere.mkdir()
+    with pytest.raises(SwellError, match=r"mine\.json"):
+        local_plan(folder, elsewhere, str(mine.with_name("mine.json.gone")))
+
+
 def test_tools_of_a_run_are_the_plugins_too(plugged: Callable[..., Path]) -> None:
     known = known_tools(plugged(ruff={}))
     assert known.checks is not None

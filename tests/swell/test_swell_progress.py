@@ -91,21 +91,21 @@ def test_many_reviews_are_counted_not_listed() -> None:
     assert "\x1b" not in "".join(lines)
 
 
-def test_an_attempt_says_how_many_of_its_files_were_left_out():
-    given = {
-        "run": "r1",
-        "workstream": "a",
-        "attempt": 1,
-        "step": "edit",
-        "state": "finished",
-        "ok": True,
-        "left_out": 3,
-    }
+def an_attempt(**given: object) -> Attempt:
+    told = {"run": "r1", "workstream": "a", "attempt": 1, "step": "edit", "state": "finished", "ok": True}
     empty = {"str": "", "int": 0, "bool": False, "float": 0.0}
     fields = {name: empty.get(getattr(kind, "__name__", ""), []) for name, kind in Attempt.__annotations__.items()}
-    attempt = msgspec.convert({**fields, "exit_code": None, "tool": "aider", **given}, Attempt)
-    assert attempt_lines(attempt)[0] == "a/1 edit: ok, with aider, 3 of its files left out"
-    assert "left out" not in attempt_lines(msgspec.structs.replace(attempt, left_out=0))[0]
+    return msgspec.convert({**fields, "exit_code": None, "tool": "aider", **told, **given}, Attempt)
+
+
+def test_an_attempt_says_how_many_of_its_files_were_left_out():
+    assert attempt_lines(an_attempt(left_out=3))[0] == "a/1 edit: ok, with aider, 3 of its files left out"
+    assert "left out" not in attempt_lines(an_attempt())[0]
+
+
+def test_an_attempt_shows_what_its_checks_said():
+    told = '[{"name":"c","outcome":"passed","message":"noop: none"},{"name":"d","outcome":"passed","message":""}]'
+    assert attempt_lines(an_attempt(checks_json=told))[1:] == ["  check c: passed: noop: none", "  check d: passed"]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from services.executor.diagnostics import (
 from services.executor.diagnostics.report import REPORT_BYTES, Findings, ReportError, read
 from services.profiles import ReportFormat
 
-__all__ = ["REPORT_DECIDES", "Diagnostic", "ReportError", "judge", "parse", "read"]
+__all__ = ["REPORT_DECIDES", "Diagnostic", "ReportError", "finding_codes", "judge", "parse", "read"]
 
 CRASH_CODES: Final[dict[ReportFormat, frozenset[int]]] = {
     "ruff-json": frozenset({2}),
@@ -35,6 +35,19 @@ CRASH_CODES: Final[dict[ReportFormat, frozenset[int]]] = {
     "pyright-json": frozenset({2, 3, 4}),
 }
 """Exit codes by which a tool says that it could not work, whatever else it printed."""
+
+FINDING_CODES: Final[dict[ReportFormat, frozenset[int]]] = {
+    "tsc-text": frozenset({1, 2}),
+    "cargo-json": frozenset({101}),
+    "go-vet-json": frozenset(),
+}
+"""Exit codes by which a tool says that it worked, and found something; of every other format it is 1.
+
+A crash of a shell's child (128 and a signal), or of what ends with a code of its own, is none of them.
+"""
+
+ERRORS_ALONE: Final[frozenset[ReportFormat]] = frozenset({"cargo-json"})
+"""Formats of tools that fail for errors only: with nothing but warnings they have failed for something else."""
 
 MILD: Final[frozenset[ReportFormat]] = frozenset({"sarif", "rdjson", "rdjsonl", "gitlab-json", "pattern"})
 """Formats of tools that may fail for nothing worse than an info."""
@@ -84,10 +97,17 @@ def judge(
         return found.diagnostics()
     if exit_code in CRASH_CODES.get(report_format, ()):
         raise ReportError(f"the tool ended with exit code {exit_code}: it could not work. Its output says why.")
-    severe = found.counts["error"] + found.counts["warning"] + (found.counts["info"] if report_format in MILD else 0)
+    severe = found.counts["error"]
+    severe += found.counts["warning"] if report_format not in ERRORS_ALONE else 0
+    severe += found.counts["info"] if report_format in MILD else 0
     if report_format != "none" and not severe:
         raise ReportError(f"the tool ended with exit code {exit_code} and reported no error. Its output says why.")
     return found.diagnostics()
+
+
+def finding_codes(report_format: ReportFormat) -> frozenset[int]:
+    """The exit codes, none of success, by which a tool says that it has findings and nothing worse."""
+    return FINDING_CODES.get(report_format, frozenset({1}))
 
 
 def _found(report_format: ReportFormat, data: bytes, worktree: Path, tool: str, expression: str) -> Findings:
