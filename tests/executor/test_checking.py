@@ -402,7 +402,7 @@ def checker(tmp_path, tree=None, **fields) -> str | None:
     profile = ToolProfile(**{"command": str(linter(tmp_path)), "args": ("{files}",), "per_file": True} | fields)
     root = tmp_path / "tree"
     context = {**dict.fromkeys(("worktree_path", "repo_root", "cwd"), str(root)), "config": "lint/strict.cfg"}
-    listed = {"a.txt": BLOB, "src/a.txt": BLOB} | (tree or {})
+    listed = {"a.txt": BLOB, "src/a.txt": BLOB, "lint/deep/a.txt": BLOB} | (tree or {})
     return clean.checker_of("check", profile, context, {"PATH": os.environ["PATH"]}, listed, root)
 
 
@@ -410,7 +410,7 @@ CONFIGS = [
     "lint/strict.cfg", "--config=lint/strict.cfg", "--config={repo_root}/lint/strict.cfg", "-clint/strict.cfg",
     "./lint//./strict.cfg", "--rules=lint", "lint/", "{repo_root}/lint/*.cfg", "-Clint/strict", "{config}", "@lint/strict.cfg",
     '{"extends": ["./lint/strict.cfg"]}', "one.cfg,lint/strict.cfg", "--root={worktree_path}", ".", "--root=./", "-C.",
-    "--root=src/..", "src/../lint/strict.cfg", "lint/../lint/strict.cfg", "/proc/self/cwd/lint/strict.cfg",
+    "src/../lint/strict.cfg", "lint/deep/../strict.cfg", "/proc/self/cwd/lint/strict.cfg",
 ]  # fmt: skip
 
 
