@@ -158,6 +158,7 @@ def test_a_row_says_all_of_a_tool() -> None:
         "capabilities",
         "fallback",
         "breaker",
+        "today",
     ]
     assert claude.split() == [
         "claude",
@@ -170,8 +171,9 @@ def test_a_row_says_all_of_a_tool() -> None:
         "code_generation",
         "codex",
         "closed",
+        "-",
     ]
-    assert ruff.split() == ["ruff", "static-check", "-", "no", "-", "-", "-", "-", "-", "closed"]
+    assert ruff.split() == ["ruff", "static-check", "-", "no", "-", "-", "-", "-", "-", "closed", "-"]
 
 
 def test_breakers_and_pauses_are_told_those_of_providers_and_unknown_tools_as_well() -> None:
@@ -189,11 +191,11 @@ def test_breakers_and_pauses_are_told_those_of_providers_and_unknown_tools_as_we
         ],
     )
     rows = {line.split()[0]: line for line in table(fleet).lines() if line}
-    assert rows["claude"].endswith("  closed, 2 failed")
-    assert rows["ruff"].endswith("  paused")
+    assert "  closed, 2 failed" in rows["claude"]
+    assert "  paused" in rows["ruff"]
     assert "open until 2024-10-0" in rows["provider:anthropic"]
-    assert rows["provider:anthropic"].endswith(": usage_limit")
-    assert rows["theirs"].endswith("  half open, 5 failed")
+    assert ": usage_limit" in rows["provider:anthropic"]
+    assert "  half open, 5 failed" in rows["theirs"]
     assert "gpu" not in rows
 
 
@@ -261,7 +263,7 @@ def test_a_paused_tool_is_shown_as_paused(swell: Swell) -> None:
     assert swell("pause", "--tool", "qwen").exit_code == 0
     try:
         rows = {line.split()[0]: line for line in swell("tools").output.splitlines() if line}
-        assert rows["qwen"].endswith("paused")
+        assert "  paused" in rows["qwen"]
     finally:
         swell("resume", "--tool", "qwen")
 
