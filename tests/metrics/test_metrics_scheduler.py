@@ -43,7 +43,7 @@ async def test_counters_agree_with_the_log(cluster):
     executor = cluster.executor(steps=PlayedSteps(red={"ws-a"}))
     await until(lambda: scheduler.part.caught_up)
     await cluster.submit("r1", "ws-a", "ws-b")
-    await until(lambda: cluster.of(RunFinished))
+    await until(lambda: cluster.of(RunFinished) and cluster.of(ExecutorTransitioned))
     await cluster.folded(scheduler)
     await until(lambda: executor.part.running == 0)
     told, did = await scheduler.scrape(), await executor.scrape()
