@@ -39,6 +39,9 @@ LINE_CHARS_MIN: Final = 16
 HELD_BYTES: Final = 4096
 """What of a line that has not ended yet is held back while it is streamed."""
 
+STEPS_BACK_MAX: Final = 8
+"""How often what is held back is extended by what may belong to it."""
+
 KEY_BLOCK_BYTES: Final = 16 * 1024
 MASK: Final = b"[secret]"
 
@@ -264,14 +267,15 @@ class Masking:
         data = self._held + data
         cut = data.rfind(b"\n") + 1
         if len(data) - cut > HELD_BYTES:
-            cut = len(data) - HELD_BYTES
-            before = data[max(cut - HELD_BYTES, 0) : cut]
-            word_bytes = len(before) - len(before.rstrip(_WORD))
-            cut -= word_bytes if word_bytes < HELD_BYTES else 0
+            cut = _word_start(data, len(data) - HELD_BYTES)
         opened = data.rfind(b"-----BEGIN ", 0, cut)
         if opened >= 0 and b"-----END " not in data[opened:cut] and cut - opened < KEY_BLOCK_BYTES:
             cut = opened
-        cut -= self._secrets.overlap(data[:cut])
+        for _ in range(STEPS_BACK_MAX):
+            overlap = self._secrets.overlap(data[:cut])
+            if not overlap:
+                break
+            cut = _word_start(data, cut - overlap)  # with what stands before it, it may be a secret by its shape
         self._held = data[cut:]
         return self._secrets.mask(data[:cut])
 
@@ -279,6 +283,13 @@ class Masking:
         """The rest, at the end of the stream."""
         data, self._held = self._held, b""
         return self._secrets.mask(data)
+
+
+def _word_start(data: bytes, cut: int) -> int:
+    """Where the word begins in which the cut would be; the cut itself if that is too far away."""
+    before = data[max(cut - HELD_BYTES, 0) : cut]
+    word_bytes = len(before) - len(before.rstrip(_WORD))
+    return cut - word_bytes if word_bytes < HELD_BYTES else cut
 
 
 def _forms(value: str) -> set[bytes]:
