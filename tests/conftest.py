@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,25 @@ settings.register_profile(
     "swell", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )
 settings.load_profile("swell")
+
+TOLD = "told"
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Say something in the summary of the suite: what was done to whom is a result as well. Whichever process runs the test."""
+    return lambda text: record_property(TOLD, text)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests had to tell, of those that failed as well."""
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, [])]
+    told = [(report.nodeid, text) for report in reports for name, text in report.user_properties if name == TOLD]
+    if told:
+        terminalreporter.section("what tests tell")
+    for nodeid, text in sorted(told):
+        terminalreporter.write_line(f"{nodeid.rpartition('::')[2]}:\n{text}\n")
+
 
 NATS_SERVER = Path(sys.executable).parent / "nats-server"
 START_S = 10.0

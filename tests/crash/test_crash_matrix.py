@@ -8,11 +8,9 @@ from __future__ import annotations
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import mkdtemp
-
-import pytest
 
 from tests.crash.faults import leaders, rolling
 from tests.crash.history import keep, opened
@@ -28,7 +26,7 @@ LEADER_KILLS = 1
 KILLS_MIN = 30
 
 
-async def test_what_was_promised_holds_whoever_dies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_what_was_promised_holds_whoever_dies(tmp_path: Path, tell: Callable[[str], None]) -> None:
     """Every run ends as it should; the log, the branch, the ledger and /proc say the same. Left alone, nothing even complains."""
     rig = Rig(tmp_path)
     verdicts: list[Verdict] = []
@@ -48,8 +46,7 @@ async def test_what_was_promised_holds_whoever_dies(tmp_path: Path, capsys: pyte
     finally:
         await rig.stop()
     wrong += [f"seed {verdict.seed}: {line}" for verdict in verdicts for line in verdict.wrong]
-    with capsys.disabled():
-        print("\n" + "\n".join(told(rig, verdicts, wrong)))  # noqa: T201 - what was done to whom is a result as well
+    tell("\n".join(told(rig, verdicts, wrong)))
     assert not wrong, f"{wrong}; stream and logs are kept in {kept(rig)}"
     assert killed(rig) >= KILLS_MIN
 

@@ -5,7 +5,6 @@ import base64
 import json
 import os
 import re
-import sys
 import time
 import urllib.parse
 
@@ -353,7 +352,7 @@ def canaries(value: str) -> list[bytes]:
     return [form for form in forms if len(form) >= 12]
 
 
-async def test_no_canary_is_in_any_byte_that_is_kept(tmp_path, supervisor, monkeypatch, capfd):
+async def test_no_canary_is_in_any_byte_that_is_kept(tmp_path, supervisor, monkeypatch, capfd, tell):
     """Planted in the environment, a file, prompts, reports, outputs, file names; looked for in stream, artifacts, logs, metrics."""
     of_env, of_file = 'canary-env/"Q7+zz9', "canary-file=Kx81&mmq2"
     monkeypatch.setenv("TEAM_KEY", of_env)
@@ -430,7 +429,7 @@ async def test_no_canary_is_in_any_byte_that_is_kept(tmp_path, supervisor, monke
             for canary in (*canaries(of_env), *canaries(of_file)):
                 assert canary not in piece, f"{canary!r} is in {place}: {piece[:2000]!r}"
     counted = {place: (len(pieces), sum(map(len, pieces))) for place, pieces in kept.items()}
-    sys.stdout.write(f"scanned (pieces, bytes): {counted}\n")
+    tell(f"scanned for canaries (pieces, bytes): {counted}")
     assert all(count[1] > 0 for place, count in counted.items() if place not in {"beats", "journal", "logs"}), counted
     assert sum(piece.count(MASK) for piece in (*kept["artifacts"], *kept["live"], *kept["stream"])) > 30
 

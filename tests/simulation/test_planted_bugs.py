@@ -10,14 +10,13 @@ from tests.simulation.simulate import simulate
 AT_ONCE = 2
 
 
-def test_every_planted_bug_is_found(capsys):
+def test_every_planted_bug_is_found(tell):
     """The table: bug, the seed that finds it, and by which check."""
     planted = bugs()
     assert len(planted) >= 20
     with ThreadPoolExecutor(AT_ONCE) as pool:
         table = list(pool.map(hunt, planted))
-    with capsys.disabled():
-        print("", *(one.text() for one in table), sep="\n")  # noqa: T201
+    tell("\n".join(one.text() for one in table))
     missed = [one.text() for one in table if one.seed < 0]
     assert not missed, f"not found within {SEEDS} seeds:\n" + "\n".join(missed)
     own = [f"seed {seed}: {found}" for seed in sorted({one.seed for one in table}) for found in simulate(seed).findings]

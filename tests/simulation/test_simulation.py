@@ -18,20 +18,18 @@ def _told(tally: Tally) -> str:
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_nothing_that_must_hold_breaks_whatever_fails(chunk, capsys):
+def test_nothing_that_must_hold_breaks_whatever_fails(chunk, tell):
     """Runs of all sizes under every mix of faults: no invariant breaks, and every run comes to its end."""
     size = SEEDS // CHUNKS
     tally = play(range(chunk * size, (chunk + 1) * size))
-    with capsys.disabled():
-        print(f"\nseeds {chunk * size} to {(chunk + 1) * size - 1}: {tally.text()}")  # noqa: T201
+    tell(f"seeds {chunk * size} to {(chunk + 1) * size - 1}: {tally.text()}")
     assert not tally.findings, _told(tally)
 
 
-def test_large_runs_too(capsys):
+def test_large_runs_too(tell):
     """Twenty workstreams at a time."""
     tally = play(range(100_000, 100_060), 20)
-    with capsys.disabled():
-        print(f"\n20 workstreams each: {tally.text()}")  # noqa: T201
+    tell(f"20 workstreams each: {tally.text()}")
     assert not tally.findings, _told(tally)
 
 

@@ -57,7 +57,13 @@ def rows(folder: Path, target: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def test_no_canary_is_in_any_byte_that_a_cluster_keeps(
-    repo: Path, bundles: Callable[..., Path], swell: Callable[..., Result], cluster: Path, at_once: Path, tmp_path: Path
+    repo: Path,
+    bundles: Callable[..., Path],
+    swell: Callable[..., Result],
+    cluster: Path,
+    at_once: Path,
+    tmp_path: Path,
+    tell: Callable[[str], None],
 ) -> None:
     key = tmp_path / "key"
     key.write_text(CANARY + "\n")
@@ -93,7 +99,8 @@ def test_no_canary_is_in_any_byte_that_a_cluster_keeps(
         for form in forms(CANARY):
             assert form not in data, f"{form!r} is in {place}"
     masked = sum(data.count(b"[secret]") for _, data in pieces)
-    sys.stdout.write(f"scanned {len(pieces)} pieces, {sum(len(data) for _, data in pieces):,} bytes; {masked} masked\n")
+    size = sum(len(data) for _, data in pieces)
+    tell(f"scanned for canaries: {len(pieces)} pieces, {size:,} bytes; {masked} masked")
     assert masked > 20
     assert {place.split("/")[0].split()[0] for place, _ in pieces} >= {"ledger", "answers"}
     assert any("jetstream" in place.lower() for place, _ in pieces), sorted({place for place, _ in pieces})[:50]
