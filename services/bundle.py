@@ -56,6 +56,8 @@ TEXT_CHARS_MAX: Final = 20_000
 """Characters of one task, test or action: a few of them still fit into one argument of a process (128 KiB)."""
 
 ITEMS_MAX: Final = 1_000
+MENDING_MAX: Final = 20
+"""Programs of `autofix`, and tools of `fix_tiers`: each may have a turn after every change of a tree."""
 """Entries of one list of paths, tasks, tests, actions or gates."""
 
 FREE_BYTES_MAX: Final = 65_536
@@ -110,15 +112,22 @@ class WorkstreamChecks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     runtime_tool: Annotated[_Name, Meta(description="the id of the tool profile run as RUNTIME")] | None = None
     autofix: (
         Annotated[
-            _Names, Meta(description="a list of tool profile ids, run in order after a red STATIC, before any FIX")
+            tuple[_Name, ...],
+            Meta(
+                max_length=MENDING_MAX,
+                description="a list of tool profile ids, run in order after a red STATIC, before any FIX",
+            ),
         ]
         | None
     ) = None
     fix_tool: Annotated[_Name, Meta(description="the id of the tool profile run as FIX")] | None = None
     fix_tiers: (
         Annotated[
-            _Names,
-            Meta(description="a list of tool profile ids that take over FIX after one attempt each, the last for good"),
+            tuple[_Name, ...],
+            Meta(
+                max_length=MENDING_MAX,
+                description="a list of tool profile ids that take over FIX after one attempt each, the last for good",
+            ),
         ]
         | None
     ) = None

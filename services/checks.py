@@ -27,6 +27,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from services.bundle import MENDING_MAX
 from services.diagnostic import printable
 from services.scope import Droppings, ScopeError
 
@@ -194,6 +195,10 @@ def _layer(document: Mapping[str, Any], source: str) -> Checks:
         ) from error
     for key in Checks.__struct_fields__:
         value = getattr(checks, key)
+        if isinstance(value, tuple) and len(value) > MENDING_MAX and key in {"autofix", "fix_tiers"}:
+            raise ChecksError(
+                f"{source}: {key} names {len(value)} tools. At most {MENDING_MAX} take their turn; drop some."
+            )
         if value == "" or (isinstance(value, tuple) and any(item in {"", ()} for item in value)):
             raise ChecksError(f"{source}: {key} holds an empty entry. Remove it, or leave the key out.")
         if any(map(_UNFIT.search, _texts(value))):

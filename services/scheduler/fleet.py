@@ -206,8 +206,7 @@ class Barrier(msgspec.Struct, frozen=True):
     """Why a tool cannot be used now; `until_ns` is 0 when nobody knows how long.
 
     `limited` is the class of the refusal where a provider refuses for now. `unprobed`: the breaker is half open, and nobody
-    has its probe. `in_turn`: it keeps its place among those under way,
-    for its turn comes, or nobody else could begin either.
+    has its probe. `in_turn`: it keeps its place among those under way, for its turn comes, or nobody else could begin either.
     """
 
     cause: Literal["tool_breaker", "tool_paused", "tool_missing", "limit"]

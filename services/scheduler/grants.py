@@ -15,6 +15,7 @@ Total: whatever stands in the log, folding goes on. Operations own `Shared` and 
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from datetime import date
 from functools import cached_property
 from typing import Annotated, Final
 
@@ -75,6 +76,7 @@ DAYS_KEPT: Final = 7
 
 _SECOND_NS = 1_000_000_000
 _DAY_NS = 86_400 * _SECOND_NS
+_EPOCH = date(1970, 1, 1)
 _Usd = Annotated[float, Meta(ge=0, le=10**9)]
 _Name = Annotated[str, Meta(min_length=1, max_length=200)]
 
@@ -155,14 +157,8 @@ class Shared(msgspec.Struct):
 
 def day_of(time_ns: int) -> str:
     """The day of a time since 1970, UTC, such as 2026-11-23."""
-    # Years that begin with March have their leap day at the end: cycles of 400, 100, 4 and 1 of them (H. Hinnant).
-    era, of_era = divmod(time_ns // _DAY_NS + 719_468, 146_097)
-    of_400 = (of_era - of_era // 1460 + of_era // 36_524 - of_era // 146_096) // 365
-    of_year = of_era - (365 * of_400 + of_400 // 4 - of_400 // 100)
-    march_based = (5 * of_year + 2) // 153
-    month = march_based + 3 if march_based < 10 else march_based - 9
-    year = era * 400 + of_400 + (month <= 2)
-    return f"{year:04}-{month:02}-{of_year - (153 * march_based + 2) // 5 + 1:02}"
+    days = min(max(time_ns // _DAY_NS, 0), (date.max - _EPOCH).days)
+    return date.fromordinal(_EPOCH.toordinal() + days).isoformat()
 
 
 def midnight_ns(time_ns: int) -> int:

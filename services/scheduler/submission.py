@@ -494,6 +494,16 @@ def _unsound_checks(
                 remedy="put setup into swell.toml, or make runs of their own",
             )
         )
+    mending = {tool for e in resolved.values() for tool in e.autofix if tool in profiles}
+    findings += [
+        Finding(
+            code="AUTOFIX_OF_AI",
+            message=f"autofix names {tool!r}, which is an AI tool: nothing would count how often it is called",
+            remedy="name it in fix_tool or fix_tiers",
+        )
+        for tool in sorted(mending)
+        if profiles[tool].type == "ai"
+    ]
     judging = {tool for e in resolved.values() for tool in (*e.static_tools, e.runtime_tool) if tool is not None}
     for tool in sorted(judging & profiles.keys()):
         own = sorted(placeholders(profiles[tool], fix=False) & OF_ONE_ATTEMPT)

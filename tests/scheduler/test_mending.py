@@ -5,6 +5,7 @@ import pytest
 from scheduler_harness import Lost, Play, broken, bundle, failed, made, spec
 from test_routing import beating, tell
 
+from services.checks import ChecksError, parse_checks
 from services.events import FixLoopEnded, FleetPaused, Snapshot, StepScheduled, ToolBreakerOpened
 from services.profiles import ToolProfile
 from services.wire import Place
@@ -173,3 +174,10 @@ def test_a_tool_that_recovery_chose_for_one_tier_is_not_that_of_the_next():
         {(A, "static"): different(), (A, "fix"): [broken("refusal")]},
     ).play()
     assert [tool for tool, _ in fixes(play)] == ["aider", "editor", "codex", "claude"]
+
+
+@pytest.mark.parametrize("key", ["autofix", "fix_tiers"])
+def test_only_so_many_take_their_turn(key):
+    named = ", ".join(f'"t{number}"' for number in range(21))
+    with pytest.raises(ChecksError, match=f"{key} names 21 tools"):
+        parse_checks(f"{key} = [{named}]".encode(), "swell.toml")

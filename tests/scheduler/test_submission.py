@@ -143,6 +143,12 @@ def test_workstreams_with_different_setups_cannot_share_a_run(submissions):
     assert codes(submissions.plan(header(), document(CHECKED, other))) == {"SETUP_DIFFERS"}
 
 
+def test_what_mends_uncounted_is_no_ai_tool(submissions):
+    profiles = json.dumps({"mender": {"command": "mender", "type": "ai"}}).encode()
+    mending = {"metadata": {"swell": {"static_tools": ["ruff"], "autofix": ["mender"]}}}
+    assert "AUTOFIX_OF_AI" in codes(submissions.plan(header(tool_profiles_json=profiles), document(mending)))
+
+
 @pytest.mark.parametrize("where", [{"args": ["{workstream}"]}, {"env": {"A": "{step}"}}, {"stdin": "{prompt_file}"}])
 def test_a_check_that_depends_on_its_attempt_is_refused(submissions, where):
     """Its verdict could not be reused for the tree."""
