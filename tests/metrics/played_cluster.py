@@ -89,11 +89,13 @@ class Cluster:
 
         self.closing.push_async_callback(end)
 
-    def scheduler(self, name="s1", faults=None):
+    def scheduler(self, name="s1", faults=None, **settings):
         bus = MemoryBus(self.server, faults)
         exposition = Exposition("scheduler")
         metrics = SchedulerMetrics(exposition)
-        shell = Shell(bus, Artifacts(bus.objects), name=name, lease_s=10.0, reconcile_s=0.02, metrics=metrics)
+        shell = Shell(
+            bus, Artifacts(bus.objects), name=name, lease_s=10.0, reconcile_s=0.02, metrics=metrics, **settings
+        )
         metrics.read(shell, bus)
         self.start(shell.run())
         return Told(exposition, shell)

@@ -14,6 +14,7 @@ from services.events import (
     ExecutorTransitioned,
     FixInput,
     PauseRequested,
+    Rate,
     RunFinished,
     Snapshot,
     StepCancelled,
@@ -26,6 +27,7 @@ from services.events import (
 )
 from services.metrics import OTHER, Exposition
 from services.scheduler.fleet import FLEET
+from services.scheduler.grants import SharedLimits
 from services.scheduler.metrics import POOLS_MAX, TOOLS_MAX, SchedulerMetrics
 from services.scheduler.state import Attempt
 from services.wire import (
@@ -109,6 +111,18 @@ async def test_what_runs_draw_on_together_is_told(cluster):
     assert told.value("swell_scheduler_grants_unused") == 1
     assert told.value("swell_scheduler_grants_total", tool="claude") == 1
     assert told.value("swell_scheduler_shared_wait_seconds_count") == 1
+
+
+async def test_a_rate_tells_how_long_the_next_attempt_has_to_wait(cluster):
+    scheduler = cluster.scheduler(shared=SharedLimits(rates={"acme": Rate(attempts_per_min=1), "free": Rate()}))
+    await until(lambda: scheduler.part.fleet.shared.is_limited)
+    assert (await scheduler.scrape()).value("swell_scheduler_rate_wait_seconds", rate="acme") == 0
+    grant = AttemptGranted(run="r1", workstream="ws-a", attempt=1, tool="claude", provider="acme", expires_ns=2**62)
+    await cluster.add(run_subject(FLEET), FLEET, grant)
+    await until(lambda: scheduler.part.fleet.shared.buckets)
+    told = await scheduler.scrape()
+    assert 50 < told.value("swell_scheduler_rate_wait_seconds", rate="acme") <= 60
+    assert told.value("swell_scheduler_rate_wait_seconds", rate="free") == 0
 
 
 async def test_a_start_does_not_count_history_again(cluster):
