@@ -35,7 +35,7 @@ ErrorClass = Literal[
 """Why an attempt did not succeed; from what Swell and the tool's harness observed, never from model text."""
 
 CheckOutcome = Literal["passed", "failed", "error", "not_executable"]
-CheckKind = Literal["static", "runtime", "acceptance"]
+CheckKind = Literal["static", "runtime", "acceptance", "gate"]
 FixLimit = Literal["max_fix_iterations", "oscillation_signature", "oscillation_tree", "not_fixable"]
 
 ExecutorState = Literal["spawning", "idle", "busy", "draining", "terminated"]
@@ -44,6 +44,9 @@ Strategy = Literal["retry", "wait", "reduce_context", "fallback_tool", "review",
 
 Delay = Literal["retry", "tool_breaker", "tool_paused", "tool_missing", "budget", "limit"]
 """What a step waits for; `limit` is its share of what runs draw on together."""
+
+Purpose = Literal["wave", "start", "search"]
+"""What a step of the line is for, beside merging one workstream after another."""
 
 PauseScope = Literal["run", "tool", "pool", "all"]
 BudgetScope = Literal["run", "tool", "fleet"]
@@ -298,6 +301,8 @@ class StepScheduled(Event, frozen=True, kw_only=True, omit_defaults=True, tag="s
     `reason` says why the step is not done as it is defined, such as with another tool while the first one's breaker is open.
     `cap_nano` is what the attempt may cost, reserved until its close, and `cap` whether anything holds it to that; an attempt
     without `cap` costs nothing. `capability` is what `tool` was chosen to serve by the AIM registry.
+    `purpose` of a step of the line: `wave` judges what is staged by the gates of a wave; `start` the head that the wave
+    began with; `search` finds out which workstream made a gate red, and what it merges goes nowhere.
     """
 
     workstream: str
@@ -323,6 +328,7 @@ class StepScheduled(Event, frozen=True, kw_only=True, omit_defaults=True, tag="s
     cap: Cap | None = None
     cap_nano: NanoUsd = 0
     capability: str = ""
+    purpose: Purpose | None = None
 
 
 class StepDelayed(Event, frozen=True, kw_only=True, omit_defaults=True, tag="step_delayed"):
@@ -425,14 +431,52 @@ class IntegrationAdvanced(Event, frozen=True, kw_only=True, omit_defaults=True, 
     to: Snapshot
 
 
+class MergeStaged(Event, frozen=True, kw_only=True, omit_defaults=True, tag="merge_staged"):
+    """`workstream` is merged and passed its gates on top of what is staged; the gates of the wave have not passed it yet.
+
+    `from_commit` is the end of what was staged before, or the head. What is staged is nobody's base.
+    """
+
+    workstream: str
+    from_commit: str
+    to: Snapshot
+
+
+class MergePostponed(Event, frozen=True, kw_only=True, omit_defaults=True, tag="merge_postponed"):
+    """A merge onto what is staged did not succeed: it is tried again once that is verified or taken back."""
+
+    workstream: str
+    reason: Message
+
+
 class MergeRefused(Event, frozen=True, kw_only=True, omit_defaults=True, tag="merge_refused"):
-    """A merge did not become the head: it conflicts (`files`, `others`), or the merged tree is red."""
+    """A merge did not become the head: it conflicts (`files`, `others`), or the merged tree is red.
+
+    `onto` is the commit that the workstream goes on from, and `result` what the merge made there: a tree with conflict
+    markers, or the red one; both are missing when it cannot be mended. `diagnostics` is what a FIX is told.
+    `gate` is the check that was red. With `taken_back`, what was staged as that workstream and all that was staged after
+    it are not any more; the later ones are merged again, unless they are refused as well.
+    """
 
     workstream: str
     reason: Literal["conflict", "red", "error"]
     message: Message
     files: list[str] = []
     others: list[str] = []
+    onto: Snapshot | None = None
+    result: Snapshot | None = None
+    diagnostics: Artifact | None = None
+    gate: str = ""
+    taken_back: bool = False
+
+
+class GateFlaked(Event, frozen=True, kw_only=True, omit_defaults=True, tag="gate_flaked"):
+    """A gate failed and passed on one and the same tree: it tells nothing about any workstream."""
+
+    gate: str
+    check: str
+    tree: str
+    failures: int
 
 
 class LineDelivered(Event, frozen=True, kw_only=True, omit_defaults=True, tag="line_delivered"):
@@ -723,7 +767,10 @@ AnyEvent = (
     | StepSkipped
     | FixLoopEnded
     | IntegrationAdvanced
+    | MergeStaged
+    | MergePostponed
     | MergeRefused
+    | GateFlaked
     | LineDelivered
     | DeliveryRefused
     | RollbackStarted

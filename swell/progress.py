@@ -304,6 +304,15 @@ class Progress:
         self.head = fact.get("to", {}).get("commit", "")
         return [f"{view.workstream} merged: {self.head[:12]}"]
 
+    def _on_merge_staged(self, _event: Event, fact: dict[str, Any]) -> list[str]:
+        return [f"{fact.get('workstream', '')} staged: {fact.get('to', {}).get('commit', '')[:12]}"]
+
+    def _on_merge_postponed(self, _event: Event, fact: dict[str, Any]) -> list[str]:
+        return [f"{fact.get('workstream', '')} merge postponed{_because(fact.get('reason', ''))}"]
+
+    def _on_gate_flaked(self, _event: Event, fact: dict[str, Any]) -> list[str]:
+        return [f"gate {fact.get('gate', '')} is flaky: it failed and passed on tree {fact.get('tree', '')[:12]}"]
+
     def _on_merge_refused(self, _event: Event, fact: dict[str, Any]) -> list[str]:
         files = ", ".join(fact.get("files", [])[:5])
         return [

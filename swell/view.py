@@ -140,7 +140,7 @@ def _lasting(event: Event) -> bool:
     if event.kind == "step_finished":
         return not event.payload.get("ok")
     return event.kind in {
-        "run_accepted", "run_stopping", "run_finished", "merge_refused", "fix_loop_ended", "step_lost",
+        "run_accepted", "run_stopping", "run_finished", "merge_refused", "gate_flaked", "fix_loop_ended", "step_lost",
         "line_delivered", "delivery_refused", "cancel_requested", "request_answered", "run_transitioned", "run_amended",
         "pause_requested", "resume_requested", "review_requested", "review_resolved", "recovery_chosen", "step_delayed",
         "rollback_started", "rollback_finished",

@@ -13,6 +13,7 @@ Invariants:
 """
 
 import asyncio
+import os
 import re
 from collections.abc import Sequence
 from typing import Final, TypeAlias
@@ -25,6 +26,12 @@ from services.git import COMMIT, GitError, readable
 
 BLAMED_FILES_MAX: Final = 200
 """Conflicting files that are looked up; more say nothing new about whose changes collide."""
+
+SIDE_BYTES_MAX: Final = 200_000
+"""Of what one side has made of the conflicting files; enough to see what it wanted."""
+
+# Sides are named by the ids of throw-away commits.
+_MARKER: Final = re.compile(rb"^(?:<{7}|>{7}) [0-9a-f]{40,64}\r?$", re.MULTILINE)
 
 _VALUE: Final = re.compile(r"\A[A-Za-z0-9_-]{1,128}\Z")
 
@@ -51,9 +58,14 @@ class Merged(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Conflict(msgspec.Struct, frozen=True, kw_only=True):
-    """The sides disagree in `files`; `kinds` are git's words for how, such as `CONFLICT (contents)`, file by file."""
+    """The sides disagree in `files`; `kinds` are git's words for how, such as `CONFLICT (contents)`, file by file.
 
+    `paths` are the same files as git takes them. `tree` holds what could be merged and, where text could not, both sides between conflict markers (`is_marked`).
+    """
+
+    tree: str
     files: tuple[str, ...]
+    paths: tuple[str, ...]
     kinds: tuple[str, ...]
 
 
@@ -79,7 +91,8 @@ async def three_tree(mirror: Mirror, *, base: str, ours: str, theirs: str) -> Ou
     tree, _, rest = done.stdout.partition(b"\0")
     if not COMMIT.match(tree.decode("ascii", "replace")):
         raise MergeUnavailableError("`git merge-tree` answered nothing that can be read", "Check the version of git.")
-    return _conflict(rest) if done.exit_code else Merged(tree=tree.decode("ascii"))
+    name = tree.decode("ascii")
+    return _conflict(name, rest) if done.exit_code else Merged(tree=name)
 
 
 async def commit_on(
@@ -106,7 +119,24 @@ async def blame_workstreams(mirror: Mirror, *, base: str, head: str, files: Sequ
     return list(dict.fromkeys(name.strip() for name in listed.decode("utf-8", "replace").split("\0") if name.strip()))
 
 
-def _conflict(rest: bytes) -> Conflict:
+def is_marked(content: bytes) -> bool:
+    """Whether a conflict marker of ours is left in a file: they name commits, so no other text looks like them."""
+    return _MARKER.search(content) is not None
+
+
+async def side(mirror: Mirror, conflict: Conflict, *, base: str, commit: str) -> str:
+    """What one side has made of the conflicting files since `base`, as a patch; "" where that is longer than SIDE_BYTES_MAX."""
+    try:
+        shown = await mirror.git(
+            "diff", "--no-ext-diff", "--no-textconv", "--no-renames", "--no-color", base, commit, "--",
+            *conflict.paths[:BLAMED_FILES_MAX], output_bytes=SIDE_BYTES_MAX,
+        )  # fmt: skip
+    except GitError:
+        return ""
+    return shown.decode("utf-8", "backslashreplace")
+
+
+def _conflict(tree: str, rest: bytes) -> Conflict:
     r"""Reads `<mode> <id> <stage>\t<path>` records, an empty one, then messages: count, paths, kind, text."""
     records, _, messages = rest.partition(b"\0\0")
     kinds = {record.partition(b"\t")[2]: b"CONFLICT" for record in records.split(b"\0")}
@@ -119,6 +149,8 @@ def _conflict(rest: bytes) -> Conflict:
         if kind.startswith(b"CONFLICT"):
             kinds |= {path: kind for path in paths if path in kinds}
     return Conflict(
+        tree=tree,
+        paths=tuple(os.fsdecode(path) for path in kinds),
         files=tuple(readable(path) for path in kinds),
         kinds=tuple(kind.decode("utf-8", "replace") for kind in kinds.values()),
     )

@@ -44,7 +44,15 @@ from services.executor import prompts
 from services.executor import snapshot as snapshots
 from services.executor.checking import OUTPUT_MARGIN_BYTES, Checking, Judged, literal_profile
 from services.executor.clean import CleanFiles
-from services.executor.merge import Conflict, MergeUnavailableError, blame_workstreams, commit_on, three_tree
+from services.executor.merge import (
+    Conflict,
+    MergeUnavailableError,
+    blame_workstreams,
+    commit_on,
+    is_marked,
+    side,
+    three_tree,
+)
 from services.executor.mirror import DeliveryRefusedError, Mirror, MirrorError, attempt_ref, delivery_ref
 from services.executor.output import read_output
 from services.executor.sandbox import Bubblewrap, Exposure, Sandbox, look
@@ -139,6 +147,9 @@ class Stopped(msgspec.Struct, frozen=True):
 
 _BLAMED_ON_TOOLS: Final = frozenset({"tool_failed", "check_failed", "check_error", "setup_error", "no_change"})
 """What a full disk makes of tools; neither they nor the workstream are to blame then."""
+
+_TRIED: Final = frozenset({"tool_failed", "timeout", "idle_timeout"})
+"""Failures of a tool that has had its chance at the work."""
 
 _NOT_STARTED: Final[dict[InvocationError | None, ErrorClass]] = {
     "not_found": "tool_missing",
@@ -626,6 +637,7 @@ class _Attempt:
         bundled = self.step.input.bundle
         files: list[str] = []
         violations: list[str] = []
+        conflicts: list[str] = []
         if taken.changed or changed:
             git = self.repository.mirror.git
             changes, patch = await asyncio.gather(
@@ -644,6 +656,8 @@ class _Attempt:
                 bundled = await self._bundle(taken.commit)
                 kept.append(bundled)
             violations = await self._violations(changes, taken)
+            if self.step.fix is not None and self.step.fix.step == "merge":
+                conflicts = await self._unresolved(changes)
             files = [change.path for change in changes]
         violations += [f"{path}: cannot be part of a commit" for path in taken.left_out]
         return StepFinished(
@@ -653,8 +667,20 @@ class _Attempt:
             files=named(files),
             files_total=len(files),
             violations=named(violations) or [text[:MESSAGE_CHARS] for text in violations[:1]],
+            conflicts=named(conflicts),
             artifacts=kept,
         )
+
+    async def _unresolved(self, changes: Sequence[snapshots.Change]) -> list[str]:
+        """The changed files in which conflict markers are left."""
+        git = self.repository.mirror.git
+        new = [change for change in changes if change.status != "D" and not change.is_gitlink]
+        marked: set[str] = set()
+        for part in await _parted(git, sorted({change.new_id for change in new})):
+            content = await git("cat-file", "--batch", stdin=_lines(part), output_bytes=snapshots.LISTING_BYTES)
+            if is_marked(content):
+                marked |= {one for one in part if is_marked(await _blob(git, one))}
+        return [change.path for change in new if change.new_id in marked]
 
     async def _leaks(self, changes: Sequence[snapshots.Change]) -> list[str]:
         """The changed paths in whose name or new content a known secret stands."""
@@ -859,6 +885,8 @@ class _Attempt:
         if result.violations:
             return "scope_violation", f"changed outside its scope: {', '.join(result.violations[:10])}"
         failure = self._failure(invocation, outcome, profile, scratch)
+        if result.conflicts and (failure is None or failure[0] in _TRIED):
+            return "merge_conflict", f"conflict markers are left in {', '.join(result.conflicts[:10])}"
         if failure is not None:
             return failure
         if not result.changed and outcome.denials:
@@ -1230,14 +1258,7 @@ class _Attempt:
             await self._bring(wanted)
         outcome = await three_tree(mirror, base=base.commit, ours=head.commit, theirs=theirs.commit)
         if isinstance(outcome, Conflict):
-            others = await blame_workstreams(mirror, base=base.commit, head=head.commit, files=outcome.files)
-            return StepFinished(
-                ok=False,
-                error_class="merge_conflict",
-                message=f"{self.workstream} conflicts with {', '.join(others) or 'the line'}"[:1500],
-                conflicts=named(outcome.files),
-                others=others[:50],
-            )
+            return await self._conflicting(outcome, base=base.commit, theirs=theirs.commit)
         bundle = self.definitions.bundles[self.workstream]
         commit = await commit_on(
             mirror,
@@ -1255,6 +1276,60 @@ class _Attempt:
             changed=True,
             snapshot=Snapshot(commit=commit, tree=outcome.tree, bundle=bundled),
             artifacts=[bundled],
+        )
+
+    async def _conflicting(self, found: Conflict, *, base: str, theirs: str) -> StepFinished:
+        """Both sides, for whoever mends it: a tree with conflict markers on the head, and what each side wanted."""
+        mirror, head = self.repository.mirror, self.step.input
+        others = await blame_workstreams(mirror, base=base, head=head.commit, files=found.paths)
+        result = StepFinished(
+            ok=False,
+            error_class="merge_conflict",
+            message=f"{self.workstream} conflicts with {', '.join(others) or 'the line'}"[:1500],
+            conflicts=named(found.files),
+            others=others[:50],
+        )
+        if self.step.purpose is not None:
+            return result
+        commit = await commit_on(
+            mirror,
+            tree=found.tree,
+            parent=head.commit,
+            subject=f"{self.workstream}: conflicts",
+            run=self.command.run,
+            workstream=self.workstream,
+            attempt=self.step.attempt,
+            time_ns=self.command.scheduled_ns,
+        )
+        their_side, own_side = await asyncio.gather(
+            side(mirror, found, base=base, commit=head.commit), side(mirror, found, base=base, commit=theirs)
+        )
+        line = f"the line's side ({', '.join(others) or 'the base'})"
+        told = {
+            "step": "merge",
+            "checks": [
+                {"name": name, "command": [f"git diff # {name}"], "output_tail": self.secrets.mask_known(patch)}
+                for name, patch in ((line, their_side), (f"the side of {self.workstream}", own_side))
+            ],
+            "diagnostics": [
+                msgspec.to_builtins(
+                    Diagnostic(
+                        tool="git merge",
+                        path=path,
+                        severity="error",
+                        code=kind.removeprefix("CONFLICT ").strip("()") or "conflict",
+                        message=f"both sides changed it: keep what each side wanted, and take the conflict markers out; {line}",
+                    )
+                )
+                for path, kind in zip(named(found.files), found.kinds, strict=False)
+            ],
+        }
+        bundled, kept = await asyncio.gather(self._bundle(commit), self._keep("diagnostics", msgspec.json.encode(told)))
+        return msgspec.structs.replace(
+            result,
+            changed=True,
+            snapshot=Snapshot(commit=commit, tree=found.tree, bundle=bundled),
+            artifacts=[bundled, *kept],
         )
 
     async def deliver(self) -> StepFinished:

@@ -293,7 +293,10 @@ _RunDecision = (
     | events.RunStopping
     | events.WaveFinished
     | events.IntegrationAdvanced
+    | events.MergeStaged
+    | events.MergePostponed
     | events.MergeRefused
+    | events.GateFlaked
     | events.LineDelivered
     | events.DeliveryRefused
     | events.RollbackStarted
@@ -521,7 +524,10 @@ class Projector:
                 | events.RunStopping()
                 | events.WaveFinished()
                 | events.IntegrationAdvanced()
+                | events.MergeStaged()
+                | events.MergePostponed()
                 | events.MergeRefused()
+                | events.GateFlaked()
                 | events.LineDelivered()
                 | events.DeliveryRefused()
                 | events.RollbackStarted()
@@ -681,6 +687,8 @@ class Projector:
                 self._finish(at, row, event)
             case events.RunStopping() | events.WaveFinished() | events.MergeRefused() | events.DeliveryRefused():
                 pass  # the transitions they lead to are decided beside them
+            case events.MergeStaged() | events.MergePostponed() | events.GateFlaked():
+                pass  # nothing of it is the head
             case _:
                 assert_never(event)
 

@@ -88,11 +88,11 @@ class BreakerConfig(msgspec.Struct, frozen=True, kw_only=True):
     timeouts: StepTimeouts = StepTimeouts()
 
     def limits(self, step: str) -> StepLimits:
-        """The limits of a step; one without a FIX loop gets no FIX call."""
+        """The limits of a step; one without a FIX loop gets no FIX call. What is red as merged, or conflicts, is like RUNTIME."""
         match step:
             case "static":
                 return self.static
-            case "runtime":
+            case "runtime" | "merge" | "gate":
                 return self.runtime
             case _:
                 return StepLimits(max_fix_iterations=0)

@@ -31,11 +31,15 @@ from services.events import (
     ErrorClass,
     FixInput,
     FixLoopEnded,
+    GateFlaked,
     GrantReturned,
     IntegrationAdvanced,
     LineDelivered,
+    MergePostponed,
     MergeRefused,
+    MergeStaged,
     PauseRequested,
+    Purpose,
     RecoveryChosen,
     RecoveryRequested,
     RequestAnswered,
@@ -68,7 +72,8 @@ from services.events import (
 from services.outcome import NANO_USD_MAX, nano_of, usd_text
 from services.plan import clash
 from services.profiles import model_of, placeholders
-from services.scheduler.breaker import BreakerConfig, decide
+from services.scheduler.bisection import FAILURES_SURE, Culprit, Flaky, Join, Judge, Known, RedBefore, next_of
+from services.scheduler.breaker import BreakerConfig, FixLoopState, decide
 from services.scheduler.budget import Refusal, account_of, budget_name, notices, refusal, run_account
 from services.scheduler.fleet import Barrier, Fleet, Want, barrier, ungranted
 from services.scheduler.grants import GRANTS_MAX, Ask, limit_nano
@@ -79,6 +84,7 @@ from services.scheduler.state import (
     COUNTED_BY_FIX_LOOP,
     Attempt,
     Closed,
+    Failure,
     Line,
     Rollback,
     RunState,
@@ -89,10 +95,13 @@ from services.scheduler.state import (
     is_over,
     unknown_checks,
 )
-from services.spec import CHECKS_NAMED_MAX, STEP_TIMEOUT_S, Definitions, Options, ranges_with
+from services.spec import CHECKS_NAMED_MAX, STEP_TIMEOUT_S, Definitions, Options, Ranges, ranges_with
 
 GROUP_MAX = 400
 """Workstreams named by one decision: keeps an entry under its size limit whatever the ids."""
+
+STAGED_MAX = 64
+"""Merges that wait for the gates of a wave together; with more of them, the gates run in between."""
 
 HELD_MAX = 200
 """EDITs of a run that wait for the same tools; further ones are not begun before some of these are."""
@@ -102,6 +111,9 @@ DECISIONS_MAX = 2000
 
 REASON_MAX = 1500
 """Characters of a reason."""
+
+SHORT_REASON = 500
+"""Characters of a reason that one decision gives to everything that is staged."""
 
 _SECOND_NS = 1_000_000_000
 
@@ -770,7 +782,8 @@ class _Deciding:
             for delayed in (run.workstreams[name].delayed for name in sorted(run.delayed))
         )
         merging = run.line is not None and run.line.open is not None
-        merging = merging or (self.eager and bool(run.mergeable))  # in waves, once the wave is done
+        staged = run.line is not None and bool(run.line.staged)
+        merging = merging or (self.eager and (staged or bool(run.mergeable)))  # in waves, once the wave is done
         begun = self.slots < self.options.max_workers - len(run.open)  # in this very call
         return waiting and not (run.open or run.agenda or self.starting or merging or begun)
 
@@ -889,15 +902,28 @@ class _Deciding:
     def _begin(self, draft: _Draft) -> None:
         """The first step; for one that a review lets go on, the step at which it does."""
         workstream = draft.workstream
+        failure = workstream.failure
+        if (
+            failure is not None
+            and workstream.restart not in {None, "edit"}
+            and self._is_still_refused(workstream, failure)
+        ):
+            self._schedule_fix(draft, failure.step)
+            return
         match workstream.restart:
-            case "static" | "runtime":
-                # Both: the verdicts that are known are reused, and one tree has to pass them all.
+            case "static" | "runtime" | "merge" | "gate":
+                # The verdicts that are known are reused, and one tree has to pass them all before it is merged.
                 self._static(draft, self._latest(workstream))
-            case "fix" if workstream.failure is not None:
-                self._schedule_fix(draft, workstream.failure.step)
+            case "fix" if failure is not None:
+                self._schedule_fix(draft, failure.step)
             case _:
                 draft.move("editing", "dispatched" if workstream.restart is None else "goes on after a review")
                 self._schedule(draft, "edit", self._latest(workstream))
+
+    def _is_still_refused(self, workstream: Workstream, failure: Failure) -> bool:
+        """Whether nothing has changed since its merge was refused; what has conflict markers in it is never checked as it is."""
+        refused = failure.step == "merge" or (failure.step == "gate" and workstream.restart in {"merge", "gate"})
+        return refused and workstream.latest is not None and workstream.latest.tree == failure.tree
 
     def _end(self) -> Decision:
         states = [w.state for w in self.run.workstreams.values()]
@@ -1525,7 +1551,7 @@ class _Deciding:
         """Whether the line has something to do: an attempt, a decision, a merge, a delivery."""
         line = self.run.line
         return line is not None and bool(
-            line.open or line.closed or line.delayed or self.run.mergeable or self._undelivered(line)
+            line.open or line.closed or line.delayed or line.staged or self.run.mergeable or self._undelivered(line)
         )
 
     def _undelivered(self, line: Line) -> bool:
@@ -1542,8 +1568,10 @@ class _Deciding:
         elif line.delayed is not None:
             if self.now_ns >= line.delayed.until_ns:
                 decision = Decision([self._line_again(line, line.delayed.step)])
-        elif run.mergeable:
+        elif run.mergeable and len(line.staged) < STAGED_MAX:
             decision = self._merge(line, run.workstreams[self.definitions.order[run.mergeable[0]]])
+        elif line.staged:
+            decision = self._verify(line)
         elif self._undelivered(line) and not run.unsettled and not (self.eager and run.eligible):
             decision = self._schedule_line("deliver", line.head, delivered=line.delivered)
         if decision is not None:
@@ -1569,6 +1597,7 @@ class _Deciding:
         checks: list[Check] | None = None,
         merged: tuple[tuple[int, int], ...] = (),
         delivered: str = "",
+        purpose: Purpose | None = None,
     ) -> Decision:
         line = self.run.line
         base = workstream.base if workstream is not None else None
@@ -1591,6 +1620,7 @@ class _Deciding:
                     checks=_named(checks),
                     every_check=_too_many(checks),
                     merged=list(merged),
+                    purpose=purpose,
                 )
             ]
         )
@@ -1602,12 +1632,12 @@ class _Deciding:
             skipped = StepSkipped(
                 workstream=workstream.id,
                 step="merge",
-                tree=line.head.tree,
+                tree=line.tip.tree,
                 reason="dry_run" if dry else "nothing_to_merge",
             )
             reason = "dry run" if dry else f"nothing to merge{self._unverified(workstream)}"
             return Decision([skipped, _move(workstream, "completed", reason)])
-        return self._schedule_line("merge", line.head, workstream=workstream)
+        return self._schedule_line("merge", line.tip, workstream=workstream)
 
     def _after_line_close(self, line: Line, closed: Closed) -> Decision:
         scheduled = closed.attempt.scheduled
@@ -1621,11 +1651,31 @@ class _Deciding:
             raise ValueError(f"line attempt {scheduled.attempt} is on behalf of nobody")
         if isinstance(event, StepFinished) and event.ok:
             if scheduled.step == "merge":
-                return self._gate(line, workstream, event.snapshot or line.head)
-            return self._advance(line, workstream, scheduled.input)
-        return self._retry_line(line, workstream, scheduled, event) or self._refuse_merge(
-            workstream, scheduled.step, event
-        )
+                return self._gate(line, workstream, event.snapshot or line.tip)
+            return self._passed(line, workstream, scheduled.input)
+        retried = self._retry_line(line, workstream, scheduled, event)
+        if retried is not None:
+            return retried
+        if scheduled.purpose is not None:
+            detail = event.message if isinstance(event, StepFinished) else event.reason
+            return self._take_back(line, f"the gates of the wave could not judge: {detail}")
+        if isinstance(event, StepFinished) and event.error_class == "check_failed":
+            again = self._unsure(line, scheduled)
+            if again:
+                return self._schedule_line(
+                    "gate", scheduled.input, workstream=workstream, checks=again, merged=tuple(scheduled.merged)
+                )
+        if line.staged and _is_about_content(event):
+            reason = "it does not go together with what is staged, which is not verified yet"
+            return Decision([MergePostponed(workstream=workstream.id, reason=reason)])
+        return self._refuse_merge(line, workstream, scheduled, event)
+
+    def _unsure(self, line: Line, scheduled: StepScheduled) -> list[Check]:
+        """What a gate has not passed, where that has failed once on its tree: whether it is flaky shows when it runs again."""
+        red = line.red.get(scheduled.input.tree, {})
+        left = self._still_unknown(scheduled)
+        failures = [red[check.check] for check in left if check.check in red]
+        return left if failures and max(failures) < FAILURES_SURE else []
 
     def _retry_line(
         self,
@@ -1663,21 +1713,175 @@ class _Deciding:
 
     def _gate(self, line: Line, workstream: Workstream, candidate: Snapshot) -> Decision:
         """A merged tree becomes the head only if it passes every check of everything it carries; verdicts are reused."""
-        carried = ranges_with(line.merged, workstream.index)
+        carried = ranges_with(self._carried(line), workstream.index)
         checks = self.definitions.line(carried)
         missing = unknown_checks(self.run, candidate.tree, checks)
         if missing:
             return self._schedule_line("gate", candidate, workstream=workstream, checks=missing, merged=carried)
-        advance = self._advance(line, workstream, candidate)
-        return Decision([_skipped(workstream.id, "gate", candidate.tree, checks), *advance.events])
+        passed = self._passed(line, workstream, candidate)
+        return Decision([_skipped(workstream.id, "gate", candidate.tree, checks), *passed.events])
 
-    def _advance(self, line: Line, workstream: Workstream, to: Snapshot) -> Decision:
-        return Decision(
-            [
-                IntegrationAdvanced(workstream=workstream.id, from_commit=line.head.commit, to=to),
-                _move(workstream, "completed", f"merged{self._unverified(workstream)}"),
-            ]
+    def _carried(self, line: Line) -> Ranges:
+        """What the end of the line carries, staged or not."""
+        carried = line.merged
+        for staged in line.staged:
+            carried = ranges_with(carried, self.run.workstreams[staged.workstream].index)
+        return carried
+
+    def _passed(self, line: Line, workstream: Workstream, to: Snapshot) -> Decision:
+        """Merged and green: it is the head, unless gates of the wave have to judge it together with others first."""
+        flaked = self._flaked(line, to, self.definitions.line(ranges_with(self._carried(line), workstream.index)))
+        if self.definitions.wave_gates(ranges_with(self._carried(line), workstream.index)):
+            staged = MergeStaged(workstream=workstream.id, from_commit=line.tip.commit, to=to)
+            return Decision([*flaked, staged])
+        return Decision([*flaked, *self._advance(workstream, line.head, to)])
+
+    def _advance(self, workstream: Workstream, head: Snapshot, to: Snapshot) -> list[AnyEvent]:
+        return [
+            IntegrationAdvanced(workstream=workstream.id, from_commit=head.commit, to=to),
+            _move(workstream, "completed", f"merged{self._unverified(workstream)}"),
+        ]
+
+    def _flaked(self, line: Line, at: Snapshot, checks: Sequence[Check]) -> list[AnyEvent]:
+        """What is to be said of gates that failed and passed on this tree."""
+        failed, passed = line.red.get(at.tree, {}), self.run.verdicts.get(at.tree, set())
+        return [
+            GateFlaked(gate=check.name, check=check.check, tree=at.tree, failures=failed[check.check])
+            for check in checks
+            if failed.get(check.check) and check.check in passed
+        ]
+
+    # The gates of a wave
+
+    def _verify(self, line: Line) -> Decision:
+        """What is staged becomes the head once the gates of the wave pass it; if one does not, whoever made it red is taken back."""
+        carried = self._carried(line)
+        gates = self.definitions.wave_gates(carried)
+        red = line.red.get(line.tip.tree, {})
+        missing = [check for check in unknown_checks(self.run, line.tip.tree, gates) if check.check not in red]
+        if missing:
+            return self._judge(line, line.tip, missing, "wave")
+        required = [check for check in gates if self.definitions.is_required(check, carried)]
+        failed = unknown_checks(self.run, line.tip.tree, required)
+        if failed:
+            return self._search(line, failed[0])
+        events = self._flaked(line, line.tip, gates)
+        head = line.head
+        for staged in line.staged:
+            events += self._advance(self.run.workstreams[staged.workstream], head, staged.snapshot)
+            head = staged.snapshot
+        return Decision(events)
+
+    def _judge(self, line: Line, snapshot: Snapshot, checks: list[Check], purpose: Purpose) -> Decision:
+        last = self.run.workstreams[line.staged[-1].workstream]
+        carried = self._carried(line)
+        return self._schedule_line("gate", snapshot, workstream=last, checks=checks, merged=carried, purpose=purpose)
+
+    def _search(self, line: Line, gate: Check) -> Decision:
+        """The next thing to find out about a gate that fails on what is staged; or what follows from what was found."""
+        found = next_of(
+            [line.head, *(staged.snapshot for staged in line.staged)],
+            [staged.workstream for staged in line.staged],
+            Known(
+                passed={tree for tree, checks in self.run.verdicts.items() if gate.check in checks},
+                failed={tree: counts[gate.check] for tree, counts in line.red.items() if gate.check in counts},
+                joined=line.joined,
+            ),
         )
+        match found:
+            case Judge(snapshot=snapshot, at_start=at_start):
+                purpose: Purpose = "start" if at_start else "wave" if snapshot == line.tip else "search"
+                return self._judge(line, snapshot, [gate], purpose)
+            case Join(onto=onto, merge=merge):
+                joined = self.run.workstreams[line.staged[merge - 1].workstream]
+                return self._schedule_line("merge", onto, workstream=joined, purpose="search")
+            case Culprit(merge=merge, partner=partner):
+                return self._send_back(line, gate, merge, partner)
+            case RedBefore():
+                return self._take_back(
+                    line, f"{gate.name} was red before this wave began: nobody in it is to blame, mend it"
+                )
+            case Flaky():
+                failures = line.red[line.tip.tree].get(gate.check, 0)
+                if failures < FAILURES_SURE + (self.run.recovery or RecoveryConfig()).flakes:
+                    return self._judge(line, line.tip, [gate], "wave")
+                return self._take_back(
+                    line, f"{gate.name} fails and passes on the same tree: nobody is to blame, mend the gate", gate
+                )
+            case _:
+                assert_never(found)
+
+    def _send_back(self, line: Line, gate: Check, merge: int, partner: int) -> Decision:
+        """The culprit goes on from the last green point, with what the gate found; what was staged after it is merged again."""
+        before = line.staged[merge - 2].snapshot if merge > 1 else line.head
+        culprit = line.staged[merge - 1]
+        others = [line.staged[partner - 1].workstream] if partner else []
+        together = f" together with {others[0]}" if others else ""
+        reason = f"{gate.name} fails since {culprit.workstream} was merged{together}, and passed before"
+        found = line.findings.get(culprit.snapshot.tree) or line.findings.get(line.tip.tree)
+        refused = MergeRefused(
+            workstream=culprit.workstream,
+            reason="red",
+            message=reason,
+            others=others,
+            onto=before,
+            result=culprit.snapshot,
+            diagnostics=found,
+            gate=gate.name,
+            taken_back=True,
+        )
+        return self._back_to_fix(self.run.workstreams[culprit.workstream], refused, "gate", "check_failed")
+
+    def _take_back(self, line: Line, reason: str, gate: Check | None = None) -> Decision:
+        """Nothing can be said about what is staged: a person decides about all of it, and nothing of it is the head."""
+        events: list[AnyEvent] = []
+        if gate is not None:
+            passed = next((t for t in line.red if gate.check in self.run.verdicts.get(t, ())), line.tip.tree)
+            failures = line.red.get(passed, {}).get(gate.check, 0)
+            events.append(GateFlaked(gate=gate.name, check=gate.check, tree=passed, failures=failures))
+        for staged in reversed(line.staged):
+            draft = _Draft(self.run.workstreams[staged.workstream])
+            draft.add(
+                MergeRefused(
+                    workstream=staged.workstream, reason="error", message=reason[:SHORT_REASON], taken_back=True
+                )
+            )
+            self._stop_for(draft, "gate", "check_error", reason[:SHORT_REASON])
+            events += draft.events
+        return Decision(events)
+
+    def _back_to_fix(
+        self, workstream: Workstream, refused: MergeRefused, step: Step, error_class: ErrorClass
+    ) -> Decision:
+        """What a merge made goes to FIX, as often as is configured; then to a person."""
+        config = self.run.recovery or RecoveryConfig()
+        draft = _Draft(workstream)
+        draft.add(refused)
+        used, most = (
+            (workstream.conflicts, config.conflicts) if refused.reason == "conflict" else (workstream.reds, config.reds)
+        )
+        if refused.onto is None or refused.result is None or used >= most:
+            again = f" (sent back {used} times)" if used else ""
+            self._stop_for(draft, step, error_class, f"{refused.message}{again}")
+            return draft.decision()
+        draft.workstream = msgspec.structs.replace(
+            workstream,
+            base=refused.onto,
+            latest=refused.result,
+            fix=FixLoopState(),
+            failure=Failure(
+                step=step,
+                attempt=self._line_attempts(),
+                signature="",
+                tree=refused.result.tree,
+                diagnostics=refused.diagnostics,
+            ),
+        )
+        self._schedule_fix(draft, step)
+        return draft.decision()
+
+    def _line_attempts(self) -> int:
+        return self.run.line.attempts if self.run.line is not None else 0
 
     def _unverified(self, workstream: Workstream) -> str:
         """What is to be said of a workstream that nothing has checked."""
@@ -1686,32 +1890,47 @@ class _Deciding:
         return "" if checked else "; unverified: no check is configured (gates: none)"
 
     def _refuse_merge(
-        self, workstream: Workstream, step: Step, event: StepFinished | StepLost | StepCancelled
+        self,
+        line: Line,
+        workstream: Workstream,
+        scheduled: StepScheduled,
+        event: StepFinished | StepLost | StepCancelled,
     ) -> Decision:
-        if isinstance(event, StepFinished) and event.error_class == "merge_conflict":
-            others = event.others
-            reason = f"merge conflict with {', '.join(others) or 'the line'} in {', '.join(event.conflicts[:10])}"
+        finished = event if isinstance(event, StepFinished) else None
+        found = next((a for a in finished.artifacts if a.role == "diagnostics"), None) if finished is not None else None
+        if finished is not None and finished.error_class == "merge_conflict":
+            reason = f"merge conflict with {', '.join(finished.others) or 'the line'} in {', '.join(finished.conflicts[:10])}"
             refused = MergeRefused(
                 workstream=workstream.id,
                 reason="conflict",
                 message=reason[:REASON_MAX],
-                files=event.conflicts[:200],
-                others=others[:50],
+                files=finished.conflicts[:200],
+                others=finished.others[:50],
+                onto=line.head,
+                result=finished.snapshot,
+                diagnostics=found,
             )
-        elif isinstance(event, StepFinished) and event.error_class == "check_failed":
-            failed = [result.name for result in event.checks if result.outcome == "failed"]
-            reason = f"red as merged: {', '.join(failed)} passed on its own tree and fails on the merged one: {event.message}"
-            refused = MergeRefused(workstream=workstream.id, reason="red", message=reason[:REASON_MAX])
-        else:
-            detail = event.message if isinstance(event, StepFinished) else event.reason
-            reason = f"{step}: {detail}"
-            refused = MergeRefused(workstream=workstream.id, reason="error", message=reason[:REASON_MAX])
+            return self._back_to_fix(workstream, refused, "merge", "merge_conflict")
+        if finished is not None and finished.error_class == "check_failed":
+            failed = [result.name for result in finished.checks if result.outcome == "failed"]
+            reason = f"red as merged: {', '.join(failed)} passed on its own tree and fails on the merged one: {finished.message}"
+            refused = MergeRefused(
+                workstream=workstream.id,
+                reason="red",
+                message=reason[:REASON_MAX],
+                onto=line.head,
+                result=scheduled.input,
+                diagnostics=found,
+                gate=failed[0] if failed else "",
+            )
+            return self._back_to_fix(workstream, refused, "gate", "check_failed")
+        detail = event.message if isinstance(event, StepFinished) else event.reason
         draft = _Draft(workstream)
-        draft.add(refused)
-        error_class: ErrorClass = "unknown"
-        if isinstance(event, StepFinished):
-            error_class = event.error_class or "unknown"
-        self._stop_for(draft, step, error_class, reason)
+        draft.add(
+            MergeRefused(workstream=workstream.id, reason="error", message=f"{scheduled.step}: {detail}"[:REASON_MAX])
+        )
+        error_class: ErrorClass = (finished.error_class if finished is not None else None) or "unknown"
+        self._stop_for(draft, scheduled.step, error_class, f"{scheduled.step}: {detail}")
         return draft.decision()
 
     def _after_delivery(self, scheduled: StepScheduled, event: StepFinished | StepLost | StepCancelled) -> Decision:
@@ -1820,6 +2039,11 @@ class _Deciding:
         until_ns = self.now_ns + int(delay_s * _SECOND_NS)
         delayed = StepDelayed(step=scheduled, cause="retry", reason=detail[:REASON_MAX], until_ns=until_ns)
         return Decision([*events, delayed])
+
+
+def _is_about_content(event: StepFinished | StepLost | StepCancelled) -> bool:
+    """Whether a merge or its gate found something out about what is merged."""
+    return isinstance(event, StepFinished) and event.error_class in {"merge_conflict", "check_failed"}
 
 
 def _money_reason(run: str, refused: Refusal) -> str:

@@ -22,6 +22,7 @@ from services.events import (
     ExecutorState,
     ExecutorTransitioned,
     FixLoopEnded,
+    GateFlaked,
     MergeRefused,
     PauseScope,
     RecoveryChosen,
@@ -140,7 +141,7 @@ READ: Final = (
 
 _NOTED: Final[frozenset[type]] = frozenset(
     {
-        StepScheduled, StepStarted, StepFinished, StepCancelled, StepLost, FixLoopEnded, RecoveryChosen, MergeRefused,
+        StepScheduled, StepStarted, StepFinished, StepCancelled, StepLost, FixLoopEnded, RecoveryChosen, GateFlaked, MergeRefused,
         RunFinished, ToolBreakerOpened, ExecutorTransitioned, StepDelayed, AttemptGranted,
     }
 )  # fmt: skip
@@ -239,6 +240,7 @@ class SchedulerMetrics:
         )
         self._fix_ends = counter("swell_scheduler_fix_loops_ended_total", "FIX loops stopped, by limit.", "limit")
         self._recoveries = counter("swell_scheduler_recoveries_total", "What recovery chose, by strategy.", "strategy")
+        self._flakes = counter("swell_scheduler_gate_flakes_total", "Gates that failed and passed on the same tree.")
         self._merges = counter("swell_scheduler_merges_refused_total", "Merges that did not become the head.", "reason")
         self._finished = counter("swell_scheduler_runs_finished_total", "Runs that ended, by their state.", "state")
         self._opened = counter("swell_scheduler_tool_breaker_opened_total", "Openings of a tool's breaker.", "tool")
@@ -293,6 +295,8 @@ class SchedulerMetrics:
                 self._fix_ends.add((event.limit,))
             case RecoveryChosen():
                 self._recoveries.add((event.strategy,))
+            case GateFlaked():
+                self._flakes.add(())
             case MergeRefused():
                 self._merges.add((event.reason,))
             case RunFinished():

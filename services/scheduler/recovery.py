@@ -81,6 +81,8 @@ class RecoveryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     `retries`: repetitions by `retry`, for each step of a workstream. `initial_delay_s`, `factor`, `delay_max_s`: the first
     delay, what each next one is multiplied by, and the longest. `jitter`: the part of a delay that may be added to it.
     `waits`: how often a step may wait for a provider that refuses for now. `reductions`: how often the list of files may be halved. `compensations`: repetitions of one compensation action.
+    `conflicts`, `reds`: how often a workstream whose merge conflicts, or is red as merged, is sent back to FIX. `flakes`: how
+    often a gate of a wave that has passed and failed on the same tree is tried again before a person is asked.
     `classes`: strategies by error class, in order; a class that is not named keeps its default.
     """
 
@@ -92,6 +94,9 @@ class RecoveryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     waits: _Count = 20
     reductions: _Count = 1
     compensations: _Count = 3
+    conflicts: _Count = 2
+    reds: _Count = 2
+    flakes: _Count = 2
     classes: dict[ErrorClass, tuple[Strategy, ...]] = {}
 
     def strategies(self, error_class: ErrorClass) -> tuple[Strategy, ...]:

@@ -23,7 +23,7 @@ from services import beats, events, outcome, spec
 from services.artifacts import Artifacts
 from services.bus import SNAPSHOTS, Bus, BusError, BusUnavailableError
 from services.events import Artifact, RequestAnswered
-from services.scheduler import breaker, budget, fleet, grants, rates, recovery, routing, state
+from services.scheduler import bisection, breaker, budget, fleet, grants, rates, recovery, routing, state
 from services.scheduler.fleet import Fleet
 from services.scheduler.state import Over, RunState
 from services.spec import Definitions, decode_spec
@@ -73,7 +73,21 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
 def _code() -> str:
     """A digest of everything that decides what a state means."""
     digest = hashlib.sha256()
-    for module in (events, beats, outcome, spec, breaker, budget, rates, grants, recovery, routing, fleet, state):
+    for module in (
+        events,
+        beats,
+        outcome,
+        spec,
+        bisection,
+        breaker,
+        budget,
+        rates,
+        grants,
+        recovery,
+        routing,
+        fleet,
+        state,
+    ):
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()
 

@@ -39,11 +39,14 @@ from services.events import (
     FixLoopEnded,
     FleetPaused,
     FleetResumed,
+    GateFlaked,
     GrantReturned,
     IntegrationAdvanced,
     LimitsSet,
     LineDelivered,
+    MergePostponed,
     MergeRefused,
+    MergeStaged,
     PauseRequested,
     ProbeGranted,
     ProcessesReaped,
@@ -83,6 +86,7 @@ from services.events import (
     WorkstreamTransitioned,
 )
 from services.outcome import nano_of
+from services.scheduler.bisection import joint
 from services.scheduler.breaker import (
     BreakerConfig,
     BreakerConfigError,
@@ -133,7 +137,7 @@ ALLOWED: dict[WorkstreamState, frozenset[WorkstreamState]] = {
     "fixing": frozenset({"static_check", "runtime_check", "editing", *_ENDS}),
     "runtime_check": frozenset({"fixing", "validating", "static_check", "editing", *_ENDS}),
     "validating": frozenset({"merging", *_ENDS}),
-    "merging": frozenset({"completed", *_ENDS}),
+    "merging": frozenset({"completed", "fixing", *_ENDS}),
     "awaiting_review": frozenset({"ready", "failed", "cancelled"}),
     "completed": frozenset({"compensating"}),
     "compensating": frozenset({"compensated", "compensation_failed"}),
@@ -145,7 +149,7 @@ ALLOWED: dict[WorkstreamState, frozenset[WorkstreamState]] = {
 }
 """Which moves exist. The moves between check states and back to `editing` happen in stepwise runs, where a person orders them."""
 
-COUNTED_BY_FIX_LOOP = frozenset({None, "tool_failed", "timeout", "idle_timeout", "no_change"})
+COUNTED_BY_FIX_LOOP = frozenset({None, "tool_failed", "timeout", "idle_timeout", "no_change", "merge_conflict"})
 """Ends of a FIX attempt that its loop counts, and after which it goes on; any other is the recovery table's."""
 
 Close = StepFinished | StepCancelled | StepLost
@@ -223,7 +227,8 @@ class Workstream(msgspec.Struct):
 
     `recovery` counts by step what recovery has done. `restart` is the step at which a review lets it go on. `missing`
     dependencies are not merged yet. `actions` of its compensation have succeeded. So many `autofixed` programs have had their turn
-    since an AI tool or a person changed its tree.
+    since an AI tool or a person changed its tree. `conflicts` and `reds` count how often its merge was refused since a person
+    last decided about it.
     """
 
     id: str
@@ -248,6 +253,8 @@ class Workstream(msgspec.Struct):
     missing: int = 0
     actions: int = 0
     autofixed: int = 0
+    conflicts: int = 0
+    reds: int = 0
 
 
 class Rollback(msgspec.Struct, frozen=True):
@@ -258,10 +265,20 @@ class Rollback(msgspec.Struct, frozen=True):
     without_actions: int
 
 
-class Line(msgspec.Struct):
-    """The run's integration line. `candidate` is a merge result that is not the head yet.
+class Staged(msgspec.Struct, frozen=True):
+    """A merge that waits for the gates of the wave: what the line is with it."""
 
-    `refused` is the head that the repository did not take, `refusal` why.
+    workstream: str
+    snapshot: Snapshot
+
+
+class Line(msgspec.Struct):
+    """The run's integration line. `head` has passed every gate; `staged` are merges on top of it that some gates of the wave have
+    still to pass, in order. `candidate` is a merge result that is neither yet. `postponed` workstreams are merged once nothing is staged.
+
+    `red` counts by tree and check how often a gate of the line failed, `findings` keeps by tree what it found; `joined` is what
+    merges in search of a culprit made (services.scheduler.bisection). `refused` is the head that the repository did not take,
+    `refusal` why.
     """
 
     head: Snapshot
@@ -271,11 +288,21 @@ class Line(msgspec.Struct):
     losses: int = 0
     candidate: Snapshot | None = None
     merged: Ranges = ()
+    staged: list[Staged] = []
+    postponed: set[int] = set()
+    red: dict[str, dict[str, int]] = {}
+    findings: dict[str, Artifact] = {}
+    joined: dict[str, Snapshot | None] = {}
     delivered: str = ""
     refused: str = ""
     refusal: str = ""
     delayed: StepDelayed | None = None
     recovery: dict[str, Used] = {}
+
+    @property
+    def tip(self) -> Snapshot:
+        """What the next merge goes onto."""
+        return self.staged[-1].snapshot if self.staged else self.head
 
 
 class RunState(msgspec.Struct):
@@ -411,17 +438,16 @@ def _fold(  # noqa: PLR0915 - one case per kind of event, the frequent ones firs
             if attempt is not None:
                 _close(run, attempt, event)
         case IntegrationAdvanced():
-            if run.line is not None:
-                run.line.head, run.line.candidate, run.line.closed, run.line.losses = event.to, None, None, 0
-                run.line.recovery = {}
-                workstream = run.workstreams.get(event.workstream)
-                if workstream is not None:
-                    run.line.merged = ranges_with(run.line.merged, workstream.index)
+            _advance(run, event)
+        case MergeStaged() | MergePostponed():
+            _stage(run, event)
+        case MergeRefused():
+            _refuse(run, event)
         case StepDelayed():
             _delay(run, event)
         case RecoveryChosen():
             _recover(run, fact, event)
-        case StepSkipped() | FixLoopEnded() | ProcessesReaped():
+        case StepSkipped() | FixLoopEnded() | ProcessesReaped() | GateFlaked():
             pass
         case RequestAnswered():
             _answer(run, event)
@@ -600,10 +626,7 @@ def _move_between_lists(run: RunState, workstream: Workstream, before: Workstrea
     if before == "ready":
         _drop(run.startable, index)
     if after == "merging":
-        if run.definitions is not None and run.definitions.spec.options.scheduling == "eager":
-            run.mergeable.append(index)
-        else:
-            insort(run.mergeable, index)
+        _queue_merge(run, index)
     if before == "merging" and index in run.mergeable:
         run.mergeable.remove(index)
     (run.active.add if after in ACTIVE else run.active.discard)(workstream.id)
@@ -635,6 +658,74 @@ def _run_transition(run: RunState, fact: Fact, event: RunTransitioned) -> None:
         run.held_ns += max(fact.time_ns - run.held_since_ns, 0)
         run.held = ""
     run.status, run.reason = event.to_state, event.reason
+
+
+def _advance(run: RunState, event: IntegrationAdvanced) -> None:
+    line, workstream = run.line, run.workstreams.get(event.workstream)
+    if line is None:
+        return
+    line.head, line.candidate, line.closed, line.losses = event.to, None, None, 0
+    line.recovery = {}
+    if workstream is not None:
+        line.merged = ranges_with(line.merged, workstream.index)
+    if line.staged and line.staged[0].workstream == event.workstream:
+        del line.staged[0]
+    if not line.staged:
+        _settle_line(run, line)
+
+
+def _stage(run: RunState, event: MergeStaged | MergePostponed) -> None:
+    line, workstream = run.line, run.workstreams.get(event.workstream)
+    if line is None or workstream is None:
+        return
+    line.candidate, line.closed, line.losses, line.recovery = None, None, 0, {}
+    if workstream.index in run.mergeable:
+        run.mergeable.remove(workstream.index)
+    if isinstance(event, MergeStaged):
+        line.staged.append(Staged(event.workstream, event.to))
+    else:
+        line.postponed.add(workstream.index)
+
+
+def _refuse(run: RunState, event: MergeRefused) -> None:
+    """What the workstream goes on with; and of what was staged, it and all that stood on it are taken back."""
+    line, workstream = run.line, run.workstreams.get(event.workstream)
+    if line is None or workstream is None:
+        return
+    line.candidate, line.closed, line.losses, line.recovery = None, None, 0, {}
+    if event.taken_back:
+        place = next((at for at, one in enumerate(line.staged) if one.workstream == event.workstream), len(line.staged))
+        for one in line.staged[place + 1 :]:
+            line.postponed.add(run.workstreams[one.workstream].index)
+        del line.staged[place:]
+        if not line.staged:
+            _settle_line(run, line)
+    workstream.conflicts += event.reason == "conflict"
+    workstream.reds += event.reason == "red"
+    if event.onto is not None and event.result is not None:
+        workstream.base, workstream.latest = event.onto, event.result
+        workstream.failure = Failure(
+            step="merge" if event.reason == "conflict" else "gate",
+            attempt=line.attempts,
+            signature="",
+            tree=event.result.tree,
+            diagnostics=event.diagnostics,
+        )
+        workstream.fix = FixLoopState()
+
+
+def _settle_line(run: RunState, line: Line) -> None:
+    """Nothing is staged any more: what waited for that can be merged, and what was found out on the way is done with."""
+    for index in sorted(line.postponed):
+        _queue_merge(run, index)
+    line.postponed, line.red, line.findings, line.joined = set(), {}, {}, {}
+
+
+def _queue_merge(run: RunState, index: int) -> None:
+    if run.definitions is not None and run.definitions.spec.options.scheduling == "eager":
+        run.mergeable.append(index)
+    else:
+        insort(run.mergeable, index)
 
 
 def _delay(run: RunState, event: StepDelayed) -> None:
@@ -675,8 +766,7 @@ def _resolve(run: RunState, event: ReviewResolved) -> None:
     workstream.recovery, workstream.losses, workstream.returned = {}, 0, True
     run.returned.add(workstream.id)
     workstream.restart = event.from_step or (stopped.step if stopped is not None else "edit")
-    if workstream.restart in {"merge", "gate"}:
-        workstream.restart = "edit"
+    workstream.conflicts = workstream.reds = 0
     workstream.fix = FixLoopState()
     if workstream.restart == "edit" and _must_start_over(stopped, event):
         workstream.base = workstream.latest = workstream.failure = None
@@ -684,7 +774,7 @@ def _resolve(run: RunState, event: ReviewResolved) -> None:
 
 
 def _must_start_over(stopped: Review | None, event: ReviewResolved) -> bool:
-    """Work that does not merge, or that broke its scope, is begun again on the head; any other is gone on with."""
+    """Work that broke its scope is begun again on the head, and so is what did not merge if EDIT is asked for; any other is gone on with."""
     if stopped is None:
         return False
     return stopped.step in {"merge", "gate"} or (stopped.error_class == "scope_violation" and event.verdict != "adjust")
@@ -761,8 +851,8 @@ def _close(run: RunState, attempt: Attempt, event: Close) -> None:
         if event.ok and run.definitions is not None and scheduled.every_check:
             known.update(check.check for check in run.definitions.required(scheduled.step, scheduled.merged))
     if isinstance(owner, Line):
-        if isinstance(event, StepFinished) and event.ok and scheduled.step == "merge":
-            owner.candidate = event.snapshot
+        if isinstance(event, StepFinished):
+            _note_on_line(owner, scheduled, event)
         return
     run.agenda.add(owner.id)
     if isinstance(event, StepFinished) and is_handed_back(event):
@@ -770,6 +860,28 @@ def _close(run: RunState, attempt: Attempt, event: Close) -> None:
             owner.latest = event.snapshot or owner.latest
     elif isinstance(event, StepFinished) and not is_loss(event):
         _note(owner, scheduled, event)
+
+
+def _note_on_line(line: Line, scheduled: StepScheduled, event: StepFinished) -> None:
+    """What a merge made, or a gate found. Of what was only to be found out, no decision is owed."""
+    conflict = event.error_class == "merge_conflict"
+    if scheduled.step == "merge" and scheduled.purpose == "search":
+        if event.ok or conflict:
+            line.joined[joint(scheduled.input.commit, scheduled.on_behalf)] = None if conflict else event.snapshot
+            line.closed = None
+    elif scheduled.step == "merge" and event.ok:
+        line.candidate = event.snapshot
+    elif scheduled.step == "gate":
+        tree = scheduled.input.tree
+        for result in event.checks:
+            if result.outcome == "failed":
+                line.red[tree] = {**line.red.get(tree, {})}
+                line.red[tree][result.check] = line.red[tree].get(result.check, 0) + 1
+        found = next((artifact for artifact in event.artifacts if artifact.role == "diagnostics"), None)
+        if found is not None:
+            line.findings[tree] = found
+        if scheduled.purpose is not None and (event.ok or event.error_class == "check_failed"):
+            line.closed = None
 
 
 def _note(workstream: Workstream, scheduled: StepScheduled, event: StepFinished) -> None:
@@ -801,6 +913,9 @@ def _note(workstream: Workstream, scheduled: StepScheduled, event: StepFinished)
             failure = workstream.failure
             if event.error_class not in COUNTED_BY_FIX_LOOP:
                 return
+            if failure is not None and event.error_class == "merge_conflict" and workstream.latest is not None:
+                # What is left of the conflict is still the same failure.
+                failure = workstream.failure = msgspec.structs.replace(failure, tree=workstream.latest.tree)
             step = scheduled.fix.step if scheduled.fix is not None else "static"
             workstream.fix = record_fix(workstream.fix, step)
             workstream.patches = [*workstream.patches, *(a for a in event.artifacts if a.role == "patch")]

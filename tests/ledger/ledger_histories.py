@@ -286,6 +286,9 @@ _told = st.one_of(
     ),
     st.builds(ev.FixLoopEnded, workstream=_names, step=_steps, limit=st.just("oscillation_tree"), reason=_texts),
     st.builds(ev.IntegrationAdvanced, workstream=_names, from_commit=_texts, to=_snapshots),
+    st.builds(ev.MergeStaged, workstream=_names, from_commit=_texts, to=_snapshots),
+    st.builds(ev.MergePostponed, workstream=_names, reason=_texts),
+    st.builds(ev.GateFlaked, gate=_names, check=_names, tree=_names, failures=st.integers(1, 9)),
     st.builds(ev.LineDelivered, ref=_texts, commit=_texts),
     st.builds(
         ev.RunFinished,

@@ -51,7 +51,7 @@ def test_the_usage_of_the_seed():
     assert issubclass(CircuitBreakerError, RuntimeError)
 
 
-@pytest.mark.parametrize(("step", "limit"), [("static", 3), ("runtime", 2), ("edit", 0), ("merge", 0)])
+@pytest.mark.parametrize(("step", "limit"), [("static", 3), ("runtime", 2), ("edit", 0), ("merge", 2), ("gate", 2)])
 def test_fix_calls_are_limited_by_step(step, limit):
     state, calls = FixLoopState(), 0
     while decide(state, step, BreakerConfig()).allowed:

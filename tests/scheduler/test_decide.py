@@ -18,9 +18,11 @@ from scheduler_harness import (
 )
 
 from services.events import (
+    Artifact,
     CheckResult,
     DeliveryRefused,
     FixLoopEnded,
+    GateFlaked,
     IntegrationAdvanced,
     LineDelivered,
     MergeRefused,
@@ -39,6 +41,7 @@ from services.events import (
 )
 from services.scheduler.decide import GROUP_MAX, due, outstanding
 from services.scheduler.routing import Sighting, Sightings
+from services.spec import Definitions
 from services.wire import Place, encode_entry
 
 A, B, C, D = "ws-a", "ws-b", "ws-c", "ws-d"
@@ -664,15 +667,80 @@ def test_a_conflict_fails_the_workstream_and_names_files_and_others():
     assert (refused.workstream, refused.reason, refused.files, refused.others) == (B, "conflict", ["x.py", "y.py"], [A])
 
 
-def test_red_as_merged_does_not_become_the_head():
-    red = msgspec.structs.replace(failed(), checks=[])
-    play = Play(spec([bundle(A), bundle(B), bundle(C)]), {(B, "gate"): [red]}).play()
-    assert play.states == {A: "completed", B: "failed", C: "completed"}
+def in_conflict(number=1):
+    """A conflict that can be mended: the tree has conflict markers."""
+    marked = Snapshot(commit=f"commit-of-marked-{number}", tree=f"marked-{number}")
+    told = Artifact(role="diagnostics", digest="d" * 64, name="told", size_bytes=1)
+    return broken("merge_conflict", conflicts=["x.py"], others=[A], snapshot=marked, artifacts=[told])
+
+
+def test_a_conflict_goes_back_with_both_sides_and_is_checked_and_merged_again():
+    play = Play(spec([bundle(A), bundle(B)]), {(B, "merge"): [in_conflict()]}).play()
+    assert play.states == {A: "completed", B: "completed"}
+    assert play.steps_of(B) == [*GREEN, "merge", "fix", "static", "runtime", "merge", "gate: verdict_reused"]
+    [fix] = [e for e in play.of(StepScheduled) if e.step == "fix"]
+    assert (fix.fix.step, fix.fix.diagnostics.role) == ("merge", "diagnostics")
+    assert fix.input.tree == "marked-1"
+    [first] = [e for e in play.of(IntegrationAdvanced) if e.workstream == A]
+    assert fix.base == first.to
+    [again] = [e for e in play.of(StepScheduled) if e.step == "merge" and e.on_behalf == B][1:]
+    assert again.base == again.input == first.to
+
+
+def test_a_fix_that_leaves_conflict_markers_is_counted_and_never_checked():
+    left = made("half")
+    half = msgspec.structs.replace(left, ok=False, error_class="merge_conflict", conflicts=["x.py"])
+    script = {(B, "merge"): [in_conflict()], (B, "fix"): [half, half]}
+    play = Play(spec([bundle(A), bundle(B)]), script).play()
+    assert play.steps_of(B) == [*GREEN, "merge", "fix", "fix"]
+    assert play.states[B] == "failed"
+    assert "merge" in play.reason(B)
+
+
+def test_conflicts_are_sent_back_as_often_as_is_configured_then_a_person_decides():
+    script = {(B, "merge"): [in_conflict(number) for number in range(9)]}
+    play = Play(spec([bundle(A), bundle(B)], recovery={"retries": 0, "conflicts": 1}), script).play()
+    assert play.states == {A: "completed", B: "failed"}
+    assert play.steps_of(B) == [*GREEN, "merge", "fix", "static", "runtime", "merge"]
+    assert play.reason(B) == "merge conflict with ws-a in x.py (sent back 1 times)"
+
+
+def test_red_as_merged_does_not_become_the_head_and_goes_back_with_the_merged_tree():
+    play = Play(spec([bundle(A), bundle(B), bundle(C)]), {(B, "gate"): [failed()]}).play()
+    assert play.states == {A: "completed", B: "completed", C: "completed"}
     [refused] = play.of(MergeRefused)
     assert refused.reason == "red"
+    assert refused.result.tree == "ws-a-edit-1+ws-b-edit-1"
+    assert [e.workstream for e in play.of(IntegrationAdvanced)] == [A, B, C]
+    [fix] = [e for e in play.of(StepScheduled) if e.step == "fix"]
+    assert (fix.fix.step, fix.input) == ("gate", refused.result)
+    assert play.state.line.merged == ((0, 3),)
+
+
+def test_what_no_fix_makes_green_as_merged_is_given_up_and_the_others_go_on():
+    script = {(B, "gate"): [failed()], (B, "fix"): [broken("no_change"), broken("no_change")]}
+    play = Play(spec([bundle(A), bundle(B), bundle(C)]), script).play()
+    assert play.states == {A: "completed", B: "failed", C: "completed"}
+    assert play.steps_of(B) == [*GREEN, "merge", "gate", "fix", "fix"]
     assert [e.workstream for e in play.of(IntegrationAdvanced)] == [A, C]
-    assert play.state.line.head.tree == "ws-a-edit-1+ws-c-edit-1"
     assert play.state.line.merged == ((0, 1), (2, 3))
+
+
+def test_a_check_that_fails_as_merged_runs_once_more_before_anybody_is_sent_back():
+    """It passes then: it is flaky, and that is told."""
+    definition = spec([bundle(A), bundle(B)])
+    [ruff, *_] = Definitions(definition).line([(0, 1)])
+    red = msgspec.structs.replace(
+        failed(), checks=[CheckResult(check=ruff.check, kind="static", name="ruff", outcome="failed")]
+    )
+    play = Play(definition, {(B, "gate"): [red]}).play()
+    assert play.states == {A: "completed", B: "completed"}
+    assert play.of(MergeRefused) == []
+    first, again = [e for e in play.of(StepScheduled) if e.step == "gate"]
+    assert first.checks == again.checks, "what was not reached the first time is asked as well"
+    assert first.input == again.input
+    [flaked] = play.of(GateFlaked)
+    assert (flaked.gate, flaked.tree, flaked.failures) == ("ruff", first.input.tree, 1)
 
 
 @pytest.mark.parametrize("step", ["merge", "gate"])

@@ -6,6 +6,7 @@ from scheduler_harness import SECOND_NS, Lost, Play, broken, bundle, failed, mad
 
 from services.events import (
     Artifact,
+    MergeRefused,
     RecoveryChosen,
     RequestAnswered,
     ResumeRequested,
@@ -268,22 +269,48 @@ def test_the_deadline_of_a_run_stands_still_while_it_waits():
 # Merges and scopes
 
 
-@pytest.mark.parametrize(
-    "script",
-    [
-        {(B, "merge"): [StepFinished(ok=False, error_class="merge_conflict", conflicts=["x.py"], others=[A])]},
-        {(B, "gate"): [failed("red as merged")]},
-    ],
-)
-def test_what_does_not_merge_starts_over_on_the_head(script):
-    play = waiting(script)
+CONFLICT = StepFinished(ok=False, error_class="merge_conflict", conflicts=["x.py"], others=[A])
+MARKED = msgspec.structs.replace(CONFLICT, snapshot=Snapshot(commit="marked", tree="marked"))
+ONCE = {"retries": 0, "conflicts": 0, "reds": 0}
+
+
+@pytest.mark.parametrize("script", [{(B, "merge"): [CONFLICT]}, {(B, "gate"): [failed("red as merged")]}])
+def test_what_does_not_merge_starts_over_on_the_head_if_edit_is_asked_for(script):
+    play = waiting(script, recovery=ONCE)
     assert play.states == {A: "completed", B: "awaiting_review", C: "completed"}
     head = play.state.line.head
-    assert play.review("approve", B).ok
+    assert play.review("approve", B, from_step="edit").ok
     again = [e for e in scheduled(play, B) if e.step == "edit"][-1]
     assert (again.input, again.base) == (head, head)
     play.play()
     assert set(play.states.values()) == {"completed"}
+
+
+@pytest.mark.parametrize("script", [{(B, "merge"): [MARKED]}, {(B, "gate"): [failed("red as merged")]}])
+def test_what_does_not_merge_is_mended_when_it_is_approved(script):
+    play = waiting(script, recovery=ONCE)
+    assert play.states[B] == "awaiting_review"
+    [refused] = play.of(MergeRefused)
+    play.review("approve", B)
+    fix = scheduled(play, B)[-1]
+    assert (fix.step, fix.input, fix.base) == ("fix", refused.result, refused.onto)
+    play.play()
+    assert set(play.states.values()) == {"completed"}
+
+
+def test_a_conflict_that_nothing_is_known_of_is_merged_again_when_it_is_approved():
+    play = waiting({(B, "merge"): [CONFLICT]})
+    play.review("approve", B)
+    assert scheduled(play, B)[-1].step == "merge"
+    play.play()
+    assert play.states[B] == "completed"
+
+
+def test_conflict_markers_are_never_checked_as_they_are():
+    play = waiting({(B, "merge"): [MARKED]}, recovery=ONCE)
+    play.review("approve", B, from_step="static")
+    assert scheduled(play, B)[-1].step == "fix"
+    play.play()
 
 
 def test_work_that_broke_its_scope_starts_over_when_it_is_approved():

@@ -7,6 +7,13 @@ from services.events import Snapshot
 BASE = "b" * 40
 
 
+MARKED = "<<<<<<< "
+"""How a text begins that holds both sides of a conflict."""
+
+PEACE = "peace: "
+"""How a text begins that goes together with what its workstream was at odds with."""
+
+
 class Version(msgspec.Struct, frozen=True):
     """What a file holds: who wrote it, which text, and what is wrong with it."""
 
@@ -50,6 +57,18 @@ class Repository:
 
     def files_at(self, commit: str) -> Files:
         return self.files[self.tree[commit]]
+
+    def is_marked(self, commit: str) -> bool:
+        """Whether conflict markers are left in it."""
+        return any(version.text.startswith(MARKED) for version in self.files_at(commit).values())
+
+    def marked(self, ours: str, theirs: str, paths: list[str]) -> Snapshot:
+        """Both sides of a conflict in these files, on top of `ours`."""
+        files = {**self.files_at(ours)}
+        for path, version in self.files_at(theirs).items():
+            if path in paths:
+                files[path] = Version(f"{MARKED}{version.text}")
+        return self.commit(files, ours)
 
     def merge(self, ours: str, theirs: str, base: str) -> tuple[Snapshot | None, list[str]]:
         """The merged commit, or the files in which both sides differ."""

@@ -63,7 +63,7 @@ MOVES = {
     "fixing": {"static_check", "runtime_check"},
     "runtime_check": {"fixing", "validating"},
     "validating": {"merging"},
-    "merging": {"completed"},
+    "merging": {"completed", "fixing"},
     "awaiting_review": {"ready", "failed", "cancelled"},
     "completed": {"compensating"},
     "compensating": {"compensated", "compensation_failed"},
@@ -398,6 +398,10 @@ class Checker:
             self._starts(run, event)
         if name != LINE and event.step != "compensate" and run.states[name] not in ACTIVE:
             self._wrong(f"moves: {key} scheduled while {name} is {run.states[name]}")
+        judged = event.theirs if event.step == "merge" else event.input
+        if event.step in {"static", "runtime", "merge", "gate"} and judged is not None and not event.dry_run:
+            if self._repository.is_marked(judged.commit):
+                self._wrong(f"merge: {key} takes {judged.commit} with its conflict markers")
 
     def _money(self, run: Ran, workstream: str, limit_nano: int | None) -> None:
         """At a dispatch, it included: what is spent and reserved, against the budget and what was overshot."""

@@ -5,6 +5,7 @@ A check's verdict belongs to the tree: it is read off what the files hold, unles
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from random import Random
 from typing import Literal
 
@@ -14,7 +15,7 @@ from services.compensation import parse_action
 from services.events import CheckOutcome, CheckResult, ErrorClass, Snapshot, StepFinished, StepScheduled
 from services.outcome import Cost, Usage
 from services.spec import Definitions, RunSpec
-from tests.simulation.algebra import BASE, Files, Repository, Version
+from tests.simulation.algebra import BASE, MARKED, PEACE, Files, Repository, Version
 from tests.simulation.clockwork import SECOND_NS
 
 Temper = Literal[
@@ -202,6 +203,12 @@ class Tools:
         if temper == "no_change" and step.step == "edit":
             return _failed("no_change", "nothing changed")
         static_bad, runtime_bad, text = self._defects(temper, step.step, number)
+        if step.fix is not None and step.fix.step == "merge" and self._random.random() < 0.2:
+            marked = self._write(run, step, scheduled_ns, text=f"{MARKED}half/{step.attempt}")
+            message = "conflict markers are left"
+            return _failed("merge_conflict", message, snapshot=marked, changed=True, conflicts=["both.py"])
+        if step.fix is not None and step.fix.step == "gate" and self._random.random() < 0.7:
+            text = f"{PEACE}{step.workstream}/{step.attempt}"
         snapshot = self._write(run, step, scheduled_ns, static_bad=static_bad, runtime_bad=runtime_bad, text=text)
         if snapshot.tree == self.repository.tree[step.input.commit] and step.step == "edit":
             return _failed("no_change", "nothing changed", snapshot=snapshot)
@@ -283,21 +290,30 @@ class Tools:
         if kind == "static":
             return [version.static_bad for version in files.values() if version.static_bad]
         bad = [version.runtime_bad for version in files.values() if version.runtime_bad]
-        quarrels = self.plans[run].quarrels
-        return bad + ["quarrel" for quarrel in quarrels if all(f"{name}.py" in files for name in quarrel)]
+        return bad + ["quarrel" for quarrel in self.plans[run].quarrels if _at_odds(quarrel, files)]
 
     def _merge(self, run: str, step: StepScheduled) -> StepFinished:
         self._merges[run, step.on_behalf] += 1
         assert step.theirs is not None
         assert step.base is not None
+        head, theirs = step.input.commit, step.theirs.commit
         if self._merges[run, step.on_behalf] <= self.plans[run].conflicts.get(step.on_behalf, 0):
-            return _failed("merge_conflict", "both changed it", conflicts=["both.py"], others=["ws-x"])
+            scope = list(self.definitions[run].bundles[step.on_behalf].files_scope)
+            marked = self.repository.marked(head, theirs, scope)
+            return _failed("merge_conflict", "both changed it", conflicts=scope, others=["ws-x"], snapshot=marked)
         if step.input.commit == step.base.commit:
             return StepFinished(ok=True, snapshot=step.theirs, changed=True)
-        merged, conflicts = self.repository.merge(step.input.commit, step.theirs.commit, step.base.commit)
+        merged, conflicts = self.repository.merge(head, theirs, step.base.commit)
         if merged is None:
-            return _failed("merge_conflict", "both changed it", conflicts=conflicts)
+            marked = self.repository.marked(head, theirs, conflicts)
+            return _failed("merge_conflict", "both changed it", conflicts=conflicts, snapshot=marked)
         return StepFinished(ok=True, snapshot=merged, changed=True)
+
+
+def _at_odds(names: Iterable[str], files: Files) -> bool:
+    """Whether the work of all of these is there, and none of it gives in."""
+    there = [files.get(f"{name}.py") for name in names]
+    return not any(version is None or version.text.startswith(PEACE) for version in there)
 
 
 def _failed(error_class: ErrorClass, message: str, **rest: object) -> StepFinished:

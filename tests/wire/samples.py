@@ -86,7 +86,7 @@ FULL: dict[str, ev.AnyEvent] = {
         queue_deadline_ns=1_790_000_000_000_000_002, base=PLAIN, on_behalf="ws-a", theirs=CARRIED, checks=[CHECK, TEST],
         every_check=True, merged=[(0, 3), (5, 6)], fix=FIX, dry_run=True, tool="codex", reduction=2,
         action="cmd:make undo", idle_timeout_s=120.5, reason="the breaker of claude is open", cap="soft",
-        cap_nano=300_000_000, capability="refactoring",
+        cap_nano=300_000_000, capability="refactoring", purpose="search",
     ),
     "step_delayed": ev.StepDelayed(
         step=DELAYED, cause="tool_breaker", reason="the breaker of claude is open", until_ns=1_790_000_000_000_000_005
@@ -114,9 +114,14 @@ FULL: dict[str, ev.AnyEvent] = {
         workstream="ws-a", step="static", limit="oscillation_tree", reason="the same tree was seen 2 times"
     ),
     "integration_advanced": ev.IntegrationAdvanced(workstream="ws-a", from_commit="a" * 40, to=CARRIED),
+    "merge_staged": ev.MergeStaged(workstream="ws-a", from_commit="a" * 40, to=CARRIED),
+    "merge_postponed": ev.MergePostponed(workstream="ws-b", reason="what is staged is not verified yet"),
     "merge_refused": ev.MergeRefused(
-        workstream="ws-b", reason="conflict", message="merge conflict with ws-a", files=["src/a.py"], others=["ws-a"]
+        workstream="ws-b", reason="red", message="GATE_INTEGRATION fails since ws-b was merged together with ws-a",
+        files=["src/a.py"], others=["ws-a"], onto=CARRIED, result=CARRIED, diagnostics=DIAGNOSTICS, gate="GATE_INTEGRATION",
+        taken_back=True,
     ),
+    "gate_flaked": ev.GateFlaked(gate="GATE_INTEGRATION", check="0123456789abcdef", tree="b" * 40, failures=1),
     "line_delivered": ev.LineDelivered(ref="refs/heads/swell/r1", commit="c" * 40),
     "delivery_refused": ev.DeliveryRefused(ref="refs/heads/swell/r1", commit="c" * 40, reason="checked out elsewhere"),
     "rollback_started": ev.RollbackStarted(
@@ -202,7 +207,10 @@ MINIMAL: dict[str, ev.AnyEvent] = {
     "step_skipped": ev.StepSkipped(workstream="w", step="static", tree="", reason="noop"),
     "fix_loop_ended": ev.FixLoopEnded(workstream="w", step="static", limit="max_fix_iterations", reason=""),
     "integration_advanced": ev.IntegrationAdvanced(workstream="w", from_commit="c", to=PLAIN),
+    "merge_staged": ev.MergeStaged(workstream="w", from_commit="c", to=PLAIN),
+    "merge_postponed": ev.MergePostponed(workstream="w", reason=""),
     "merge_refused": ev.MergeRefused(workstream="w", reason="red", message=""),
+    "gate_flaked": ev.GateFlaked(gate="g", check="c", tree="", failures=1),
     "line_delivered": ev.LineDelivered(ref="r", commit="c"),
     "delivery_refused": ev.DeliveryRefused(ref="r", commit="c", reason=""),
     "rollback_started": ev.RollbackStarted(request_id="q", actor="a", workstreams=0),
