@@ -14,6 +14,8 @@ The order, each layer only for the keys it gives: what Swell ships < ``swell.tom
     tool_profiles = "tools/tool_profiles.json"  # a file of the repository that overlays the shipped profiles
     plugins = "tools/plugins"                   # a folder of the repository with plugins: more static tools
     strict = true                               # false: findings that are no hard fail do not fail STATIC
+    test_gates = [{type = "GATE_UNIT"}]         # gates of every workstream, with required and blocking; see docs/gates.md
+    gates_file = "tools/gates.yaml"             # a file of the repository that says what gates stand for
 """
 
 import re
@@ -27,7 +29,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from services.bundle import MENDING_MAX
+from services.bundle import MENDING_MAX, BundleGate
 from services.diagnostic import printable
 from services.scope import Droppings, ScopeError
 
@@ -59,6 +61,9 @@ DEFAULT_LOCK_FILES = (
 )
 
 
+OF_REPOSITORY = frozenset({"plugins", "test_gates", "gates_file"})
+"""Keys of swell.toml that the run's context cannot give."""
+
 _UNFIT = re.compile("[\0\ud800-\udfff]")
 
 
@@ -83,6 +88,8 @@ class Checks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tool_profiles: str | None = None
     plugins: str | None = None
     strict: bool | None = None
+    test_gates: tuple[BundleGate, ...] | None = None
+    gates_file: str | None = None
 
 
 class Overrides(Protocol):
@@ -111,7 +118,7 @@ class Overrides(Protocol):
 
 
 class EffectiveChecks(msgspec.Struct, frozen=True, kw_only=True):
-    """What is in force for one workstream."""
+    """What is in force for one workstream; `test_gates` without what its bundle says of them."""
 
     setup: Commands = ()
     lock_files: tuple[str, ...] = DEFAULT_LOCK_FILES
@@ -124,6 +131,8 @@ class EffectiveChecks(msgspec.Struct, frozen=True, kw_only=True):
     tool_profiles: str | None = None
     plugins: str | None = None
     strict: bool = True
+    test_gates: tuple[BundleGate, ...] = ()
+    gates_file: str | None = None
     allow_no_change: bool = False
 
     @property
@@ -161,11 +170,11 @@ def resolve(
 
     Raises:
         ChecksError: the context or the bundle gives one of these keys a value that is not understood or not usable; or
-            the context gives ``plugins``, which are read from the repository only.
+            the context gives one of OF_REPOSITORY.
     """
     of_context = {key: value for key, value in (context or {}).items() if key in Checks.__struct_fields__}
-    if "plugins" in of_context:
-        raise ChecksError("run context: plugins are read from the repository. Name their folder in swell.toml.")
+    if misplaced := sorted(OF_REPOSITORY & of_context.keys()):
+        raise ChecksError(f"run context: {misplaced[0]} is read from the repository. Give it in swell.toml.")
     if of_context.get("strict") in ("true", "false"):
         of_context["strict"] = of_context["strict"] == "true"
     of_bundle = {
@@ -205,6 +214,9 @@ def _layer(document: Mapping[str, Any], source: str) -> Checks:
             raise ChecksError(
                 f"{source}: {key} holds NUL or half of a surrogate pair, which no argument or file name can. Remove it."
             )
+    types = [gate.type for gate in checks.test_gates or ()]
+    if len(set(types)) < len(types):
+        raise ChecksError(f"{source}: test_gates has a type twice. Keep one entry for each.")
     for key, patterns in (("lock_files", checks.lock_files), ("droppings", checks.droppings)):
         try:
             _check_patterns(patterns or ())
@@ -212,8 +224,8 @@ def _layer(document: Mapping[str, Any], source: str) -> Checks:
             raise ChecksError(f"{source}: {key}: {error}.") from error
         except re.error as error:
             raise ChecksError(f"{source}: {key}: not a gitignore pattern: {error}; correct it or remove it.") from error
-    for key, named_path in (("tool_profiles", checks.tool_profiles), ("plugins", checks.plugins)):
-        path = PurePosixPath(named_path or "inside")
+    for key in ("tool_profiles", "plugins", "gates_file"):
+        path = PurePosixPath(getattr(checks, key) or "inside")
         if path.is_absolute() or ".." in path.parts or not path.parts:
             raise ChecksError(f"{source}: {key} must be a path inside the repository, not {str(path)!r}.")
     return checks

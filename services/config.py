@@ -39,50 +39,61 @@ def load(kind: type[T], file: Path | None, env: Mapping[str, str], prefix: str) 
 
 
 def load_yaml(path: Path, max_bytes: int) -> Mapping[str, Any]:
-    """The mapping in a YAML file of at most `max_bytes`, of plain values only.
+    """The mapping in a YAML file of at most `max_bytes`, as `parse_yaml` reads it. Raises ConfigError."""
+    return parse_yaml(_read(path, max_bytes), str(path), max_bytes)
+
+
+def parse_yaml(data: bytes, source: str, max_bytes: int) -> Mapping[str, Any]:
+    """The mapping in at most `max_bytes` of YAML, of plain values only; `source` names it in errors.
 
     A key given twice is an error. So are aliases that stand for themselves, and a document that its aliases blow up
     beyond YAML_NODES_MAX values. Raises ConfigError.
     """
-    text = _read(path, max_bytes)
-    loader = _Loader(text)
+    loader = None
     try:
+        loader = _Loader(_decoded(data, source, max_bytes))
         node = loader.get_single_node()
         if node is not None:
-            _count_nodes(node, path)
+            _count_nodes(node, source)
         found = None if node is None else loader.construct_document(node)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML that can be used: {_one_line(error)}; mend it there") from error
+        raise ConfigError(f"{source} is not YAML that can be used: {_one_line(error)}; mend it there") from error
     except RecursionError as error:
-        raise ConfigError(f"{path} is nested too deeply: flatten it") from error
+        raise ConfigError(f"{source} is nested too deeply: flatten it") from error
+    except ConfigError:
+        raise
     except ValueError as error:
         raise ConfigError(
-            f"{path} holds a value that cannot be read ({error}): mend it, or put it in quotes"
+            f"{source} holds a value that cannot be read ({error}): mend it, or put it in quotes"
         ) from error
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
-        raise ConfigError(f"{path} must hold a mapping with text as keys at its top")
+        raise ConfigError(f"{source} must hold a mapping with text as keys at its top")
     return found
 
 
-def _read(path: Path, max_bytes: int) -> str:
+def _read(path: Path, max_bytes: int) -> bytes:
     try:
         with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
+            return file.read(max_bytes + 1)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}): check the path and its permissions") from error
+
+
+def _decoded(data: bytes, source: str, max_bytes: int) -> str:
     if len(data) > max_bytes:
-        raise ConfigError(f"{path} is larger than {max_bytes} bytes: make it smaller")
+        raise ConfigError(f"{source} is larger than {max_bytes} bytes: make it smaller")
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
+        raise ConfigError(f"{source} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(_read(file, CONFIG_BYTES_MAX))
+        return tomllib.loads(_decoded(_read(file, CONFIG_BYTES_MAX), str(file), CONFIG_BYTES_MAX))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{file} is not TOML: {error or 'nested too deeply'}; mend it there") from error
 
@@ -185,7 +196,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _count_nodes(root: yaml.Node, path: Path) -> int:
+def _count_nodes(root: yaml.Node, source: str) -> int:
     """How many values the document holds once its aliases are written out."""
     sizes: dict[int, int] = {}
     above: set[int] = set()
@@ -193,7 +204,7 @@ def _count_nodes(root: yaml.Node, path: Path) -> int:
     def size(node: yaml.Node) -> int:
         if id(node) in above:
             raise ConfigError(
-                f"{path}: an alias stands for what contains it (line {node.start_mark.line + 1}): write it out"
+                f"{source}: an alias stands for what contains it (line {node.start_mark.line + 1}): write it out"
             )
         if id(node) not in sizes:
             above.add(id(node))
@@ -208,7 +219,7 @@ def _count_nodes(root: yaml.Node, path: Path) -> int:
             sizes[id(node)] = total + 1
         if sizes[id(node)] > YAML_NODES_MAX:
             raise ConfigError(
-                f"{path} holds more than {YAML_NODES_MAX} values once its aliases are written out: make it smaller"
+                f"{source} holds more than {YAML_NODES_MAX} values once its aliases are written out: make it smaller"
             )
         return sizes[id(node)]
 

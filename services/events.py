@@ -82,7 +82,11 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class CheckResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The verdict of one check on the tree of its attempt. `error` means the check itself could not judge."""
+    """The verdict of one check on the tree of its attempt. `error` means the check itself could not judge.
+
+    `optional`: a gate that only warns: whatever it says, the step does not fail for it. `tests`, `failures` and
+    `skipped` count tests, as far as its report tells them; what broke counts as a failure, what was skipped as a test.
+    """
 
     check: str
     kind: CheckKind
@@ -92,6 +96,10 @@ class CheckResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     wall_s: float = 0.0
     findings: int = 0
     message: Message = ""
+    optional: bool = False
+    tests: int | None = None
+    failures: int | None = None
+    skipped: int | None = None
 
 
 class FixInput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -446,11 +446,6 @@ class PlanReport(msgspec.Struct, frozen=True, kw_only=True):
     total_cost_limit_usd: str
     what_if: dict[int, int]
     plan: ExecutionPlan | None
-    refusing: list[Finding]
-
-    def unenforced(self) -> list[Finding]:
-        """What a run is refused for unless the user accepts that it is not enforced: required gates."""
-        return list(self.refusing)
 
     def to_json(self) -> str:
         return msgspec.json.encode(self).decode()
@@ -484,7 +479,7 @@ def validate_plan(
     `registry` is what routes capabilities, as far as its tools can be asked (None: there is none).
 
     Errors: DUPLICATE_ID, UNKNOWN_DEPENDENCY, CYCLE, UNKNOWN_TOOL, NO_CHECKS, INVALID_COMPENSATION,
-    COMPENSATION_UNAVAILABLE, MISSING_CONTEXT, PAYLOAD_TOO_LARGE, TOO_MANY_FILES, FORBIDDEN_PATH. Warnings: EMPTY_PLAN,
+    COMPENSATION_UNAVAILABLE, DUPLICATE_GATE, MISSING_CONTEXT, PAYLOAD_TOO_LARGE, TOO_MANY_FILES, FORBIDDEN_PATH. Warnings: EMPTY_PLAN,
     NOT_ENFORCED, NOT_ROUTED, SCOPE_OVERLAP, NO_COST_LIMIT, NO_CONTEXT_ESTIMATE, SINGLETON_WAVE.
     """
     ordered = sorted(bundles, key=lambda bundle: bundle.id)
@@ -499,8 +494,8 @@ def validate_plan(
     errors += _unknown_tools(ordered, known_tools) + _unchecked(ordered, checks_present)
     errors += [finding for bundle in ordered for finding in _uncompensable(bundle)]
     errors += [finding for bundle in ordered for finding in _unservable(bundle, registry)]
-    refusing = [finding for bundle in ordered for finding in _refusing(bundle)]
-    warnings = refusing + [finding for bundle in ordered for finding in _not_enforced(bundle)]
+    errors += [finding for bundle in ordered for finding in _doubled_gates(bundle)]
+    warnings = [finding for bundle in ordered for finding in _not_enforced(bundle)]
     warnings += _unrouted(ordered, registry)
     if not ordered:
         warnings.append(
@@ -518,7 +513,6 @@ def validate_plan(
         total_cost_limit_usd=f"{sum(limits, Decimal(0)):f}",
         what_if={workers: makespan(plan.waves, workers) for workers in pools} if plan is not None else {},
         plan=plan,
-        refusing=refusing,
     )
 
 
@@ -552,7 +546,7 @@ def _unchecked(
             code="NO_CHECKS",
             workstream=bundle.id,
             message="nothing checks this workstream",
-            remedy="name static_tools or runtime_tool in swell.toml, add acceptance_tests, "
+            remedy="name static_tools or runtime_tool in swell.toml, add acceptance_tests or required test_gates, "
             'or set metadata.swell.gates to "none"',
         )
         for bundle in bundles
@@ -620,33 +614,33 @@ def _unrouted(bundles: Sequence[WorkstreamBundle], registry: Registry | None) ->
     return found
 
 
-def _refusing(bundle: WorkstreamBundle) -> list[Finding]:
-    findings = []
-    if required := [gate.type for gate in bundle.test_gates if gate.required]:
-        findings.append(_ignored(bundle, f"test_gates ({', '.join(required[:LISTED_MAX])}, required)", refuses=True))
-    return findings
+def _doubled_gates(bundle: WorkstreamBundle) -> list[Finding]:
+    """Types of gates that a bundle asks for more than once: it is not certain which entry is meant."""
+    types = Counter(gate.type for gate in bundle.test_gates)
+    return [
+        Finding(
+            code="DUPLICATE_GATE",
+            workstream=bundle.id,
+            message=f"test_gates has {type_} {count} times",
+            remedy="keep one entry",
+        )
+        for type_, count in types.items()
+        if count > 1
+    ]
 
 
 def _not_enforced(bundle: WorkstreamBundle) -> list[Finding]:
-    findings: list[Finding] = []
-    if bundle.test_gates and not any(gate.required for gate in bundle.test_gates):
-        findings.append(_ignored(bundle, "test_gates (none required)", refuses=False))
     known = BreakerOverride.__struct_fields__
-    findings += [
-        _ignored(bundle, f"circuit_breaker.{key[:NAME_CHARS_MAX]!a}", refuses=False)
+    return [
+        Finding(
+            code="NOT_ENFORCED",
+            workstream=bundle.id,
+            message=f"circuit_breaker.{key[:NAME_CHARS_MAX]!a} is not enforced",
+            remedy="do not rely on it",
+        )
         for key in sorted(bundle.circuit_breaker or {})[:LISTED_MAX]
         if key not in known
     ]
-    return findings
-
-
-def _ignored(bundle: WorkstreamBundle, what: str, *, refuses: bool) -> Finding:
-    return Finding(
-        code="NOT_ENFORCED",
-        workstream=bundle.id,
-        message=f"{what} is not enforced",
-        remedy="remove it, or run with --accept-unenforced" if refuses else "do not rely on it",
-    )
 
 
 def _unlimited(bundles: Sequence[WorkstreamBundle]) -> list[Finding]:

@@ -7,16 +7,17 @@ them the identity of every check, so that a verdict can be reused wherever the s
 import hashlib
 import sys
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from services.aim import Registry, Route, route_for
-from services.bundle import WorkstreamBundle, WorkstreamChecks
+from services.bundle import BundleGate, GateType, WorkstreamBundle, WorkstreamChecks
 from services.checks import Checks, EffectiveChecks
 from services.events import Check, CheckKind, Step
+from services.gates import Gate, asked_for
 from services.outcome import BudgetMode, NanoUsd
 from services.plan import Footprint, footprint
 from services.plugins import in_force
@@ -72,7 +73,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     """The definition of a run. `waves` are the plan; `breaker` is FIX-loop policy and `recovery` the recovery table, each in
     the form of its config file. `registry` is what routes the capabilities of its bundles, pinned; left out when none asks
-    for one.
+    for one. `gates` is what gates stand for; empty when no workstream asks for one.
     """
 
     run: str
@@ -87,6 +88,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     actor: str = ""
     version: int = 1
     registry: Registry | UnsetType = UNSET
+    gates: dict[GateType, Gate] = {}
 
 
 _decoder = msgspec.json.Decoder(RunSpec)
@@ -203,11 +205,28 @@ class Definitions:
         return self._static([workstream], self._own(workstream))
 
     def runtime(self, workstream: str) -> list[Check]:
-        """The RUNTIME checks of a workstream: its runtime tool, then its acceptance tests."""
-        return self._runtime([workstream], self._own(workstream))
+        """The RUNTIME checks of a workstream: its runtime tool, its acceptance tests, then those of its gates that do not
+        wait for the wave's boundary, required or not.
+        """
+        own = self._own(workstream)
+        return self._runtime([workstream], own) + self._gates([workstream], own)
+
+    def gates(self, workstream: str) -> tuple[BundleGate, ...]:
+        """The gates that a workstream asks for: those of its repository, then its bundle's; of one type the bundle's."""
+        return asked_for(self.checks(workstream).test_gates, self.bundles[workstream].test_gates)
+
+    def wave_gates(self, ranges: Sequence[tuple[int, int]]) -> list[Check]:
+        """The gates, required or not, that judge once for all what the workstreams in these ranges have come to."""
+        return self._gates(self._within(ranges), tuple(ranges), wave_boundary=True)
+
+    def asked(self, step: Step, ranges: Sequence[tuple[int, int]]) -> list[Check]:
+        """Every check that a step runs for the workstreams in these ranges: `required`, and in RUNTIME the gates that warn."""
+        required = self.required(step, ranges)
+        gates = self._gates(self._within(ranges), tuple(ranges)) if step == "runtime" else []
+        return list(dict.fromkeys([*required, *gates]))
 
     def required(self, step: Step, ranges: Sequence[tuple[int, int]]) -> list[Check]:
-        """Every check that a step asks of the workstreams in these ranges."""
+        """Every check that a tree has passed once this step has passed for the workstreams in these ranges."""
         everything = self.line(ranges)
         match step:
             case "static":
@@ -223,20 +242,43 @@ class Definitions:
         """Whether findings that are no hard fail fail this check of the workstreams in these ranges."""
         if check.kind != "static":
             return True
-        workstreams = [workstream for start, end in ranges for workstream in self.order[start:end]]
-        return self._is_strict(check.name, workstreams)
+        return self._is_strict(check.name, self._within(ranges))
+
+    def is_required(self, check: Check, ranges: Sequence[tuple[int, int]]) -> bool:
+        """Whether it fails a step that this check does not pass: always, but for a gate that none of these requires."""
+        return check.kind != "gate" or any(gate.required for gate in self._asking(check, ranges))
+
+    def is_blocking(self, check: Check, ranges: Sequence[tuple[int, int]]) -> bool:
+        """Whether a step ends with this check if it does not pass it: STATIC, and a gate that one of these requires so."""
+        if check.kind == "gate":
+            return any(gate.required and gate.blocking for gate in self._asking(check, ranges))
+        return check.kind == "static"
+
+    def tool(self, check: Check) -> str:
+        """The id of the tool profile of a check; of an acceptance test, its name."""
+        return self._tool(check.kind, check.name)
+
+    def profile(self, check: Check) -> ToolProfile | None:
+        """How the tool of a check is called; None for an acceptance test, and where there is no such profile."""
+        return self._profile(check.kind, check.name)
 
     def text(self, check: Check) -> str:
         """The whole text of an acceptance test; for any other check, its name."""
         return self._texts.get(check.check, check.name)
 
     def line(self, merged: Sequence[tuple[int, int]]) -> list[Check]:
-        """What a tree must pass that carries these workstreams (ranges over the order): the union of their checks."""
+        """What a tree must pass that carries these workstreams (ranges over the order): the union of their checks, and of
+        the gates that they require and that do not wait for the wave's boundary.
+        """
         ranges: Ranges = tuple((start, end) for start, end in merged)
         if self._are_alike():
             ranges = tuple((start, start + 1) for start, _ in ranges[:1])
-        workstreams = [workstream for start, end in ranges for workstream in self.order[start:end]]
-        return self._static(workstreams, ranges) + self._runtime(workstreams, ranges)
+        workstreams = self._within(ranges)
+        return (
+            self._static(workstreams, ranges)
+            + self._runtime(workstreams, ranges)
+            + self._gates(workstreams, ranges, required=True)
+        )
 
     def files(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
         """The declared scope of the workstreams in these ranges, without repetition, in plan order."""
@@ -251,14 +293,26 @@ class Definitions:
         """Whether any workstream's checks are those of all: the same tools, none that is given files, no tests of its own."""
         if self._alike is None:
             first = self.checks(self.order[0]) if self.order else None
+            gates = self.bundles[self.order[0]].test_gates if self.order else ()
             tools = (
                 [] if first is None else [*first.static_tools, *([first.runtime_tool] if first.runtime_tool else [])]
             )
+            tools += [gate.tool for gate in self.spec.gates.values()]
             profiles = [self.spec.profiles[tool] for tool in tools if tool in self.spec.profiles]
             self._alike = not any(_depends_on_files(profile) for profile in profiles) and all(
-                self.checks(name) is first and not self.bundles[name].acceptance_tests for name in self.order
+                self.checks(name) is first
+                and not self.bundles[name].acceptance_tests
+                and self.bundles[name].test_gates == gates
+                for name in self.order
             )
         return self._alike
+
+    def _within(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
+        return [workstream for start, end in ranges for workstream in self.order[start:end]]
+
+    def _asking(self, check: Check, ranges: Sequence[tuple[int, int]]) -> Iterator[BundleGate]:
+        """How the workstreams in these ranges ask for the gate that a check is."""
+        return (gate for name in self._within(ranges) for gate in self.gates(name) if gate.type == check.name)
 
     def _own(self, workstream: str) -> Ranges:
         index = self.index[workstream]
@@ -289,9 +343,38 @@ class Definitions:
             self._identify("acceptance", text, workstreams[0], ranges) for text in tests
         ]
 
+    def _gates(
+        self, workstreams: Sequence[str], ranges: Ranges, *, wave_boundary: bool = False, required: bool = False
+    ) -> list[Check]:
+        """The gates of these workstreams that wait for the wave's boundary, or do not; if `required`, without others."""
+        wanted = {type_ for type_, gate in self.spec.gates.items() if gate.wave_boundary == wave_boundary}
+        types = dict.fromkeys(
+            gate.type
+            for workstream in (workstreams if wanted else ())
+            for gate in self.gates(workstream)
+            if gate.type in wanted and (gate.required or not required)
+        )
+        return [self._identify("gate", type_, workstreams[0], ranges) for type_ in types]
+
+    def _tool(self, kind: CheckKind, name: str) -> str:
+        gate = self._gate(name) if kind == "gate" else None
+        return name if gate is None else gate.tool
+
+    def _profile(self, kind: CheckKind, name: str) -> ToolProfile | None:
+        if kind == "acceptance":
+            return None
+        gate = self._gate(name) if kind == "gate" else None
+        profile = self.spec.profiles.get(self._tool(kind, name))
+        if profile is None or gate is None or gate.timeout_s is None:
+            return profile
+        return msgspec.structs.replace(profile, timeout_sec=gate.timeout_s)
+
+    def _gate(self, name: str) -> Gate | None:
+        return next((gate for type_, gate in self.spec.gates.items() if type_ == name), None)
+
     def _identify(self, kind: CheckKind, name: str, workstream: str, ranges: Ranges, *, strict: bool = True) -> Check:
         """A check is the same when its tool, its arguments, its environment, its files and what fails it are the same."""
-        profile = self.spec.profiles.get(name) if kind != "acceptance" else None
+        profile = self._profile(kind, name)
         takes_files = profile is not None and _depends_on_files(profile)
         setup = self.checks(workstream).setup
         key = (kind, name, repr(setup), ranges if takes_files else None, strict)

@@ -6,7 +6,7 @@ one, which is started if need be. So what was called from Python is seen by `swe
 A context is a mapping. Its keys `repo_root` (default "."), `dry_run`, `timeout_sec`, `max_workers`, `wave_delay_sec`,
 `fail_fast`, `scheduling` ("barrier" or "eager"), `review` ("fail", or "wait" for a person), `pools` (the pool that does the
 work, then those that do what it has no tool for), `budget_usd`, `budget_mode` ("halt", "warn" or "continue"),
-`tool_profiles` (a file, or a mapping in the form of one), `breaker` and `recovery` (files), `accept_unenforced`, `base_ref`
+`tool_profiles` (a file, or a mapping in the form of one), `breaker` and `recovery` (files), `base_ref`
 and `allow_dirty` say how to run; `static_tools`, `runtime_tool` and the other keys of swell.toml override it; everything
 else stands for placeholders in tool arguments.
 """
@@ -39,7 +39,6 @@ _SETTINGS: Final = {
     "wave_delay_sec": "wave_delay_s",
     "fail_fast": "fail_fast",
     "dry_run": "dry_run",
-    "accept_unenforced": "accept_unenforced",
     "scheduling": "scheduling",
     "review": "review",
     "pools": "pools",

@@ -40,7 +40,6 @@ from swell.options import (
     RunArgument,
     RunId,
     Timeout,
-    Unenforced,
     WaveDelay,
     WorkstreamArgument,
 )
@@ -188,7 +187,6 @@ def run(
     tool_profiles: Profiles = None,
     breaker: Breaker = None,
     recovery: Recovery = None,
-    accept_unenforced: Unenforced = None,
     run_id: RunId = "",
     context: Context = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print events as NDJSON, then a summary.")] = False,
@@ -211,7 +209,6 @@ def run(
         tool_profiles=tool_profiles,
         breaker=breaker,
         recovery=recovery,
-        accept_unenforced=accept_unenforced,
     )
     submission = _submission(
         path, repo, flags, allow_dirty=allow_dirty, base=base, run=run_id, context=context, paused=paused
@@ -240,7 +237,6 @@ def submit(
     tool_profiles: Profiles = None,
     breaker: Breaker = None,
     recovery: Recovery = None,
-    accept_unenforced: Unenforced = None,
     run_id: RunId = "",
     context: Context = None,
     as_json: JsonOption = False,
@@ -265,7 +261,6 @@ def submit(
         tool_profiles=tool_profiles,
         breaker=breaker,
         recovery=recovery,
-        accept_unenforced=accept_unenforced,
         run_id=run_id,
         context=context,
         as_json=as_json,

@@ -538,6 +538,7 @@ class Client:
             breaker_json=header.breaker_json,
             recovery_json=header.recovery_json,
             aim_registry_json=header.aim_registry_json,
+            gates_json=header.gates_json,
             actor=header.actor,
         )
 

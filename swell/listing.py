@@ -65,12 +65,13 @@ def local_plan(path: Path, repo: Path, tool_profiles: str | None = None) -> Plan
     """
     from services.bundle import WorkstreamBundle  # noqa: PLC0415 - as above
     from services.checks import CHECKS_BYTES, CHECKS_FILE, Checks, ChecksError, parse_checks  # noqa: PLC0415 - as above
+    from services.gates import asked_for  # noqa: PLC0415 - as above
     from services.plan import validate_plan  # noqa: PLC0415 - as above
     from services.plugins import in_force as checks_in_force  # noqa: PLC0415 - as above
     from services.plugins import requirement_problems  # noqa: PLC0415 - as above
     from services.repository import RepositoryError, inspect, read_file  # noqa: PLC0415 - as above
     from swell.settings import MAX_WORKERS, RunSettings, in_force  # noqa: PLC0415 - as above
-    from swell.submission import laid_over, load_bundles, profiles_in  # noqa: PLC0415 - as above
+    from swell.submission import gates_at, laid_over, load_bundles, profiles_in  # noqa: PLC0415 - as above
 
     bundles = load_bundles(path)
     settings = in_force(RunSettings(tool_profiles=tool_profiles))
@@ -81,6 +82,7 @@ def local_plan(path: Path, repo: Path, tool_profiles: str | None = None) -> Plan
         data = read_file(state.root, state.base_commit, CHECKS_FILE, CHECKS_BYTES)
         checks = checks if data is None else parse_checks(data, CHECKS_FILE)
         profiles = laid_over(state.root, state.base_commit, checks, settings.tool_profiles)
+        gates_at(state.root, state.base_commit, checks)
     except RepositoryError:
         known_repository = False
         profiles = profiles_in(settings.tool_profiles)
@@ -93,7 +95,9 @@ def local_plan(path: Path, repo: Path, tool_profiles: str | None = None) -> Plan
 
     def checked(bundle: WorkstreamBundle) -> bool:
         found = judging[bundle.checks]
-        return bool(not known_repository or found.static_tools or found.runtime_tool or bundle.acceptance_tests)
+        gates = asked_for(found.test_gates, bundle.test_gates)
+        named = found.static_tools or found.runtime_tool or bundle.acceptance_tests
+        return bool(not known_repository or named or any(gate.required for gate in gates))
 
     report = validate_plan(
         bundles,
@@ -314,7 +318,13 @@ def attempt_lines(attempt: Attempt) -> list[str]:
 
 
 def _said(check: dict[str, Any]) -> str:
-    return ": ".join(str(check[key]) for key in ("name", "outcome", "message") if check.get(key))
+    """Its name, its outcome, how many tests it has run, and what it says."""
+    outcome, count = str(check.get("outcome", "")), check.get("tests")
+    if check.get("optional") and outcome in {"failed", "error"}:
+        outcome += " (a warning)"
+    if isinstance(count, int):
+        outcome += f", {count} tests, {check.get('failures') or 0} failed, {check.get('skipped') or 0} skipped"
+    return ": ".join(part for part in (str(check.get("name", "")), outcome, str(check.get("message", ""))) if part)
 
 
 def _checks(attempt: Attempt) -> list[dict[str, Any]]:

@@ -56,9 +56,6 @@ FromStep = Annotated[
     Literal["edit", "static", "runtime", "fix"] | None,
     typer.Option("--from", help="Go on at this step. Default: the one that stopped."),
 ]
-Unenforced = Annotated[
-    bool | None, typer.Option("--accept-unenforced", help="Accept limits that this version does not enforce.")
-]
 RunId = Annotated[str, typer.Option("--run", help="The run's id. Default: a fresh one.", show_default=False)]
 Context = Annotated[
     list[str] | None, typer.Option("--context", help="KEY=VALUE for tool arguments.", metavar="KEY=VALUE")

@@ -36,7 +36,6 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     wave_delay_s: _Delay | None = None
     fail_fast: bool | None = None
     dry_run: bool | None = None
-    accept_unenforced: bool | None = None
     scheduling: Literal["barrier", "eager"] | None = None
     review: Literal["wait", "fail"] | None = None
     pools: list[str] | None = None

@@ -1,5 +1,5 @@
-"""What is submitted: bundles, the repository's commit and its checks, tool profiles, breaker limits, the recovery table, options,
-and, if a bundle asks for a capability, the AIM registry that AIM_REGISTRY_PATH names.
+"""What is submitted: bundles, the repository's commit and its checks, gates, tool profiles, breaker limits, the recovery table,
+options, and, if a bundle asks for a capability, the AIM registry that AIM_REGISTRY_PATH names.
 
 Everything is read once, here, and pinned by content: what a run does never depends on files that change later.
 """
@@ -70,7 +70,9 @@ def assemble(
     try:
         state = inspect(repo, base_ref=base, allow_dirty=allow_dirty, exempt=exempt)
         checks = read_file(state.root, state.base_commit, CHECKS_FILE, CHECKS_BYTES) or b""
-        overlay = _profiles(state.root, state.base_commit, checks, settings.tool_profiles, profiles or {})
+        parsed = _checks(state.root, state.base_commit, checks)
+        overlay = _profiles(state.root, state.base_commit, parsed, settings.tool_profiles, profiles or {})
+        gates = gates_at(state.root, state.base_commit, parsed)
     except RepositoryError as error:
         raise invalid(error.code, str(error.args[0]), error.remedy, str(repo)) from error
     options = Options(
@@ -79,7 +81,6 @@ def assemble(
         fail_fast=bool(settings.fail_fast),
         dry_run=bool(settings.dry_run),
         timeout_s=settings.timeout_s or 0.0,
-        accept_unenforced=bool(settings.accept_unenforced),
         stepwise=stepwise,
         context_json=encode_context(context or {}),
         scheduling=settings.scheduling or "",
@@ -100,6 +101,7 @@ def assemble(
         breaker_json=_breaker(settings.breaker),
         recovery_json=_recovery(settings.recovery),
         aim_registry_json=_registry(bundles),
+        gates_json=msgspec.json.encode(gates) if gates else b"",
         actor=actor(),
     )
     return Submission(header=header, documents=documents_of(bundles))
@@ -212,14 +214,47 @@ def profiles_in(file: str | None) -> dict[str, ToolProfile]:
         raise invalid("BAD_PROFILES", str(error), "Mend the tool profiles.") from error
 
 
-def _profiles(root: Path, commit: str, checks_toml: bytes, file: str | None, given: Mapping[str, ToolProfile]) -> bytes:
-    """The same as one JSON object, empty for none."""
+def _checks(root: Path, commit: str, checks_toml: bytes) -> Checks:
+    """What the repository says of checks. Raises SwellError BAD_CHECKS."""
     from services.checks import CHECKS_FILE, Checks, ChecksError, parse_checks  # noqa: PLC0415 - as above
 
     try:
-        checks = parse_checks(checks_toml, f"{CHECKS_FILE} at {commit[:12]}") if checks_toml else Checks()
+        return parse_checks(checks_toml, f"{CHECKS_FILE} at {commit[:12]}") if checks_toml else Checks()
     except ChecksError as error:
         raise invalid("BAD_CHECKS", str(error), "Commit the mended file, or name another base.", str(root)) from error
+
+
+def gates_at(root: Path, commit: str, checks: Checks) -> Mapping[str, Any]:
+    """What gates stand for by the file that `gates_file` names, in its own form; empty without one.
+
+    Raises SwellError BAD_GATES, RepositoryError.
+    """
+    if checks.gates_file is None:
+        return {}
+    from services.checks import CHECKS_FILE  # noqa: PLC0415 - as above
+    from services.config import ConfigError, parse_yaml  # noqa: PLC0415 - as above
+    from services.gates import GATES_BYTES, GatesError, parse_gates  # noqa: PLC0415 - as above
+    from services.repository import read_file  # noqa: PLC0415 - as above
+
+    data = read_file(root, commit, checks.gates_file, GATES_BYTES)
+    if data is None:
+        raise invalid(
+            "BAD_GATES",
+            f"{CHECKS_FILE} names the gates {checks.gates_file}, which the base commit does not have",
+            "Commit that file, or mend `gates_file`.",
+            str(root),
+        )
+    source = f"{checks.gates_file} at {commit[:12]}"
+    try:
+        found = parse_yaml(data, source, GATES_BYTES)
+        parse_gates(found, source)
+    except (ConfigError, GatesError) as error:
+        raise invalid("BAD_GATES", str(error), "Mend it, then commit it.", str(root)) from error
+    return found
+
+
+def _profiles(root: Path, commit: str, checks: Checks, file: str | None, given: Mapping[str, ToolProfile]) -> bytes:
+    """The tool profiles laid over the scheduler's as one JSON object, empty for none."""
     merged = laid_over(root, commit, checks, file, given)
     return msgspec.json.encode({tool: _given_fields(profile) for tool, profile in merged.items()}) if merged else b""
 

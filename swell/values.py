@@ -26,7 +26,6 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     fail_fast: bool = False
     dry_run: bool = False
     timeout_s: float = 0.0
-    accept_unenforced: bool = False
     stepwise: bool = False
     context_json: str = ""
     scheduling: str = ""
@@ -50,6 +49,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     breaker_json: bytes = b""
     recovery_json: bytes = b""
     aim_registry_json: bytes = b""
+    gates_json: bytes = b""
     actor: str = ""
     request_id: str = ""
 

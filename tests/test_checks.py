@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from services.bundle import WorkstreamChecks
+from services.bundle import BundleGate, WorkstreamChecks
 from services.checks import (
     CHECKS_BYTES,
     DEFAULT_DROPPINGS,
@@ -26,6 +26,8 @@ runtime_tool = "pytest"
 fix_tool = "aider"
 droppings = ["out/"]
 tool_profiles = "tools/tool_profiles.json"
+test_gates = [{type = "GATE_UNIT"}, {type = "GATE_LINT", required = false, blocking = false}]
+gates_file = "tools/gates.yaml"
 """
 
 
@@ -38,6 +40,8 @@ def test_every_key_is_understood():
         fix_tool="aider",
         droppings=("out/",),
         tool_profiles="tools/tool_profiles.json",
+        test_gates=(BundleGate(type="GATE_UNIT"), BundleGate(type="GATE_LINT", required=False, blocking=False)),
+        gates_file="tools/gates.yaml",
     )
 
 
@@ -54,6 +58,11 @@ def test_every_key_is_understood():
         (b"setup = [1]", "setup"),
         (b'tool_profiles = "../x.json"', "inside the repository"),
         (b'tool_profiles = "/x.json"', "inside the repository"),
+        (b'gates_file = "../x.yaml"', "inside the repository"),
+        (b'test_gates = ["GATE_UNIT"]', "test_gates"),
+        (b'test_gates = [{type = "GATE_MAGIC"}]', "test_gates"),
+        (b'test_gates = [{type = "GATE_UNIT", tool = "x"}]', "test_gates"),
+        (b'test_gates = [{type = "GATE_UNIT"}, {type = "GATE_UNIT", required = false}]', "a type twice"),
         (b"x = ", "not valid TOML"),
         (b"\xff", "not valid TOML"),
         (b"#" * (CHECKS_BYTES + 1), "larger than"),

@@ -273,6 +273,7 @@ def test_every_file_of_settings_is_known():
         "recovery.yaml",
         "prices.toml",
         "aim_registry.json",
+        "gates.yaml",
     }
     assert {file.name for file in (ROOT / "config").iterdir()} == known
 

@@ -9,7 +9,7 @@ is spared (`per_file`) but what a check that passed has found nothing in.
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -17,7 +17,7 @@ from services.checks import acceptance_command
 from services.diagnostic import Diagnostic, error_signature, tolerable
 from services.events import Check, CheckOutcome, CheckResult
 from services.executor.clean import CleanFiles, Listing, checker_of, listing, mark
-from services.executor.diagnostics import REPORT_DECIDES, ReportError, finding_codes, judge, read
+from services.executor.diagnostics import REPORT_DECIDES, Counts, ReportError, finding_codes, judge, read
 from services.executor.diagnostics.categories import as_profiled
 from services.executor.output import read_output
 from services.executor.sandbox import Sandbox
@@ -29,6 +29,7 @@ from services.git import readable
 from services.process import Supervisor, Tool
 from services.profiles import PlaceholderError, ToolProfile, substitute_one
 from services.scope import Droppings
+from services.spec import Definitions, Ranges
 
 OUTPUT_TAIL_BYTES = 20_000
 OUTPUT_MARGIN_BYTES = 512 * 1024
@@ -37,6 +38,7 @@ OUTPUT_MARGIN_BYTES = 512 * 1024
 MESSAGE_CHARS = 1_500
 RESULT_CHARS = 400
 DISCARDED_MAX = 50
+_BAD: Final[frozenset[CheckOutcome]] = frozenset({"failed", "error"})
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -51,8 +53,8 @@ class Finding(msgspec.Struct, frozen=True):
 class Judged(msgspec.Struct):
     """What a set of checks said of one tree. `log` is everything they printed, check by check.
 
-    `diagnostics` are those of checks that failed; `tolerated` those of checks that passed nevertheless. `untimely` says
-    which limit ended a check, if one did.
+    `diagnostics` are those of checks that failed; `tolerated` those of checks that passed nevertheless, or only warn.
+    `untimely` says which limit ended a check that is required, if one did.
     """
 
     results: list[CheckResult] = []
@@ -66,16 +68,16 @@ class Judged(msgspec.Struct):
 
     @property
     def outcome(self) -> CheckOutcome:
-        """The worst: error if any check could not judge, else failed if any did, else passed."""
-        outcomes = {result.outcome for result in self.results}
+        """The worst of what is required: error if any check could not judge, else failed if any did, else passed."""
+        outcomes = {result.outcome for result in self.results if not result.optional}
         if "error" in outcomes:
             return "error"
         return "failed" if "failed" in outcomes else "passed"
 
     @property
     def worst_first(self) -> list[CheckResult]:
-        """The results; those that did not pass come first, else in order."""
-        return sorted(self.results, key=lambda result: result.outcome in {"passed", "not_executable"})
+        """The results; those that did not pass come first, of them what only warns last, else in order."""
+        return sorted(self.results, key=lambda result: (result.outcome not in _BAD, result.optional))
 
     @property
     def signature(self) -> str:
@@ -87,9 +89,13 @@ class Judged(msgspec.Struct):
 
     @property
     def message(self) -> str:
-        """What did not pass, in one line or a few."""
-        bad = [r for r in self.results if r.outcome in {"failed", "error"}]
-        return "; ".join(f"{r.name}: {r.message or r.outcome}" for r in bad)[:MESSAGE_CHARS]
+        """What did not pass, in one line or a few; what only warns comes last, and says so."""
+        bad = [result for result in self.worst_first if result.outcome in _BAD]
+        told = [
+            f"{'warning: ' if result.optional else ''}{result.name}: {result.message or result.outcome}"
+            for result in bad
+        ]
+        return "; ".join(told)[:MESSAGE_CHARS]
 
 
 class _Asked(msgspec.Struct, frozen=True):
@@ -113,7 +119,8 @@ class Checking:
         supervisor: Supervisor,
         workspace: Workspace,
         *,
-        profiles: Mapping[str, ToolProfile],
+        definitions: Definitions,
+        ranges: Ranges,
         context: Mapping[str, Any],
         env: Mapping[str, str],
         scratch: Path,
@@ -123,27 +130,24 @@ class Checking:
         secrets: Secrets,
         sandbox: Sandbox,
         trials: Trials,
-        text: Callable[[Check], str],
-        strict: Callable[[Check], bool],
         clean: CleanFiles,
         on_started: Callable[[Tool], None],
     ) -> None:
-        """`context` are the placeholders' values; `scratch` is the attempt's own folder; `text` gives a check's whole text.
+        """`definitions` say what checks are for the workstreams in `ranges`; `context` are the placeholders' values.
 
-        `strict` says whether every finding fails a check; `clean` remembers what `per_file` checks have found clean.
+        `scratch` is the attempt's own folder; `clean` remembers what `per_file` checks have found clean.
         `sandbox` is for profiles that want one, as far as `trials` allow it. `on_started` is told of every tool.
         """
         self._supervisor = supervisor
         self._workspace = workspace
-        self._profiles = profiles
+        self._definitions = definitions
+        self._ranges = ranges
         self._context = context
         self._env = env
         self._scratch = scratch
         self._droppings = droppings
         self._marker = marker
         self._output_bytes = output_bytes
-        self._text = text
-        self._strict = strict
         self._clean = clean
         self._listing: Listing | None = None
         self._secrets = secrets
@@ -152,29 +156,38 @@ class Checking:
         self._on_started = on_started
 
     async def all(self, checks: Sequence[Check], *, timeout_s: float, idle_timeout_s: float) -> Judged:
-        """In order, each within these limits (idle 0: none). The first STATIC check that does not pass ends it; the others all have their say."""
+        """In order, each within these limits (idle 0: none).
+
+        The first STATIC check and the first blocking gate that do not pass end it; all others have their say.
+        """
         judged = Judged()
         for number, check in enumerate(checks):
             result = await self._one(check, judged, number, timeout_s, idle_timeout_s)
-            judged.results.append(result)
+            judged.results.append(msgspec.structs.replace(result, optional=not self._is_required(check)))
             await self._put_back(judged)
-            if check.kind == "static" and result.outcome in {"failed", "error"}:
+            if result.outcome in _BAD and self._definitions.is_blocking(check, self._ranges):
                 break
         return judged
+
+    def _is_required(self, check: Check) -> bool:
+        return self._definitions.is_required(check, self._ranges)
 
     async def _one(
         self, check: Check, judged: Judged, number: int, timeout_s: float, idle_timeout_s: float
     ) -> CheckResult:
         if check.kind == "acceptance":
-            argv = acceptance_command(self._text(check), self._has, path=self._env["PATH"])
+            argv = acceptance_command(self._definitions.text(check), self._has, path=self._env["PATH"])
             if argv is None:
                 return _result(check, "not_executable", message="not a command; start it with '$ ' to run it")
             profile = literal_profile(argv, timeout_s=timeout_s)
         else:
-            found = self._profiles.get(check.name)
+            found = self._definitions.profile(check)
             if found is None:
-                return _result(check, "error", message=f"no tool profile {check.name!r}: add one, or correct its name")
+                tool = self._definitions.tool(check)
+                return _result(check, "error", message=f"no tool profile {tool!r}: add one, or correct its name")
             profile = found
+            if (known := self._known(check, profile, judged)) is not None:
+                return known
         scratch = self._scratch
         if number:
             scratch = self._scratch / f"check-{number}"
@@ -204,10 +217,23 @@ class Checking:
             on_started=self._on_started,
         )
         late = untimely(invocation, profile, timeout_s=timeout_s, idle_timeout_s=idle_timeout_s)
-        if late is not None:
+        if late is not None and self._is_required(check):
             judged.untimely = late[0]
         trouble = late[1] if late else _trouble(check, profile, invocation)
         return self._judge(check, profile, invocation, asked, judged, trouble)
+
+    def _known(self, check: Check, profile: ToolProfile, judged: Judged) -> CheckResult | None:
+        """What a gate has to say, if a check that had its say already runs the very same tool on this tree."""
+        for one in judged.results if check.kind == "gate" else ():
+            same = Check(check=one.check, kind=one.kind, name=one.name)
+            if one.optional and one.outcome != "passed":
+                continue  # what it found is no reason for a failure, so it gives none for this one
+            if self._definitions.is_strict(same, self._ranges) and self._definitions.profile(same) == profile:
+                message = f"as {one.name}: {one.message}" if one.message else f"as {one.name}"
+                return msgspec.structs.replace(
+                    one, check=check.check, kind=check.kind, name=check.name, wall_s=0.0, message=message[:RESULT_CHARS]
+                )
+        return None
 
     async def _asked(self, check: Check, profile: ToolProfile, files: list[str], scratch: Path) -> _Asked:
         """What a checker is asked: for a `per_file` check, without the files that are known to be clean."""
@@ -263,9 +289,10 @@ class Checking:
         judged.tool_wall_s += wall_s
         tail = output[-OUTPUT_TAIL_BYTES:].decode(errors="replace")
         diagnostics: list[Diagnostic] = []
+        counts = Counts()
         if not trouble:
             try:
-                diagnostics = self._report(check, profile, invocation, asked.scratch)
+                diagnostics, counts = self._report(check, profile, invocation, asked.scratch)
             except (ReportError, PlaceholderError) as error:
                 trouble = str(error)
         if trouble:
@@ -273,8 +300,8 @@ class Checking:
         if invocation.ok and not (diagnostics and profile.report.format in REPORT_DECIDES):
             self._remember(asked, diagnostics)
             spared = f"{asked.spared} files unchanged since they were clean were not looked at" if asked.spared else ""
-            return _result(check, "passed", exit_code=exit_code, wall_s=wall_s, message=spared)
-        lenient = tolerable(diagnostics) and not self._strict(check)
+            return _result(check, "passed", exit_code=exit_code, wall_s=wall_s, message=spared, counts=counts)
+        lenient = tolerable(diagnostics) and not self._definitions.is_strict(check, self._ranges)
         if lenient and (invocation.ok or exit_code in finding_codes(profile.report.format)):
             judged.tolerated += diagnostics
             return _result(
@@ -283,26 +310,33 @@ class Checking:
                 exit_code=exit_code,
                 wall_s=wall_s,
                 findings=len(diagnostics),
+                counts=counts,
                 message=f"passed with {len(diagnostics)} findings, for strict is false and none is of syntax, type or a test",
             )
         hint = invocation.hint
         if lenient:
             hint = f"strict is false, but exit code {exit_code} may say more than findings"
-        judged.diagnostics += diagnostics
-        judged.findings.append(Finding(check.name, argv, exit_code, tail))
+        if self._is_required(check):
+            judged.diagnostics += diagnostics
+            judged.findings.append(Finding(check.name, argv, exit_code, tail))
+        else:
+            judged.tolerated += diagnostics
         return _result(
             check,
             "failed",
             exit_code=exit_code,
             wall_s=wall_s,
             findings=len(diagnostics),
+            counts=counts,
             message=_hinted(_summary(diagnostics, tail), hint),
         )
 
-    def _report(self, check: Check, profile: ToolProfile, invocation: Invocation, scratch: Path) -> list[Diagnostic]:
+    def _report(
+        self, check: Check, profile: ToolProfile, invocation: Invocation, scratch: Path
+    ) -> tuple[list[Diagnostic], Counts]:
         report = profile.report
         if report.format == "none" or invocation.exit is None:
-            return []
+            return [], Counts()
         if report.source in {"stdout", "stderr"}:
             first = report.source == "stdout"
             if invocation.exit.stdout_truncated if first else invocation.exit.stderr_truncated:
@@ -319,15 +353,17 @@ class Checking:
             worktree=self._workspace.path,
             exit_code=exit_code if exit_code is not None else -1,
             success=invocation.ok,
-            tool=check.name,
+            tool=self._definitions.tool(check),
             expression=report.pattern or "",
         )
         # After parsing: a mask inside a report would break it, and one inside a path before it is made relative as well.
         mask = self._secrets.mask_text
         return [
-            msgspec.structs.replace(one, path=mask(one.path), message=mask(one.message), code=mask(one.code))
-            for one in (as_profiled(told, profile) for told in found)
-        ]
+            msgspec.structs.replace(
+                one, tool=check.name, path=mask(one.path), message=mask(one.message), code=mask(one.code)
+            )
+            for one in (as_profiled(told, profile) for told in found.diagnostics)
+        ], found.counts
 
     def _output(self, file: Path) -> bytes:
         return self._secrets.mask(read_output(file, self._output_bytes + OUTPUT_MARGIN_BYTES))
@@ -391,6 +427,7 @@ def _result(
     exit_code: int | None = None,
     wall_s: float = 0.0,
     findings: int = 0,
+    counts: Counts | None = None,
     message: str = "",
 ) -> CheckResult:
     return CheckResult(
@@ -402,4 +439,7 @@ def _result(
         wall_s=round(wall_s, 4),
         findings=findings,
         message=message[:RESULT_CHARS],
+        tests=counts.tests if counts is not None else None,
+        failures=counts.failures if counts is not None else None,
+        skipped=counts.skipped if counts is not None else None,
     )

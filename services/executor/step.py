@@ -482,6 +482,10 @@ class _Attempt:
             "attempt": self.step.attempt,
         }
 
+    def _whose(self, ranges: Ranges) -> str:
+        """The workstream whose settings hold: the attempt's own, of the line the first that the tree carries."""
+        return self.workstream if self.workstream != LINE else self.definitions.order[ranges[0][0]]
+
     def _files(self, workspace: Workspace, patterns: Sequence[str]) -> list[str]:
         """The existing files that a declared scope covers; none of them can be taken for an option."""
         found: dict[str, None] = {}
@@ -506,7 +510,7 @@ class _Attempt:
             )
 
     def _profiles(self, checks: Iterable[Check]) -> list[ToolProfile]:
-        return [self.spec.profiles[check.name] for check in checks if check.name in self.spec.profiles]
+        return [profile for check in checks if (profile := self.definitions.profile(check)) is not None]
 
     def _log_in(self, scratch: Path) -> bytes:
         """What the step's tool has printed."""
@@ -1184,18 +1188,19 @@ class _Attempt:
     async def check(self) -> StepFinished:
         """Judge one tree; what the checks change is put back and reported."""
         await self._bring(self.step.input)
-        checks = self.definitions.checks(self.workstream)
         ranges = tuple((start, end) for start, end in self.step.merged) or self._own()
+        checks = self.definitions.checks(self._whose(ranges))
         async with self._scratch() as scratch, self.repository.pool.at(self.step.input.commit) as workspace:
             setup = await self._setup(workspace, checks, scratch)
             wanted = self.step.checks
             if self.step.every_check:
-                wanted = self.definitions.required(self.step.step, ranges)
+                wanted = self.definitions.asked(self.step.step, ranges)
             context = await self._context(workspace, scratch, ranges, self._profiles(wanted))
             checking = Checking(
                 self.steps.supervisor,
                 workspace,
-                profiles=self.spec.profiles,
+                definitions=self.definitions,
+                ranges=ranges,
                 context=context,
                 env=self._environment(workspace, scratch, setup),
                 scratch=scratch,
@@ -1205,8 +1210,6 @@ class _Attempt:
                 secrets=self.secrets,
                 sandbox=self._sandbox(workspace, scratch, setup),
                 trials=self.steps.trials,
-                text=self.definitions.text,
-                strict=lambda check: self.definitions.is_strict(check, ranges),
                 clean=self.steps.clean,
                 on_started=self._tools.append,
             )
@@ -1236,7 +1239,7 @@ class _Attempt:
             ok=outcome == "passed",
             error_class=classes[outcome],
             message=judged.message,
-            exit_code=next((r.exit_code for r in judged.results if r.outcome == "failed"), None),
+            exit_code=next((r.exit_code for r in judged.results if not r.optional and r.outcome == "failed"), None),
             snapshot=Snapshot(commit=self.step.input.commit, tree=tree, bundle=self.step.input.bundle),
             checks=judged.worst_first[:CHECKS_NAMED_MAX],
             discarded=named(judged.discarded),

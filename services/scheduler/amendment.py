@@ -67,7 +67,7 @@ def amended(spec: RunSpec, change: Adjustment, profiles: Mapping[str, ToolProfil
     report = _planned(spec, bundles, known)
     if report.errors:
         raise SubmissionError("workstream", "; ".join(str(finding) for finding in report.errors[:5]), "INVALID_PLAN")
-    pinned = pinned_profiles(known, bundles, spec.checks, spec.options.context, spec.registry)
+    pinned = pinned_profiles(known, bundles, spec.checks, spec.options.context, spec.registry, spec.gates)
     return msgspec.structs.replace(spec, bundles=bundles, profiles={**spec.profiles, **pinned})
 
 

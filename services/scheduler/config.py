@@ -59,6 +59,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     `breaker_file`: FIX-loop limits and step time limits. Default: the shipped config/circuit_breaker_config.yaml.
     `recovery_file`: what follows from each class of error. Default: the shipped config/recovery.yaml.
     `aim_registry_file`: what routes capabilities to tools. Default: the shipped config/aim_registry.json.
+    `gates_file`: what gates stand for. Default: the shipped config/gates.yaml.
     `review`: whether a workstream that no automatic recovery helps waits for a person ("wait") or fails ("fail"), when the
     submission does not say. Default "wait".
     `max_workers`: attempts of one run at a time, when the submission does not say. Default 4.
@@ -91,6 +92,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     breaker_file: Path | None = None
     recovery_file: Path | None = None
     aim_registry_file: Path | None = None
+    gates_file: Path | None = None
     review: Literal["wait", "fail"] = "wait"
     max_workers: Count = 4
     max_workers_limit: Count = 10_000

@@ -555,7 +555,6 @@ def _plain(header: pb.RunHeader) -> Header:
         fail_fast=options.fail_fast,
         dry_run=options.dry_run,
         timeout_s=options.timeout_s,
-        accept_unenforced=options.accept_unenforced,
         stepwise=options.stepwise,
         context_json=options.context_json,
         scheduling=options.scheduling,
@@ -569,6 +568,7 @@ def _plain(header: pb.RunHeader) -> Header:
         breaker_json=header.breaker_json,
         recovery_json=header.recovery_json,
         aim_registry_json=header.aim_registry_json,
+        gates_json=header.gates_json,
         actor=header.actor,
     )
 

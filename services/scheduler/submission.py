@@ -4,16 +4,18 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from services.aim import Registry, RegistryError, Skipped, load_registry, parse_registry, pinned
-from services.bundle import SET_BYTES_MAX, BundleValidationError, WorkstreamBundle, parse_bundles
+from services.bundle import SET_BYTES_MAX, BundleValidationError, GateType, WorkstreamBundle, parse_bundles
 from services.checks import Checks, ChecksError, parse_checks, resolve
 from services.config import ConfigError, load_yaml
 from services.discovery import load_plugins
+from services.gates import GATES_BYTES, Gates, GatesError, asked_for, parse_gates
 from services.git import redacted
 from services.outcome import NANO_USD_MAX, BudgetMode
 from services.plan import Finding, PlanReport, validate_plan
@@ -72,7 +74,6 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     fail_fast: bool = False
     dry_run: bool = False
     timeout_s: float = 0.0
-    accept_unenforced: bool = False
     stepwise: bool = False
     context_json: str = ""
     scheduling: str = ""
@@ -86,6 +87,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     breaker_json: bytes = b""
     recovery_json: bytes = b""
     aim_registry_json: bytes = b""
+    gates_json: bytes = b""
     actor: str = ""
 
 
@@ -102,7 +104,7 @@ class Submissions:
     def __init__(self, config: SchedulerConfig) -> None:
         """Reads the policy files once.
 
-        Raises ConfigError, ProfileError, BreakerConfigError, RecoveryConfigError, RegistryError.
+        Raises ConfigError, ProfileError, BreakerConfigError, RecoveryConfigError, RegistryError, GatesError.
         """
         self._config = config
         own = load_tool_profiles(config.tool_profiles) if config.tool_profiles is not None else {}
@@ -114,6 +116,8 @@ class Submissions:
         file = config.recovery_file or resource("config/recovery.yaml")
         self._recovery = load_yaml(file, RECOVERY_BYTES_MAX)
         parse_recovery_config(self._recovery, str(file))
+        file = config.gates_file or resource("config/gates.yaml")
+        self._gates = parse_gates(load_yaml(file, GATES_BYTES), str(file))
         self._registry = load_registry(config.aim_registry_file or resource("config/aim_registry.json"))
 
     def plan(self, header: Header, documents: Sequence[tuple[str, bytes]]) -> Planned:
@@ -124,9 +128,10 @@ class Submissions:
         profiles = self._tool_profiles(header)
         breaker = self._breaker_of(header)
         recovery = self._recovery_of(header)
+        gates = self._gates_of(header)
         bundles = self._bundles(documents)
         try:
-            return self._planned(header, run, options, checks, profiles, breaker, recovery, bundles)
+            return self._planned(header, run, options, checks, profiles, breaker, recovery, gates, bundles)
         except ChecksError as error:
             raise SubmissionError("documents", str(error), "INVALID_CHECKS") from error
 
@@ -144,6 +149,7 @@ class Submissions:
         profiles: dict[str, ToolProfile],
         breaker: Mapping[str, Any],
         recovery: Mapping[str, Any],
+        gates: Gates,
         bundles: list[WorkstreamBundle],
     ) -> Planned:
         registry, warnings = self._registry_of(header, profiles, bundles)
@@ -158,14 +164,13 @@ class Submissions:
             *report.errors,
             *_unknown_check_tools(bundles, checks, options.context, profiles),
             *_unsound_checks(bundles, checks, options.context, profiles),
+            *_unusable_gates(bundles, checks, profiles, gates),
             *_unknown_fallbacks(bundles, profiles),
             *_unmet_requirements(bundles, checks, options.context, profiles),
             *_uncapped_tools(bundles, checks, options, profiles, registry),
         ]
         if not bundles:
             errors.append(Finding(code="EMPTY_PLAN", message="there is no workstream", remedy="declare at least one"))
-        if not header.accept_unenforced:
-            errors += report.unenforced()
         report = msgspec.structs.replace(
             report, errors=errors, warnings=[*report.warnings, *warnings], valid=not errors
         )
@@ -179,12 +184,13 @@ class Submissions:
             bundles=bundles,
             waves=[list(wave) for wave in report.plan.waves],
             checks=checks,
-            profiles=pinned_profiles(profiles, bundles, checks, options.context, registry),
+            profiles=pinned_profiles(profiles, bundles, checks, options.context, registry, gates),
             breaker=dict(breaker),
             recovery=dict(recovery),
             options=options,
             actor=header.actor[:200] or "unknown",
             registry=registry,
+            gates=gates if _gate_types(bundles, checks) else {},
         )
         return Planned(report, spec)
 
@@ -296,6 +302,17 @@ class Submissions:
             raise SubmissionError("recovery_json", str(error), "INVALID_RECOVERY_CONFIG") from error
         return given
 
+    def _gates_of(self, header: Header) -> Gates:
+        if not header.gates_json:
+            return self._gates
+        try:
+            given = json.loads(header.gates_json) if len(header.gates_json) <= GATES_BYTES else None
+            if not isinstance(given, dict):
+                raise GatesError(f"must be an object of at most {GATES_BYTES} bytes")
+            return self._gates | parse_gates(given, "the submission's gates")
+        except (ValueError, RecursionError) as error:
+            raise SubmissionError("gates_json", str(error), "INVALID_GATES") from error
+
     def _registry_of(
         self, header: Header, profiles: Mapping[str, ToolProfile], bundles: Sequence[WorkstreamBundle]
     ) -> tuple[Registry | UnsetType, list[Finding]]:
@@ -361,12 +378,13 @@ def _context(text: str) -> dict[str, Any]:
 def has_checks(
     checks: Checks, context: Mapping[str, Any], bundle: WorkstreamBundle, profiles: Mapping[str, ToolProfile]
 ) -> bool:
-    """Whether anything at all checks a workstream."""
+    """Whether anything at all checks a workstream; a gate that only warns does not."""
     effective = resolve(checks, context, bundle.checks)
     return bool(
         effective.static_tools
         or effective.runtime_tool
         or bundle.acceptance_tests
+        or any(gate.required for gate in asked_for(effective.test_gates, bundle.test_gates))
         or any(profile.plugin is not None for profile in profiles.values())
     )
 
@@ -404,6 +422,54 @@ def _unknown_check_tools(
         for tool, workstream in _named_tools(bundles, checks, context, profiles).items()
         if tool not in profiles
     ]
+
+
+def _gate_types(bundles: Sequence[WorkstreamBundle], checks: Checks) -> dict[GateType, str]:
+    """Every type of gate that is asked for, with the first workstream that asks for it."""
+    found: dict[GateType, str] = {}
+    for bundle in bundles:
+        for gate in asked_for(checks.test_gates or (), bundle.test_gates):
+            found.setdefault(gate.type, bundle.id)
+    return found
+
+
+def _unusable_gates(
+    bundles: Sequence[WorkstreamBundle], checks: Checks, profiles: Mapping[str, ToolProfile], gates: Gates
+) -> list[Finding]:
+    """Gates that are asked for, and that nothing could judge."""
+    findings = []
+    for type_, workstream in _gate_types(bundles, checks).items():
+        gate = gates.get(type_)
+        if gate is None:
+            code, message = "GATE_WITHOUT_TOOL", f"it asks for {type_}, and nothing says which tool judges it"
+            remedy = f"give {type_} a tool in the file that gates_file of swell.toml names, or drop the gate"
+        elif gate.tool not in profiles:
+            code, message = "UNKNOWN_TOOL", f"its {type_} is judged by the tool {gate.tool!r}, which has no profile"
+            remedy = "add a tool profile, or name another tool for the gate"
+        elif profiles[gate.tool].type == "ai":
+            code, message = "GATE_OF_AI", f"its {type_} is judged by {gate.tool!r}, which is an AI tool"
+            remedy = "name a checker: what it says of a tree has to be the same each time"
+        else:
+            continue
+        findings.append(Finding(code=code, workstream=workstream, message=message, remedy=remedy))
+    judged_by = {gates[type_].tool for type_ in _gate_types(bundles, checks) if type_ in gates}
+    return findings + _of_one_attempt(judged_by, profiles)
+
+
+def _of_one_attempt(judging: AbstractSet[str], profiles: Mapping[str, ToolProfile]) -> list[Finding]:
+    """Checks whose verdict would not be that of any other attempt on the same tree."""
+    findings = []
+    for tool in sorted(judging & profiles.keys()):
+        own = sorted(placeholders(profiles[tool], fix=False) & OF_ONE_ATTEMPT)
+        if own:
+            findings.append(
+                Finding(
+                    code="CHECK_OF_ONE_ATTEMPT",
+                    message=f"the check {tool!r} depends on {', '.join(f'{{{name}}}' for name in own)}",
+                    remedy="a check may depend on the tree, its files and the run's context only",
+                )
+            )
+    return findings
 
 
 def _uncapped_tools(
@@ -505,17 +571,7 @@ def _unsound_checks(
         if profiles[tool].type == "ai"
     ]
     judging = {tool for e in resolved.values() for tool in (*e.static_tools, e.runtime_tool) if tool is not None}
-    for tool in sorted(judging & profiles.keys()):
-        own = sorted(placeholders(profiles[tool], fix=False) & OF_ONE_ATTEMPT)
-        if own:
-            findings.append(
-                Finding(
-                    code="CHECK_OF_ONE_ATTEMPT",
-                    message=f"the check {tool!r} depends on {', '.join(f'{{{name}}}' for name in own)}",
-                    remedy="a check may depend on the tree, its files and the run's context only",
-                )
-            )
-    return findings
+    return findings + _of_one_attempt(judging, profiles)
 
 
 def pinned_profiles(
@@ -524,9 +580,11 @@ def pinned_profiles(
     checks: Checks,
     context: Mapping[str, Any],
     registry: Registry | UnsetType,
+    gates: Gates,
 ) -> dict[str, ToolProfile]:
-    """Only what the run can need is pinned into it: tools, what may stand in for them, and checks."""
+    """Only what the run can need is pinned into it: tools, what may stand in for them, checks and gates."""
     needed = {bundle.tool for bundle in bundles} | _named_tools(bundles, checks, context, profiles).keys()
+    needed |= {gates[type_].tool for type_ in _gate_types(bundles, checks) if type_ in gates}
     if isinstance(registry, Registry):
         needed |= {tool.profile for tool in registry.tools.values()}
     pending = [tool for tool in needed if tool in profiles]

@@ -33,7 +33,7 @@ def sample(name: str) -> bytes:
 
 
 def failed(report_format: str, data: bytes, *, exit_code: int = 1, tree: Path = TREE, **more):
-    return judge(report_format, data, worktree=tree, exit_code=exit_code, success=False, **more)
+    return judge(report_format, data, worktree=tree, exit_code=exit_code, success=False, **more).diagnostics
 
 
 def places(found):
@@ -56,7 +56,7 @@ RUFF_FORMS = [("sarif", "sarif", "ruff"), ("rdjson", "rdjson", "ruff"), ("gitlab
 def test_ruff_in_other_forms(tmp_path, form, report_format, tool):
     """SARIF, rdjson and GitLab's form as ruff writes them: findings, moved lines, and a clean run."""
     code, report = by_ruff(tmp_path, form, "import os\n\n\ndef f():\n    return undefined\n")
-    found = judge(report_format, report, worktree=tmp_path, exit_code=code, success=code == 0)
+    found = judge(report_format, report, worktree=tmp_path, exit_code=code, success=code == 0).diagnostics
     severity = "warning" if form == "rdjson" else "error"
     assert places(found) == [("pkg/a.py", 1, 8, severity, "F401"), ("pkg/a.py", 5, 12, severity, "F821")]
     assert [one.tool for one in found] == [tool, tool]
@@ -69,7 +69,7 @@ def test_ruff_in_other_forms(tmp_path, form, report_format, tool):
     assert error_signature(again) == error_signature(found)
 
     code, clean = by_ruff(tmp_path, form, "x = 1\n")
-    assert judge(report_format, clean, worktree=tmp_path, exit_code=code, success=code == 0) == []
+    assert judge(report_format, clean, worktree=tmp_path, exit_code=code, success=code == 0).diagnostics == []
 
 
 @pytest.mark.parametrize(("form", "report_format", "tool"), RUFF_FORMS)
@@ -143,7 +143,7 @@ def test_tsc_coloured_and_with_windows_line_ends():
 def test_a_form_without_a_word_for_all_is_well(report_format):
     """Nothing printed is a clean run if the exit code says so, and a crash otherwise."""
     expression = "(?P<message>x.*)"
-    silent = judge(report_format, b"", worktree=TREE, exit_code=0, success=True, expression=expression)
+    silent = judge(report_format, b"", worktree=TREE, exit_code=0, success=True, expression=expression).diagnostics
     assert silent == []
     with pytest.raises(ReportError, match="reported no error"):
         failed(report_format, b"", expression=expression)
@@ -290,10 +290,10 @@ def test_go_vet(tmp_path):
 
 
 def test_go_vet_whose_success_says_nothing_is_judged_by_its_report():
-    (found,) = judge("go-vet-json", sample("go_vet.txt"), worktree=TREE, exit_code=0, success=True)
+    (found,) = judge("go-vet-json", sample("go_vet.txt"), worktree=TREE, exit_code=0, success=True).diagnostics
     assert found.path == "calc/calc.go"
     assert "go-vet-json" in REPORT_DECIDES
-    assert judge("go-vet-json", b"# m\n{}\n", worktree=TREE, exit_code=0, success=True) == []
+    assert judge("go-vet-json", b"# m\n{}\n", worktree=TREE, exit_code=0, success=True).diagnostics == []
 
 
 def test_go_vet_with_a_broken_analyzer_cut_short_or_with_text():

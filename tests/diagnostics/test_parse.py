@@ -29,7 +29,7 @@ def test_ruff(tmp_path, ruff_config):
     (tmp_path / "pkg").mkdir()
     (tmp_path / "pkg" / "a.py").write_text("x = 1\nimport os\n")
     code, out = check(tmp_path, "ruff", "check", "--output-format", "json", ".")
-    found = judge("ruff-json", out, worktree=tmp_path, exit_code=code, success=code == 0)
+    found = judge("ruff-json", out, worktree=tmp_path, exit_code=code, success=code == 0).diagnostics
     assert [(one.path, one.line, one.code, one.severity) for one in found] == [
         ("pkg/a.py", 2, "E402", "error"),
         ("pkg/a.py", 2, "F401", "error"),
@@ -61,7 +61,7 @@ def test_ruff_that_crashed_is_an_error_not_a_clean_run(tmp_path):
 def test_mypy(tmp_path):
     (tmp_path / "a.py").write_text('def f(x: int) -> str:\n    return x\n\n\ny = f("a")\nreveal_type(y)\n')
     code, out = check(tmp_path, "mypy", "--output", "json", "--cache-dir=/dev/null", ".")
-    found = judge("mypy-json", out, worktree=tmp_path, exit_code=code, success=code == 0)
+    found = judge("mypy-json", out, worktree=tmp_path, exit_code=code, success=code == 0).diagnostics
     assert [(one.path, one.line, one.column, one.code, one.severity) for one in found] == [
         ("a.py", 2, 12, "return-value", "error"),
         ("a.py", 5, 7, "arg-type", "error"),
@@ -69,7 +69,7 @@ def test_mypy(tmp_path):
     ]
     (tmp_path / "a.py").write_text("def f(x: int) -> int:\n    return x\n")
     code, out = check(tmp_path, "mypy", "--output", "json", "--cache-dir=/dev/null", ".")
-    assert judge("mypy-json", out, worktree=tmp_path, exit_code=code, success=code == 0) == []
+    assert judge("mypy-json", out, worktree=tmp_path, exit_code=code, success=code == 0).diagnostics == []
 
 
 def test_mypy_that_could_not_run_is_an_error(tmp_path):
@@ -89,7 +89,7 @@ def test_mypy_reports_a_syntax_error_as_a_finding(tmp_path):
     (tmp_path / "a.py").write_text("def (\n")
     code, out = check(tmp_path, "mypy", "--output", "json", "--cache-dir=/dev/null", ".")
     assert code == 2
-    found = judge("mypy-json", out, worktree=tmp_path, exit_code=code, success=False)
+    found = judge("mypy-json", out, worktree=tmp_path, exit_code=code, success=False).diagnostics
     assert (found[0].path, found[0].line, found[0].column, found[0].code) == ("a.py", 1, 5, "syntax")
 
 
@@ -113,7 +113,7 @@ def test_pytest(tmp_path):
         "def test_deep():\n    divide(1, 0)\n"
     )
     code, report = pytest_report(tmp_path)
-    found = judge("junit-xml", report, worktree=tmp_path, exit_code=code, success=code == 0)
+    found = judge("junit-xml", report, worktree=tmp_path, exit_code=code, success=code == 0).diagnostics
     assert [(one.tool, one.path, one.line, one.code) for one in found] == [
         ("pytest", "test_lib.py", 9, "failure"),
         ("pytest", "lib.py", 2, "failure"),
@@ -126,21 +126,21 @@ def test_pytest_that_cannot_collect(tmp_path):
     (tmp_path / "test_broken.py").write_text("x = 1\ndef (\n")
     code, report = pytest_report(tmp_path)
     assert code == 2
-    (found,) = judge("junit-xml", report, worktree=tmp_path, exit_code=code, success=False)
+    (found,) = judge("junit-xml", report, worktree=tmp_path, exit_code=code, success=False).diagnostics
     assert (found.path, found.line, found.code) == ("test_broken.py", 2, "error")
 
 
 def test_no_tests_are_a_finding(tmp_path):
     code, report = pytest_report(tmp_path)
     assert code == 5
-    (found,) = judge("junit-xml", report, worktree=tmp_path, exit_code=code, success=False)
+    (found,) = judge("junit-xml", report, worktree=tmp_path, exit_code=code, success=False).diagnostics
     assert (found.code, found.severity) == ("no-tests", "error")
 
 
 def test_all_tests_pass(tmp_path):
     (tmp_path / "test_a.py").write_text("def test_a():\n    pass\n")
     code, report = pytest_report(tmp_path)
-    assert judge("junit-xml", report, worktree=tmp_path, exit_code=code, success=code == 0) == []
+    assert judge("junit-xml", report, worktree=tmp_path, exit_code=code, success=code == 0).diagnostics == []
 
 
 BOMB = b"""<?xml version="1.0"?>
@@ -193,4 +193,4 @@ def test_a_missing_report_is_an_error(tmp_path):
 
 
 def test_a_tool_without_reports_is_judged_by_its_exit_code_alone():
-    assert judge("none", b"anything", worktree=TREE, exit_code=1, success=False) == []
+    assert judge("none", b"anything", worktree=TREE, exit_code=1, success=False).diagnostics == []

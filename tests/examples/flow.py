@@ -159,7 +159,9 @@ class Flow:
         report = self.profiles[tool].get("report", {"format": "none", "source": "stdout"})
         source = report["source"]
         data = done.stdout.encode() if source == "stdout" else read(Path(self._fill(source, tree, [])))
-        found = judge(report["format"], data, worktree=tree, exit_code=done.returncode, success=done.returncode == 0)
+        found = judge(
+            report["format"], data, worktree=tree, exit_code=done.returncode, success=done.returncode == 0
+        ).diagnostics
         return [msgspec.to_builtins(each) for each in found]
 
     def _tool(self, tree: Path, tool: str, names: list[str], **context: str) -> "subprocess.CompletedProcess[str]":

@@ -70,17 +70,21 @@ def test_a_workstream_without_checks_is_an_error_unless_it_says_so():
     assert found(told.errors, "NO_CHECKS") == ["ws-a"]
 
 
-def test_what_is_not_enforced_is_named_and_some_of_it_refuses_a_run():
+def test_what_is_not_enforced_is_named():
     told = report(
         ws("ws-a", test_gates=(BundleGate(type="GATE_LINT"),)),
-        ws("ws-b", test_gates=(BundleGate(type="GATE_UNIT"),)),
-        ws("ws-c", test_gates=(BundleGate(type="GATE_UNIT", required=False),)),
         ws("ws-d", capability="testing", compensation_actions=("cmd:undo",), circuit_breaker={"max_tries": 3}),
     )
     assert told.valid
-    assert found(told.warnings, "NOT_ENFORCED") == ["ws-a", "ws-b", "ws-c", "ws-d"]
-    assert [f.workstream for f in told.unenforced()] == ["ws-a", "ws-b"]
-    assert all("--accept-unenforced" in f.remedy for f in told.unenforced())
+    assert found(told.warnings, "NOT_ENFORCED") == ["ws-d"]
+
+
+def test_a_gate_that_is_asked_for_twice_is_an_error():
+    told = report(
+        ws("ws-a", test_gates=(BundleGate(type="GATE_LINT"), BundleGate(type="GATE_UNIT"))),
+        ws("ws-b", test_gates=(BundleGate(type="GATE_LINT"), BundleGate(type="GATE_LINT", required=False))),
+    )
+    assert found(told.errors, "DUPLICATE_GATE") == ["ws-b"]
 
 
 ROUTED = Registry(

@@ -158,9 +158,7 @@ class _Run:
         submission = assemble(
             parse_bundles([("bundles.json", json.dumps([bundle]).encode())]),
             repo=self.repository,
-            settings=RunSettings(
-                max_workers=1, timeout_s=RUN_TIMEOUT_S, accept_unenforced=True, review=None if case.expect else "fail"
-            ),
+            settings=RunSettings(max_workers=1, timeout_s=RUN_TIMEOUT_S, review=None if case.expect else "fail"),
             context={f"{case.tool}_model": _MODELS[case.tool], "codex_base_url": f"{url}/v1", **case.context},
             profiles=parse_tool_profiles(json.dumps(_profiles(case, url)).encode(), "profiles"),
         )

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from services.aim import Registry
+from services.gates import GATE_TYPES, Gate
 from services.scheduler.config import SchedulerConfig
 from services.scheduler.submission import Header, SubmissionError, Submissions
 from services.spec import decode_spec, encode_spec
@@ -71,6 +72,11 @@ def test_the_same_request_names_the_same_run(submissions):
         ({"recovery_json": b'{"classes": {"lost": ["retry"]}}'}, "recovery_json"),
         ({"recovery_json": b"[]"}, "recovery_json"),
         ({"recovery_json": b" " * 100_000}, "recovery_json"),
+        ({"gates_json": b"[]"}, "gates_json"),
+        ({"gates_json": b'{"GATE_UNIT": {"tool": "pytest", "x": 1}}'}, "gates_json"),
+        ({"gates_json": b'{"GATE_MAGIC": {"tool": "pytest"}}'}, "gates_json"),
+        ({"gates_json": b"{" * 60_000}, "gates_json"),
+        ({"gates_json": b" " * 100_000}, "gates_json"),
         ({"scheduling": "chaotic"}, "options.scheduling"),
         ({"review": "maybe"}, "options.review"),
     ],
@@ -93,10 +99,73 @@ def test_a_check_without_a_profile_is_refused(submissions):
     assert codes(submissions.plan(header(), document(missing))) == {"UNKNOWN_TOOL"}
 
 
-def test_what_is_not_enforced_is_refused_unless_accepted(submissions):
-    gated = CHECKED | {"test_gates": [{"type": "GATE_UNIT"}]}
-    assert codes(submissions.plan(header(), document(gated))) == {"NOT_ENFORCED"}
-    assert submissions.plan(header(accept_unenforced=True), document(gated)).spec is not None
+# Gates
+
+
+def gates(**stand_for) -> bytes:
+    return json.dumps(stand_for).encode()
+
+
+def asking(*types, **fields) -> dict:
+    return {"test_gates": [{"type": type_, **fields} for type_ in types]}
+
+
+def test_gates_are_pinned_with_their_tools_once_one_is_asked_for(submissions):
+    plain = submissions.plan(header(), document(CHECKED)).spec
+    assert (plain.gates, set(plain.profiles)) == ({}, {"echo", "ruff"})
+    spec = submissions.plan(header(), document(CHECKED, CHECKED | asking("GATE_SECURITY"))).spec
+    assert (set(spec.gates), set(spec.profiles)) == (set(GATE_TYPES), {"bandit", "echo", "ruff"})
+    assert decode_spec(encode_spec(spec)) == spec
+
+
+def test_what_a_submission_says_of_gates_lies_over_the_service_s_own(submissions, tmp_path):
+    file = tmp_path / "gates.yaml"
+    file.write_text("GATE_UNIT: {tool: mypy}\nGATE_LINT: {tool: yamllint}\n")
+    own = Submissions(SchedulerConfig(gates_file=file))
+    given = header(gates_json=gates(GATE_UNIT={"tool": "pytest", "timeout_s": 5}))
+    spec = own.plan(given, document(asking("GATE_UNIT"))).spec
+    assert spec.gates == {"GATE_UNIT": Gate(tool="pytest", timeout_s=5.0), "GATE_LINT": Gate(tool="yamllint")}
+    assert "mypy" not in spec.profiles
+    assert codes(own.plan(header(), document(asking("GATE_SECURITY")))) == {"GATE_WITHOUT_TOOL"}
+
+
+@pytest.mark.parametrize(
+    ("checks", "bundle", "missing"),
+    [
+        (b"", asking("GATE_UNIT"), False),
+        (b"", asking("GATE_INTEGRATION", blocking=False), False),
+        (b"", asking("GATE_UNIT", required=False), True),
+        (b'test_gates = [{type = "GATE_UNIT"}]', {}, False),
+        (b'test_gates = [{type = "GATE_UNIT"}]', asking("GATE_UNIT", required=False), True),
+        (b'test_gates = [{type = "GATE_UNIT"}]', asking("GATE_LINT", required=False), False),
+        (b"", asking("GATE_UNIT", required=False) | {"metadata": {"swell": {"gates": "none"}}}, False),
+    ],
+)
+def test_a_gate_that_only_warns_checks_nothing(submissions, checks, bundle, missing):
+    found = submissions.plan(header(checks_toml=checks), document(bundle))
+    assert codes(found) == ({"NO_CHECKS"} if missing else set())
+
+
+@pytest.mark.parametrize(
+    ("gate", "profile", "code"),
+    [
+        ({"tool": "judge"}, {"command": "judge"}, None),
+        ({"tool": "gone"}, {"command": "judge"}, "UNKNOWN_TOOL"),
+        ({"tool": "judge"}, {"command": "judge", "type": "ai"}, "GATE_OF_AI"),
+        ({"tool": "judge"}, {"command": "judge", "args": ["{attempt}"]}, "CHECK_OF_ONE_ATTEMPT"),
+    ],
+)
+def test_a_gate_that_nothing_could_judge_is_told_once(submissions, gate, profile, code):
+    given = header(gates_json=gates(GATE_UNIT=gate), tool_profiles_json=json.dumps({"judge": profile}).encode())
+    wanted = CHECKED | asking("GATE_UNIT", required=False)
+    found = [(f.code, f.remedy != "") for f in submissions.plan(given, document(wanted, wanted)).report.errors]
+    assert found == ([(code, True)] if code else [])
+    assert not codes(submissions.plan(given, document(CHECKED)))  # nobody asks for it
+
+
+def test_the_run_s_context_asks_for_no_gates(submissions):
+    with pytest.raises(SubmissionError, match=r"test_gates is read from the repository"):
+        submissions.plan(header(context_json='{"test_gates": ["GATE_UNIT"]}'), document(CHECKED))
 
 
 @pytest.mark.parametrize(

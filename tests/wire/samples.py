@@ -13,7 +13,7 @@ CHECK = ev.Check(check="0123456789abcdef", kind="static", name="ruff")
 TEST = ev.Check(check="fedcba9876543210", kind="acceptance", name="pytest -q tests/test_x.py")
 RESULT = ev.CheckResult(
     check="0123456789abcdef", kind="runtime", name="pytest", outcome="failed", exit_code=1, wall_s=2.5, findings=3,
-    message="3 tests failed: straße, 漢字, 😀",
+    message="3 tests failed: straße, 漢字, 😀", optional=True, tests=40, failures=3, skipped=2,
 )  # fmt: skip
 FIX = ev.FixInput(step="runtime", attempt=4, diagnostics=DIAGNOSTICS, earlier_patches=[PATCH], mechanical=2)
 FINISHED = ev.StepFinished(

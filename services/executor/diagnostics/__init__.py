@@ -8,6 +8,8 @@ not parse, is a ``ReportError``; it never looks like a checker without findings.
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from services.diagnostic import Diagnostic
 from services.executor.diagnostics import (
     cargo,
@@ -24,10 +26,20 @@ from services.executor.diagnostics import (
     sarif,
     tsc,
 )
-from services.executor.diagnostics.report import REPORT_BYTES, Findings, ReportError, read
+from services.executor.diagnostics.report import REPORT_BYTES, Counts, Findings, ReportError, read
 from services.profiles import ReportFormat
 
-__all__ = ["REPORT_DECIDES", "Diagnostic", "ReportError", "finding_codes", "judge", "parse", "read"]
+__all__ = [
+    "REPORT_DECIDES",
+    "Counts",
+    "Diagnostic",
+    "ReportError",
+    "Reported",
+    "finding_codes",
+    "judge",
+    "parse",
+    "read",
+]
 
 CRASH_CODES: Final[dict[ReportFormat, frozenset[int]]] = {
     "ruff-json": frozenset({2}),
@@ -54,6 +66,13 @@ MILD: Final[frozenset[ReportFormat]] = frozenset({"sarif", "rdjson", "rdjsonl", 
 
 REPORT_DECIDES: Final[frozenset[ReportFormat]] = frozenset({"go-vet-json"})
 """Formats of tools that end with success whatever they find, so that findings alone make a failure."""
+
+
+class Reported(msgspec.Struct, frozen=True):
+    """What a report says: its findings, and how many tests it tells of."""
+
+    diagnostics: list[Diagnostic]
+    counts: Counts
 
 
 def parse(
@@ -85,8 +104,8 @@ def judge(
     success: bool,
     tool: str = "",
     expression: str = "",
-) -> list[Diagnostic]:
-    """The same for a tool that has ended, with its exit code held against its report.
+) -> Reported:
+    """The same and its counts for a tool that has ended, with its exit code held against its report.
 
     Raises:
         ReportError: as ``parse``; and also when the tool did not succeed and yet names nothing it failed for, or its
@@ -94,7 +113,7 @@ def judge(
     """
     found = _found(report_format, data, worktree, tool, expression)
     if success:
-        return found.diagnostics()
+        return Reported(found.diagnostics(), found.tests)
     if exit_code in CRASH_CODES.get(report_format, ()):
         raise ReportError(f"the tool ended with exit code {exit_code}: it could not work. Its output says why.")
     severe = found.counts["error"]
@@ -102,7 +121,7 @@ def judge(
     severe += found.counts["info"] if report_format in MILD else 0
     if report_format != "none" and not severe:
         raise ReportError(f"the tool ended with exit code {exit_code} and reported no error. Its output says why.")
-    return found.diagnostics()
+    return Reported(found.diagnostics(), found.tests)
 
 
 def finding_codes(report_format: ReportFormat) -> frozenset[int]:

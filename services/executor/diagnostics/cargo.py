@@ -11,12 +11,22 @@ from typing import Final
 
 import msgspec
 
-from services.executor.diagnostics.report import Findings, ReportError, clean, decoded, digits, lines_of, severity
+from services.executor.diagnostics.report import (
+    Counts,
+    Findings,
+    ReportError,
+    clean,
+    decoded,
+    digits,
+    lines_of,
+    severity,
+)
 
 EXPANSIONS_MAX: Final = 20
 _LINE_CHARS: Final = 10_000
 _FAILED = re.compile(r"---- (\S.*) stdout ----$")
 _PLACE = re.compile(r"([^:]+):(\d+):(\d+):?")
+_RESULT = re.compile(r"test result: \w+\. (\d{1,9}) passed; (\d{1,9}) failed; (\d{1,9}) ignored;")
 _SUMMARY = re.compile(r"(?:aborting due to |could not compile |\d+ warnings? emitted)")
 
 
@@ -123,8 +133,11 @@ def _tests(lines: Iterable[str], found: Findings) -> None:
     """The blocks of libtest: a heading with the test's name, and what it printed; mostly of a panic."""
     test, words = "", ""
     place: tuple[str, int | None, int | None] | None = None
+    counted: list[tuple[int, int, int]] = []
     for full in lines:
         line = clean(full, _LINE_CHARS)
+        if result := _RESULT.match(line):
+            counted.append((int(result[1]), int(result[2]), int(result[3])))
         heading = _FAILED.match(line)
         if heading is not None or line in {"failures:", "successes:"} or line.startswith("test result:"):
             _add_test(test, place, words, found)
@@ -134,6 +147,9 @@ def _tests(lines: Iterable[str], found: Findings) -> None:
         elif test and not words and line.strip() and not line.startswith("note: "):
             words = line.strip()
     _add_test(test, place, words, found)
+    if counted:
+        passed, failed, ignored = map(sum, zip(*counted, strict=True))
+        found.tests = Counts(passed + failed + ignored, failed, ignored)
 
 
 def _panic(line: str) -> tuple[tuple[str, int | None, int | None] | None, str]:

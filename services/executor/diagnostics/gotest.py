@@ -6,11 +6,12 @@ finding. Exit codes: 0, 1 for any failure.
 """
 
 import re
+from collections import Counter
 from typing import Final
 
 import msgspec
 
-from services.executor.diagnostics.report import Findings, ReportError, clean, decoded, digits, lines_of
+from services.executor.diagnostics.report import Counts, Findings, ReportError, clean, decoded, digits, lines_of
 
 OUTPUT_CHARS: Final = 20_000
 """Kept of what a test or a package prints: the beginning, where the reason stands."""
@@ -51,6 +52,7 @@ class _Reading:
         self._found = found
         self._open: set[str] = set()
         self._ended = 0
+        self._tests: Counter[str] = Counter()
         self._output: dict[tuple[str, str], list[str]] = {}
         self._chars: dict[tuple[str, str], int] = {}
         self._failed: set[tuple[str, str]] = set()
@@ -72,6 +74,7 @@ class _Reading:
         if event.action not in _ENDS:
             self._open.add(event.package)
         elif event.test:
+            self._tests[event.action] += 1
             if event.action == "fail":
                 self._fail_test(key)
             self._drop(key)
@@ -84,6 +87,7 @@ class _Reading:
 
     def finish(self) -> None:
         self._end_build()
+        self._found.tests = Counts(self._tests.total(), self._tests["fail"], self._tests["skip"])
         if self._open:
             raise ReportError(f"the go test report has no end for {clean(min(self._open), 200)}: it was cut short.")
         if not self._ended and not self._builds:

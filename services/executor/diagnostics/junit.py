@@ -12,7 +12,7 @@ from xml.etree.ElementTree import ParseError
 import defusedxml.ElementTree
 from defusedxml import DefusedXmlException
 
-from services.executor.diagnostics.report import Findings, ReportError, digits
+from services.executor.diagnostics.report import Counts, Findings, ReportError, digits
 
 DEPTH_MAX: Final = 100
 TEXT_CHARS: Final = 200_000
@@ -24,7 +24,7 @@ _PYTHON_PLACE = re.compile(r'^E?[ \t]*File "(?P<path>[^"\n]+)", line (?P<line>\d
 
 
 def parse(data: bytes, found: Findings) -> None:
-    """One diagnostic for each test that failed or broke."""
+    """One diagnostic for each test that failed or broke; and how many there were, failed and were skipped."""
     target = _Target(found)
     try:
         parser = defusedxml.ElementTree.XMLParser(target=target, forbid_dtd=True)
@@ -34,6 +34,7 @@ def parse(data: bytes, found: Findings) -> None:
         raise ReportError(f"the JUnit report declares a DTD or entities, which is refused ({error}).") from error
     except (ParseError, ValueError, LookupError) as error:
         raise ReportError(f"the JUnit report is not valid XML ({error}). The test run was cut short.") from error
+    found.tests = Counts(target.tests, target.failures, target.skipped)
     if not target.tests:
         found.add(tool=target.tool, code="no-tests", message="no test was found, so nothing was tested")
 
@@ -43,12 +44,15 @@ class _Target:
 
     def __init__(self, found: Findings) -> None:
         self.tests = 0
+        self.failures = 0
+        self.skipped = 0
         self.tool = ""
         self._found = found
         self._depth = 0
         self._case: dict[str, str] | None = None
         self._case_depth = 0
         self._outcome: dict[str, str] | None = None
+        self._failed = False
         self._text: list[str] = []
         self._chars = 0
 
@@ -62,9 +66,18 @@ class _Target:
             self.tool = self.tool or attributes.get("name", "")
         elif tag == "testcase":
             self.tests += 1
-            self._case, self._case_depth = attributes, self._depth
-        elif tag in {"failure", "error"} and self._case is not None and self._depth == self._case_depth + 1:
+            self._case, self._case_depth, self._failed = attributes, self._depth, False
+        elif self._case is not None and self._depth == self._case_depth + 1:
+            self._inside(tag, attributes)
+
+    def _inside(self, tag: str, attributes: dict[str, str]) -> None:
+        """What a test has come to."""
+        if tag in {"failure", "error"}:
             self._outcome, self._text, self._chars = attributes, [], 0
+            self.failures += not self._failed
+            self._failed = True
+        elif tag == "skipped":
+            self.skipped += 1
 
     def data(self, text: str) -> None:
         if self._outcome is not None and self._depth == self._case_depth + 1 and self._chars < TEXT_CHARS:

@@ -34,6 +34,14 @@ class ReportError(Exception):
     """A report is missing, too large, or not what its format says: the check has no verdict, which is no "all clear"."""
 
 
+class Counts(msgspec.Struct, frozen=True):
+    """How many tests a report tells of: all, those that failed or broke, those that were skipped. None: it does not tell."""
+
+    tests: int | None = None
+    failures: int | None = None
+    skipped: int | None = None
+
+
 class Findings:
     """What a parser finds, in order: the first DIAGNOSTICS_MAX as diagnostics, all of them as numbers by severity.
 
@@ -45,6 +53,7 @@ class Findings:
         self.worktree = worktree
         self._format = report_format
         self.counts: dict[Severity, int] = {"error": 0, "warning": 0, "info": 0}
+        self.tests = Counts()
         self._roots = (worktree, Path(os.path.realpath(worktree)))
         self._tool = tool
         self._kept: list[Diagnostic] = []

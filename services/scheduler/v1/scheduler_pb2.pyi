@@ -48,13 +48,12 @@ class Repository(_message.Message):
     def __init__(self, location: _Optional[str] = ..., base_commit: _Optional[str] = ..., base_ref: _Optional[str] = ...) -> None: ...
 
 class RunOptions(_message.Message):
-    __slots__ = ("max_workers", "wave_delay_s", "fail_fast", "dry_run", "timeout_s", "accept_unenforced", "stepwise", "context_json", "scheduling", "review", "paused", "budget_nano", "budget_mode", "pools")
+    __slots__ = ("max_workers", "wave_delay_s", "fail_fast", "dry_run", "timeout_s", "stepwise", "context_json", "scheduling", "review", "paused", "budget_nano", "budget_mode", "pools")
     MAX_WORKERS_FIELD_NUMBER: _ClassVar[int]
     WAVE_DELAY_S_FIELD_NUMBER: _ClassVar[int]
     FAIL_FAST_FIELD_NUMBER: _ClassVar[int]
     DRY_RUN_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
-    ACCEPT_UNENFORCED_FIELD_NUMBER: _ClassVar[int]
     STEPWISE_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_JSON_FIELD_NUMBER: _ClassVar[int]
     SCHEDULING_FIELD_NUMBER: _ClassVar[int]
@@ -68,7 +67,6 @@ class RunOptions(_message.Message):
     fail_fast: bool
     dry_run: bool
     timeout_s: float
-    accept_unenforced: bool
     stepwise: bool
     context_json: str
     scheduling: str
@@ -77,10 +75,10 @@ class RunOptions(_message.Message):
     budget_nano: int
     budget_mode: str
     pools: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, max_workers: _Optional[int] = ..., wave_delay_s: _Optional[float] = ..., fail_fast: _Optional[bool] = ..., dry_run: _Optional[bool] = ..., timeout_s: _Optional[float] = ..., accept_unenforced: _Optional[bool] = ..., stepwise: _Optional[bool] = ..., context_json: _Optional[str] = ..., scheduling: _Optional[str] = ..., review: _Optional[str] = ..., paused: _Optional[bool] = ..., budget_nano: _Optional[int] = ..., budget_mode: _Optional[str] = ..., pools: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, max_workers: _Optional[int] = ..., wave_delay_s: _Optional[float] = ..., fail_fast: _Optional[bool] = ..., dry_run: _Optional[bool] = ..., timeout_s: _Optional[float] = ..., stepwise: _Optional[bool] = ..., context_json: _Optional[str] = ..., scheduling: _Optional[str] = ..., review: _Optional[str] = ..., paused: _Optional[bool] = ..., budget_nano: _Optional[int] = ..., budget_mode: _Optional[str] = ..., pools: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RunHeader(_message.Message):
-    __slots__ = ("request_id", "run", "repository", "options", "checks_toml", "tool_profiles_json", "breaker_json", "actor", "recovery_json", "aim_registry_json")
+    __slots__ = ("request_id", "run", "repository", "options", "checks_toml", "tool_profiles_json", "breaker_json", "actor", "recovery_json", "aim_registry_json", "gates_json")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     REPOSITORY_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +89,7 @@ class RunHeader(_message.Message):
     ACTOR_FIELD_NUMBER: _ClassVar[int]
     RECOVERY_JSON_FIELD_NUMBER: _ClassVar[int]
     AIM_REGISTRY_JSON_FIELD_NUMBER: _ClassVar[int]
+    GATES_JSON_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     run: str
     repository: Repository
@@ -101,7 +100,8 @@ class RunHeader(_message.Message):
     actor: str
     recovery_json: bytes
     aim_registry_json: bytes
-    def __init__(self, request_id: _Optional[str] = ..., run: _Optional[str] = ..., repository: _Optional[_Union[Repository, _Mapping]] = ..., options: _Optional[_Union[RunOptions, _Mapping]] = ..., checks_toml: _Optional[bytes] = ..., tool_profiles_json: _Optional[bytes] = ..., breaker_json: _Optional[bytes] = ..., actor: _Optional[str] = ..., recovery_json: _Optional[bytes] = ..., aim_registry_json: _Optional[bytes] = ...) -> None: ...
+    gates_json: bytes
+    def __init__(self, request_id: _Optional[str] = ..., run: _Optional[str] = ..., repository: _Optional[_Union[Repository, _Mapping]] = ..., options: _Optional[_Union[RunOptions, _Mapping]] = ..., checks_toml: _Optional[bytes] = ..., tool_profiles_json: _Optional[bytes] = ..., breaker_json: _Optional[bytes] = ..., actor: _Optional[str] = ..., recovery_json: _Optional[bytes] = ..., aim_registry_json: _Optional[bytes] = ..., gates_json: _Optional[bytes] = ...) -> None: ...
 
 class PlanRunRequest(_message.Message):
     __slots__ = ("header", "documents")
