@@ -966,7 +966,7 @@ class _Deciding:
                 step=step,
                 pool=self.options.pool,
                 input=snapshot,
-                base=workstream.base or snapshot,
+                base=(workstream.base if workstream.latest is not None else None) or snapshot,
                 timeout_s=self._timeout_s(step),
                 queue_deadline_ns=self._queue_deadline_ns(),
                 checks=_named(checks),

@@ -811,7 +811,7 @@ def _schedule(run: RunState, fact: Fact, event: StepScheduled) -> None:
         workstream.delayed = workstream.restart = None
         run.agenda.discard(workstream.id)
         run.delayed.discard(workstream.id)
-        if workstream.base is None:
+        if workstream.base is None or workstream.latest is None:  # as long as nothing is made, it starts from the head
             workstream.base = event.base or event.input
     if event.cap is not None:
         reserve(run.book, draw_of(run.run, event))

@@ -273,9 +273,11 @@ class Play:
             self.spec.options.stepwise
         )
         eager = self.spec.options.scheduling == "eager"
-        assert (sorted(run.mergeable) if eager else run.mergeable) == sorted(
-            w.index for w in run.workstreams.values() if w.state == "merging"
-        )
+        assert eager or run.mergeable == sorted(run.mergeable)
+        waiting = [*run.mergeable]
+        if run.line is not None:
+            waiting += [run.workstreams[one.workstream].index for one in run.line.staged] + [*run.line.postponed]
+        assert sorted(waiting) == sorted(w.index for w in run.workstreams.values() if w.state == "merging")
 
     # Executors
 

@@ -374,3 +374,15 @@ def test_a_line_that_is_lost_too_often_goes_to_a_person_and_on_again():
     play.review("approve", A)
     play.play()
     assert play.states == {A: "completed"}
+
+
+def test_an_edit_that_made_nothing_begins_from_the_head_of_its_day():
+    """What others have merged meanwhile is not part of its own change."""
+    play = waiting({(A, "edit"): [broken("setup_error")]}, bundle(A), bundle(B))
+    head = play.state.line.head
+    assert head.commit != play.spec.repository.base_commit
+    play.review("approve", A)
+    again = scheduled(play)[-1]
+    assert (again.input, again.base) == (head, head)
+    assert play.state.workstreams[A].base == head
+    play.play()

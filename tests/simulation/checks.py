@@ -8,11 +8,13 @@ I6 what is spent and reserved is within the budgets, of runs and of all together
    what runs draw on together are given as fast as rates allow, used or given back once, and held by nobody
 """
 
+import math
 from collections import Counter
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
+from services.bundle import BundleGate
 from services.events import (
     LINE,
     AnyEvent,
@@ -22,10 +24,13 @@ from services.events import (
     BudgetRequested,
     FleetPaused,
     FleetResumed,
+    GateFlaked,
     GrantReturned,
     IntegrationAdvanced,
     LimitsSet,
     LineDelivered,
+    MergeRefused,
+    MergeStaged,
     PauseRequested,
     ProbeGranted,
     RecoveryChosen,
@@ -133,6 +138,8 @@ class Ran:
         self.every: dict[str, bool] = {}
         self.latest: dict[str, Any] = {}
         self.merged: list[str] = []
+        self.staged: list[str] = []
+        self.searches = 0
         self.head = ""
         self.heads: dict[str, str] = {}
         self.delivered: set[str] = set()
@@ -270,7 +277,7 @@ class Checker:
     # Decisions of a run
 
     def _decided(self, run: Ran, recorded: Recorded, entry: Entry) -> None:
-        scheduled = False
+        scheduled, moved = False, ""
         for event in entry.events:
             match event:
                 case StepScheduled():
@@ -319,6 +326,15 @@ class Checker:
                     self._finished(run, event)
                 case IntegrationAdvanced():
                     self._advanced(run, event)
+                    moved = event.to.tree
+                case MergeStaged():
+                    run.staged.append(event.workstream)
+                    run.searches = 0
+                    self.stats["staged"] += 1
+                case MergeRefused():
+                    self._refused(run, event)
+                case GateFlaked():
+                    self.stats["gates flaked"] += 1
                 case LineDelivered():
                     if event.commit != run.head:
                         self._wrong(f"I3: {event.commit} delivered, the head is {run.head}")
@@ -348,6 +364,8 @@ class Checker:
                     run.rolling = False
                 case _:
                     pass
+        if moved:
+            self._whole(run, moved)
         if scheduled and run.finished is not None and not run.rolling:
             self._wrong(f"{run.name} has ended, and schedules")
 
@@ -399,9 +417,9 @@ class Checker:
         if name != LINE and event.step != "compensate" and run.states[name] not in ACTIVE:
             self._wrong(f"moves: {key} scheduled while {name} is {run.states[name]}")
         judged = event.theirs if event.step == "merge" else event.input
-        if event.step in {"static", "runtime", "merge", "gate"} and judged is not None and not event.dry_run:
-            if self._repository.is_marked(judged.commit):
-                self._wrong(f"merge: {key} takes {judged.commit} with its conflict markers")
+        judging = event.step in {"static", "runtime", "merge", "gate"} and not event.dry_run
+        if judging and judged is not None and self._repository.is_marked(judged.commit):
+            self._wrong(f"merge: {key} takes {judged.commit} with its conflict markers")
 
     def _money(self, run: Ran, workstream: str, limit_nano: int | None) -> None:
         """At a dispatch, it included: what is spent and reserved, against the budget and what was overshot."""
@@ -589,7 +607,43 @@ class Checker:
         for one in run.spec.bundles:
             if one.id in names:
                 wanted |= {("acceptance", text) for text in one.acceptance_tests}
+                wanted |= {
+                    ("gate", gate.type) for gate in one.test_gates if gate.required and not self._late_gate(run, gate)
+                }
         return wanted
+
+    def _late_gate(self, run: Ran, gate: BundleGate) -> bool:
+        """Whether a gate judges what a wave has come to, not each merge of it."""
+        assert run.spec is not None
+        return run.spec.gates[gate.type].wave_boundary
+
+    def _whole(self, run: Ran, tree: str) -> None:
+        """I3: what becomes a base, or is delivered, has passed the gates of the wave."""
+        assert run.spec is not None
+        wanted = {
+            ("gate", gate.type)
+            for one in run.spec.bundles
+            if one.id in run.merged
+            for gate in one.test_gates
+            if gate.required and self._late_gate(run, gate)
+        }
+        missing = wanted - run.passed.get(tree, set())
+        if missing:
+            self._wrong(f"I3: {tree} became the head without {sorted(missing)}")
+        self.stats["waves judged"] += bool(wanted)
+
+    def _refused(self, run: Ran, event: MergeRefused) -> None:
+        """A search for a culprit takes no more runs of the gate than it may."""
+        self.stats[f"merge refused: {event.reason}{', taken back' if event.taken_back else ''}"] += 1
+        if event.taken_back and event.reason == "red":
+            bound = 2 * math.ceil(math.log2(max(len(run.staged), 1))) + 2
+            if run.searches > bound:
+                self._wrong(f"search: {run.searches} runs for one of {len(run.staged)}, {bound} allowed")
+            self.stats["culprits found"] += 1
+            self.stats["culprits found that are two"] += bool(event.others)
+        if event.taken_back:
+            del run.staged[run.staged.index(event.workstream) :]
+        run.searches = 0
 
     def _green(self, run: Ran, tree: str, names: list[str], what: str) -> None:
         missing = self._required(run, names) - run.passed.get(tree, set())
@@ -606,6 +660,8 @@ class Checker:
         if run.head not in ancestors or latest is None or latest.commit not in ancestors:
             self._wrong(f"I3: {event.to.commit} does not contain the head {run.head} and {event.workstream}")
         run.merged.append(event.workstream)
+        run.staged = [name for name in run.staged if name != event.workstream]
+        run.searches = 0
         self._green(run, event.to.tree, run.merged, f"{event.workstream} is merged")
         run.head = event.to.commit
         run.heads[event.workstream] = event.to.commit
@@ -721,6 +777,8 @@ class Checker:
             passed = {(one.kind, one.name) for one in event.checks if one.outcome in {"passed", "not_executable"}}
             if passed:
                 run.passed.setdefault(step.input.tree, set()).update(passed)
+            if step.step == "gate" and step.purpose == "search" and event.error_class in {None, "check_failed"}:
+                run.searches += 1
         elif isinstance(event, StepLost):
             run.losses[name] += 1
         else:

@@ -5,9 +5,10 @@ from typing import Any
 
 import msgspec
 
-from services.bundle import WorkstreamBundle
+from services.bundle import BundleGate, WorkstreamBundle
 from services.checks import Checks
 from services.events import ErrorClass, Rate
+from services.gates import Gate, Gates
 from services.plan import build_execution_plan
 from services.profiles import ToolProfile
 from services.scheduler.fleet import BreakerLimits
@@ -24,6 +25,9 @@ PAYING = 0.3
 
 MENDING = 0.3
 """The part of the runs with programs that mend before FIX, or with tiers of FIX tools."""
+
+GATED = 0.35
+"""The part of the runs with gates, of the wave among them."""
 
 LACKING = 0.25
 """The part of the seeds in which executors lack tools."""
@@ -130,6 +134,7 @@ def scenario(seed: int, *, size: int | None = None) -> Scenario:
         specs.append(_spec(random, f"run-{number + 1}", count))
         plans.append(_plan(random, specs[-1]))
     _give_tiers(Random(f"tiers/{seed}"), specs)
+    _give_gates(Random(f"gates/{seed}"), specs, plans)
     _give_money(Random(f"money/{seed}"), specs, plans)
     shared = _share(Random(f"shared/{seed}"), specs, plans)
     calm = random.random() < 0.1
@@ -197,6 +202,30 @@ def _give_tiers(random: Random, specs: list[RunSpec]) -> None:
                 fix_tiers=random.choice([(), ("helper",), ("helper", "spare")]),
             )
             specs[at] = msgspec.structs.replace(definition, checks=checks)
+
+
+def _give_gates(random: Random, specs: list[RunSpec], plans: list[Plan]) -> None:
+    """Some runs have gates that judge what a wave has merged, and work that these refuse."""
+    for at, definition in enumerate(specs):
+        if random.random() >= GATED:
+            continue
+        asking = random.choice([0.3, 1.0])
+        gates = (BundleGate(type="GATE_INTEGRATION", required=random.random() < 0.9), BundleGate(type="GATE_UNIT"))
+        bundles = [
+            msgspec.structs.replace(one, test_gates=gates[: random.randint(1, 2)]) if random.random() < asking else one
+            for one in definition.bundles
+        ]
+        means: Gates = {
+            "GATE_INTEGRATION": Gate(tool="integration", wave_boundary=True),
+            "GATE_UNIT": Gate(tool="unit", wave_boundary=random.random() < 0.5),
+        }
+        specs[at] = msgspec.structs.replace(definition, bundles=bundles, gates=means)
+        names = [one.id for one in bundles]
+        plans[at].discords = {
+            frozenset(random.sample(names, min(len(names), random.choice([1, 2, 2]))))
+            for _ in range(random.randint(0, 2))
+        }
+        plans[at].red_before = random.random() < 0.05
 
 
 def _give_places(random: Random, made: Scenario) -> None:

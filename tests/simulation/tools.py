@@ -61,6 +61,10 @@ class Plan(msgspec.Struct, kw_only=True):
     """How often the merge of a workstream conflicts."""
     quarrels: set[frozenset[str]] = set()
     """Workstreams whose work is red together, though each is green."""
+    discords: set[frozenset[str]] = set()
+    """Workstreams whose work a gate of the wave refuses together, though all else is green."""
+    red_before: bool = False
+    """Whether a gate of the wave fails whatever it judges."""
     refuses_delivery: bool = False
     compensation_fails: int = 0
     wall_s: float = 4.0
@@ -287,6 +291,9 @@ class Tools:
         )
 
     def _bad(self, run: str, kind: str, files: Files) -> list[str]:
+        if kind == "gate":
+            bad = ["red before"] if self.plans[run].red_before else []
+            return bad + ["discord" for discord in self.plans[run].discords if _at_odds(discord, files)]
         if kind == "static":
             return [version.static_bad for version in files.values() if version.static_bad]
         bad = [version.runtime_bad for version in files.values() if version.runtime_bad]
