@@ -197,6 +197,19 @@ def test_cargo_that_fails_with_nothing_but_warnings_could_not_work():
     assert failed("cargo-json", b"\n".join(msgspec.json.encode(line) for line in lines), exit_code=101)
 
 
+@pytest.mark.parametrize(
+    ("report_format", "file", "code", "counted"),
+    [
+        ("cargo-json", "cargo_test.jsonl", 101, (3, 2, 0)),
+        ("cargo-json", "cargo_check.jsonl", 101, (None, None, None)),
+        ("go-test-json", "go_test.jsonl", 1, (3, 2, 0)),
+    ],
+)
+def test_tests_are_counted(report_format, file, code, counted):
+    found = judge(report_format, sample(file), worktree=TREE, exit_code=code, success=False).counts
+    assert (found.tests, found.failures, found.skipped) == counted
+
+
 def test_cargo_test_of_an_older_rust():
     text = (
         b'{"reason": "build-finished", "success": true}\n---- t stdout ----\n'

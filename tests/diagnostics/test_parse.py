@@ -122,6 +122,23 @@ def test_pytest(tmp_path):
     assert "ZeroDivisionError" in found[1].message
 
 
+def counts(report_format, data, tmp_path):
+    found = judge(report_format, data, worktree=tmp_path, exit_code=0, success=True).counts
+    return found.tests, found.failures, found.skipped
+
+
+def test_tests_are_counted(tmp_path):
+    (tmp_path / "test_lib.py").write_text(
+        "import pytest\n\n\ndef test_ok():\n    pass\n\n\ndef test_no():\n    assert 0\n\n\n"
+        "@pytest.mark.skip\ndef test_later():\n    pass\n\n\n@pytest.fixture\ndef broken():\n    yield\n    assert 0\n\n\n"
+        "def test_breaks(broken):\n    pass\n"
+    )
+    assert counts("junit-xml", pytest_report(tmp_path)[1], tmp_path) == (4, 2, 1)
+    both = b"<testsuite><testcase><failure/><error/></testcase><testcase><system-out/><skipped/></testcase></testsuite>"
+    assert counts("junit-xml", both, tmp_path) == (2, 1, 1)
+    assert counts("ruff-json", b"[]", tmp_path) == (None, None, None)
+
+
 def test_pytest_that_cannot_collect(tmp_path):
     (tmp_path / "test_broken.py").write_text("x = 1\ndef (\n")
     code, report = pytest_report(tmp_path)

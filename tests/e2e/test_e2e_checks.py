@@ -64,8 +64,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "stubborn": {"tool": "edit-stubborn", "swell": {"static_tools": ["no-bad"]}},
     "broken-fix": {"tool": "edit-broken-fix", "swell": {"static_tools": ["no-bad"]}},
     "scribble": {"tool": "edit", "swell": {"static_tools": ["scribbles", "no-scribble"], "runtime_tool": "no-scribble"}},
+    "gates": {
+        "tool": "edit-bad",
+        "test_gates": [{"type": "GATE_LINT", "required": False}, {"type": "GATE_UNIT"}, {"type": "GATE_SECURITY"}],
+        "swell": {"static_tools": []},
+    },
     "unchecked": {"tool": "edit", "swell": {"static_tools": [], "gates": "none"}},
 }  # fmt: skip
+GATES = "GATE_LINT: {tool: crashes}\nGATE_UNIT: {tool: no-bad}\nGATE_SECURITY: {tool: pass}\n"
 ERRORS = {
     "crash": "signal 11",
     "no-report": "none.xml",
@@ -82,16 +88,15 @@ LIMITS = {
     "stubborn": ("static", 1, "oscillation_signature"),
     "broken-fix": ("static", 1, "oscillation_signature"),
 }
-GREEN = ["accept", "order", "other-fixer", "runtime", "scribble", "unchecked"]
+GREEN = ["accept", "gates", "order", "other-fixer", "runtime", "scribble", "unchecked"]
 
 
 @pytest.fixture(scope="module")
 def checked(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """One wave of workstreams, each with checks of its own."""
     repo = tmp_path_factory.mktemp("checked") / "repo"
-    commit_files(
-        repo, {**{f"f/{name}.txt": f"{name}\n" for name in SETTINGS}, "swell.toml": 'static_tools = ["pass"]\n'}
-    )
+    settings = {"swell.toml": 'static_tools = ["pass"]\ngates_file = "gates.yaml"\n', "gates.yaml": GATES}
+    commit_files(repo, {**{f"f/{name}.txt": f"{name}\n" for name in SETTINGS}, **settings})
     before = witness(repo)
     bundles = []
     for name, given in SETTINGS.items():
@@ -142,6 +147,14 @@ def test_acceptance_tests_are_run_and_prose_is_not(checked: Outcome) -> None:
     assert checked.checks(first) == {command: "passed", prose: "not_executable", forced: "failed"}
     # What passed on one tree says nothing of the next: all are asked again.
     assert checked.checks(second) == {command: "passed", prose: "not_executable", forced: "passed"}
+
+
+def test_a_gate_that_blocks_is_mended_and_one_that_warns_is_only_told(checked: Outcome) -> None:
+    """The one that comes after the red one has its say on the mended tree."""
+    first, second = checked.of("ws-gates", "runtime")
+    assert checked.checks(first) == {"GATE_LINT": "error", "GATE_UNIT": "failed"}
+    assert checked.checks(second) == {"GATE_LINT": "error", "GATE_UNIT": "passed", "GATE_SECURITY": "passed"}
+    assert (second.ok, "warning: GATE_LINT" in second.message) == (True, True)
 
 
 def test_fix_is_told_what_failed(checked: Outcome) -> None:
