@@ -548,7 +548,7 @@ def _repository(around: Surroundings) -> Check:
     name, known = "repository", around.of_repository()
     if known.checks is None:
         return _ok(name, f"{around.repo.absolute()} is none; name one with --repo")
-    named = known.checks.tools
+    named = tuple(dict.fromkeys((*known.checks.tools, *known.judges)))
     if not named:
         return _warning(
             name,

@@ -14,17 +14,19 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
 from services.aim import CAPABILITIES, RegistryError, load_registry, pinned, registry_file
 from services.checks import CHECKS_BYTES, CHECKS_FILE, Checks, ChecksError, EffectiveChecks, parse_checks
+from services.config import load_yaml
 from services.discovery import plugins_at
 from services.executor.found import FoundTool, ToolFinder
 from services.executor.sandbox import Exposure, Sandbox
 from services.executor.sandbox import look as look_for_sandbox
 from services.executor.tools import tool_path
+from services.gates import GATES_BYTES, parse_gates
 from services.outcome import usd_text
 from services.plugins import in_force as checks_in_force
 from services.plugins import with_plugins
@@ -38,10 +40,12 @@ from services.profiles import (
     shipped_tool_profiles,
 )
 from services.repository import RepositoryError, inspect, read_file
+from services.resources import resource
 from swell import cluster
 from swell.errors import SwellError, invalid
 from swell.listing import when
 from swell.settings import RunSettings, in_force
+from swell.submission import gates_at
 from swell.text import columns, one_line
 from swell.values import Fleet, ToolBreaker
 
@@ -65,10 +69,14 @@ class KnownTool(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Known(msgspec.Struct, frozen=True, kw_only=True):
-    """The tools of a run made here; `checks` are the repository's settings, None when it is no repository."""
+    """The tools of a run made here; `checks` are the repository's settings, None when it is no repository.
+
+    `judges` are the tools of the gates that the repository asks for.
+    """
 
     tools: dict[str, KnownTool]
     checks: EffectiveChecks | None = None
+    judges: tuple[str, ...] = ()
 
     @property
     def profiles(self) -> dict[str, ToolProfile]:
@@ -79,26 +87,26 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
 def known_tools(repo: Path, file: str | None = None) -> Known:
     """The tools that a run of the repository at `repo` would know, with those of `file` laid over them.
 
-    A folder that is no repository has the shipped ones. Raises SwellError BAD_CHECKS, BAD_PROFILES, or what is wrong with
-    the repository.
+    A folder that is no repository has the shipped ones. Raises SwellError BAD_CHECKS, BAD_PROFILES, BAD_GATES, or what is
+    wrong with the repository.
     """
     checks = None
     tools = shipped_tools()
     try:
         found = _repository(repo)
-        own, plugins = ({}, {}) if found is None else found[1:]
+        own, plugins = ({}, {}) if found is None else (found.profiles, found.plugins)
         users = {} if file is None else load_tool_profiles(Path(file).expanduser())
         with_plugins(own | users, plugins)
         tools |= _from("repository", own) | _from("file", users) | _from("repository", plugins)
         if found is not None:
-            checks = checks_in_force(found[0], None, None, {tool: known.profile for tool, known in tools.items()})
+            checks = checks_in_force(found.checks, None, None, {tool: known.profile for tool, known in tools.items()})
     except RepositoryError as error:
         raise invalid(error.code, str(error.args[0]), error.remedy, str(repo)) from error
     except ChecksError as error:
         raise invalid("BAD_CHECKS", str(error), "Mend it, then commit it.", str(repo)) from error
     except ProfileError as error:
         raise invalid("BAD_PROFILES", str(error), "Mend the tool profiles.") from error
-    return Known(tools=tools, checks=checks)
+    return Known(tools=tools, checks=checks, judges=() if found is None else found.judges)
 
 
 def chosen_profiles(file: str | None, environ: Mapping[str, str] = os.environ) -> str | None:
@@ -115,8 +123,17 @@ def _from(origin: Origin, profiles: Mapping[str, ToolProfile]) -> dict[str, Know
     return {tool: KnownTool(profile=profile, origin=origin) for tool, profile in profiles.items()}
 
 
-def _repository(repo: Path) -> tuple[Checks, dict[str, ToolProfile], dict[str, ToolProfile]] | None:
-    """The committed settings of a repository, its own profiles, and its plugins; None when it is none."""
+class _Committed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a repository has at its commit: settings, own profiles, plugins, and the tools of the gates it asks for."""
+
+    checks: Checks
+    profiles: dict[str, ToolProfile]
+    plugins: dict[str, ToolProfile]
+    judges: tuple[str, ...]
+
+
+def _repository(repo: Path) -> _Committed | None:
+    """What a folder has committed; None when it is no repository."""
     try:
         state = inspect(repo, allow_dirty=True)
     except RepositoryError as error:
@@ -126,8 +143,9 @@ def _repository(repo: Path) -> tuple[Checks, dict[str, ToolProfile], dict[str, T
     settings = read_file(state.root, state.base_commit, CHECKS_FILE, CHECKS_BYTES)
     checks = Checks() if settings is None else parse_checks(settings, CHECKS_FILE)
     plugins = {} if checks.plugins is None else plugins_at(state.root, state.base_commit, checks.plugins)
+    judges = _judges(checks, gates_at(state.root, state.base_commit, checks))
     if checks.tool_profiles is None:
-        return checks, {}, plugins
+        return _Committed(checks=checks, profiles={}, plugins=plugins, judges=judges)
     data = read_file(state.root, state.base_commit, checks.tool_profiles, PROFILES_BYTES)
     if data is None:
         raise invalid(
@@ -136,7 +154,15 @@ def _repository(repo: Path) -> tuple[Checks, dict[str, ToolProfile], dict[str, T
             "Commit that file, or mend `tool_profiles`.",
             str(state.root),
         )
-    return checks, parse_tool_profiles(data, checks.tool_profiles), plugins
+    own = parse_tool_profiles(data, checks.tool_profiles)
+    return _Committed(checks=checks, profiles=own, plugins=plugins, judges=judges)
+
+
+def _judges(checks: Checks, given: Mapping[str, Any]) -> tuple[str, ...]:
+    """The tools of the gates that the repository asks for, by what is shipped and what lies over it."""
+    shipped = load_yaml(resource("config/gates.yaml"), GATES_BYTES)
+    stand_for = parse_gates({**shipped, **given}, "gates")
+    return tuple(stand_for[gate.type].tool for gate in checks.test_gates or () if gate.type in stand_for)
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):

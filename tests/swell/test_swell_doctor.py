@@ -274,11 +274,17 @@ LINTER = {"linter": {"command": "no-such-linter"}}
         (f'{OWN}static_tools = ["linter"]\nsetup = ["true"]', "warning", "linter, not found"),
         (f'{OWN}static_tools = ["lintre"]', "failed", "no profile describes"),
         (OWN, "warning", "nothing checks"),
+        (f'{OWN}gates_file = "gates.yaml"\ntest_gates = [{{type = "GATE_LINT"}}]', "failed", "linter, not found"),
+        (f'{OWN}gates_file = "gates.yaml"\ntest_gates = [{{type = "GATE_UNIT"}}]', "ok", "all found"),
+        (f'{OWN}gates_file = "gates.yaml"', "warning", "nothing checks"),
+        (f'{OWN}gates_file = "gone.yaml"', "failed", "does not have"),
         ("statik_tools = []", "failed", "statik_tools"),
         ('tool_profiles = "gone.json"', "failed", "gone.json"),
     ],
 )
 def test_what_a_repository_names_is_looked_for(alone: Path, repo: Path, toml: str, state: str, said: str) -> None:
+    (repo / "gates.yaml").write_text("GATE_LINT: {tool: linter}\nGATE_UNIT: {tool: pass}\n")
+    git(repo, "add", "gates.yaml")
     commit(repo, toml, LINTER)
     found = checks(repo)
     assert found["repository"].state == state, found["repository"]
