@@ -413,13 +413,17 @@ class BudgetReached(Event, frozen=True, kw_only=True, omit_defaults=True, tag="b
 
 
 class StepSkipped(Event, frozen=True, kw_only=True, omit_defaults=True, tag="step_skipped"):
-    """A step needed no attempt: nothing is configured (`noop`), or its verdict on this tree is known (`verdict_reused`)."""
+    """A step needed no attempt: nothing is configured (`noop`), or its verdict on this tree is known (`verdict_reused`).
+
+    `sources` are the attempts of other runs, `<run>/<workstream>/<n>`, by whose verdicts it is known.
+    """
 
     workstream: str
     step: Step
     tree: str
     reason: Literal["noop", "verdict_reused", "nothing_to_merge", "dry_run"]
     checks: list[Check] = []
+    sources: list[str] = []
 
 
 class FixLoopEnded(Event, frozen=True, kw_only=True, omit_defaults=True, tag="fix_loop_ended"):

@@ -47,7 +47,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     Defaults: 4 attempts at a time, no delay between waves, one hour for the run, 15 minutes for a command to be claimed,
     2 losses of an executor before an attempt is given up. `scheduling`: in waves, or each workstream as soon as its
     dependencies are merged. `review`: whether what no automatic recovery helps waits for a person, or fails. `paused`:
-    nothing is started before somebody resumes the run. `budget_nano`: what all attempts together may cost, in nano-dollars
+    nothing is started before somebody resumes the run. `verdict_reuse_s`: how old a verdict of another run may be, seconds; 0: none counts. `budget_nano`: what all attempts together may cost, in nano-dollars
     (None: anything), and `budget_mode` what follows when it is used up. `pool` does the work; `other_pools`, in order, do
     what it has no tool for.
     """
@@ -67,6 +67,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     paused: bool = False
     budget_nano: NanoUsd | None = None
     budget_mode: BudgetMode = "halt"
+    verdict_reuse_s: float = 0.0
     context: dict[str, Any] = {}
 
 
@@ -123,6 +124,7 @@ class Definitions:
         self._alike: bool | None = None
         self._all_strict: bool | None = None
         self._texts: dict[str, str] = {}
+        self._own_only: set[str] = set()
         self._identities: dict[tuple[str, str, str, Ranges | None, bool], Check] = {}
         self._routes: dict[str, Route | None] = {}
         self._chains: dict[tuple[str, Step], tuple[str, ...]] = {}
@@ -262,6 +264,10 @@ class Definitions:
         """How the tool of a check is called; None for an acceptance test, and where there is no such profile."""
         return self._profile(check.kind, check.name)
 
+    def is_shared(self, check: Check) -> bool:
+        """Whether a verdict of it means the same in any run that has this check."""
+        return check.check not in self._own_only
+
     def text(self, check: Check) -> str:
         """The whole text of an acceptance test; for any other check, its name."""
         return self._texts.get(check.check, check.name)
@@ -380,14 +386,23 @@ class Definitions:
         key = (kind, name, repr(setup), ranges if takes_files else None, strict)
         known = self._identities.get(key)
         if known is None:
-            parts = [kind, name, profile, setup, ranges if takes_files else None, *([] if strict else ["not strict"])]
+            named = placeholders(profile, fix=False) if profile is not None else set()
+            given = {name: value for name, value in sorted(self.spec.options.context.items()) if name in named}
+            files = self.files(ranges) if takes_files else None
+            parts = [kind, name, profile, setup, given, files, *([] if strict else ["not strict"])]
             digest = hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:16]
             short = name if len(name) <= CHECK_NAME_CHARS else f"{name[: CHECK_NAME_CHARS - 1]}…"
             known = Check(check=digest, kind=kind, name=short)
             if kind == "acceptance":
                 self._texts[digest] = name
+            if named & _OF_THE_ATTEMPT:
+                self._own_only.add(digest)
             self._identities[key] = known
         return known
+
+
+_OF_THE_ATTEMPT = frozenset({"run", "workstream", "attempt", "step"})
+"""Placeholders by which a check is another one in every run."""
 
 
 def _depends_on_files(profile: ToolProfile) -> bool:

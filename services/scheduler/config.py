@@ -68,6 +68,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     `stepwise_timeout_s`: the same for runs whose steps are asked for one by one, seconds. Default 86,400.
     `queue_timeout_s`: how long a command may wait for an executor, seconds. Default 900.
     `losses_max`: losses of its executor in a row before an attempt is given up. Default 2.
+    `verdict_reuse_s`: for how long a check that has passed a tree in one run counts in others, seconds; 0 is not at all. Default 86,400.
     `submission_bytes_max`: all bundle files of a submission, bytes. Default 64 MiB.
     `fold_snapshot_entries`: the folded state is kept every so many entries, so that a start need not fold the whole log;
         0 keeps none and removes the one that is there. Default 2,000.
@@ -100,6 +101,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     stepwise_timeout_s: Seconds = 86_400.0
     queue_timeout_s: Seconds = 900.0
     losses_max: Annotated[int, Meta(ge=0)] = 2
+    verdict_reuse_s: Annotated[float, Meta(ge=0)] = 86_400.0
     submission_bytes_max: Count = 64 * 1024 * 1024
     fold_snapshot_entries: Annotated[int, Meta(ge=0)] = 2000
     tool_breaker: BreakerLimits = BreakerLimits()

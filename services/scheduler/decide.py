@@ -1395,10 +1395,11 @@ class _Deciding:
             return
         checks = self.definitions.static(draft.workstream.id)
         missing = unknown_checks(self.run, snapshot.tree, checks)
-        if missing:
+        sources = self._elsewhere(snapshot.tree, missing)
+        if missing and not sources:
             self._schedule(draft, "static", snapshot, checks=missing)
         else:
-            draft.add(_skipped(draft.workstream.id, "static", snapshot.tree, checks))
+            draft.add(_skipped(draft.workstream.id, "static", snapshot.tree, checks, sources))
             self._runtime(draft, snapshot)
 
     def _runtime(self, draft: _Draft, snapshot: Snapshot) -> None:
@@ -1408,16 +1409,30 @@ class _Deciding:
             return
         checks = self.definitions.runtime(draft.workstream.id)
         missing = unknown_checks(self.run, snapshot.tree, checks)
-        if missing:
+        sources = self._elsewhere(snapshot.tree, missing)
+        if missing and not sources:
             self._schedule(draft, "runtime", snapshot, checks=missing)
         else:
-            draft.add(_skipped(draft.workstream.id, "runtime", snapshot.tree, checks))
+            draft.add(_skipped(draft.workstream.id, "runtime", snapshot.tree, checks, sources))
             self._validated(draft)
 
     def _validated(self, draft: _Draft) -> None:
         """Scope was checked with every snapshot, and one tree has now passed every check: it may be merged."""
         draft.move("validating")
         draft.move("merging")
+
+    def _elsewhere(self, tree: str, checks: list[Check]) -> list[str]:
+        """The attempts of other runs in which all of these passed this tree, not too long ago; none if one of them did not."""
+        oldest_ns = self.now_ns - int(self.options.verdict_reuse_s * _SECOND_NS)
+        if not (self.options.verdict_reuse_s and tree and len(checks) <= CHECKS_NAMED_MAX):
+            return []
+        found: dict[str, None] = {}
+        for check in checks:
+            passed = self.fleet.passed(tree, self.options.pool, check.check)
+            if passed is None or passed.at_ns < oldest_ns or not self.definitions.is_shared(check):
+                return []
+            found[passed.attempt] = None
+        return list(found)
 
     def _policy(self, workstream: Workstream) -> BreakerConfig:
         policy = self.run.breaker or BreakerConfig()
@@ -1716,10 +1731,11 @@ class _Deciding:
         carried = ranges_with(self._carried(line), workstream.index)
         checks = self.definitions.line(carried)
         missing = unknown_checks(self.run, candidate.tree, checks)
-        if missing:
+        sources = self._elsewhere(candidate.tree, missing)
+        if missing and not sources:
             return self._schedule_line("gate", candidate, workstream=workstream, checks=missing, merged=carried)
         passed = self._passed(line, workstream, candidate)
-        return Decision([_skipped(workstream.id, "gate", candidate.tree, checks), *passed.events])
+        return Decision([_skipped(workstream.id, "gate", candidate.tree, checks, sources), *passed.events])
 
     def _carried(self, line: Line) -> Ranges:
         """What the end of the line carries, staged or not."""
@@ -1759,6 +1775,8 @@ class _Deciding:
         gates = self.definitions.wave_gates(carried)
         red = line.red.get(line.tip.tree, {})
         missing = [check for check in unknown_checks(self.run, line.tip.tree, gates) if check.check not in red]
+        if missing and (sources := self._elsewhere(line.tip.tree, missing)):
+            return Decision([_skipped(line.staged[-1].workstream, "gate", line.tip.tree, missing, sources)])
         if missing:
             return self._judge(line, line.tip, missing, "wave")
         required = [check for check in gates if self.definitions.is_required(check, carried)]
@@ -2080,7 +2098,7 @@ def _named(checks: list[Check] | None) -> list[Check]:
     return [] if checks is None or _too_many(checks) else checks
 
 
-def _skipped(workstream: str, step: Step, tree: str, checks: list[Check]) -> StepSkipped:
+def _skipped(workstream: str, step: Step, tree: str, checks: list[Check], sources: Sequence[str] = ()) -> StepSkipped:
     """A step without an attempt: nothing is configured, or everything is known to pass on this tree."""
     return StepSkipped(
         workstream=workstream,
@@ -2088,4 +2106,5 @@ def _skipped(workstream: str, step: Step, tree: str, checks: list[Check]) -> Ste
         tree=tree,
         reason="verdict_reused" if checks else "noop",
         checks=checks[:CHECKS_NAMED_MAX],
+        sources=list(sources),
     )

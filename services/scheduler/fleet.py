@@ -82,6 +82,9 @@ TOOL_FAULTS: frozenset[ErrorClass] = frozenset(
 PROVIDER = "provider:"
 """Begins the name of the breaker that all tools of one provider share."""
 
+TREES_KEPT = 20_000
+"""Trees whose verdicts are remembered, the newest; about 10 MB."""
+
 TOOLS_KEPT = 1000
 """Tools whose provider and whose record are remembered."""
 
@@ -89,6 +92,7 @@ _SAYS_NOTHING: frozenset[ErrorClass] = frozenset({"handed_back", "workspace_erro
 """Ends of attempts that say nothing about how well a tool works."""
 
 _CLOSES = (StepFinished, StepCancelled, StepLost)
+_JUDGING = frozenset({"static", "runtime", "gate"})
 
 EVENTS_MAX = 200
 """Events of one decision; what is left is derived again."""
@@ -177,14 +181,22 @@ class Seen(msgspec.Struct, frozen=True):
     silent_s: float
 
 
+class Passed(msgspec.Struct, frozen=True):
+    """A check has passed a tree: in which attempt, `<run>/<workstream>/<n>`, and when."""
+
+    attempt: str
+    at_ns: int
+
+
 class Fleet(msgspec.Struct):
-    """Everything that runs share."""
+    """Everything that runs share. `verdicts`: by tree, then by pool and check, where it passed last."""
 
     paused: dict[tuple[PauseScope, str], FleetPaused] = {}
     breakers: dict[str, ToolBreaker] = {}
     providers: dict[str, str] = {}
     records: dict[str, Record] = {}
     executors: dict[str, ExecutorLife] = {}
+    verdicts: dict[str, dict[str, Passed]] = {}
     shared: Shared = msgspec.field(default_factory=Shared)
     requests: dict[str, PauseRequested | ResumeRequested | BudgetRequested] = {}
     answers: dict[str, RequestAnswered] = {}
@@ -195,6 +207,10 @@ class Fleet(msgspec.Struct):
     def pause_of(self, pool: str) -> FleetPaused | None:
         """The pause that holds everything of a pool, if any."""
         return self.paused.get(("all", "")) or self.paused.get(("pool", pool))
+
+    def passed(self, tree: str, pool: str, check: str) -> Passed | None:
+        """Where a check has passed a tree in a pool, as far as that is remembered."""
+        return self.verdicts.get(tree, {}).get(f"{pool}/{check}")
 
     def breakers_of(self, tool: str) -> list[ToolBreaker]:
         """The breakers that stand before a tool: its own, and that of its provider."""
@@ -296,6 +312,10 @@ def evolve(
 ) -> Fleet:
     """Fold one entry of the log; `attempt` is the open attempt on whose subject it stands. Total; changes its argument."""
     if place.run != FLEET:
+        if attempt is not None and attempt.step in _JUDGING:
+            for event in entry.events:
+                if isinstance(event, StepFinished):
+                    _judged(fleet, entry.run, time_ns, attempt, event)
         if attempt is not None and attempt.tool:
             for event in entry.events:
                 _note(fleet, entry.run, time_ns, attempt, event)
@@ -326,6 +346,19 @@ def skip(fleet: Fleet, sequence: int, place: Place | None) -> Fleet:
     if place is not None and place.kind == "run":
         fleet.last_run_sequence = sequence
     return fleet
+
+
+def _judged(fleet: Fleet, run: str, time_ns: int, attempt: StepScheduled, event: StepFinished) -> None:
+    """What has passed is known to all runs. The commit that a run starts from has no tree in its own words."""
+    tree = event.snapshot.tree if event.snapshot is not None else attempt.input.tree
+    passed = [result.check for result in event.checks if result.outcome == "passed"]
+    if not tree or not passed:
+        return
+    known = fleet.verdicts.pop(tree, {})
+    at = Passed(f"{run}/{attempt.workstream}/{attempt.attempt}", time_ns)
+    fleet.verdicts[tree] = {**known, **{f"{attempt.pool}/{check}": at for check in passed}}
+    while len(fleet.verdicts) > TREES_KEPT:
+        fleet.verdicts.pop(next(iter(fleet.verdicts)))
 
 
 def _note(fleet: Fleet, run: str, time_ns: int, attempt: StepScheduled, event: AnyEvent) -> None:

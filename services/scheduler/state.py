@@ -447,7 +447,10 @@ def _fold(  # noqa: PLR0915 - one case per kind of event, the frequent ones firs
             _delay(run, event)
         case RecoveryChosen():
             _recover(run, fact, event)
-        case StepSkipped() | FixLoopEnded() | ProcessesReaped() | GateFlaked():
+        case StepSkipped():
+            if event.sources:
+                run.verdicts.setdefault(event.tree, set()).update(check.check for check in event.checks)
+        case FixLoopEnded() | ProcessesReaped() | GateFlaked():
             pass
         case RequestAnswered():
             _answer(run, event)

@@ -248,6 +248,7 @@ class Submissions:
             stepwise=header.stepwise,
             queue_timeout_s=config.queue_timeout_s,
             losses_max=config.losses_max,
+            verdict_reuse_s=config.verdict_reuse_s,
             pool=pools[0],
             other_pools=list(pools[1:]),
             scheduling=SCHEDULINGS[header.scheduling],

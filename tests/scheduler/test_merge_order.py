@@ -42,6 +42,8 @@ def edited(draw: st.DrawFn, base: Tree, number: int) -> Tree:
     for _ in range(draw(st.integers(1, 3))):
         path = draw(st.sampled_from([*PATHS, f"new-{number}.txt", "new.txt"]))
         mode, content = tree.get(path, ("100644", b""))
+        if mode == "120000":  # what a link names is no text
+            mode, content = "100644", b""
         there = content.splitlines(keepends=True)
         at = draw(st.integers(0, len(there)))
         match draw(st.sampled_from(["change", "insert", "take out", "delete", "mode", "binary", "link"])):
@@ -142,7 +144,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Mirror, as
         yield mirror, runner, user
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cases())
 def test_the_line_is_what_git_merge_makes_in_plan_order(place, case):
     mirror, runner, user = place

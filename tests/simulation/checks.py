@@ -48,6 +48,7 @@ from services.events import (
     StepFinished,
     StepLost,
     StepScheduled,
+    StepSkipped,
     StepStarted,
     ToolBreakerClosed,
     ToolBreakerHalfOpened,
@@ -335,6 +336,8 @@ class Checker:
                     self._refused(run, event)
                 case GateFlaked():
                     self.stats["gates flaked"] += 1
+                case StepSkipped():
+                    self._known_elsewhere(run, event)
                 case LineDelivered():
                     if event.commit != run.head:
                         self._wrong(f"I3: {event.commit} delivered, the head is {run.head}")
@@ -611,6 +614,22 @@ class Checker:
                     ("gate", gate.type) for gate in one.test_gates if gate.required and not self._late_gate(run, gate)
                 }
         return wanted
+
+    def _known_elsewhere(self, run: Ran, event: StepSkipped) -> None:
+        """I3: a verdict of another run is one that was given there, on this tree."""
+        given: set[tuple[str, str]] = set()
+        for source in event.sources:
+            other, name, number = source.split("/")
+            ran = self.runs.get(other)
+            attempt = ran.attempts.get((name, int(number))) if ran is not None else None
+            closed = attempt.closed if attempt is not None else None
+            if attempt is None or not isinstance(closed, StepFinished) or attempt.scheduled.input.tree != event.tree:
+                self._wrong(f"I3: {source} says nothing of {event.tree}")
+                return
+            given |= {(one.kind, one.name) for one in closed.checks if one.outcome == "passed"}
+        if event.sources:
+            self.stats["verdicts of other runs"] += 1
+            run.passed.setdefault(event.tree, set()).update(given)
 
     def _late_gate(self, run: Ran, gate: BundleGate) -> bool:
         """Whether a gate judges what a wave has come to, not each merge of it."""

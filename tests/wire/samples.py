@@ -108,7 +108,7 @@ FULL: dict[str, ev.AnyEvent] = {
         workstream="ws-a", tool="claude", day="2026-11-23",
     ),
     "step_skipped": ev.StepSkipped(
-        workstream="ws-a", step="gate", tree="b" * 40, reason="verdict_reused", checks=[CHECK]
+        workstream="ws-a", step="gate", tree="b" * 40, reason="verdict_reused", checks=[CHECK], sources=["r0/ws-a/2"],
     ),
     "fix_loop_ended": ev.FixLoopEnded(
         workstream="ws-a", step="static", limit="oscillation_tree", reason="the same tree was seen 2 times"
