@@ -31,7 +31,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         tool: the id of the tool profile that judges.
         wave_boundary: whether it judges what a wave has merged, once for all; else each workstream's tree and each
             merged tree.
-        timeout_s: its limit in seconds, in place of that of the profile; at most 30 days. The step's limit holds as well.
+        timeout_s: its limit in seconds, in place of that of the profile and of the step; at most 30 days.
     """
 
     tool: Annotated[str, Meta(min_length=1, max_length=NAME_CHARS_MAX)]

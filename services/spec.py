@@ -268,6 +268,11 @@ class Definitions:
         """Whether a verdict of it means the same in any run that has this check."""
         return check.check not in self._own_only
 
+    def time_limit_s(self, check: Check, step_s: float) -> float:
+        """Seconds that a check may take: those that its gate is given, else those of the step."""
+        gate = self._gate(check.name) if check.kind == "gate" else None
+        return step_s if gate is None or gate.timeout_s is None else gate.timeout_s
+
     def text(self, check: Check) -> str:
         """The whole text of an acceptance test; for any other check, its name."""
         return self._texts.get(check.check, check.name)

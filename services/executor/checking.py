@@ -162,7 +162,8 @@ class Checking:
         """
         judged = Judged()
         for number, check in enumerate(checks):
-            result = await self._one(check, judged, number, timeout_s, idle_timeout_s)
+            limit_s = self._definitions.time_limit_s(check, timeout_s)
+            result = await self._one(check, judged, number, limit_s, idle_timeout_s)
             judged.results.append(msgspec.structs.replace(result, optional=not self._is_required(check)))
             await self._put_back(judged)
             if result.outcome in _BAD and self._definitions.is_blocking(check, self._ranges):
