@@ -1308,7 +1308,7 @@ class _Deciding:
         """What a step that is done again has yet to judge: what was green before it broke off is not asked again."""
         checks = scheduled.checks
         if scheduled.every_check:
-            checks = self.definitions.required(scheduled.step, scheduled.merged)
+            checks = self.definitions.asked(scheduled.step, scheduled.merged)
         return unknown_checks(self.run, scheduled.input.tree, checks) or checks
 
     def _recover(
@@ -1904,7 +1904,11 @@ class _Deciding:
     def _unverified(self, workstream: Workstream) -> str:
         """What is to be said of a workstream that nothing has checked."""
         name = workstream.id
-        checked = self.definitions.static(name) or self.definitions.runtime(name)
+        checked = (
+            self.definitions.static(name)
+            or [check for check in self.definitions.runtime(name) if check.kind != "gate"]
+            or any(gate.required for gate in self.definitions.gates(name))
+        )
         return "" if checked else "; unverified: no check is configured (gates: none)"
 
     def _refuse_merge(

@@ -138,12 +138,17 @@ def line_is_green_and_unbroken(events: Sequence[Event]) -> list[str]:
                 inputs[fact["workstream"], fact["attempt"]] = fact
                 if fact["step"] == "gate":
                     _gate(gated, fact["on_behalf"], fact["input"]["tree"], fact)
-            case "step_skipped" if fact["step"] == "gate":
-                _gate(gated, fact["workstream"], fact["tree"], fact)
+            case "step_skipped":
+                if fact["step"] == "gate":
+                    _gate(gated, fact["workstream"], fact["tree"], fact)
+                if fact.get("sources"):  # verdicts of other runs, which it names
+                    passed.setdefault(fact["tree"], set()).update(one["check"] for one in fact["checks"])
             case "step_finished":
                 tree = inputs.get((event.workstream, event.attempt), {}).get("input", {}).get("tree", "")
                 good = {
-                    one["check"] for one in fact.get("checks", []) if one["outcome"] in {"passed", "not_executable"}
+                    one["check"]
+                    for one in fact.get("checks", [])
+                    if one["outcome"] in {"passed", "not_executable"} or one.get("optional")
                 }
                 passed.setdefault(tree, set()).update(good)
             case "integration_advanced":
