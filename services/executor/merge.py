@@ -23,6 +23,7 @@ import msgspec
 from services.executor.mirror import Mirror, MirrorError
 from services.executor.snapshot import commit_tree
 from services.git import COMMIT, GitError, readable
+from services.outcome import usd_text
 
 BLAMED_FILES_MAX: Final = 200
 """Conflicting files that are looked up; more say nothing new about whose changes collide."""
@@ -96,14 +97,36 @@ async def three_tree(mirror: Mirror, *, base: str, ours: str, theirs: str) -> Ou
 
 
 async def commit_on(
-    mirror: Mirror, *, tree: str, parent: str, subject: str, run: str, workstream: str, attempt: int, time_ns: int
+    mirror: Mirror,
+    *,
+    tree: str,
+    parent: str,
+    subject: str,
+    run: str,
+    workstream: str,
+    attempt: int,
+    time_ns: int,
+    tools: Sequence[str] = (),
+    cost_nano: int | None = None,
+    reverts: bool = False,
 ) -> str:
-    """Commits a merged tree on the line: one parent, so that the line reads like a list of workstreams."""
+    """Commits a merged tree on the line: one parent, so that the line reads like a list of workstreams.
+
+    `tools` made what is merged, which cost so many nano-dollars (None: nothing that costs was used); `reverts`: it is
+    taken out again.
+    """
     if not (_VALUE.match(run) and _VALUE.match(workstream)):
         raise ValueError(f"{run!r} and {workstream!r} cannot be trailers: use letters, digits, '-' and '_'")
     line = " ".join(subject.split()) or workstream
-    message = f"{line}\n\nSwell-Run: {run}\nSwell-Workstream: {workstream}\nSwell-Attempt: {attempt}\n"
-    commit = await commit_tree(mirror.git, tree, [parent], message, time_ns)
+    trailers = [
+        f"Swell-Run: {run}",
+        f"Swell-Workstream: {workstream}",
+        f"Swell-Attempt: {attempt}",
+        *(f"Swell-Tool: {' '.join(tool.split())}" for tool in tools),
+        *([f"Swell-Cost: {usd_text(cost_nano)}"] if cost_nano is not None else []),
+        *([f"Swell-Reverts: {workstream}"] if reverts else []),
+    ]
+    commit = await commit_tree(mirror.git, tree, [parent], "\n".join([line, "", *trailers, ""]), time_ns)
     mirror.learn(commit, tree)
     return commit
 
