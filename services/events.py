@@ -53,6 +53,9 @@ BudgetScope = Literal["run", "tool", "fleet"]
 """Whose budget: a run's, or for each day, UTC, that of a tool or of the fleet."""
 Verdict = Literal["approve", "reject", "adjust", "retry"]
 
+DeliveryStyle = Literal["rebase", "squash", "merge"]
+"""What is delivered: the line as it is, one commit for each workstream; one commit for all; or a merge of base and line."""
+
 Message = Annotated[str, Meta(max_length=2000)]
 
 
@@ -71,6 +74,27 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     commit: str
     tree: str
     bundle: Artifact | None = None
+
+
+class Destination(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where and how a verified head is delivered: to `refs/heads/swell/<run>` of `remote`, "" for the run's repository.
+
+    `credential` refers to what the executor shows there, `env:NAME` or `file:/path`, never the thing itself. `hook` is the
+    profile of a program that is called afterwards, "" for none.
+    """
+
+    style: DeliveryStyle = "rebase"
+    remote: str = ""
+    credential: str = ""
+    hook: str = ""
+
+
+class Delivered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What stands on the branch of a destination: `commit`, made of the verified `head`."""
+
+    to: Destination
+    commit: str
+    head: str
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -201,10 +225,30 @@ class RecoveryRequested(Event, frozen=True, kw_only=True, omit_defaults=True, ta
 
 
 class RollbackRequested(Event, frozen=True, kw_only=True, omit_defaults=True, tag="rollback_requested"):
-    """The completed work of a run that has ended is to be undone by its compensation actions."""
+    """The completed work of a run that has ended is to be undone: by its compensation actions.
+
+    With `workstreams`, only theirs, and by reverting it on the line; `with_dependents`, also what builds on it.
+    """
 
     request_id: str
     actor: str
+    reason: Message = ""
+    workstreams: list[str] = []
+    with_dependents: bool = False
+
+
+class DeliveryRequested(Event, frozen=True, kw_only=True, omit_defaults=True, tag="delivery_requested"):
+    """Somebody asks for the delivery of the verified head; what is None is as the run's definition has it.
+
+    `series`: nothing is pushed, the commits are kept as patches instead.
+    """
+
+    request_id: str
+    actor: str
+    style: DeliveryStyle | None = None
+    remote: str | None = None
+    credential: str | None = None
+    series: bool = False
     reason: Message = ""
 
 
@@ -311,6 +355,11 @@ class StepScheduled(Event, frozen=True, kw_only=True, omit_defaults=True, tag="s
     without `cap` costs nothing. `capability` is what `tool` was chosen to serve by the AIM registry.
     `purpose` of a step of the line: `wave` judges what is staged by the gates of a wave; `start` the head that the wave
     began with; `search` finds out which workstream made a gate red, and what it merges goes nowhere.
+    Of a merge: `tools` have made what is merged, and `cost_nano` is what that has cost (None: no tool that costs); `reverts`
+    says that the work of `on_behalf` is taken out, `base` being the head with it and `theirs` the head before it.
+    Of a delivery: `delivery` is where to and how (None: as the line is, to the run's repository), `series` asks for patches
+    in the place of a push, and `request_id` is the request that it answers. `deliveries` are the branches that a
+    compensation may withdraw; none: that of the run's repository.
     """
 
     workstream: str
@@ -337,6 +386,13 @@ class StepScheduled(Event, frozen=True, kw_only=True, omit_defaults=True, tag="s
     cap_nano: NanoUsd = 0
     capability: str = ""
     purpose: Purpose | None = None
+    tools: list[str] = []
+    cost_nano: NanoUsd | None = None
+    reverts: bool = False
+    delivery: Destination | None = None
+    series: bool = False
+    request_id: str = ""
+    deliveries: list[Delivered] = []
 
 
 class StepDelayed(Event, frozen=True, kw_only=True, omit_defaults=True, tag="step_delayed"):
@@ -492,10 +548,17 @@ class GateFlaked(Event, frozen=True, kw_only=True, omit_defaults=True, tag="gate
 
 
 class LineDelivered(Event, frozen=True, kw_only=True, omit_defaults=True, tag="line_delivered"):
-    """The verified head is the branch `ref` of the repository."""
+    """The verified head is the branch `ref` of the destination, by default of the run's repository.
+
+    `commit` stands on the branch; `head` is what it was made of, where that is another one. `warning` says how the program
+    failed that was to be called afterwards.
+    """
 
     ref: str
     commit: str
+    head: str = ""
+    to: Destination | None = None
+    warning: Message = ""
 
 
 class DeliveryRefused(Event, frozen=True, kw_only=True, omit_defaults=True, tag="delivery_refused"):
@@ -504,6 +567,36 @@ class DeliveryRefused(Event, frozen=True, kw_only=True, omit_defaults=True, tag=
     ref: str
     commit: str
     reason: Message
+    to: Destination | None = None
+
+
+class RevertStarted(Event, frozen=True, kw_only=True, omit_defaults=True, tag="revert_started"):
+    """The work of these workstreams is being taken off the line, the one that was merged last first."""
+
+    request_id: str
+    actor: str
+    workstreams: list[str]
+    reason: Message = ""
+
+
+class IntegrationReverted(Event, frozen=True, kw_only=True, omit_defaults=True, tag="integration_reverted"):
+    """The head of the run's line moved: `workstreams` are no longer on it, and the new tree passed every check of what is left."""
+
+    workstreams: list[str]
+    from_commit: str
+    to: Snapshot
+
+
+class RevertFinished(Event, frozen=True, kw_only=True, omit_defaults=True, tag="revert_finished"):
+    """`reverted`: the head is another one, and stands wherever the run was delivered; `undelivered`: not everywhere.
+
+    `refused`: it conflicts (`files`), or what is left is red without it: nothing moved.
+    """
+
+    state: Literal["reverted", "undelivered", "refused"]
+    workstreams: list[str]
+    reason: Message = ""
+    files: list[str] = []
 
 
 class RollbackStarted(Event, frozen=True, kw_only=True, omit_defaults=True, tag="rollback_started"):
@@ -761,6 +854,7 @@ AnyEvent = (
     | ReviewRequested
     | RecoveryRequested
     | RollbackRequested
+    | DeliveryRequested
     | BudgetRequested
     | RequestAnswered
     | RunAccepted
@@ -785,6 +879,9 @@ AnyEvent = (
     | GateFlaked
     | LineDelivered
     | DeliveryRefused
+    | RevertStarted
+    | IntegrationReverted
+    | RevertFinished
     | RollbackStarted
     | RollbackFinished
     | RunFinished

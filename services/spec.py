@@ -16,7 +16,7 @@ from msgspec import UNSET, UnsetType
 from services.aim import Registry, Route, route_for
 from services.bundle import BundleGate, GateType, WorkstreamBundle, WorkstreamChecks
 from services.checks import Checks, EffectiveChecks
-from services.events import Check, CheckKind, Step
+from services.events import Check, CheckKind, Destination, Step
 from services.gates import Gate, asked_for
 from services.outcome import BudgetMode, NanoUsd
 from services.plan import Footprint, footprint
@@ -49,7 +49,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     dependencies are merged. `review`: whether what no automatic recovery helps waits for a person, or fails. `paused`:
     nothing is started before somebody resumes the run. `verdict_reuse_s`: how old a verdict of another run may be, seconds; 0: none counts. `budget_nano`: what all attempts together may cost, in nano-dollars
     (None: anything), and `budget_mode` what follows when it is used up. `pool` does the work; `other_pools`, in order, do
-    what it has no tool for.
+    what it has no tool for. `deliver`: after each wave, at the end of the run, or only when somebody asks; `destination` is
+    where to and how.
     """
 
     max_workers: int = 4
@@ -68,6 +69,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     budget_nano: NanoUsd | None = None
     budget_mode: BudgetMode = "halt"
     verdict_reuse_s: float = 0.0
+    deliver: Literal["wave", "end", "never"] = "wave"
+    destination: Destination = Destination()
     context: dict[str, Any] = {}
 
 
@@ -413,6 +416,16 @@ _OF_THE_ATTEMPT = frozenset({"run", "workstream", "attempt", "step"})
 def _depends_on_files(profile: ToolProfile) -> bool:
     """Whether it matters to a tool which files a workstream declares: to what it is given, or to whether it is run."""
     return bool(profile.suffixes) or "files" in placeholders(profile, fix=False)
+
+
+def ranges_without(ranges: Sequence[tuple[int, int]], index: int) -> Ranges:
+    """Ascending, disjoint half-open ranges with one index less: ((0, 4),) without 2 is ((0, 2), (3, 4))."""
+    parts = [
+        part
+        for start, end in ranges
+        for part in ([(start, index), (index + 1, end)] if start <= index < end else [(start, end)])
+    ]
+    return tuple((start, end) for start, end in parts if start < end)
 
 
 def ranges_with(ranges: Sequence[tuple[int, int]], index: int) -> Ranges:

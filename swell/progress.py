@@ -52,6 +52,8 @@ class Progress:
         self.finished = False
         self.cause = ""
         self.rollback = ""
+        self.done: dict[str, tuple[bool, str]] = {}
+        """Whether what requests asked for succeeded, and what was said of it."""
         self.failures: dict[str, str] = {}
         self._steps: dict[tuple[str, int], tuple[str, str, int]] = {}
         self._tools: dict[tuple[str, int], str] = {}
@@ -97,6 +99,8 @@ class Progress:
         ]
 
     def _on_request_answered(self, _event: Event, fact: dict[str, Any]) -> list[str]:
+        if fact.get("answer") == "done":
+            self.done[fact.get("request_id", "")] = (bool(fact.get("ok", True)), fact.get("reason", ""))
         if fact.get("answer") == "refused":
             return [f"request refused: {fact.get('reason', '')}"]
         return []
@@ -147,6 +151,27 @@ class Progress:
             f"run {event.run} rollback finished: {self.rollback} ({counts}){_because(fact.get('reason', ''))}"
             + (f"; remaining: {left}" if left else "")
         ]
+
+    def _on_revert_started(self, event: Event, fact: dict[str, Any]) -> list[str]:
+        self.rollback = "running"
+        names = ", ".join(fact.get("workstreams", []))
+        return [f"run {event.run} rollback started: {names}{_because(fact.get('reason', ''))}"]
+
+    def _on_integration_reverted(self, _event: Event, fact: dict[str, Any]) -> list[str]:
+        self.head = fact.get("to", {}).get("commit", "")
+        names = list(fact.get("workstreams", []))
+        for name in names:
+            self.workstream(name).merged = False
+        return [f"{', '.join(names)} taken off the line: {self.head[:12]}"]
+
+    def _on_revert_finished(self, event: Event, fact: dict[str, Any]) -> list[str]:
+        self.rollback = fact.get("state", "")
+        return [f"run {event.run} rollback finished: {self.rollback}{_because(fact.get('reason', ''))}"]
+
+    def _on_delivery_requested(self, event: Event, fact: dict[str, Any]) -> list[str]:
+        where = f" to {fact['remote']}" if fact.get("remote") else ""
+        what = "its patches" if fact.get("series") else f"a delivery{where}"
+        return [f"run {event.run}: {fact.get('actor', '')} asks for {what}{_because(fact.get('reason', ''))}"]
 
     def _on_cancel_requested(self, event: Event, fact: dict[str, Any]) -> list[str]:
         return [f"run {event.run}: {fact.get('actor', '')} asks to cancel{_because(fact.get('reason', ''))}"]
@@ -323,7 +348,12 @@ class Progress:
     def _on_line_delivered(self, _event: Event, fact: dict[str, Any]) -> list[str]:
         self.delivered = fact.get("ref", "").removeprefix("refs/heads/")
         self.delivered_commit = fact.get("commit", "")
-        return [f"delivered: branch {self.delivered} at {self.delivered_commit[:12]}"]
+        where = f" of {remote}" if (remote := (fact.get("to") or {}).get("remote")) else ""
+        warning = fact.get("warning", "")
+        return [
+            f"delivered: branch {self.delivered}{where} at {self.delivered_commit[:12]}",
+            *([f"warning: {warning}"] if warning else []),
+        ]
 
     def _on_delivery_refused(self, _event: Event, fact: dict[str, Any]) -> list[str]:
         self.delivery_refused = fact.get("reason", "")

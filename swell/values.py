@@ -34,6 +34,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     budget_mode: str = ""
     paused: bool = False
     pools: list[str] = []
+    deliver: str = ""
+    delivery_style: str = ""
+    delivery_remote: str = ""
+    delivery_credential: str = ""
+    delivery_hook: str = ""
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):

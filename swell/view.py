@@ -143,7 +143,8 @@ def _lasting(event: Event) -> bool:
         "run_accepted", "run_stopping", "run_finished", "merge_refused", "gate_flaked", "fix_loop_ended", "step_lost",
         "line_delivered", "delivery_refused", "cancel_requested", "request_answered", "run_transitioned", "run_amended",
         "pause_requested", "resume_requested", "review_requested", "review_resolved", "recovery_chosen", "step_delayed",
-        "rollback_started", "rollback_finished",
+        "rollback_started", "rollback_finished", "delivery_requested", "revert_started", "integration_reverted",
+        "revert_finished",
     }  # fmt: skip
 
 

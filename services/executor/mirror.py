@@ -27,11 +27,11 @@ import os
 import re
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Final, Literal
-from urllib.parse import urlsplit
 
+from services.delivery import is_local, location_problem
 from services.git import COMMIT, Git, GitError, redacted, text
 
 FETCH_TIMEOUT_S: Final = 1800.0
@@ -47,10 +47,6 @@ MirrorCode = Literal[
 _NAME: Final = re.compile(r"\A[A-Za-z0-9_-]{1,128}\Z")
 _ATTEMPT_REF: Final = re.compile(r"\Arefs/swell/attempts/[A-Za-z0-9_-]{1,128}/[A-Za-z0-9_-]{1,128}/[0-9]{1,9}\Z")
 _DELIVERY_REF: Final = re.compile(r"\Arefs/heads/swell/[A-Za-z0-9_-]{1,128}\Z")
-_SSH: Final = re.compile(r"\A(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9_][A-Za-z0-9_.-]*:[^:]")
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
-_HELPER: Final = re.compile(r"\A[A-Za-z0-9+.-]*::")  # `ext::command` and its like run programs
-_SCHEMES: Final = ("http", "https", "ssh", "file")
 
 # Packs only: a loose object could be there without what it needs.
 _PACKED: Final = ("-c", "fetch.unpackLimit=1", "-c", "transfer.unpackLimit=1")
@@ -105,15 +101,12 @@ class DeliveryRefusedError(MirrorError):
 
 def check_location(location: str) -> str:
     """`location`, if it is an absolute path or an http, https, ssh or file address; raises MirrorError otherwise."""
-    remedy = "Give an absolute path, or an http(s), ssh or file address."
-    if not location or location.startswith("-") or _HELPER.match(location) or _CONTROL.search(location):
-        raise MirrorError("LOCATION_REFUSED", f"{redacted(location)[:200]!r} is no location of a repository", remedy)
-    if "://" in location:
-        parts = urlsplit(location)
-        if parts.scheme not in _SCHEMES or (parts.hostname or "").startswith("-") or not parts.path.strip("/"):
-            raise MirrorError("LOCATION_REFUSED", f"{redacted(location)[:200]!r} is no address git may use", remedy)
-    elif not location.startswith("/") and not _SSH.match(location):
-        raise MirrorError("LOCATION_REFUSED", f"{location[:200]!r} is neither absolute nor an address", remedy)
+    if problem := location_problem(location):
+        raise MirrorError(
+            "LOCATION_REFUSED",
+            f"{redacted(location)[:200]!r} {problem}",
+            "Give an absolute path, or an http(s), ssh or file address.",
+        )
     return location
 
 
@@ -148,7 +141,7 @@ class Mirror:
 
     @property
     def _is_local(self) -> bool:
-        return _is_local(self.location)
+        return is_local(self.location)
 
     @contextlib.asynccontextmanager
     async def exclusive(self) -> AsyncIterator[None]:
@@ -264,11 +257,21 @@ class Mirror:
         await self.git("update-ref", ref, commit)
         await self.git("-c", "pack.threads=1", "bundle", "create", "--quiet", _absolute(target), f"^{base_commit}", ref)
 
-    async def deliver(self, commit: str, *, ref: str, expected_old: str | None, location: str | None = None) -> None:
+    async def deliver(
+        self,
+        commit: str,
+        *,
+        ref: str,
+        expected_old: str | None,
+        location: str | None = None,
+        access: Mapping[str, str] | None = None,
+        anew: bool = False,
+    ) -> None:
         """Pushes `commit` to the branch `ref` (see `delivery_ref`) of `location`, by default the mirror's own.
 
         `expected_old` is the commit of the last recorded delivery, None before the first: the branch moves only from
-        there. A branch that is at `commit` already counts as delivered, so a repeated delivery is harmless.
+        there. With `anew` a branch that is not there any more is made again. A branch that is at `commit` already counts
+        as delivered, so a repeated delivery is harmless. `access` is added to the environment of git.
 
         Raises:
             DeliveryRefusedError: the branch is elsewhere, is checked out, or the repository refused it.
@@ -282,29 +285,48 @@ class Mirror:
             raise self._missing(commit)
         self.guard()
         try:
-            await self.git(
-                "push", "--quiet", "--no-verify", "--no-follow-tags", "--recurse-submodules=no",
-                f"--force-with-lease={ref}:{'' if expected_old is None else _commit(expected_old)}",
-                *([f"--receive-pack={_RECEIVE_PACK}"] if _is_local(target) else []),
-                "--", target, f"{commit}:{ref}", timeout_s=self._fetch_timeout_s,
-            )  # fmt: skip
+            await self._push(f"{commit}:{ref}", ref, expected_old, target, access)
         except GitError as error:
-            found = await self._found_at(target, ref)
-            if found != commit:
+            found = await self._found_at(target, ref, access)
+            if found == commit:
+                return
+            if not (anew and found == "" and expected_old is not None):
                 raise _refusal(error, ref, expected_old, found) from error
+            await self.deliver(commit, ref=ref, expected_old=None, location=location, access=access)
 
-    async def withdraw(self, ref: str, *, run: str, expected: str | None, head: str) -> bool:
+    async def _push(
+        self, what: str, ref: str, expected_old: str | None, target: str, access: Mapping[str, str] | None
+    ) -> None:
+        await self.git(
+            "push", "--quiet", "--no-verify", "--no-follow-tags", "--recurse-submodules=no",
+            f"--force-with-lease={ref}:{'' if expected_old is None else _commit(expected_old)}",
+            *([f"--receive-pack={_RECEIVE_PACK}"] if is_local(target) else []),
+            "--", target, what, timeout_s=self._fetch_timeout_s, environment=dict(access or {}),
+        )  # fmt: skip
+
+    async def withdraw(
+        self,
+        ref: str,
+        *,
+        run: str,
+        expected: str | None,
+        head: str,
+        location: str | None = None,
+        access: Mapping[str, str] | None = None,
+    ) -> bool:
         """Deletes the branch `ref` that `run` delivered; False when there is none any more.
 
         It goes only from `expected`, the commit of the last recorded delivery. Where that is not known, it may stand at
-        `head` or at any commit of the run's line that is here. Raises DeliveryRefusedError.
+        `head` or at any commit of the run's line that is here. `location` and `access` as for `deliver`. Raises
+        DeliveryRefusedError.
         """
+        target = check_location(location or self.location)
         if not _DELIVERY_REF.match(ref):
             raise DeliveryRefusedError(f"{ref[:200]!r} is no branch of Swell's", "Name refs/heads/swell/<run>.", None)
-        found = await self._found_at(self.location, ref)
+        found = await self._found_at(target, ref, access)
         if found is None:
             raise DeliveryRefusedError(
-                f"{redacted(self.location)} does not answer for {ref}",
+                f"{redacted(target)} does not answer for {ref}",
                 "Check the address and access, then try again.",
                 None,
             )
@@ -316,16 +338,12 @@ class Mirror:
                 "Somebody else moved it: keep what is wanted of it, and delete it by hand.",
                 found,
             )
-        await self._refuse_in_use(ref, found)
+        await _refuse_in_use(target, ref, found)
         self.guard()
         try:
-            await self.git(
-                "push", "--quiet", "--no-verify", "--recurse-submodules=no", f"--force-with-lease={ref}:{found}",
-                *([f"--receive-pack={_RECEIVE_PACK}"] if self._is_local else []),
-                "--", self.location, f":{ref}", timeout_s=self._fetch_timeout_s,
-            )  # fmt: skip
+            await self._push(f":{ref}", ref, found, target, access)
         except GitError as error:
-            if await self._found_at(self.location, ref) != "":
+            if await self._found_at(target, ref, access) != "":
                 raise DeliveryRefusedError(
                     f"branch {ref} could not be deleted: {error.stderr_tail}", error.remedy, found
                 ) from error
@@ -340,30 +358,12 @@ class Mirror:
         said = text(await self.git("log", "-1", "--no-show-signature", trailer, commit))
         return said == f"swell@invalid {_name(run)}"
 
-    async def _refuse_in_use(self, ref: str, found: str) -> None:
-        """Of a local repository it can be seen who has the branch checked out; others have to look after themselves."""
-        if not self._is_local:
-            return
-        folder = Path(self.location.removeprefix("file://"))
+    async def _found_at(self, target: str, ref: str, access: Mapping[str, str] | None) -> str | None:
+        upload = [f"--upload-pack={_UPLOAD_PACK}"] if is_local(target) else []
         try:
-            listed = await Git(folder)("worktree", "list", "--porcelain")
-        except GitError:
-            return
-        place = ""
-        for line in listed.decode("utf-8", "replace").splitlines():
-            if line.startswith("worktree "):
-                place = line.removeprefix("worktree ")
-            elif line == f"branch {ref}":
-                raise DeliveryRefusedError(
-                    f"branch {ref} is checked out in {place}, deleting it would pull the ground from under that checkout",
-                    "Check out another branch there, then roll back again.",
-                    found,
-                )
-
-    async def _found_at(self, target: str, ref: str) -> str | None:
-        upload = [f"--upload-pack={_UPLOAD_PACK}"] if _is_local(target) else []
-        try:
-            listed = text(await self.git("ls-remote", "--quiet", *upload, "--", target, ref))
+            listed = text(
+                await self.git("ls-remote", "--quiet", *upload, "--", target, ref, environment=dict(access or {}))
+            )
         except GitError:
             return None
         return next((oid for oid, name in (line.split("\t") for line in listed.splitlines()) if name == ref), "")
@@ -435,8 +435,25 @@ _FETCH_QUIETLY: Final = (
 )  # fmt: skip
 
 
-def _is_local(location: str) -> bool:
-    return location.startswith(("/", "file://"))
+async def _refuse_in_use(target: str, ref: str, found: str) -> None:
+    """Of a local repository it can be seen who has the branch checked out; others have to look after themselves."""
+    if not is_local(target):
+        return
+    folder = Path(target.removeprefix("file://"))
+    try:
+        listed = await Git(folder)("worktree", "list", "--porcelain")
+    except GitError:
+        return
+    place = ""
+    for line in listed.decode("utf-8", "replace").splitlines():
+        if line.startswith("worktree "):
+            place = line.removeprefix("worktree ")
+        elif line == f"branch {ref}":
+            raise DeliveryRefusedError(
+                f"branch {ref} is checked out in {place}, deleting it would pull the ground from under that checkout",
+                "Check out another branch there, then roll back again.",
+                found,
+            )
 
 
 def _absolute(path: Path) -> str:

@@ -283,6 +283,7 @@ _Request = (
     | events.ReviewRequested
     | events.RecoveryRequested
     | events.RollbackRequested
+    | events.DeliveryRequested
     | events.BudgetRequested
 )
 _RunDecision = (
@@ -299,6 +300,9 @@ _RunDecision = (
     | events.GateFlaked
     | events.LineDelivered
     | events.DeliveryRefused
+    | events.RevertStarted
+    | events.IntegrationReverted
+    | events.RevertFinished
     | events.RollbackStarted
     | events.RollbackFinished
     | events.RunFinished
@@ -530,6 +534,9 @@ class Projector:
                 | events.GateFlaked()
                 | events.LineDelivered()
                 | events.DeliveryRefused()
+                | events.RevertStarted()
+                | events.IntegrationReverted()
+                | events.RevertFinished()
                 | events.RollbackStarted()
                 | events.RollbackFinished()
                 | events.RunFinished()
@@ -545,6 +552,7 @@ class Projector:
                 | events.ReviewRequested()
                 | events.RecoveryRequested()
                 | events.RollbackRequested()
+                | events.DeliveryRequested()
                 | events.BudgetRequested()
             ):
                 if place.kind == "request" and place.run != FLEET:
@@ -675,10 +683,14 @@ class Projector:
                 self._move_run(at, row, event.to_state, event.reason, event.actor, from_state=event.from_state)
             case events.RunAmended():
                 row.spec_digest = event.spec.digest
-            case events.IntegrationAdvanced():
+            case events.IntegrationAdvanced() | events.IntegrationReverted():
                 row.head_commit = event.to.commit
             case events.LineDelivered():
                 row.delivered_ref, row.delivered_commit = event.ref, event.commit
+            case events.RevertStarted():
+                row.rollback, row.rollback_reason = "running", event.reason
+            case events.RevertFinished():
+                row.rollback, row.rollback_reason = event.state, event.reason
             case events.RollbackStarted():
                 row.rollback, row.rollback_reason = "running", event.reason
             case events.RollbackFinished():

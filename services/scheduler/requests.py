@@ -17,6 +17,7 @@ from services.events import (
     AnyEvent,
     BudgetRequested,
     CancelRequested,
+    DeliveryRequested,
     PauseRequested,
     RecoveryChosen,
     RecoveryRequested,
@@ -45,6 +46,7 @@ Request = (
     | ReviewRequested
     | RecoveryRequested
     | RollbackRequested
+    | DeliveryRequested
     | BudgetRequested
 )
 

@@ -15,6 +15,8 @@ from services.bus import Bus, BusError, BusUnavailableError
 from services.events import (
     BudgetRequested,
     CancelRequested,
+    DeliveryRequested,
+    Destination,
     ErrorClass,
     PauseRequested,
     PauseScope,
@@ -38,7 +40,7 @@ from services.scheduler.rates import Bucket, opens_ns
 from services.scheduler.requests import Requests, unavailable
 from services.scheduler.shell import Shell
 from services.scheduler.state import RunState
-from services.scheduler.submission import BUDGET_MODES, Header, Planned, SubmissionError, Submissions, run_of
+from services.scheduler.submission import BUDGET_MODES, STYLES, Header, Planned, SubmissionError, Submissions, run_of
 from services.scheduler.v1 import scheduler_pb2 as pb
 from services.scheduler.v1.scheduler_pb2_grpc import SchedulerServiceServicer
 from services.spec import RunSpec, decode_spec, encode_spec
@@ -434,11 +436,45 @@ class SchedulerServer(SchedulerServiceServicer):
                 f"run {request.run} has not ended: cancel it first: swell cancel {request.run}",
                 {"run": request.run},
             )
+        if request.with_dependents and not request.workstreams:
+            raise invalid("with_dependents", "is for workstreams that are named: name some, or leave it out")
         event = RollbackRequested(
-            request_id=request.request_id, actor=_actor(request.actor), reason=_reason(request.reason)
+            request_id=request.request_id,
+            actor=_actor(request.actor),
+            reason=_reason(request.reason),
+            workstreams=_named(request.workstreams),
+            with_dependents=request.with_dependents,
         )
         done = await self._requests.answered(request.run, event)
         return pb.RollbackRunResponse(position=done.position, answer=done.text)
+
+    async def DeliverRun(self, request: pb.DeliverRunRequest, _context: _Context) -> pb.DeliverRunResponse:  # noqa: N802
+        """See the protocol."""
+        await self._requests.known(request.run, request.request_id)
+        known = await self._requests.answer(request.run, request.request_id)
+        if known is not None:
+            return pb.DeliverRunResponse(answer=known.text)
+        if request.style not in STYLES:
+            raise invalid("style", f"{request.style[:40]!r} is not rebase, squash or merge")
+        state = self._shell.runs.get(request.run) or await self._ended(request.run)
+        if state.definitions is None:
+            raise invalid("run", f"run {request.run} has no definition that could be delivered by")
+        own, location = state.definitions.spec.options.destination, state.definitions.spec.repository.location
+        remote = request.remote if request.HasField("remote") else own.remote
+        credential = request.credential if request.HasField("credential") else ""
+        with _submission_errors():
+            self._submissions.check_destination(Destination(remote=remote, credential=credential), location)
+        event = DeliveryRequested(
+            request_id=request.request_id,
+            actor=_actor(request.actor),
+            style=STYLES[request.style] if request.style else None,
+            remote=remote if request.HasField("remote") else None,
+            credential=credential if request.HasField("credential") else None,
+            series=request.series,
+            reason=_reason(request.reason),
+        )
+        done = await self._requests.answered(request.run, event)
+        return pb.DeliverRunResponse(position=done.position, answer=done.text)
 
     async def RecoverStep(self, request: pb.RecoverStepRequest, _context: _Context) -> pb.RecoverStepResponse:  # noqa: N802
         """See the protocol."""
@@ -563,6 +599,11 @@ def _plain(header: pb.RunHeader) -> Header:
         budget_mode=options.budget_mode,
         paused=options.paused,
         pools=tuple(options.pools),
+        deliver=options.deliver,
+        delivery_style=options.delivery_style,
+        delivery_remote=options.delivery_remote,
+        delivery_credential=options.delivery_credential,
+        delivery_hook=options.delivery_hook,
         checks_toml=header.checks_toml,
         tool_profiles_json=header.tool_profiles_json,
         breaker_json=header.breaker_json,
@@ -699,7 +740,10 @@ def _another(old: RunState, spec: RunSpec, request: pb.RetryRunRequest) -> RunSp
     workstreams = chosen(spec, states, _named(request.workstreams))
     line = old.line
     undone = {"compensated", "compensation_failed", "compensating"} & set(states.values())
-    delivered = line.delivered if line is not None and line.delivered == line.head.commit and not undone else ""
+    own = line.deliveries.get("") if line is not None else None
+    delivered = (
+        own.commit if line is not None and own is not None and own.head == line.head.commit and not undone else ""
+    )
     return another(
         spec,
         Another(

@@ -27,7 +27,9 @@ from services.bus import EXECUTORS, LEASES, Bus, BusError, BusUnavailableError, 
 from services.commands import RunStep
 from services.events import (
     AnyEvent,
+    DeliveryRequested,
     RequestAnswered,
+    RevertFinished,
     RollbackFinished,
     RollbackRequested,
     RunAccepted,
@@ -43,7 +45,7 @@ from services.scheduler.grants import SharedLimits
 from services.scheduler.metrics import SchedulerMetrics
 from services.scheduler.routing import Sighting, Sightings
 from services.scheduler.snapshots import SPECS_AT_ONCE, Folded, Snapshots, id_of
-from services.scheduler.state import ANSWERS_KEPT, Fact, Over, RunState, evolve, skip
+from services.scheduler.state import ANSWERS_KEPT, Fact, Over, RunState, evolve, is_over, skip
 from services.spec import RunSpec, decode_spec
 from services.wire import (
     Entry,
@@ -324,7 +326,7 @@ class Shell:
         if run is None and over is not None:
             if place.kind != "request":
                 return ""
-            if any(isinstance(event, RollbackRequested) for event in entry.events):
+            if any(isinstance(event, RollbackRequested | DeliveryRequested) for event in entry.events):
                 run = await self.recall(place.run, before=recorded.sequence)
             else:
                 run = over.again(place.run)
@@ -526,6 +528,10 @@ class Shell:
                 remaining=left[:GROUP_MAX],
                 reason=reason,
             )
+        elif state.reverting is not None:
+            end = RevertFinished(state="refused", workstreams=state.reverting.order, reason=reason)
+        elif state.delivering is not None and is_over(state):
+            end = RequestAnswered(request_id=state.delivering.request_id, answer="done", ok=False, reason=reason)
         elif state.stopping is not None:
             await asyncio.sleep(RETRY_S)
             return

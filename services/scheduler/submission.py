@@ -14,7 +14,9 @@ from services.aim import Registry, RegistryError, Skipped, load_registry, parse_
 from services.bundle import SET_BYTES_MAX, BundleValidationError, GateType, WorkstreamBundle, parse_bundles
 from services.checks import Checks, ChecksError, parse_checks, resolve
 from services.config import ConfigError, load_yaml
+from services.delivery import destination_problem
 from services.discovery import load_plugins
+from services.events import DeliveryStyle, Destination
 from services.gates import GATES_BYTES, Gates, GatesError, asked_for, parse_gates
 from services.git import redacted
 from services.outcome import NANO_USD_MAX, BudgetMode
@@ -47,6 +49,8 @@ BREAKER_BYTES_MAX = 64 * 1024
 RECOVERY_BYTES_MAX = 64 * 1024
 SCHEDULINGS: dict[str, Literal["barrier", "eager"]] = {"": "barrier", "barrier": "barrier", "eager": "eager"}
 BUDGET_MODES: dict[str, BudgetMode] = {"": "halt", "halt": "halt", "warn": "warn", "continue": "continue"}
+DELIVERIES: dict[str, Literal["wave", "end", "never"]] = {"": "wave", "wave": "wave", "end": "end", "never": "never"}
+STYLES: dict[str, DeliveryStyle] = {"": "rebase", "rebase": "rebase", "squash": "squash", "merge": "merge"}
 REVIEWS: dict[str, Literal["wait", "fail"]] = {"wait": "wait", "fail": "fail"}
 TIMEOUT_S_MAX = 30 * 86_400.0
 
@@ -82,6 +86,11 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     budget_nano: int | None = None
     budget_mode: str = ""
     pools: tuple[str, ...] = ()
+    deliver: str = ""
+    delivery_style: str = ""
+    delivery_remote: str = ""
+    delivery_credential: str = ""
+    delivery_hook: str = ""
     checks_toml: bytes = b""
     tool_profiles_json: bytes = b""
     breaker_json: bytes = b""
@@ -168,6 +177,7 @@ class Submissions:
             *_unknown_fallbacks(bundles, profiles),
             *_unmet_requirements(bundles, checks, options.context, profiles),
             *_uncapped_tools(bundles, checks, options, profiles, registry),
+            *_unusable_hook(options.destination.hook, profiles),
         ]
         if not bundles:
             errors.append(Finding(code="EMPTY_PLAN", message="there is no workstream", remedy="declare at least one"))
@@ -184,7 +194,7 @@ class Submissions:
             bundles=bundles,
             waves=[list(wave) for wave in report.plan.waves],
             checks=checks,
-            profiles=pinned_profiles(profiles, bundles, checks, options.context, registry, gates),
+            profiles=pinned_profiles(profiles, bundles, checks, options.context, registry, gates, options.destination.hook),
             breaker=dict(breaker),
             recovery=dict(recovery),
             options=options,
@@ -232,6 +242,12 @@ class Submissions:
             raise SubmissionError("options.review", f"{header.review[:40]!r} is not wait or fail")
         if header.budget_mode not in BUDGET_MODES:
             raise SubmissionError("options.budget_mode", f"{header.budget_mode[:40]!r} is not halt, warn or continue")
+        if header.deliver not in DELIVERIES:
+            raise SubmissionError("options.deliver", f"{header.deliver[:40]!r} is not wave, end or never")
+        if header.delivery_style not in STYLES:
+            raise SubmissionError(
+                "options.delivery_style", f"{header.delivery_style[:40]!r} is not rebase, squash or merge"
+            )
         if header.budget_nano is not None and not 0 <= header.budget_nano <= NANO_USD_MAX:
             raise SubmissionError("options.budget_nano", f"is not between 0 and {NANO_USD_MAX} nano-dollars")
         pools = header.pools or ("default",)
@@ -256,8 +272,32 @@ class Submissions:
             paused=header.paused,
             budget_nano=header.budget_nano,
             budget_mode=BUDGET_MODES[header.budget_mode],
+            deliver=DELIVERIES[header.deliver],
+            destination=self._destination(header),
             context=_context(header.context_json),
         )
+
+    def _destination(self, header: Header) -> Destination:
+        remote = "" if header.delivery_remote == header.location else header.delivery_remote
+        to = Destination(
+            style=STYLES[header.delivery_style],
+            remote=remote,
+            credential=header.delivery_credential,
+            hook=header.delivery_hook,
+        )
+        self.check_destination(to, header.location)
+        return to
+
+    def check_destination(self, to: Destination, location: str) -> None:
+        """Raise SubmissionError unless a run over the repository at `location` may be delivered there."""
+        if problem := destination_problem(to, location):
+            raise SubmissionError("delivery", problem, "INVALID_DELIVERY")
+        if to.credential and not self._config.client_profiles:
+            raise SubmissionError(
+                "delivery",
+                "this scheduler takes no references to credentials from submissions: let the executors' own git have them",
+                "INVALID_DELIVERY",
+            )
 
     def _checks(self, header: Header) -> Checks:
         if not header.checks_toml:
@@ -575,6 +615,15 @@ def _unsound_checks(
     return findings + _of_one_attempt(judging, profiles)
 
 
+def _unusable_hook(hook: str, profiles: Mapping[str, ToolProfile]) -> list[Finding]:
+    """What is to be called at a delivery has to be a program that is known, and no AI tool."""
+    if not hook or (hook in profiles and profiles[hook].type != "ai"):
+        return []
+    what = "is an AI tool" if hook in profiles else "has no tool profile"
+    remedy = "name the profile of a program (`delivery_hook`), or none"
+    return [Finding(code="UNKNOWN_TOOL", message=f"delivery hook {hook[:80]!r} {what}", remedy=remedy)]
+
+
 def pinned_profiles(
     profiles: Mapping[str, ToolProfile],
     bundles: Sequence[WorkstreamBundle],
@@ -582,9 +631,10 @@ def pinned_profiles(
     context: Mapping[str, Any],
     registry: Registry | UnsetType,
     gates: Gates,
+    hook: str = "",
 ) -> dict[str, ToolProfile]:
-    """Only what the run can need is pinned into it: tools, what may stand in for them, checks and gates."""
-    needed = {bundle.tool for bundle in bundles} | _named_tools(bundles, checks, context, profiles).keys()
+    """Only what the run can need is pinned into it: tools, what may stand in for them, checks, gates, what is called at a delivery."""
+    needed = {bundle.tool for bundle in bundles} | _named_tools(bundles, checks, context, profiles).keys() | {hook}
     needed |= {gates[type_].tool for type_ in _gate_types(bundles, checks) if type_ in gates}
     if isinstance(registry, Registry):
         needed |= {tool.profile for tool in registry.tools.values()}

@@ -339,9 +339,10 @@ class Checker:
                 case StepSkipped():
                     self._known_elsewhere(run, event)
                 case LineDelivered():
-                    if event.commit != run.head:
-                        self._wrong(f"I3: {event.commit} delivered, the head is {run.head}")
-                    run.delivered.add(event.commit)
+                    head = event.head or event.commit
+                    if head != run.head:
+                        self._wrong(f"I3: {head} delivered, the head is {run.head}")
+                    run.delivered.add(head)
                 case StepDelayed():
                     name = event.step.on_behalf if event.step.workstream == LINE else event.step.workstream
                     run.delayed[name] = event

@@ -92,7 +92,7 @@ def _expected(run: RunState) -> Expected:
         attempts={name: one.attempts for name, one in run.workstreams.items()}
         | {"_line": line.attempts if line else 0},
         head=line.head.commit if line else "",
-        delivered=line.delivered if line else "",
+        delivered=own.commit if line is not None and (own := line.deliveries.get("")) is not None else "",
         answers={request: answer.answer for request, answer in run.answers.items()},
     )
 

@@ -15,6 +15,7 @@ RESULT = ev.CheckResult(
     check="0123456789abcdef", kind="runtime", name="pytest", outcome="failed", exit_code=1, wall_s=2.5, findings=3,
     message="3 tests failed: straße, 漢字, 😀", optional=True, tests=40, failures=3, skipped=2,
 )  # fmt: skip
+DESTINATION = ev.Destination(style="merge", remote="https://example.com/r.git", credential="env:TOKEN", hook="open-pr")
 FIX = ev.FixInput(step="runtime", attempt=4, diagnostics=DIAGNOSTICS, earlier_patches=[PATCH], mechanical=2)
 FINISHED = ev.StepFinished(
     ok=True, error_class="check_failed", message="2 findings", exit_code=1, snapshot=CARRIED, changed=True,
@@ -55,7 +56,13 @@ FULL: dict[str, ev.AnyEvent] = {
     "recovery_requested": ev.RecoveryRequested(
         request_id="q-12345678", actor="ann", workstream="ws-a", step="edit", error_class="timeout", reason="too slow"
     ),
-    "rollback_requested": ev.RollbackRequested(request_id="q-12345678", actor="ann", reason="released by mistake"),
+    "rollback_requested": ev.RollbackRequested(
+        request_id="q-12345678", actor="ann", reason="released by mistake", workstreams=["ws-a"], with_dependents=True
+    ),
+    "delivery_requested": ev.DeliveryRequested(
+        request_id="q-12345678", actor="ann", style="squash", remote="https://example.com/r.git",
+        credential="env:TOKEN", series=True, reason="it is wanted there",
+    ),
     "budget_requested": ev.BudgetRequested(
         request_id="q-12345678", actor="ann", limit_nano=1_000_000_000, mode="warn", reason="it is worth it",
         scope="tool", name="claude",
@@ -86,7 +93,9 @@ FULL: dict[str, ev.AnyEvent] = {
         queue_deadline_ns=1_790_000_000_000_000_002, base=PLAIN, on_behalf="ws-a", theirs=CARRIED, checks=[CHECK, TEST],
         every_check=True, merged=[(0, 3), (5, 6)], fix=FIX, dry_run=True, tool="codex", reduction=2,
         action="cmd:make undo", idle_timeout_s=120.5, reason="the breaker of claude is open", cap="soft",
-        cap_nano=300_000_000, capability="refactoring", purpose="search",
+        cap_nano=300_000_000, capability="refactoring", purpose="search", tools=["codex"], cost_nano=20_000_000, reverts=True,
+        delivery=DESTINATION, series=True, request_id="q-12345678",
+        deliveries=[ev.Delivered(to=DESTINATION, commit="c" * 40, head="d" * 40)],
     ),
     "step_delayed": ev.StepDelayed(
         step=DELAYED, cause="tool_breaker", reason="the breaker of claude is open", until_ns=1_790_000_000_000_000_005
@@ -122,8 +131,19 @@ FULL: dict[str, ev.AnyEvent] = {
         taken_back=True,
     ),
     "gate_flaked": ev.GateFlaked(gate="GATE_INTEGRATION", check="0123456789abcdef", tree="b" * 40, failures=1),
-    "line_delivered": ev.LineDelivered(ref="refs/heads/swell/r1", commit="c" * 40),
-    "delivery_refused": ev.DeliveryRefused(ref="refs/heads/swell/r1", commit="c" * 40, reason="checked out elsewhere"),
+    "line_delivered": ev.LineDelivered(
+        ref="refs/heads/swell/r1", commit="c" * 40, head="d" * 40, to=DESTINATION, warning="open-pr ended with 1"
+    ),
+    "delivery_refused": ev.DeliveryRefused(
+        ref="refs/heads/swell/r1", commit="c" * 40, reason="checked out elsewhere", to=DESTINATION
+    ),
+    "revert_started": ev.RevertStarted(
+        request_id="q-12345678", actor="ann", workstreams=["ws-b", "ws-a"], reason="released by mistake"
+    ),
+    "integration_reverted": ev.IntegrationReverted(workstreams=["ws-b", "ws-a"], from_commit="a" * 40, to=CARRIED),
+    "revert_finished": ev.RevertFinished(
+        state="refused", workstreams=["ws-a"], reason="it conflicts with ws-b", files=["src/a.py"]
+    ),
     "rollback_started": ev.RollbackStarted(
         request_id="q-12345678", actor="ann", workstreams=2, reason="released by mistake"
     ),
@@ -178,6 +198,7 @@ MINIMAL: dict[str, ev.AnyEvent] = {
     "review_requested": ev.ReviewRequested(request_id="q", actor="a", verdict="approve"),
     "recovery_requested": ev.RecoveryRequested(request_id="q", actor="a", workstream="w", step="edit"),
     "rollback_requested": ev.RollbackRequested(request_id="q", actor="a"),
+    "delivery_requested": ev.DeliveryRequested(request_id="q", actor="a"),
     "budget_requested": ev.BudgetRequested(request_id="q", actor="a"),
     "request_answered": ev.RequestAnswered(request_id="q", answer="accepted"),
     "run_accepted": ev.RunAccepted(
@@ -213,6 +234,9 @@ MINIMAL: dict[str, ev.AnyEvent] = {
     "gate_flaked": ev.GateFlaked(gate="g", check="c", tree="", failures=1),
     "line_delivered": ev.LineDelivered(ref="r", commit="c"),
     "delivery_refused": ev.DeliveryRefused(ref="r", commit="c", reason=""),
+    "revert_started": ev.RevertStarted(request_id="q", actor="a", workstreams=[]),
+    "integration_reverted": ev.IntegrationReverted(workstreams=[], from_commit="f", to=ev.Snapshot(commit="c", tree="t")),
+    "revert_finished": ev.RevertFinished(state="reverted", workstreams=[]),
     "rollback_started": ev.RollbackStarted(request_id="q", actor="a", workstreams=0),
     "rollback_finished": ev.RollbackFinished(state="compensated", compensated=0, failed=0, without_actions=0),
     "run_finished": ev.RunFinished(state="completed", reason="", completed=0, failed=0, blocked=0, cancelled=0),

@@ -48,7 +48,7 @@ class Repository(_message.Message):
     def __init__(self, location: _Optional[str] = ..., base_commit: _Optional[str] = ..., base_ref: _Optional[str] = ...) -> None: ...
 
 class RunOptions(_message.Message):
-    __slots__ = ("max_workers", "wave_delay_s", "fail_fast", "dry_run", "timeout_s", "stepwise", "context_json", "scheduling", "review", "paused", "budget_nano", "budget_mode", "pools")
+    __slots__ = ("max_workers", "wave_delay_s", "fail_fast", "dry_run", "timeout_s", "stepwise", "context_json", "scheduling", "review", "paused", "budget_nano", "budget_mode", "pools", "deliver", "delivery_style", "delivery_remote", "delivery_credential", "delivery_hook")
     MAX_WORKERS_FIELD_NUMBER: _ClassVar[int]
     WAVE_DELAY_S_FIELD_NUMBER: _ClassVar[int]
     FAIL_FAST_FIELD_NUMBER: _ClassVar[int]
@@ -62,6 +62,11 @@ class RunOptions(_message.Message):
     BUDGET_NANO_FIELD_NUMBER: _ClassVar[int]
     BUDGET_MODE_FIELD_NUMBER: _ClassVar[int]
     POOLS_FIELD_NUMBER: _ClassVar[int]
+    DELIVER_FIELD_NUMBER: _ClassVar[int]
+    DELIVERY_STYLE_FIELD_NUMBER: _ClassVar[int]
+    DELIVERY_REMOTE_FIELD_NUMBER: _ClassVar[int]
+    DELIVERY_CREDENTIAL_FIELD_NUMBER: _ClassVar[int]
+    DELIVERY_HOOK_FIELD_NUMBER: _ClassVar[int]
     max_workers: int
     wave_delay_s: float
     fail_fast: bool
@@ -75,7 +80,12 @@ class RunOptions(_message.Message):
     budget_nano: int
     budget_mode: str
     pools: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, max_workers: _Optional[int] = ..., wave_delay_s: _Optional[float] = ..., fail_fast: _Optional[bool] = ..., dry_run: _Optional[bool] = ..., timeout_s: _Optional[float] = ..., stepwise: _Optional[bool] = ..., context_json: _Optional[str] = ..., scheduling: _Optional[str] = ..., review: _Optional[str] = ..., paused: _Optional[bool] = ..., budget_nano: _Optional[int] = ..., budget_mode: _Optional[str] = ..., pools: _Optional[_Iterable[str]] = ...) -> None: ...
+    deliver: str
+    delivery_style: str
+    delivery_remote: str
+    delivery_credential: str
+    delivery_hook: str
+    def __init__(self, max_workers: _Optional[int] = ..., wave_delay_s: _Optional[float] = ..., fail_fast: _Optional[bool] = ..., dry_run: _Optional[bool] = ..., timeout_s: _Optional[float] = ..., stepwise: _Optional[bool] = ..., context_json: _Optional[str] = ..., scheduling: _Optional[str] = ..., review: _Optional[str] = ..., paused: _Optional[bool] = ..., budget_nano: _Optional[int] = ..., budget_mode: _Optional[str] = ..., pools: _Optional[_Iterable[str]] = ..., deliver: _Optional[str] = ..., delivery_style: _Optional[str] = ..., delivery_remote: _Optional[str] = ..., delivery_credential: _Optional[str] = ..., delivery_hook: _Optional[str] = ...) -> None: ...
 
 class RunHeader(_message.Message):
     __slots__ = ("request_id", "run", "repository", "options", "checks_toml", "tool_profiles_json", "breaker_json", "actor", "recovery_json", "aim_registry_json", "gates_json")
@@ -538,16 +548,48 @@ class RetryRunResponse(_message.Message):
     def __init__(self, position: _Optional[int] = ..., answer: _Optional[str] = ..., run: _Optional[str] = ..., new_run: _Optional[bool] = ..., workstreams: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RollbackRunRequest(_message.Message):
-    __slots__ = ("run", "reason", "request_id", "actor")
+    __slots__ = ("run", "reason", "request_id", "actor", "workstreams", "with_dependents")
     RUN_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ACTOR_FIELD_NUMBER: _ClassVar[int]
+    WORKSTREAMS_FIELD_NUMBER: _ClassVar[int]
+    WITH_DEPENDENTS_FIELD_NUMBER: _ClassVar[int]
     run: str
     reason: str
     request_id: str
     actor: str
-    def __init__(self, run: _Optional[str] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ..., actor: _Optional[str] = ...) -> None: ...
+    workstreams: _containers.RepeatedScalarFieldContainer[str]
+    with_dependents: bool
+    def __init__(self, run: _Optional[str] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ..., actor: _Optional[str] = ..., workstreams: _Optional[_Iterable[str]] = ..., with_dependents: _Optional[bool] = ...) -> None: ...
+
+class DeliverRunRequest(_message.Message):
+    __slots__ = ("run", "style", "remote", "credential", "series", "reason", "request_id", "actor")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    STYLE_FIELD_NUMBER: _ClassVar[int]
+    REMOTE_FIELD_NUMBER: _ClassVar[int]
+    CREDENTIAL_FIELD_NUMBER: _ClassVar[int]
+    SERIES_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    style: str
+    remote: str
+    credential: str
+    series: bool
+    reason: str
+    request_id: str
+    actor: str
+    def __init__(self, run: _Optional[str] = ..., style: _Optional[str] = ..., remote: _Optional[str] = ..., credential: _Optional[str] = ..., series: _Optional[bool] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ..., actor: _Optional[str] = ...) -> None: ...
+
+class DeliverRunResponse(_message.Message):
+    __slots__ = ("position", "answer")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    answer: str
+    def __init__(self, position: _Optional[int] = ..., answer: _Optional[str] = ...) -> None: ...
 
 class RollbackRunResponse(_message.Message):
     __slots__ = ("position", "answer")

@@ -100,6 +100,11 @@ class SchedulerServiceStub:
                 request_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.RollbackRunRequest.SerializeToString,
                 response_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.RollbackRunResponse.FromString,
                 _registered_method=True)
+        self.DeliverRun = channel.unary_unary(
+                '/swell.scheduler.v1.SchedulerService/DeliverRun',
+                request_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.DeliverRunRequest.SerializeToString,
+                response_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.DeliverRunResponse.FromString,
+                _registered_method=True)
         self.RecoverStep = channel.unary_unary(
                 '/swell.scheduler.v1.SchedulerService/RecoverStep',
                 request_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.RecoverStepRequest.SerializeToString,
@@ -221,7 +226,16 @@ class SchedulerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RollbackRun(self, request, context):
-        """Undoes what a run that has ended completed, by the compensation actions of its workstreams.
+        """Undoes what a run that has ended completed: by the compensation actions of its workstreams, or, for some of them only,
+        by taking their work off the line.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeliverRun(self, request, context):
+        """Delivers the verified head of a run, live or ended. Answers once that is accepted; what it comes to is an event with the
+        same `request_id`. Idempotent by request_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -336,6 +350,11 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.RollbackRun,
                     request_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.RollbackRunRequest.FromString,
                     response_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.RollbackRunResponse.SerializeToString,
+            ),
+            'DeliverRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeliverRun,
+                    request_deserializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.DeliverRunRequest.FromString,
+                    response_serializer=services_dot_scheduler_dot_v1_dot_scheduler__pb2.DeliverRunResponse.SerializeToString,
             ),
             'RecoverStep': grpc.unary_unary_rpc_method_handler(
                     servicer.RecoverStep,
@@ -720,6 +739,33 @@ class SchedulerService:
             '/swell.scheduler.v1.SchedulerService/RollbackRun',
             services_dot_scheduler_dot_v1_dot_scheduler__pb2.RollbackRunRequest.SerializeToString,
             services_dot_scheduler_dot_v1_dot_scheduler__pb2.RollbackRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeliverRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.scheduler.v1.SchedulerService/DeliverRun',
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.DeliverRunRequest.SerializeToString,
+            services_dot_scheduler_dot_v1_dot_scheduler__pb2.DeliverRunResponse.FromString,
             options,
             channel_credentials,
             insecure,
