@@ -28,12 +28,15 @@ from services.events import (
     Check,
     Delay,
     DeliveryRefused,
+    DeliveryRequested,
+    Destination,
     ErrorClass,
     FixInput,
     FixLoopEnded,
     GateFlaked,
     GrantReturned,
     IntegrationAdvanced,
+    IntegrationReverted,
     LineDelivered,
     MergePostponed,
     MergeRefused,
@@ -44,6 +47,8 @@ from services.events import (
     RecoveryRequested,
     RequestAnswered,
     ResumeRequested,
+    RevertFinished,
+    RevertStarted,
     ReviewRequested,
     ReviewResolved,
     RollbackFinished,
@@ -74,7 +79,15 @@ from services.plan import clash
 from services.profiles import model_of, placeholders
 from services.scheduler.bisection import FAILURES_SURE, Culprit, Flaky, Join, Judge, Known, RedBefore, next_of
 from services.scheduler.breaker import BreakerConfig, FixLoopState, decide
-from services.scheduler.budget import Refusal, account_of, budget_name, notices, refusal, run_account
+from services.scheduler.budget import (
+    Refusal,
+    account_of,
+    budget_name,
+    notices,
+    refusal,
+    run_account,
+    workstream_account,
+)
 from services.scheduler.fleet import Barrier, Fleet, Want, barrier, ungranted
 from services.scheduler.grants import GRANTS_MAX, Ask, limit_nano
 from services.scheduler.recovery import Choice, RecoveryConfig, Used, choose
@@ -86,6 +99,8 @@ from services.scheduler.state import (
     Closed,
     Failure,
     Line,
+    Request,
+    Reverting,
     Rollback,
     RunState,
     Workstream,
@@ -95,13 +110,16 @@ from services.scheduler.state import (
     is_over,
     unknown_checks,
 )
-from services.spec import CHECKS_NAMED_MAX, STEP_TIMEOUT_S, Definitions, Options, Ranges, ranges_with
+from services.spec import CHECKS_NAMED_MAX, STEP_TIMEOUT_S, Definitions, Options, Ranges, ranges_with, ranges_without
 
 GROUP_MAX = 400
 """Workstreams named by one decision: keeps an entry under its size limit whatever the ids."""
 
 STAGED_MAX = 64
 """Merges that wait for the gates of a wave together; with more of them, the gates run in between."""
+
+REVERTS_MAX = 100
+"""Workstreams that are taken off the line together: what it comes to is one decision."""
 
 HELD_MAX = 200
 """EDITs of a run that wait for the same tools; further ones are not begun before some of these are."""
@@ -153,7 +171,7 @@ def due(run: RunState, now_ns: int, sightings: Sightings | None = None, fleet: F
 
 def outstanding(run: RunState) -> list[RunStep]:
     """The commands of attempts that are scheduled and that nobody has claimed, oldest first."""
-    if run.spec is None or (is_over(run) and run.rollback is None):
+    if run.spec is None or (is_over(run) and not run.is_resumed):
         return []
     spec = run.spec
     return [
@@ -239,6 +257,8 @@ def _due(run: RunState, now_ns: int, sightings: Sightings | None, fleet: Fleet) 
         yield from _stop(run, run.stopping)
         return
     if run.held:
+        if run.delivering is not None and fleet.pause_of(definitions.spec.options.pool) is None:
+            yield from _Deciding(run, definitions, now_ns, fleet, sightings).asked(run.delivering)
         yield from _resume(run, definitions, now_ns, fleet, sightings)
         return
     if now_ns >= run.accepted.deadline_ns + run.held_ns and run.accepted.deadline_ns > 0:
@@ -287,27 +307,95 @@ def _resume(
 
 
 def _after_the_end(run: RunState, now_ns: int, sightings: Sightings | None, fleet: Fleet) -> Iterator[Decision]:
-    """An ended run owes answers, and the undoing of its work if somebody asked for that."""
+    """An ended run owes answers, and what somebody asked for after its end: one thing at a time."""
     for request in run.requests.values():
-        if isinstance(request, RollbackRequested) and run.rollback is None and run.definitions is not None:
-            yield Decision(
-                [
-                    RequestAnswered(request_id=request.request_id, answer="accepted"),
-                    RollbackStarted(
-                        request_id=request.request_id,
-                        actor=request.actor,
-                        workstreams=sum(w.state in _COMPENSABLE for w in run.workstreams.values()),
-                        reason=request.reason,
-                    ),
-                ]
-            )
-            return
-        said = "is being rolled back already" if run.rollback is not None else f"is over: {run.status}"
-        yield Decision([_refuse(request.request_id, f"run {run.run} {said}")])
-    if run.rollback is not None and run.definitions is not None:
-        yield from _closes(run, now_ns, sightings)
-        if fleet.pause_of(run.definitions.spec.options.pool) is None:
-            yield from _Deciding(run, run.definitions, now_ns, fleet, sightings).compensation(run.rollback)
+        yield _answer_after_the_end(run, request)
+        return  # the next one is judged by what this one leads to
+    definitions = run.definitions
+    if definitions is None or not run.is_resumed:
+        return
+    yield from _closes(run, now_ns, sightings)
+    if fleet.pause_of(definitions.spec.options.pool) is not None:
+        return
+    deciding = _Deciding(run, definitions, now_ns, fleet, sightings)
+    if run.rollback is not None:
+        yield from deciding.compensation(run.rollback)
+    elif run.reverting is not None:
+        yield from deciding.reverting(run.reverting)
+    elif run.delivering is not None:
+        yield from deciding.asked(run.delivering)
+
+
+def _answer_after_the_end(run: RunState, request: Request) -> Decision:
+    definitions = run.definitions
+    if definitions is None or not isinstance(request, RollbackRequested | DeliveryRequested):
+        return Decision([_refuse(request.request_id, f"run {run.run} is over: {run.status}")])
+    if run.rollback is not None or run.reverting is not None:
+        return Decision([_refuse(request.request_id, f"run {run.run} is being rolled back already")])
+    if isinstance(request, DeliveryRequested):
+        return _delivery_answer(run, definitions, request)
+    if run.delivering is not None:
+        return Decision([_refuse(request.request_id, f"run {run.run} is being delivered: ask again after that")])
+    accepted = RequestAnswered(request_id=request.request_id, answer="accepted")
+    if request.workstreams:
+        found = _to_revert(run, definitions, request)
+        if isinstance(found, str):
+            return Decision([_refuse(request.request_id, found)])
+        started = RevertStarted(
+            request_id=request.request_id, actor=request.actor, workstreams=found, reason=request.reason
+        )
+        return Decision([accepted, started])
+    return Decision(
+        [
+            accepted,
+            RollbackStarted(
+                request_id=request.request_id,
+                actor=request.actor,
+                workstreams=sum(w.state in _COMPENSABLE for w in run.workstreams.values()),
+                reason=request.reason,
+            ),
+        ]
+    )
+
+
+def _delivery_answer(run: RunState, definitions: Definitions, request: DeliveryRequested) -> Decision:
+    """Whether there is something verified to deliver, and nothing else is being delivered."""
+    refusal_text = ""
+    if definitions.spec.options.dry_run:
+        refusal_text = f"run {run.run} was a dry run: it has made nothing to deliver"
+    elif run.line is None or not run.line.merged:
+        refusal_text = f"nothing of run {run.run} is merged: there is nothing verified to deliver"
+    elif run.delivering is not None:
+        refusal_text = f"run {run.run} is being delivered already: ask again after that"
+    if refusal_text:
+        return Decision([_refuse(request.request_id, refusal_text)])
+    return Decision([RequestAnswered(request_id=request.request_id, answer="accepted")])
+
+
+def _to_revert(run: RunState, definitions: Definitions, request: RollbackRequested) -> list[str] | str:
+    """The workstreams to take off the line, the one that was merged last first; or why that cannot be."""
+    wanted = list(dict.fromkeys(request.workstreams))
+    for name in wanted:
+        workstream = run.workstreams.get(name)
+        if workstream is None:
+            return f"run {run.run} has no workstream {name[:128]}"
+        if workstream.state != "completed" or workstream.merged is None:
+            state = "completed without a change" if workstream.state == "completed" else workstream.state
+            return f"{name} is not on the line: it is {state}"
+    found, queue = set(wanted), list(wanted)
+    while queue:
+        for dependent in run.dependents.get(queue.pop(), ()):
+            if dependent not in found and run.workstreams[dependent].state == "completed":
+                found.add(dependent)
+                queue.append(dependent)
+    dependents = sorted(found - set(wanted), key=lambda name: definitions.index[name])
+    if dependents and not request.with_dependents:
+        named = ", ".join(dependents[:20]) + (f" and {len(dependents) - 20} more" if len(dependents) > 20 else "")
+        return f"{named} built on it: roll them back as well (--with-dependents), or nothing"
+    if len(found) > REVERTS_MAX:
+        return f"{len(found)} workstreams are more than {REVERTS_MAX}: roll back fewer at a time, or the whole run"
+    on_line = [name for name in found if run.workstreams[name].merged is not None]
+    return sorted(on_line, key=lambda name: run.workstreams[name].merged_at, reverse=True)
 
 
 _COMPENSABLE = frozenset({"completed", "compensating", "compensation_failed"})
@@ -381,7 +469,7 @@ def _answers(run: RunState, now_ns: int) -> Iterator[Decision]:
     stopping = run.stopping is not None
     held = run.held
     taken = {workstream.id for workstream in run.workstreams.values() if workstream.goal is not None}
-    reviewed = False
+    reviewed = delivering = False
     for request in run.requests.values():
         match request:
             case CancelRequested():
@@ -412,6 +500,10 @@ def _answers(run: RunState, now_ns: int) -> Iterator[Decision]:
             case RollbackRequested():
                 reason = f"run {run.run} goes on: cancel it first"
                 yield Decision([_refuse(request.request_id, reason)])
+            case DeliveryRequested():
+                if run.definitions is not None and not delivering:
+                    delivering = True
+                    yield _delivery_answer(run, run.definitions, request)
             case BudgetRequested():
                 changed = BudgetChanged(
                     actor=request.actor, limit_nano=request.limit_nano, mode=request.mode, reason=request.reason
@@ -725,8 +817,12 @@ class _Deciding:
         """How many EDITs wait for something across runs, by the tools that they may go to."""
         self.queues: dict[tuple[str, int], Barrier | Refusal | None] = {}
         """What stands before attempts without a grant, by tool and cap: the same for all of them."""
+        self.lined = False
+        """Whether this call has decided about the line already: it does one thing at a time."""
 
     def decisions(self) -> Iterator[Decision]:
+        if self.run.delivering is not None:
+            yield from self.asked(self.run.delivering)
         if self.run.doomed:
             yield from self._block()
             return
@@ -1566,16 +1662,31 @@ class _Deciding:
         """Whether the line has something to do: an attempt, a decision, a merge, a delivery."""
         line = self.run.line
         return line is not None and bool(
-            line.open or line.closed or line.delayed or line.staged or self.run.mergeable or self._undelivered(line)
+            line.open
+            or line.closed
+            or line.delayed
+            or line.staged
+            or self.run.mergeable
+            or self.run.delivering
+            or self._undelivered(line)
         )
 
     def _undelivered(self, line: Line) -> bool:
-        return bool(line.merged) and line.head.commit not in {line.delivered, line.refused}
+        """Whether the head is to be delivered, as the run's definition has it, and was not."""
+        known = line.deliveries.get(self.options.destination.remote)
+        if not line.merged or line.head.commit in {known.head if known is not None else "", line.refused}:
+            return False
+        return self.options.deliver == "wave" or (self.options.deliver == "end" and self._is_last())
+
+    def _is_last(self) -> bool:
+        """Whether nothing more can come to the line, whatever anybody says."""
+        more = self.run.eligible and not (self.options.fail_fast and self.run.failures)
+        return not (more or self.run.reviews)
 
     def _line_step(self) -> Iterator[Decision]:
         """One thing at a time: merge in order, deliver what is verified once nothing is under way."""
         run, line = self.run, self.run.line
-        if line is None or line.open is not None or self.slots <= 0:
+        if line is None or line.open is not None or self.slots <= 0 or self.lined:
             return
         decision: Decision | None = None
         if line.closed is not None:
@@ -1588,7 +1699,7 @@ class _Deciding:
         elif line.staged:
             decision = self._verify(line)
         elif self._undelivered(line) and not run.unsettled and not (self.eager and run.eligible):
-            decision = self._schedule_line("deliver", line.head, delivered=line.delivered)
+            decision = self._deliver(line, self.options.destination)
         if decision is not None:
             self.slots -= sum(isinstance(event, StepScheduled) for event in decision.events)
             yield decision
@@ -1611,13 +1722,11 @@ class _Deciding:
         workstream: Workstream | None = None,
         checks: list[Check] | None = None,
         merged: tuple[tuple[int, int], ...] = (),
-        delivered: str = "",
         purpose: Purpose | None = None,
     ) -> Decision:
         line = self.run.line
         base = workstream.base if workstream is not None else None
-        if delivered:
-            base = Snapshot(commit=delivered, tree="")
+        merging = workstream if workstream is not None and step == "merge" else None
         attempts = line.attempts if line is not None else 0
         return Decision(
             [
@@ -1628,7 +1737,7 @@ class _Deciding:
                     pool=self.options.pool,
                     input=snapshot,
                     base=base,
-                    theirs=workstream.latest if workstream is not None and step == "merge" else None,
+                    theirs=merging.latest if merging is not None else None,
                     on_behalf=workstream.id if workstream is not None else "",
                     timeout_s=self._timeout_s(step),
                     queue_deadline_ns=self._queue_deadline_ns(),
@@ -1636,9 +1745,16 @@ class _Deciding:
                     every_check=_too_many(checks),
                     merged=list(merged),
                     purpose=purpose,
+                    tools=merging.tools if merging is not None else [],
+                    cost_nano=self._cost_nano(merging) if merging is not None else None,
                 )
             ]
         )
+
+    def _cost_nano(self, workstream: Workstream) -> int | None:
+        """What its attempts have cost, in nano-dollars; None where none of them could cost anything."""
+        account = self.run.book.accounts.get(workstream_account(self.run.run, workstream.id))
+        return None if account is None else min(account.spent_nano, NANO_USD_MAX)
 
     def _merge(self, line: Line, workstream: Workstream) -> Decision:
         base, latest = workstream.base, workstream.latest
@@ -1955,13 +2071,165 @@ class _Deciding:
         self._stop_for(draft, scheduled.step, error_class, f"{scheduled.step}: {detail}")
         return draft.decision()
 
+    # Delivery
+
+    def asked(self, request: DeliveryRequested) -> Iterator[Decision]:
+        """The delivery that somebody asked for, as soon as the line does nothing else: the head is verified at any time."""
+        line = self.run.line
+        if line is None or line.open is not None or self.slots <= 0:
+            return
+        if line.closed is not None:
+            if line.closed.attempt.scheduled.request_id != request.request_id:
+                return
+            decision = self._after_line_close(line, line.closed)
+        elif line.delayed is not None:
+            return
+        else:
+            decision = self._deliver(line, self._destination(request), request)
+        self.lined = True
+        self.slots -= sum(isinstance(event, StepScheduled) for event in decision.events)
+        yield decision
+
+    def _destination(self, request: DeliveryRequested) -> Destination:
+        """Where and how: as it is asked for, else as the run's definition has it."""
+        own, location = self.options.destination, self.definitions.spec.repository.location
+        remote = own.remote if request.remote is None else request.remote
+        remote = "" if remote == location else remote
+        credential = request.credential
+        if credential is None:
+            credential = own.credential if remote == own.remote else ""
+        return Destination(style=request.style or own.style, remote=remote, credential=credential, hook=own.hook)
+
+    def _deliver(self, line: Line, to: Destination, request: DeliveryRequested | None = None) -> Decision:
+        known = line.deliveries.get(to.remote)
+        return Decision(
+            [
+                StepScheduled(
+                    workstream=LINE,
+                    attempt=line.attempts + 1,
+                    step="deliver",
+                    pool=self.options.pool,
+                    input=line.head,
+                    base=Snapshot(commit=known.commit, tree="") if known is not None else None,
+                    timeout_s=self._timeout_s("deliver"),
+                    queue_deadline_ns=self._queue_deadline_ns(),
+                    delivery=to if to != Destination() else None,
+                    series=request is not None and request.series,
+                    request_id=request.request_id if request is not None else "",
+                )
+            ]
+        )
+
     def _after_delivery(self, scheduled: StepScheduled, event: StepFinished | StepLost | StepCancelled) -> Decision:
         ref = f"refs/heads/swell/{self.run.run}"
-        commit = scheduled.input.commit
-        if isinstance(event, StepFinished) and event.ok:
-            return Decision([LineDelivered(ref=ref, commit=commit)])
-        reason = event.message if isinstance(event, StepFinished) else event.reason
-        return Decision([DeliveryRefused(ref=ref, commit=commit, reason=reason[:REASON_MAX])])
+        head, to = scheduled.input.commit, scheduled.delivery
+        ok = isinstance(event, StepFinished) and event.ok
+        reason = (event.message if isinstance(event, StepFinished) else event.reason)[:REASON_MAX]
+        events: list[AnyEvent] = []
+        if ok and not scheduled.series:
+            snapshot = event.snapshot if isinstance(event, StepFinished) else None
+            commit = snapshot.commit if snapshot is not None else head
+            events.append(
+                LineDelivered(ref=ref, commit=commit, head=head if commit != head else "", to=to, warning=reason)
+            )
+        elif not scheduled.series:
+            events.append(DeliveryRefused(ref=ref, commit=head, reason=reason, to=to))
+        if scheduled.request_id:
+            events.append(RequestAnswered(request_id=scheduled.request_id, answer="done", ok=ok, reason=reason))
+        return Decision(events)
+
+    # Taking work off the line
+
+    def reverting(self, reverting: Reverting) -> Iterator[Decision]:
+        """One after another out of the candidate, then the checks of what is left, then to wherever the run stands."""
+        line = self.run.line
+        if line is None or line.open is not None:
+            return
+        closed = line.closed
+        if closed is not None and not (isinstance(closed.event, StepFinished) and closed.event.ok):
+            yield self._after_failed_revert(line, reverting, closed)
+        elif closed is not None and closed.attempt.scheduled.step == "deliver":
+            yield self._after_delivery(closed.attempt.scheduled, closed.event)
+        elif reverting.reverted:
+            yield self._redeliver(line, reverting)
+        elif reverting.taken < len(reverting.order):
+            yield self._take_out(line, self.run.workstreams[reverting.order[reverting.taken]])
+        elif closed is not None and closed.attempt.scheduled.step == "gate":
+            yield self._reverted(line, reverting, line.candidate or line.head)
+        else:
+            yield self._gate_of_rest(line, reverting, line.candidate or line.head)
+
+    def _take_out(self, line: Line, workstream: Workstream) -> Decision:
+        """A merge of what was before it: its own change, the other way round."""
+        decision = self._schedule_line("merge", line.candidate or line.head, workstream=workstream)
+        return Decision(
+            [
+                msgspec.structs.replace(event, base=workstream.merged, theirs=workstream.before, reverts=True)
+                for event in decision.events
+                if isinstance(event, StepScheduled)
+            ]
+        )
+
+    def _gate_of_rest(self, line: Line, reverting: Reverting, candidate: Snapshot) -> Decision:
+        rest = tuple(line.merged)
+        for name in reverting.order:
+            rest = ranges_without(rest, self.run.workstreams[name].index)
+        checks: list[Check] = []
+        if rest:
+            gates = [gate for gate in self.definitions.wave_gates(rest) if self.definitions.is_required(gate, rest)]
+            checks = [*self.definitions.line(rest), *gates]
+        missing = unknown_checks(self.run, candidate.tree, checks)
+        last = self.run.workstreams[reverting.order[-1]]
+        if not missing:
+            skipped = _skipped(last.id, "gate", candidate.tree, checks)
+            return Decision([skipped, *self._reverted(line, reverting, candidate).events])
+        return self._schedule_line("gate", candidate, workstream=last, checks=missing, merged=rest)
+
+    def _reverted(self, line: Line, reverting: Reverting, to: Snapshot) -> Decision:
+        events: list[AnyEvent] = [
+            IntegrationReverted(workstreams=reverting.order, from_commit=line.head.commit, to=to),
+        ]
+        for name in reverting.order:
+            draft = _Draft(self.run.workstreams[name])
+            draft.move("compensating", "rollback")
+            draft.move("compensated", "taken off the line")
+            events += draft.events
+        return Decision(events)
+
+    def _redeliver(self, line: Line, reverting: Reverting) -> Decision:
+        """The new head to the next destination that has an older one; then the end."""
+        for remote, known in line.deliveries.items():
+            if known.head != line.head.commit and remote not in reverting.undelivered:
+                return self._deliver(line, known.to)
+        count = len(reverting.order)
+        said = f"{count} workstream{'s' if count != 1 else ''} taken off the line"
+        if reverting.undelivered:
+            reason = f"{said}, and not delivered: mend what keeps it, then `swell deliver {self.run.run}`"
+            return Decision([RevertFinished(state="undelivered", workstreams=reverting.order, reason=reason)])
+        return Decision([RevertFinished(state="reverted", workstreams=reverting.order, reason=said)])
+
+    def _after_failed_revert(self, line: Line, reverting: Reverting, closed: Closed) -> Decision:
+        scheduled, event = closed.attempt.scheduled, closed.event
+        if is_handed_back(event) or (is_loss(event) and line.losses <= self.options.losses_max):
+            return Decision([self._line_again(line, scheduled)])
+        if scheduled.step == "deliver":
+            return self._after_delivery(scheduled, event)
+        detail = event.message if isinstance(event, StepFinished) else event.reason
+        files: list[str] = []
+        if isinstance(event, StepFinished) and event.error_class == "merge_conflict":
+            files = event.conflicts[:200]
+            named = ", ".join(event.others) or "what came after it"
+            detail = f"taking {scheduled.on_behalf} off the line conflicts with {named} in {', '.join(files[:10])}"
+        elif isinstance(event, StepFinished) and event.error_class == "check_failed":
+            failed = [result.name for result in event.checks if result.outcome == "failed"]
+            detail = f"what is left is red without it: {', '.join(failed)}: {detail}"
+        finished = RevertFinished(
+            state="refused",
+            workstreams=reverting.order,
+            reason=f"nothing moved: {detail}"[:REASON_MAX],
+            files=files,
+        )
+        return Decision([finished])
 
     # Undoing
 
@@ -2013,7 +2281,8 @@ class _Deciding:
         elif workstream.actions >= len(actions):
             yield Decision([_move(workstream, "compensated", f"{len(actions)} actions done")])
         else:
-            delivered = Snapshot(commit=line.delivered, tree="") if line.delivered else None
+            own = line.deliveries.get("")
+            elsewhere = any(remote for remote in line.deliveries)
             yield Decision(
                 [
                     StepScheduled(
@@ -2022,12 +2291,13 @@ class _Deciding:
                         step="compensate",
                         pool=self.options.pool,
                         input=line.head,
-                        base=delivered,
+                        base=Snapshot(commit=own.commit, tree="") if own is not None else None,
                         timeout_s=self._timeout_s("compensate"),
                         queue_deadline_ns=self._queue_deadline_ns(),
                         dry_run=self.options.dry_run,
                         action=actions[workstream.actions],
                         idle_timeout_s=self._idle_s(),
+                        deliveries=list(line.deliveries.values()) if elsewhere else [],
                     )
                 ]
             )

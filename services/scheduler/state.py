@@ -33,7 +33,10 @@ from services.events import (
     BudgetRequested,
     CancelRequested,
     Check,
+    Delivered,
     DeliveryRefused,
+    DeliveryRequested,
+    Destination,
     ErrorClass,
     ExecutorTransitioned,
     FixLoopEnded,
@@ -42,6 +45,7 @@ from services.events import (
     GateFlaked,
     GrantReturned,
     IntegrationAdvanced,
+    IntegrationReverted,
     LimitsSet,
     LineDelivered,
     MergePostponed,
@@ -55,6 +59,8 @@ from services.events import (
     RequestAnswered,
     ResultRefused,
     ResumeRequested,
+    RevertFinished,
+    RevertStarted,
     ReviewRequested,
     ReviewResolved,
     RollbackFinished,
@@ -118,7 +124,7 @@ from services.scheduler.recovery import (
     after,
     parse_recovery_config,
 )
-from services.spec import Definitions, Ranges, RunSpec, ranges_with
+from services.spec import Definitions, Ranges, RunSpec, ranges_with, ranges_without
 from services.wire import Entry, Place
 
 UNSETTLED: frozenset[str] = frozenset({"ready", "editing", "static_check", "runtime_check", "fixing", "validating"})
@@ -161,8 +167,12 @@ Request = (
     | ReviewRequested
     | RecoveryRequested
     | RollbackRequested
+    | DeliveryRequested
     | BudgetRequested
 )
+TOOLS_NAMED_MAX = 10
+"""Tools of a workstream that are remembered."""
+
 ANSWERS_KEPT = 10_000
 """Answers that a run remembers, so that a repeated request gets the first one."""
 
@@ -228,7 +238,8 @@ class Workstream(msgspec.Struct):
     `recovery` counts by step what recovery has done. `restart` is the step at which a review lets it go on. `missing`
     dependencies are not merged yet. `actions` of its compensation have succeeded. So many `autofixed` programs have had their turn
     since an AI tool or a person changed its tree. `conflicts` and `reds` count how often its merge was refused since a person
-    last decided about it.
+    last decided about it. `tools` have worked on it. While it is on the line, `before` and `merged` are the heads without and
+    with it, and `merged_at` counts what was merged until then.
     """
 
     id: str
@@ -255,6 +266,10 @@ class Workstream(msgspec.Struct):
     autofixed: int = 0
     conflicts: int = 0
     reds: int = 0
+    tools: list[str] = []
+    before: Snapshot | None = None
+    merged: Snapshot | None = None
+    merged_at: int = 0
 
 
 class Rollback(msgspec.Struct, frozen=True):
@@ -272,13 +287,26 @@ class Staged(msgspec.Struct, frozen=True):
     snapshot: Snapshot
 
 
+class Reverting(msgspec.Struct):
+    """Work that is being taken off the line: of `order`, so many are `taken` out of the candidate.
+
+    `reverted`: the head is the one without it. `undelivered` destinations did not take that head.
+    """
+
+    request_id: str
+    order: list[str]
+    taken: int = 0
+    reverted: bool = False
+    undelivered: list[str] = []
+
+
 class Line(msgspec.Struct):
     """The run's integration line. `head` has passed every gate; `staged` are merges on top of it that some gates of the wave have
     still to pass, in order. `candidate` is a merge result that is neither yet. `postponed` workstreams are merged once nothing is staged.
 
     `red` counts by tree and check how often a gate of the line failed, `findings` keeps by tree what it found; `joined` is what
-    merges in search of a culprit made (services.scheduler.bisection). `refused` is the head that the repository did not take,
-    `refusal` why.
+    merges in search of a culprit made (services.scheduler.bisection). `deliveries` are by remote what stands on the run's
+    branches. `refused` is the head that the run's own destination did not take, `refusal` why.
     """
 
     head: Snapshot
@@ -293,7 +321,8 @@ class Line(msgspec.Struct):
     red: dict[str, dict[str, int]] = {}
     findings: dict[str, Artifact] = {}
     joined: dict[str, Snapshot | None] = {}
-    delivered: str = ""
+    merges: int = 0
+    deliveries: dict[str, Delivered] = {}
     refused: str = ""
     refusal: str = ""
     delayed: StepDelayed | None = None
@@ -347,6 +376,8 @@ class RunState(msgspec.Struct):
     book: Book = msgspec.field(default_factory=Book)
     rollback: Rollback | None = None
     rolled_back: RollbackFinished | None = None
+    delivering: DeliveryRequested | None = None
+    reverting: Reverting | None = None
     stopping: RunStopping | None = None
     failures: int = 0
     finished: RunFinished | None = None
@@ -358,7 +389,12 @@ class RunState(msgspec.Struct):
     @property
     def alive(self) -> bool:
         """Whether anything may still be owed to this run."""
-        return self.finished is None or bool(self.requests) or self.rollback is not None
+        return self.finished is None or bool(self.requests) or self.is_resumed
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether somebody has asked for something that goes on after the end."""
+        return self.rollback is not None or self.delivering is not None or self.reverting is not None
 
 
 class Over(msgspec.Struct, frozen=True):
@@ -465,6 +501,7 @@ def _fold(  # noqa: PLR0915 - one case per kind of event, the frequent ones firs
             | ReviewRequested()
             | RecoveryRequested()
             | RollbackRequested()
+            | DeliveryRequested()
             | BudgetRequested()
         ):
             if event.request_id not in run.answers:
@@ -508,12 +545,17 @@ def _fold(  # noqa: PLR0915 - one case per kind of event, the frequent ones firs
                 run.line.candidate = run.line.closed = None
                 run.line.losses, run.line.recovery = 0, {}
         case LineDelivered():
-            if run.line is not None:
-                run.line.delivered, run.line.refused, run.line.closed = event.commit, "", None
+            _delivered(run, event)
         case DeliveryRefused():
-            if run.line is not None:
-                run.line.refused, run.line.refusal, run.line.closed = event.commit, event.reason, None
-                run.line.losses = 0
+            _undelivered(run, event)
+        case RevertStarted():
+            run.reverting = Reverting(event.request_id, list(event.workstreams))
+            _clear_line(run)
+        case IntegrationReverted():
+            _revert(run, event)
+        case RevertFinished():
+            run.reverting = None
+            _clear_line(run)
         case RollbackStarted():
             _start_rollback(run, event)
         case RollbackFinished():
@@ -522,6 +564,73 @@ def _fold(  # noqa: PLR0915 - one case per kind of event, the frequent ones firs
             run.finished, run.status, run.reason = event, event.state, event.reason
         case _:
             assert_never(event)
+
+
+def _advance(run: RunState, event: IntegrationAdvanced) -> None:
+    line, workstream = run.line, run.workstreams.get(event.workstream)
+    if line is None:
+        return
+    if workstream is not None:
+        line.merged = ranges_with(line.merged, workstream.index)
+        line.merges += 1
+        workstream.before, workstream.merged, workstream.merged_at = line.head, event.to, line.merges
+    line.head, line.recovery = event.to, {}
+    _clear_line(run)
+    if line.staged and line.staged[0].workstream == event.workstream:
+        del line.staged[0]
+    if not line.staged:
+        _settle_line(run, line)
+
+
+def _revert(run: RunState, event: IntegrationReverted) -> None:
+    line = run.line
+    if line is None:
+        return
+    for name in event.workstreams:
+        workstream = run.workstreams.get(name)
+        if workstream is not None:
+            line.merged = ranges_without(line.merged, workstream.index)
+            workstream.before = workstream.merged = None
+    line.head = event.to
+    if run.reverting is not None:
+        run.reverting.reverted = True
+    _clear_line(run)
+
+
+def _clear_line(run: RunState) -> None:
+    """Nothing is owed any more for what the line has tried last."""
+    if run.line is not None:
+        run.line.candidate = run.line.closed = run.line.delayed = None
+        run.line.losses = 0
+
+
+def _delivered(run: RunState, event: LineDelivered) -> None:
+    line, to = run.line, event.to or Destination()
+    if line is None:
+        return
+    line.deliveries = {
+        **line.deliveries,
+        to.remote: Delivered(to=to, commit=event.commit, head=event.head or event.commit),
+    }
+    line.closed = None
+    if _is_own(run, to):
+        line.refused = ""
+
+
+def _undelivered(run: RunState, event: DeliveryRefused) -> None:
+    line, to = run.line, event.to or Destination()
+    if line is None:
+        return
+    line.closed, line.losses = None, 0
+    if _is_own(run, to):
+        line.refused, line.refusal = event.commit, event.reason
+    if run.reverting is not None:
+        run.reverting.undelivered.append(to.remote)
+
+
+def _is_own(run: RunState, to: Destination) -> bool:
+    """Whether a destination is the one that the run's definition names."""
+    return run.definitions is not None and run.definitions.spec.options.destination.remote == to.remote
 
 
 def _accept(run: RunState, fact: Fact, event: RunAccepted) -> None:
@@ -584,7 +693,14 @@ def _answer(run: RunState, event: RequestAnswered) -> None:
         workstream = run.workstreams.get(request.workstream)
         if workstream is not None:
             workstream.goal = Goal(event.request_id, request.step, request.with_fix)
-    if event.answer == "done":
+    if event.answer == "accepted" and isinstance(request, DeliveryRequested):
+        run.delivering = request
+        if is_over(run):
+            _clear_line(run)
+    if event.answer == "done" and run.delivering is not None and run.delivering.request_id == event.request_id:
+        run.delivering = None
+        _clear_line(run)
+    elif event.answer == "done":
         for workstream in run.workstreams.values():
             if workstream.goal is not None and workstream.goal.request_id == event.request_id:
                 workstream.goal = workstream.closed = workstream.delayed = None
@@ -661,20 +777,6 @@ def _run_transition(run: RunState, fact: Fact, event: RunTransitioned) -> None:
         run.held_ns += max(fact.time_ns - run.held_since_ns, 0)
         run.held = ""
     run.status, run.reason = event.to_state, event.reason
-
-
-def _advance(run: RunState, event: IntegrationAdvanced) -> None:
-    line, workstream = run.line, run.workstreams.get(event.workstream)
-    if line is None:
-        return
-    line.head, line.candidate, line.closed, line.losses = event.to, None, None, 0
-    line.recovery = {}
-    if workstream is not None:
-        line.merged = ranges_with(line.merged, workstream.index)
-    if line.staged and line.staged[0].workstream == event.workstream:
-        del line.staged[0]
-    if not line.staged:
-        _settle_line(run, line)
 
 
 def _stage(run: RunState, event: MergeStaged | MergePostponed) -> None:
@@ -856,8 +958,11 @@ def _close(run: RunState, attempt: Attempt, event: Close) -> None:
     if isinstance(owner, Line):
         if isinstance(event, StepFinished):
             _note_on_line(owner, scheduled, event)
+            if event.ok and scheduled.step == "merge" and scheduled.reverts and run.reverting is not None:
+                run.reverting.taken += 1
         return
     run.agenda.add(owner.id)
+    _note_tool(run, owner, scheduled)
     if isinstance(event, StepFinished) and is_handed_back(event):
         if scheduled.step in {"edit", "fix"}:
             owner.latest = event.snapshot or owner.latest
@@ -885,6 +990,16 @@ def _note_on_line(line: Line, scheduled: StepScheduled, event: StepFinished) -> 
             line.findings[tree] = found
         if scheduled.purpose is not None and (event.ok or event.error_class == "check_failed"):
             line.closed = None
+
+
+def _note_tool(run: RunState, workstream: Workstream, scheduled: StepScheduled) -> None:
+    """Who has worked on it; a program that mends what a machine can is not told."""
+    if scheduled.step not in {"edit", "fix"} or (scheduled.fix is not None and scheduled.fix.mechanical):
+        return
+    chain = run.definitions.chain(workstream.id, scheduled.step) if run.definitions is not None else ()
+    tool = scheduled.tool or (chain[0] if chain else "")
+    if tool and tool not in workstream.tools and len(workstream.tools) < TOOLS_NAMED_MAX:
+        workstream.tools = [*workstream.tools, tool]
 
 
 def _note(workstream: Workstream, scheduled: StepScheduled, event: StepFinished) -> None:

@@ -194,7 +194,9 @@ class Submissions:
             bundles=bundles,
             waves=[list(wave) for wave in report.plan.waves],
             checks=checks,
-            profiles=pinned_profiles(profiles, bundles, checks, options.context, registry, gates, options.destination.hook),
+            profiles=pinned_profiles(
+                profiles, bundles, checks, options.context, registry, gates, options.destination.hook
+            ),
             breaker=dict(breaker),
             recovery=dict(recovery),
             options=options,
