@@ -24,7 +24,7 @@ LISTING_BYTES: Final = 512 * 1024 * 1024
 
 RepositoryCode = Literal[
     "GIT_MISSING", "NOT_A_REPOSITORY", "NO_COMMIT", "BASE_REF_MISSING", "SHALLOW", "DIRTY",
-    "FILE_UNREADABLE", "FILE_TOO_LARGE", "GIT_FAILED",
+    "FILE_UNREADABLE", "FILE_TOO_LARGE", "REMOTE_MISSING", "GIT_FAILED",
 ]  # fmt: skip
 
 
@@ -88,6 +88,23 @@ def inspect(
         dirty=tuple(dirty[:DIRTY_SHOWN_MAX]),
         dirty_count=len(dirty),
     )
+
+
+def address_of(path: Path, remote: str) -> str:
+    """What the repository that holds `path` has as the address of a remote it names.
+
+    Raises:
+        RepositoryError: NOT_A_REPOSITORY, REMOTE_MISSING, GIT_FAILED.
+    """
+    root, _ = _root(path)
+    found = "" if remote.startswith("-") else _one(_git(root), "remote", "get-url", "--push", remote, ok=(0, 2, 128))
+    if not found:
+        raise RepositoryError(
+            "REMOTE_MISSING",
+            f"the repository has no remote {remote[:80]!r}",
+            "Name one that `git remote` shows, or give an address or a path.",
+        )
+    return found
 
 
 def read_file(root: Path, commit: str, path: str, max_bytes: int) -> bytes | None:

@@ -25,6 +25,11 @@ from swell.options import (
     Budget,
     BudgetModeChoice,
     Context,
+    Deliver,
+    DeliveryCredential,
+    DeliveryHook,
+    DeliveryRemote,
+    DeliveryStyleChoice,
     DryRun,
     Eager,
     FailFast,
@@ -181,6 +186,11 @@ def run(
     pool: Pools = None,
     budget: Budget = None,
     budget_mode: BudgetModeChoice = None,
+    deliver: Deliver = None,
+    delivery_style: DeliveryStyleChoice = None,
+    delivery_remote: DeliveryRemote = None,
+    delivery_credential: DeliveryCredential = None,
+    delivery_hook: DeliveryHook = None,
     paused: Paused = False,
     allow_dirty: AllowDirty = False,
     base: Base = None,
@@ -206,6 +216,11 @@ def run(
         pools=pool or None,
         budget_usd=budget,
         budget_mode=budget_mode,
+        deliver=deliver,
+        delivery_style=delivery_style,
+        delivery_remote=delivery_remote,
+        delivery_credential=delivery_credential,
+        delivery_hook=delivery_hook,
         tool_profiles=tool_profiles,
         breaker=breaker,
         recovery=recovery,
@@ -231,6 +246,11 @@ def submit(
     pool: Pools = None,
     budget: Budget = None,
     budget_mode: BudgetModeChoice = None,
+    deliver: Deliver = None,
+    delivery_style: DeliveryStyleChoice = None,
+    delivery_remote: DeliveryRemote = None,
+    delivery_credential: DeliveryCredential = None,
+    delivery_hook: DeliveryHook = None,
     paused: Paused = False,
     allow_dirty: AllowDirty = False,
     base: Base = None,
@@ -255,6 +275,11 @@ def submit(
         pool=pool,
         budget=budget,
         budget_mode=budget_mode,
+        deliver=deliver,
+        delivery_style=delivery_style,
+        delivery_remote=delivery_remote,
+        delivery_credential=delivery_credential,
+        delivery_hook=delivery_hook,
         paused=paused,
         allow_dirty=allow_dirty,
         base=base,
@@ -451,7 +476,8 @@ def diff(run: RunArgument, workstream: WorkstreamArgument = "") -> int:
     return 0
 
 
-app.command(rich_help_panel="Afterwards")(control.rollback)
+for afterwards in (control.deliver, control.rollback):
+    app.command(rich_help_panel="Afterwards")(afterwards)
 
 
 # The cluster

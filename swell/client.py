@@ -331,10 +331,49 @@ class Client:
         )
         return _plain(self._call(self._scheduler.RetryRun, request, timeout_s=SUBMIT_TIMEOUT_S), Retried)
 
-    def rollback_run(self, run: str, *, reason: str, actor: str, request_id: str = "") -> Answer:
-        """Undo what a run that has ended completed, by its compensation actions."""
-        request = self._scheduler_pb2.RollbackRunRequest(run=run, reason=reason, **_asked(actor, request_id))
+    def rollback_run(
+        self,
+        run: str,
+        workstreams: Sequence[str] = (),
+        *,
+        with_dependents: bool = False,
+        reason: str,
+        actor: str,
+        request_id: str = "",
+    ) -> Answer:
+        """Undo what a run that has ended completed: by its compensation actions, or of these workstreams only, on the line."""
+        request = self._scheduler_pb2.RollbackRunRequest(
+            run=run,
+            workstreams=workstreams,
+            with_dependents=with_dependents,
+            reason=reason,
+            **_asked(actor, request_id),
+        )
         return _plain(self._call(self._scheduler.RollbackRun, request), Answer)
+
+    def deliver_run(
+        self,
+        run: str,
+        *,
+        style: str = "",
+        remote: str | None = None,
+        credential: str | None = None,
+        series: bool = False,
+        reason: str,
+        actor: str,
+        request_id: str = "",
+    ) -> Answer:
+        """Deliver the verified head of a run; None for `remote` and `credential` is as the run was submitted."""
+        request = self._scheduler_pb2.DeliverRunRequest(
+            run=run,
+            style=style,
+            remote=remote,
+            credential=credential,
+            series=series,
+            reason=reason,
+            **_asked(actor, request_id),
+        )
+        return _plain(self._call(self._scheduler.DeliverRun, request), Answer)
 
     def recover_step(
         self,

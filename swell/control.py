@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from swell.command import cluster_client, command, say
 from swell.errors import invalid
-from swell.options import FromStep, JsonOption, Reason, RunArgument
+from swell.options import DeliveryCredential, DeliveryStyleChoice, FromStep, JsonOption, Reason, RepoOption, RunArgument
 
 if TYPE_CHECKING:
     from swell.client import Client
@@ -18,6 +20,18 @@ SomeRun = Annotated[str, typer.Argument(help="A run's id, the beginning of one, 
 Workstreams = Annotated[list[str] | None, typer.Argument(help="Only these workstreams.", metavar="[WS]...")]
 ToolScope = Annotated[str, typer.Option("--tool", help="One tool, in all runs.", metavar="TOOL")]
 PoolScope = Annotated[str, typer.Option("--pool", help="One pool of executors, in all runs.", metavar="POOL")]
+DeliverTo = Annotated[
+    str | None,
+    typer.Option("--remote", help="A remote's name, a path or an address. Default: as the run was submitted."),
+]
+Series = Annotated[
+    Path | None, typer.Option("--series", help="Push nothing, write its commits as patches here.", metavar="DIR")
+]
+RolledBack = Annotated[
+    list[str] | None,
+    typer.Option("--workstream", help="Only this workstream, by reverting it; may be repeated.", metavar="WS"),
+]
+WithDependents = Annotated[bool, typer.Option("--with-dependents", help="What builds on it as well.")]
 EveryScope = Annotated[bool, typer.Option("--all", help="Everything, in all runs.")]
 
 
@@ -100,24 +114,98 @@ RECORDED_S = 5.0
 
 
 @command
-def rollback(run: RunArgument, reason: Reason = "", as_json: JsonOption = False) -> int:
-    """Undo what a run that has ended completed, by the compensation actions of its bundles."""
+def deliver(
+    run: RunArgument,
+    *,
+    style: DeliveryStyleChoice = None,
+    remote: DeliverTo = None,
+    credential: DeliveryCredential = None,
+    series: Series = None,
+    repo: RepoOption = Path(),
+    reason: Reason = "",
+    as_json: JsonOption = False,
+) -> int:
+    """Deliver the verified head of a run, live or ended; or write its commits as patches."""
+    from swell.follow import LeftError, follow_request  # noqa: PLC0415 - as the module says
+    from swell.submission import actor, remote_address  # noqa: PLC0415 - as above
+    from swell.view import choose  # noqa: PLC0415 - as above
+
+    if series is not None and (style or remote is not None or credential):
+        raise invalid("BAD_DELIVERY", "a series is written here, and pushed nowhere", "Give --series alone.")
+    with cluster_client() as client:
+        name = _resolve(client, run)
+        request = str(uuid.uuid4())
+        done = client.deliver_run(
+            name,
+            style=style or "",
+            remote=remote_address(repo, remote) if remote is not None else None,
+            credential=credential,
+            series=series is not None,
+            reason=reason,
+            actor=actor(),
+            request_id=request,
+        )
+        view = choose("json" if as_json else "lines")
+        try:
+            progress = follow_request(client, name, request, view, after=max(done.position - 1, 0))
+        except LeftError:
+            sys.stderr.write(f"left the delivery of run {name}, which goes on by itself; see it: swell events {name}\n")
+            return 1
+        ok, said = progress.done[request]
+        if ok and series is not None:
+            _write_series(client, name, series, as_json=as_json)
+        elif not ok and series is not None:
+            say(_told(f"run {name} has no series", said))
+    return 0 if ok else 1
+
+
+def _write_series(client: Client, run: str, folder: Path, *, as_json: bool) -> None:
+    """The newest series of a run, as files."""
+    from services.events import LINE  # noqa: PLC0415 - as the module says
+    from swell.series import Written, write_series  # noqa: PLC0415 - as above
+    from swell.tables import json_line  # noqa: PLC0415 - as above
+
+    kept = [
+        artifact
+        for attempt in client.list_attempts(run, LINE)
+        for artifact in attempt.artifacts
+        if artifact.role == "series"
+    ]
+    mailbox = b"".join(client.read_artifact(kept[-1])) if kept else b""
+    files = write_series(mailbox, folder)
+    if as_json:
+        say(json_line("series_written", Written(run=run, files=[str(file) for file in files])))
+    else:
+        say(f"wrote {len(files)} patches to {folder}; apply them: git am --keep-cr {folder}/*.patch")
+
+
+@command
+def rollback(
+    run: RunArgument,
+    workstream: RolledBack = None,
+    with_dependents: WithDependents = False,
+    reason: Reason = "",
+    as_json: JsonOption = False,
+) -> int:
+    """Undo what a run that has ended completed: by its compensation actions, or of some workstreams only, on its branch."""
     from swell.follow import LeftError, follow_rollback  # noqa: PLC0415 - as the module says
     from swell.submission import actor  # noqa: PLC0415 - as above
     from swell.view import choose  # noqa: PLC0415 - as above
 
     with cluster_client() as client:
         name = _resolve(client, run)
-        done = client.rollback_run(name, reason=reason, actor=actor())
+        done = client.rollback_run(
+            name, workstream or [], with_dependents=with_dependents, reason=reason, actor=actor()
+        )
         view = choose("json" if as_json else "lines")
         try:
             progress = follow_rollback(client, name, view, after=max(done.position - 1, 0))
         except LeftError:
             sys.stderr.write(f"left the rollback of run {name}, which goes on by itself; see it: swell events {name}\n")
             return 1
-    if progress.rollback != "compensated" and not as_json:
+    if progress.rollback == "compensation_failed" and not as_json:
         say(f"  next: mend what its actions name, then try again: swell rollback {name}")
-    return 0 if progress.rollback == "compensated" else 1
+    return 0 if progress.rollback in {"compensated", "reverted"} else 1
 
 
 @command

@@ -164,6 +164,23 @@ def follow_rollback(client: Client, run: str, view: View, *, after: int) -> Prog
         stream.close()
 
 
+def follow_request(client: Client, run: str, request: str, view: View, *, after: int) -> Progress:
+    """Show a run, from a position on, until what a request asked for is done. Raises LeftError on Ctrl-C."""
+    progress = Progress(run)
+    stream = Stream(client, run, after)
+    try:
+        with interrupts() as pressed, view:
+            while request not in progress.done:
+                for event in stream.next(REFRESH_S):
+                    view.show(progress, event, progress.take(event))
+                view.tick(progress, progress.now_ns)
+                if pressed():
+                    raise LeftError
+            return progress
+    finally:
+        stream.close()
+
+
 def _cancel(client: Client, run: str, actor: str) -> None:
     try:
         client.cancel_run(run, reason="interrupted", actor=actor)

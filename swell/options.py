@@ -50,6 +50,28 @@ BudgetModeChoice = Annotated[
     Literal["halt", "warn", "continue"] | None,
     typer.Option("--budget-mode", help="When it is used up: start nothing more, or only tell. Default: halt."),
 ]
+Deliver = Annotated[
+    Literal["wave", "end", "never"] | None,
+    typer.Option("--deliver", help="After each wave, at the end, or only by `swell deliver`. Default: wave."),
+]
+DeliveryStyleChoice = Annotated[
+    Literal["rebase", "squash", "merge"] | None,
+    typer.Option("--delivery-style", help="One commit for each workstream, one for all, or a merge. Default: rebase."),
+]
+DeliveryRemote = Annotated[
+    str | None,
+    typer.Option("--delivery-remote", help="A remote's name, a path or an address. Default: the repository itself."),
+]
+DeliveryCredential = Annotated[
+    str | None,
+    typer.Option(
+        "--delivery-credential", help="What executors show there: env:NAME or file:/path of theirs.", metavar="REF"
+    ),
+]
+DeliveryHook = Annotated[
+    str | None,
+    typer.Option("--delivery-hook", help="A tool profile that is called after each delivery.", metavar="TOOL"),
+]
 Paused = Annotated[bool, typer.Option("--paused", help="Start nothing before `swell resume`.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why, for the record.")]
 FromStep = Annotated[

@@ -89,6 +89,11 @@ def assemble(
         budget_nano=nano_of(settings.budget_usd) if settings.budget_usd is not None else None,
         budget_mode=settings.budget_mode or "",
         paused=paused,
+        deliver=settings.deliver or "",
+        delivery_style=settings.delivery_style or "",
+        delivery_remote=remote_address(state.root, settings.delivery_remote or ""),
+        delivery_credential=settings.delivery_credential or "",
+        delivery_hook=settings.delivery_hook or "",
     )
     header = Header(
         location=str(state.root),
@@ -105,6 +110,29 @@ def assemble(
         actor=actor(),
     )
     return Submission(header=header, documents=documents_of(bundles))
+
+
+def remote_address(repo: Path, remote: str) -> str:
+    """Where to deliver: an address or a path as it is, the name of a remote as what the repository has for it.
+
+    Raises SwellError BAD_REMOTE.
+    """
+    from services.delivery import location_problem  # noqa: PLC0415 - as above
+    from services.repository import RepositoryError, address_of  # noqa: PLC0415 - as above
+
+    if not remote:
+        return ""
+    try:
+        found = remote if "/" in remote or ":" in remote else address_of(repo, remote)
+    except RepositoryError as error:
+        raise invalid("BAD_REMOTE", str(error.args[0]), error.remedy, str(repo)) from error
+    if "://" not in found and ":" not in found.partition("/")[0]:
+        found = str((repo / found).resolve())
+    if problem := location_problem(found):
+        raise invalid(
+            "BAD_REMOTE", f"it {problem}", "Give a remote's name, a path, or an http(s) or ssh address.", remote
+        )
+    return found
 
 
 def load_bundles(path: Path) -> list[WorkstreamBundle]:

@@ -100,12 +100,12 @@ def resolved(profile: ToolProfile, hidden: Sequence[Path] = ()) -> dict[str, str
 
     `hidden` are the executor's own credentials, which nobody may refer to. Raises SecretMissingError.
     """
-    return {name: _value(name, reference, hidden) for name, reference in profile.secrets.items()}
+    return {name: referred(name, reference, hidden) for name, reference in profile.secrets.items()}
 
 
-def gathered(profiles: Iterable[ToolProfile], hidden: Sequence[Path] = ()) -> "Secrets":
-    """All that any of these profiles hands to its tool, as far as it is there: what is to be masked."""
-    values: dict[str, None] = {}
+def gathered(profiles: Iterable[ToolProfile], hidden: Sequence[Path] = (), besides: Iterable[str] = ()) -> "Secrets":
+    """All that any of these profiles hands to its tool, as far as it is there, and more: what is to be masked."""
+    values: dict[str, None] = dict.fromkeys(besides)
     for profile in profiles:
         for name in profile.env_allow:
             value = os.environ.get(name, "")
@@ -113,7 +113,7 @@ def gathered(profiles: Iterable[ToolProfile], hidden: Sequence[Path] = ()) -> "S
                 values[value] = None
         for name, reference in profile.secrets.items():
             try:
-                values[_value(name, reference, hidden)] = None
+                values[referred(name, reference, hidden)] = None
             except SecretMissingError:
                 continue
     return Secrets(values)
@@ -125,7 +125,8 @@ def is_secret(name: str, value: str) -> bool:
     return bool(named or _ADDRESS.search(os.fsencode(value)))
 
 
-def _value(name: str, reference: str, hidden: Sequence[Path]) -> str:
+def referred(name: str, reference: str, hidden: Sequence[Path] = ()) -> str:
+    """What a reference stands for, `env:NAME` or `file:/path`; `name` is what messages call it. Raises SecretMissingError."""
     kind, _, target = reference.partition(":")
     value = _of_variable(name, target) if kind == "env" else _of_file(name, Path(target), hidden)
     if len(value) < SECRET_CHARS_MIN:

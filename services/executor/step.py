@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -39,11 +39,22 @@ from services.context import (
     input_limit,
 )
 from services.diagnostic import Diagnostic, summarise
-from services.events import LINE, Artifact, Check, ErrorClass, HandedContext, Snapshot, StepFinished
+from services.events import (
+    LINE,
+    Artifact,
+    Check,
+    Delivered,
+    Destination,
+    ErrorClass,
+    HandedContext,
+    Snapshot,
+    StepFinished,
+)
 from services.executor import prompts
 from services.executor import snapshot as snapshots
 from services.executor.checking import OUTPUT_MARGIN_BYTES, Checking, Judged, literal_profile
 from services.executor.clean import CleanFiles
+from services.executor.delivery import Story, access, delivery_key, dressed, patches, told
 from services.executor.merge import (
     Conflict,
     MergeUnavailableError,
@@ -56,7 +67,7 @@ from services.executor.merge import (
 from services.executor.mirror import DeliveryRefusedError, Mirror, MirrorError, attempt_ref, delivery_ref
 from services.executor.output import read_output
 from services.executor.sandbox import Bubblewrap, Exposure, Sandbox, look
-from services.executor.secrets import Masking, Secrets, gathered
+from services.executor.secrets import Masking, SecretMissingError, Secrets, gathered
 from services.executor.snapshot import SnapshotError, Taken
 from services.executor.tools import (
     CANCEL_GRACE_S,
@@ -249,11 +260,9 @@ class Steps:
         `stopped` then says what there is.
         """
         started = time.monotonic()
-        secrets = Secrets(())
         attempt: _Attempt | None = None
         try:
             attempt = await self._attempt(command)
-            secrets = attempt.secrets
             result = await self._carried_out(attempt)
         except _Failed as failed:
             result = StepFinished(
@@ -272,7 +281,7 @@ class Steps:
             result = _free(result) if attempt is None else attempt.accounted(result)
         if attempt is not None:
             result = attempt.described(result)
-        result = redacted(result, secrets)
+        result = redacted(result, attempt.secrets if attempt is not None else Secrets(()))
         if result.error_class in _BLAMED_ON_TOOLS and self._disk_is_full():
             message = f"{self._full} ({result.message})"[:MESSAGE_CHARS]
             result = msgspec.structs.replace(result, error_class="workspace_error", message=message)
@@ -943,6 +952,7 @@ class _Attempt:
         listening: Listening | None = None,
         *,
         fix: bool,
+        env: Mapping[str, str] | None = None,
     ) -> Invocation:
         def started(tool: Tool) -> None:
             self._tools.append(tool)
@@ -957,7 +967,7 @@ class _Attempt:
             profile,
             context,
             cwd=workspace.path,
-            env=self._environment(workspace, scratch, setup),
+            env=self._environment(workspace, scratch, setup) | dict(env or {}),
             scratch=scratch,
             timeout_s=self.step.timeout_s,
             idle_timeout_s=self.step.idle_timeout_s,
@@ -1263,15 +1273,19 @@ class _Attempt:
         if isinstance(outcome, Conflict):
             return await self._conflicting(outcome, base=base.commit, theirs=theirs.commit)
         bundle = self.definitions.bundles[self.workstream]
+        subject = f"{self.workstream}: {bundle.tasks[0] if bundle.tasks else bundle.openspec_change}"[:100]
         commit = await commit_on(
             mirror,
             tree=outcome.tree,
             parent=head.commit,
-            subject=f"{self.workstream}: {bundle.tasks[0] if bundle.tasks else bundle.openspec_change}"[:100],
+            subject=f'Revert "{subject}"' if self.step.reverts else subject,
             run=self.command.run,
             workstream=self.workstream,
             attempt=self.step.attempt,
             time_ns=self.command.scheduled_ns,
+            tools=self.step.tools,
+            cost_nano=self.step.cost_nano,
+            reverts=self.step.reverts,
         )
         bundled = await self._bundle(commit)
         return StepFinished(
@@ -1292,7 +1306,7 @@ class _Attempt:
             conflicts=named(found.files),
             others=others[:50],
         )
-        if self.step.purpose is not None:
+        if self.step.purpose is not None or self.step.reverts:
             return result
         commit = await commit_on(
             mirror,
@@ -1336,18 +1350,72 @@ class _Attempt:
         )
 
     async def deliver(self) -> StepFinished:
-        """Put the verified head on the run's branch in the repository."""
+        """Put the verified head on the run's branch, in the repository or elsewhere; or keep its commits as patches."""
         if self.step.workstream != LINE:
             raise _Failed("protocol_error", "only the line is delivered")
         await self._bring(self.step.input)
-        delivered = self.step.base.commit if self.step.base is not None else None
+        mirror, to = self.repository.mirror, self.step.delivery or Destination()
+        base, head = self.spec.repository.base_commit, self.step.input.commit
+        if self.step.series:
+            kept = await self._keep("series", await patches(mirror, base=base, head=head))
+            return StepFinished(ok=True, snapshot=self.step.input, artifacts=kept)
+        story = await told(mirror, run=self.command.run, base=base, head=head)
+        commit = await dressed(mirror, story, style=to.style, base=base, head=head)
         try:
-            await self.repository.mirror.deliver(
-                self.step.input.commit, ref=delivery_ref(self.command.run), expected_old=delivered
+            await mirror.deliver(
+                commit,
+                ref=delivery_ref(self.command.run),
+                expected_old=self.step.base.commit if self.step.base is not None else None,
+                location=to.remote or None,
+                access=self._access(to),
+                anew=bool(self.step.request_id),
             )
         except DeliveryRefusedError as error:
             raise _Failed("delivery_refused", str(error)) from error
-        return StepFinished(ok=True, snapshot=self.step.input)
+        warning, kept = await self._announce(to, story, commit)
+        snapshot = Snapshot(commit=commit, tree=await mirror.tree(commit))
+        return StepFinished(ok=True, message=warning[:MESSAGE_CHARS], snapshot=snapshot, artifacts=kept)
+
+    def _access(self, to: Destination) -> dict[str, str]:
+        """What git needs to be let in; the secret in it is masked from here on."""
+        location = to.remote or self.repository.mirror.location
+        try:
+            environment, secret = access(location, to.credential, self.steps.config.exposure.hidden)
+        except SecretMissingError as error:
+            raise _Failed("delivery_refused", str(error)) from error
+        if secret:
+            self.secrets = gathered(self.spec.profiles.values(), self.steps.config.exposure.hidden, besides=[secret])
+        return environment
+
+    async def _announce(self, to: Destination, story: Story, commit: str) -> tuple[str, list[Artifact]]:
+        """Call the program that opens a pull request, or whatever it does; how it failed, or '', and its log.
+
+        The branch stands where it is either way. The program is called again whenever the delivery is.
+        """
+        profile = self.spec.profiles.get(to.hook)
+        if profile is None:
+            return ("", []) if not to.hook else (f"the run has no tool profile {to.hook} to call", [])
+        branch = delivery_ref(self.command.run).removeprefix("refs/heads/")
+        repository = self.spec.repository
+        location = to.remote or repository.location
+        key = delivery_key(location=location, ref=delivery_ref(self.command.run), commit=commit)
+        async with self._scratch() as scratch, self.repository.pool.at(self.step.input.commit) as workspace:
+            texts = {"title_file": story.title, "body_file": story.body}
+            for name, text in texts.items():
+                await asyncio.to_thread((scratch / name).write_text, f"{text}\n", "utf-8", "replace")
+            context = {
+                **await self._context(workspace, scratch, (), [profile]),
+                **{name: str(scratch / name) for name in texts},
+                "branch": branch,
+                "base": repository.base_ref.removeprefix("refs/heads/") or repository.base_commit,
+                "commit": commit,
+                "remote": location,
+            }
+            told_of = {"SWELL_DELIVERY_KEY": key}
+            invocation = await self._invoke(profile, context, workspace, scratch, None, fix=False, env=told_of)
+            kept = await self._keep("log", self._log_in(scratch))
+            failure = self._failure(invocation, Outcome(), profile, scratch)
+        return ("" if failure is None else f"delivered, but {to.hook} failed: {failure[1]}"), kept
 
     # Undoing
 
@@ -1391,14 +1459,23 @@ class _Attempt:
     async def _withdraw(self) -> StepFinished:
         await self._bring(self.step.input)
         ref = delivery_ref(self.command.run)
-        expected = self.step.base.commit if self.step.base is not None else None
-        try:
-            deleted = await self.repository.mirror.withdraw(
-                ref, run=self.command.run, expected=expected, head=self.step.input.commit
-            )
-        except DeliveryRefusedError as error:
-            raise _Failed("delivery_refused", str(error)) from error
-        return StepFinished(ok=True, message="" if deleted else f"there is no branch {ref}: nothing to delete")
+        own = Delivered(to=Destination(), commit=self.step.base.commit if self.step.base is not None else "", head="")
+        deleted = []
+        for delivered in self.step.deliveries or [own]:
+            try:
+                deleted.append(
+                    await self.repository.mirror.withdraw(
+                        ref,
+                        run=self.command.run,
+                        expected=delivered.commit or None,
+                        head=self.step.input.commit,
+                        location=delivered.to.remote or None,
+                        access=self._access(delivered.to),
+                    )
+                )
+            except DeliveryRefusedError as error:
+                raise _Failed("delivery_refused", str(error)) from error
+        return StepFinished(ok=True, message="" if any(deleted) else f"there is no branch {ref}: nothing to delete")
 
 
 def _says_full(error: BaseException | None) -> bool:

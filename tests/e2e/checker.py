@@ -161,8 +161,16 @@ def line_is_green_and_unbroken(events: Sequence[Event]) -> list[str]:
                 elif missing := set(wanted) - passed.get(tree, set()):
                     broken.append(f"tree {tree} became the head without having passed {sorted(missing)}")
                 head = fact["to"]["commit"]
-            case "line_delivered" if fact["commit"] != head:
-                broken.append(f"{fact['commit']} was delivered, the head is {head}")
+            case "line_delivered" if fact.get("head", fact["commit"]) != head:
+                broken.append(f"{fact.get('head', fact['commit'])} was delivered, the head is {head}")
+            case "integration_reverted":
+                tree = fact["to"]["tree"]
+                wanted = gated.get((fact["workstreams"][-1], tree))
+                if fact["from_commit"] != head:
+                    broken.append(f"the line goes back from {fact['from_commit']}, its head is {head}")
+                if wanted is None or not set(wanted) <= passed.get(tree, set()):
+                    broken.append(f"tree {tree} became the head again without having passed {wanted}")
+                head = fact["to"]["commit"]
     return broken
 
 
