@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,7 @@ class Written(msgspec.Struct, frozen=True, kw_only=True):
 def parted(mailbox: bytes) -> Iterator[tuple[str, bytes]]:
     """The mails with the names of their files, 0001-….patch and so on."""
     starts = [found.start() for found in _FROM.finditer(mailbox)]
-    for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(mailbox)], strict=True), 1):
+    for number, (start, end) in enumerate(itertools.pairwise([*starts, len(mailbox)]), 1):
         mail = mailbox[start:end]
         found = _SUBJECT.search(mail)
         subject = found[1].decode("utf-8", "replace") if found is not None else ""

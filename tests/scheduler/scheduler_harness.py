@@ -333,7 +333,7 @@ class Play:
         """As far as it goes by itself: to the end, or until it waits for somebody."""
         for _ in range(2000):
             self.settle()
-            if self.state.finished is not None and self.state.rollback is None:
+            if self.state.finished is not None and not self.state.is_resumed:
                 return self
             if self.state.open:
                 self.act(*(pick or _oldest)(sorted(self.state.open)))
