@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from swell.command import cluster_client, command, say
 from swell.errors import invalid
-from swell.options import DeliveryCredential, DeliveryStyleChoice, FromStep, JsonOption, Reason, RepoOption, RunArgument
+from swell.options import FromStep, JsonOption, Reason, RepoOption, RunArgument
 
 if TYPE_CHECKING:
     from swell.client import Client
@@ -20,6 +20,14 @@ SomeRun = Annotated[str, typer.Argument(help="A run's id, the beginning of one, 
 Workstreams = Annotated[list[str] | None, typer.Argument(help="Only these workstreams.", metavar="[WS]...")]
 ToolScope = Annotated[str, typer.Option("--tool", help="One tool, in all runs.", metavar="TOOL")]
 PoolScope = Annotated[str, typer.Option("--pool", help="One pool of executors, in all runs.", metavar="POOL")]
+DeliverAs = Annotated[
+    Literal["rebase", "squash", "merge"] | None,
+    typer.Option("--style", help="One commit for each workstream, one for all, or a merge. Default: as submitted."),
+]
+DeliverWith = Annotated[
+    str | None,
+    typer.Option("--credential", help="What executors show there: env:NAME or file:/path of theirs.", metavar="REF"),
+]
 DeliverTo = Annotated[
     str | None,
     typer.Option("--remote", help="A remote's name, a path or an address. Default: as the run was submitted."),
@@ -117,9 +125,9 @@ RECORDED_S = 5.0
 def deliver(
     run: RunArgument,
     *,
-    style: DeliveryStyleChoice = None,
+    style: DeliverAs = None,
     remote: DeliverTo = None,
-    credential: DeliveryCredential = None,
+    credential: DeliverWith = None,
     series: Series = None,
     repo: RepoOption = Path(),
     reason: Reason = "",
