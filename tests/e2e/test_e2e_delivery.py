@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import checker
@@ -111,5 +110,4 @@ def test_one_workstream_is_taken_back_with_what_builds_on_it(delivered: Outcome,
     ordered = sorted(events, key=lambda event: (event.position, event.index))
     for promise in (checker.attempts_live_once, checker.numbers_have_no_gaps, checker.line_is_green_and_unbroken):
         assert promise(ordered) == []
-    status = json.loads(lab.swell("status", run, "--json").stdout)
-    assert status["rollback"] == "reverted"
+    assert "rollback reverted" in lab.swell("status", run).stdout

@@ -343,6 +343,20 @@ def test_reviews_are_counted_and_an_amended_run_has_the_new_definition(story):
     assert (run.awaiting_review, run.state, run.spec_digest) == (1, "running", LOG.digest)
 
 
+@pytest.mark.parametrize("end", ["reverted", "undelivered", "refused"])
+def test_a_revert_moves_the_head_and_leaves_the_end_of_the_run(story, end):
+    story.accepted("a")
+    story.finished()
+    story.decide(ev.RevertStarted(request_id="q2", actor="ann", workstreams=["a"], reason="regret"))
+    assert folded([story.records]).runs["r1"].rollback == "running"
+    if end != "refused":
+        story.decide(ev.IntegrationReverted(workstreams=["a"], from_commit="d" * 40, to=snapshot("e")))
+    story.decide(ev.RevertFinished(state=end, workstreams=["a"], reason="so it is"))
+    run = folded([story.records]).runs["r1"]
+    assert (run.state, run.rollback, run.rollback_reason) == ("completed", end, "so it is")
+    assert run.head_commit == ("b" if end == "refused" else "e") * 40
+
+
 @pytest.mark.parametrize("end", ["compensated", "compensation_failed"])
 def test_a_rollback_moves_workstreams_and_leaves_the_end_of_the_run(story, end):
     story.accepted("a")

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from services.aim import Registry
+from services.events import Destination
 from services.gates import GATE_TYPES, Gate
 from services.scheduler.config import SchedulerConfig
 from services.scheduler.submission import Header, SubmissionError, Submissions
@@ -198,12 +199,46 @@ def test_under_a_budget_every_ai_tool_has_to_say_what_it_may_cost(submissions, b
         {"pools": ("a.b",)},
         {"pools": ("",)},
         {"pools": tuple(f"p{number}" for number in range(11))},
+        {"deliver": "sometimes"},
+        {"delivery_style": "octopus"},
     ],
 )
 def test_an_option_that_cannot_be_is_refused(submissions, options):
     with pytest.raises(SubmissionError) as refused:
         submissions.plan(header(**options), document(CHECKED))
     assert refused.value.field == f"options.{next(iter(options))}"
+
+
+def test_a_destination_is_pinned_with_the_program_that_is_called(submissions):
+    profiles = json.dumps({"open-pr": {"command": "gh"}}).encode()
+    given = {
+        "deliver": "end", "delivery_style": "squash", "delivery_remote": "https://example.com/r.git",
+        "delivery_credential": "env:TOKEN", "delivery_hook": "open-pr",
+    }  # fmt: skip
+    spec = submissions.plan(header(tool_profiles_json=profiles, **given), document(CHECKED)).spec
+    assert spec.options.deliver == "end"
+    assert spec.options.destination == Destination(
+        style="squash", remote="https://example.com/r.git", credential="env:TOKEN", hook="open-pr"
+    )
+    assert "open-pr" in spec.profiles
+
+
+def test_the_runs_own_repository_is_no_remote(submissions):
+    given = header()
+    spec = submissions.plan(header(delivery_remote=given.location), document(CHECKED)).spec
+    assert spec.options.destination == Destination()
+
+
+@pytest.mark.parametrize("given", [{"delivery_remote": "ext::x"}, {"delivery_credential": "env:TOKEN"}])
+def test_a_destination_that_cannot_be_is_refused(submissions, given):
+    with pytest.raises(SubmissionError) as refused:
+        submissions.plan(header(**given), document(CHECKED))
+    assert (refused.value.field, refused.value.reason) == ("delivery", "INVALID_DELIVERY")
+
+
+@pytest.mark.parametrize("hook", ["no-such", "claude"])
+def test_what_is_called_after_a_delivery_is_a_known_program(submissions, hook):
+    assert codes(submissions.plan(header(delivery_hook=hook), document(CHECKED))) == {"UNKNOWN_TOOL"}
 
 
 def test_workstreams_with_different_setups_cannot_share_a_run(submissions):

@@ -345,6 +345,24 @@ def test_a_live_run_is_not_rolled_back(swell: Swell, stuck: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--remote", "nobody"], "no remote 'nobody'"),
+        (["--remote", "ext::sh -c x"], "is no location of a repository"),
+        (["--series", "x", "--style", "merge"], "Give --series alone"),
+        (["--credential", "ghp_0123456789"], "is no reference"),
+    ],
+)
+def test_a_delivery_that_cannot_be_says_why(
+    swell: Swell, stuck: str, repo: Path, arguments: list[str], said: str
+) -> None:
+    shown = swell("deliver", stuck, "--repo", repo, *arguments)
+    assert shown.exit_code == 2
+    assert said in shown.output
+    assert "ghp_" not in shown.output
+
+
+@pytest.mark.parametrize(
     ("action", "code"), [("git:revert", "COMPENSATION_UNAVAILABLE"), ("undo", "INVALID_COMPENSATION")]
 )
 def test_an_action_that_nobody_could_carry_out_is_refused_before_the_run(

@@ -82,6 +82,33 @@ def test_a_rollback_is_over_when_it_says_so() -> None:
     assert said.endswith("(1 compensated, 1 failed, 0 without actions); remaining: ws-b")
 
 
+def test_a_revert_takes_workstreams_off_and_is_over_when_it_says_so() -> None:
+    progress = Progress("r1")
+    progress.take(event("integration_advanced", workstream="ws-a", to={"commit": "a" * 40}))
+    progress.take(event("revert_started", workstreams=["ws-a"]))
+    assert (progress.rollback, progress.workstream("ws-a").merged) == ("running", True)
+    (said,) = progress.take(event("integration_reverted", workstreams=["ws-a"], to={"commit": "b" * 40}))
+    assert said.endswith("ws-a taken off the line: bbbbbbbbbbbb")
+    assert not progress.workstream("ws-a").merged
+    progress.take(event("revert_finished", state="reverted", workstreams=["ws-a"]))
+    assert progress.rollback == "reverted"
+
+
+def test_a_delivery_elsewhere_names_the_place_and_what_failed_afterwards() -> None:
+    progress = Progress("r1")
+    fact = {
+        "ref": "refs/heads/swell/r1",
+        "commit": "c" * 40,
+        "to": {"remote": "https://x/r"},
+        "warning": "open-pr failed",
+    }
+    delivered, warning = progress.take(event("line_delivered", **fact))
+    assert delivered.endswith("delivered: branch swell/r1 of https://x/r at cccccccccccc")
+    assert warning.endswith("warning: open-pr failed")
+    progress.take(event("request_answered", request_id="q", answer="done", ok=False, reason="no"))
+    assert progress.done == {"q": (False, "no")}
+
+
 def test_many_reviews_are_counted_not_listed() -> None:
     one = Review(run="r", workstream="ws-a", step="edit", error_class="auth", reason="a\x1b[2Jb", since_ns=0, attempts=1,
                  commit="")  # fmt: skip
