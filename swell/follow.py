@@ -213,6 +213,7 @@ class Summary:
             "reason": self.run.reason,
             "branch": self.branch,
             "commit": self.run.delivered_commit,
+            "remote": self.run.delivered_remote,
             "elapsed_s": round(elapsed_s(self.run.submitted_ns, self.run.finished_ns), 3),
             "workstreams": {
                 item.workstream: {
@@ -255,7 +256,8 @@ class Summary:
             said.append(f"  reason: {one_line(self.run.reason)}")
         said += [f"  review: {line}" for line in review_lines(self.reviews)]
         if self.branch:
-            said.append(f"  branch: {self.branch} at {self.run.delivered_commit[:12]}")
+            where = f" of {one_line(self.run.delivered_remote)}" if self.run.delivered_remote else ""
+            said.append(f"  branch: {self.branch} at {self.run.delivered_commit[:12]}{where}")
         return said + [f"  next: {hint}" for hint in self._next()]
 
     def _why(self, item: Workstream) -> list[str]:
@@ -277,7 +279,7 @@ class Summary:
             hints.append(
                 f"swell logs {self.run.run} {bad} shows what its tools said; swell diff {self.run.run} {bad} its change"
             )
-        if self.branch:
+        if self.branch and not self.run.delivered_remote:
             hints.append(f"git merge {self.branch}")
         return hints
 

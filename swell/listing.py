@@ -237,6 +237,7 @@ class RunStatus(msgspec.Struct, frozen=True):
         if run.delivered_ref:
             lines.append(
                 f"  branch {one_line(run.delivered_ref.removeprefix('refs/heads/'))} at {run.delivered_commit[:12]}"
+                + (f" of {one_line(run.delivered_remote)}" if run.delivered_remote else "")
             )
         counts = f"{run.completed} completed, {run.failed} failed, {run.blocked} blocked, {run.cancelled} cancelled"
         lines.append(f"  {run.workstreams} workstreams: {counts}; {run.attempts} attempts, {run.fix_attempts} FIX")

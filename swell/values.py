@@ -120,6 +120,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     awaiting_review: int
     rollback: str
     rollback_reason: str
+    delivered_remote: str
 
 
 class Workstream(msgspec.Struct, frozen=True, kw_only=True):

@@ -1357,9 +1357,16 @@ class _Attempt:
         mirror, to = self.repository.mirror, self.step.delivery or Destination()
         base, head = self.spec.repository.base_commit, self.step.input.commit
         if self.step.series:
-            kept = await self._keep("series", await patches(mirror, base=base, head=head))
+            try:
+                kept = await self._keep("series", await patches(mirror, base=base, head=head))
+            except GitError as error:
+                raise _Failed(
+                    "delivery_refused", f"its patches cannot be made: {error} Or deliver a branch."
+                ) from error
             return StepFinished(ok=True, snapshot=self.step.input, artifacts=kept)
-        story = await told(mirror, run=self.command.run, base=base, head=head)
+        story = Story(self.command.run, ())
+        if to.style != "rebase" or to.hook:
+            story = await told(mirror, run=self.command.run, base=base, head=head)
         commit = await dressed(mirror, story, style=to.style, base=base, head=head)
         try:
             await mirror.deliver(

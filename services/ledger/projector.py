@@ -90,6 +90,7 @@ class RunRow(msgspec.Struct, kw_only=True):
     accepted: bool = False
     rollback: str = ""
     rollback_reason: str = ""
+    delivered_remote: str = ""
 
 
 class WorkstreamRow(msgspec.Struct, kw_only=True):
@@ -687,6 +688,7 @@ class Projector:
                 row.head_commit = event.to.commit
             case events.LineDelivered():
                 row.delivered_ref, row.delivered_commit = event.ref, event.commit
+                row.delivered_remote = event.to.remote if event.to is not None else ""
             case events.RevertStarted():
                 row.rollback, row.rollback_reason = "running", event.reason
             case events.RevertFinished():

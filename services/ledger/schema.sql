@@ -79,7 +79,8 @@ CREATE TABLE runs (
     request_id VARCHAR NOT NULL,
     accepted BOOLEAN NOT NULL,
     rollback VARCHAR NOT NULL,
-    rollback_reason VARCHAR NOT NULL
+    rollback_reason VARCHAR NOT NULL,
+    delivered_remote VARCHAR NOT NULL
 );
 
 CREATE TABLE workstreams (

@@ -332,7 +332,7 @@ def line_is_green_and_unbroken(facts: Sequence[Fact], _: Expected) -> list[str]:
                     wrong.append(f"tree {tree} became the head at {fact.position} without having passed {missing}")
                 head = body["to"]["commit"]
             case "line_delivered":
-                delivered = body["commit"]
+                delivered = body.get("head", body["commit"])
                 if delivered != head:
                     wrong.append(f"{delivered} was delivered at {fact.position}, the head is {head}")
             case "run_finished" if body["state"] == "completed" and head_moved(facts) and delivered != head:

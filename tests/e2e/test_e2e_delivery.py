@@ -55,6 +55,7 @@ def test_swell_deliver_puts_it_elsewhere_in_another_style(delivered: Outcome, up
         done = delivered.lab.swell("deliver", run, "--remote", "upstream", "--style", "squash", cwd=delivered.repo)
         assert done.returncode == 0, done.stderr
         assert f"delivered: branch swell/{run} of {upstream} at {head_of(upstream, run)[:12]}" in done.stdout
+    assert f"of {upstream}" in delivered.lab.swell("status", run).stdout
     assert git(upstream, "log", "-1", "--format=%P", f"swell/{run}") == delivered.run.base_commit
     assert git(upstream, "rev-parse", f"swell/{run}^{{tree}}") == git(
         delivered.repo, "rev-parse", f"swell/{run}^{{tree}}"

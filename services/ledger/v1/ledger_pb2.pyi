@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Run(_message.Message):
-    __slots__ = ("run", "state", "reason", "actor", "repository", "base_commit", "head_commit", "delivered_ref", "delivered_commit", "workstreams", "completed", "failed", "blocked", "cancelled", "attempts", "fix_attempts", "waves_started", "submitted_ns", "finished_ns", "position", "spec_digest", "awaiting_review", "rollback", "rollback_reason")
+    __slots__ = ("run", "state", "reason", "actor", "repository", "base_commit", "head_commit", "delivered_ref", "delivered_commit", "workstreams", "completed", "failed", "blocked", "cancelled", "attempts", "fix_attempts", "waves_started", "submitted_ns", "finished_ns", "position", "spec_digest", "awaiting_review", "rollback", "rollback_reason", "delivered_remote")
     RUN_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +32,7 @@ class Run(_message.Message):
     AWAITING_REVIEW_FIELD_NUMBER: _ClassVar[int]
     ROLLBACK_FIELD_NUMBER: _ClassVar[int]
     ROLLBACK_REASON_FIELD_NUMBER: _ClassVar[int]
+    DELIVERED_REMOTE_FIELD_NUMBER: _ClassVar[int]
     run: str
     state: str
     reason: str
@@ -56,7 +57,8 @@ class Run(_message.Message):
     awaiting_review: int
     rollback: str
     rollback_reason: str
-    def __init__(self, run: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., actor: _Optional[str] = ..., repository: _Optional[str] = ..., base_commit: _Optional[str] = ..., head_commit: _Optional[str] = ..., delivered_ref: _Optional[str] = ..., delivered_commit: _Optional[str] = ..., workstreams: _Optional[int] = ..., completed: _Optional[int] = ..., failed: _Optional[int] = ..., blocked: _Optional[int] = ..., cancelled: _Optional[int] = ..., attempts: _Optional[int] = ..., fix_attempts: _Optional[int] = ..., waves_started: _Optional[int] = ..., submitted_ns: _Optional[int] = ..., finished_ns: _Optional[int] = ..., position: _Optional[int] = ..., spec_digest: _Optional[str] = ..., awaiting_review: _Optional[int] = ..., rollback: _Optional[str] = ..., rollback_reason: _Optional[str] = ...) -> None: ...
+    delivered_remote: str
+    def __init__(self, run: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., actor: _Optional[str] = ..., repository: _Optional[str] = ..., base_commit: _Optional[str] = ..., head_commit: _Optional[str] = ..., delivered_ref: _Optional[str] = ..., delivered_commit: _Optional[str] = ..., workstreams: _Optional[int] = ..., completed: _Optional[int] = ..., failed: _Optional[int] = ..., blocked: _Optional[int] = ..., cancelled: _Optional[int] = ..., attempts: _Optional[int] = ..., fix_attempts: _Optional[int] = ..., waves_started: _Optional[int] = ..., submitted_ns: _Optional[int] = ..., finished_ns: _Optional[int] = ..., position: _Optional[int] = ..., spec_digest: _Optional[str] = ..., awaiting_review: _Optional[int] = ..., rollback: _Optional[str] = ..., rollback_reason: _Optional[str] = ..., delivered_remote: _Optional[str] = ...) -> None: ...
 
 class Workstream(_message.Message):
     __slots__ = ("run", "workstream", "state", "reason", "wave", "steps_executed", "fix_iterations", "attempts", "commit", "tree", "started_ns", "changed_ns", "finished_ns", "fix_limit", "verdicts_reused", "waiting_for", "waiting_reason", "waiting_until_ns", "recoveries", "tool")
