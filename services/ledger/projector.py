@@ -29,7 +29,7 @@ from services import events
 from services.events import LINE, TERMINAL_RUN, TERMINAL_WORKSTREAM, AnyEvent
 from services.wire import Place, Recorded, decode_envelope, parse_subject
 
-VERSION = 4
+VERSION = 5
 """The version of this projection: a store of any other version is rebuilt. Raise it whenever a row could differ."""
 
 GENESIS = bytes(32)

@@ -12,7 +12,7 @@ from services.bundle import BundleGate, WorkstreamBundle
 from services.checks import Checks
 from services.gates import Gate
 from services.profiles import ToolProfile
-from services.spec import Definitions, Repository, RunSpec, decode_spec, encode_spec, ranges_with
+from services.spec import Definitions, Repository, RunSpec, decode_spec, encode_spec, ranges_with, ranges_without
 
 
 @given(st.lists(st.integers(min_value=0, max_value=30)))
@@ -24,6 +24,17 @@ def test_ranges_hold_what_was_put_in_and_are_ascending_and_apart(indices):
     assert held == sorted(set(indices))
     assert all(start < end for start, end in ranges)
     assert all(left[1] < right[0] for left, right in itertools.pairwise(ranges))
+
+
+@given(st.sets(st.integers(min_value=0, max_value=30)), st.lists(st.integers(min_value=0, max_value=30)))
+def test_ranges_lose_what_was_taken_out_and_nothing_else(indices, taken):
+    ranges = ()
+    for index in indices:
+        ranges = ranges_with(ranges, index)
+    for index in taken:
+        ranges = ranges_without(ranges, index)
+    assert [index for start, end in ranges for index in range(start, end)] == sorted(indices - set(taken))
+    assert all(start < end for start, end in ranges)
 
 
 # Which tools may do a step

@@ -236,6 +236,14 @@ def test_a_destination_that_cannot_be_is_refused(submissions, given):
     assert (refused.value.field, refused.value.reason) == ("delivery", "INVALID_DELIVERY")
 
 
+def test_a_scheduler_that_takes_no_profiles_takes_no_credentials_either():
+    strict = Submissions(SchedulerConfig(client_profiles=False))
+    given = {"delivery_remote": "https://example.com/r.git"}
+    assert strict.plan(header(**given), document(CHECKED)).spec is not None
+    with pytest.raises(SubmissionError, match="takes no references to credentials"):
+        strict.plan(header(**given, delivery_credential="env:TOKEN"), document(CHECKED))
+
+
 @pytest.mark.parametrize("hook", ["no-such", "claude"])
 def test_what_is_called_after_a_delivery_is_a_known_program(submissions, hook):
     assert codes(submissions.plan(header(delivery_hook=hook), document(CHECKED))) == {"UNKNOWN_TOOL"}
