@@ -158,6 +158,9 @@ class WorkstreamChecks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     allow_no_change: Annotated[
         bool, Meta(description="true or false; true: EDIT that changes nothing counts as success")
     ] = False
+    tests_may_shrink: Annotated[
+        bool, Meta(description="true or false; true: tests may be deleted, skipped or get fewer assertions")
+    ] = False
     gates: (
         Annotated[
             Literal["none"],

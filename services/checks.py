@@ -13,6 +13,7 @@ The order, each layer only for the keys it gives: what Swell ships < ``swell.tom
     droppings = ["__pycache__/"]                # gitignore patterns kept out of snapshots and scope
     tool_profiles = "tools/tool_profiles.json"  # a file of the repository that overlays the shipped profiles
     plugins = "tools/plugins"                   # a folder of the repository with plugins: more static tools
+    protected = ["db/schema.sql", "ci/**"]      # files that a workstream may change only if its bundle names them one by one
     strict = true                               # false: findings that are no hard fail do not fail STATIC
     test_gates = [{type = "GATE_UNIT"}]         # gates of every workstream, with required and blocking; see docs/gates.md
     gates_file = "tools/gates.yaml"             # a file of the repository that says what gates stand for
@@ -31,10 +32,12 @@ import msgspec
 
 from services.bundle import MENDING_MAX, BundleGate
 from services.diagnostic import printable
-from services.scope import Droppings, ScopeError
+from services.scope import Droppings, ScopeError, declare
 
 CHECKS_FILE = "swell.toml"
 CHECKS_BYTES = 256 * 1024
+PROTECTED_MAX = 100
+"""Entries of ``protected``; each changed path is held against all of them."""
 
 DEFAULT_DROPPINGS = (
     ".aider*",
@@ -61,7 +64,7 @@ DEFAULT_LOCK_FILES = (
 )
 
 
-OF_REPOSITORY = frozenset({"plugins", "test_gates", "gates_file"})
+OF_REPOSITORY = frozenset({"plugins", "test_gates", "gates_file", "protected"})
 """Keys of swell.toml that the run's context cannot give."""
 
 _UNFIT = re.compile("[\0\ud800-\udfff]")
@@ -87,6 +90,7 @@ class Checks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     droppings: tuple[str, ...] | None = None
     tool_profiles: str | None = None
     plugins: str | None = None
+    protected: tuple[str, ...] | None = None
     strict: bool | None = None
     test_gates: tuple[BundleGate, ...] | None = None
     gates_file: str | None = None
@@ -114,6 +118,8 @@ class Overrides(Protocol):
     @property
     def allow_no_change(self) -> bool: ...
     @property
+    def tests_may_shrink(self) -> bool: ...
+    @property
     def gates(self) -> Literal["none"] | None: ...
 
 
@@ -130,10 +136,12 @@ class EffectiveChecks(msgspec.Struct, frozen=True, kw_only=True):
     droppings: tuple[str, ...] = DEFAULT_DROPPINGS
     tool_profiles: str | None = None
     plugins: str | None = None
+    protected: tuple[str, ...] = ()
     strict: bool = True
     test_gates: tuple[BundleGate, ...] = ()
     gates_file: str | None = None
     allow_no_change: bool = False
+    tests_may_shrink: bool = False
 
     @property
     def tools(self) -> tuple[str, ...]:
@@ -189,6 +197,7 @@ def resolve(
     return EffectiveChecks(
         **given,
         allow_no_change=override is not None and override.allow_no_change,
+        tests_may_shrink=override is not None and override.tests_may_shrink,
     )
 
 
@@ -224,6 +233,13 @@ def _layer(document: Mapping[str, Any], source: str) -> Checks:
             raise ChecksError(f"{source}: {key}: {error}.") from error
         except re.error as error:
             raise ChecksError(f"{source}: {key}: not a gitignore pattern: {error}; correct it or remove it.") from error
+    if len(checks.protected or ()) > PROTECTED_MAX:
+        raise ChecksError(f"{source}: protected has more than {PROTECTED_MAX} entries. Name folders instead of files.")
+    for pattern in checks.protected or ():
+        try:
+            declare(pattern)
+        except ScopeError as error:
+            raise ChecksError(f"{source}: protected: {error}.") from error
     for key in ("tool_profiles", "plugins", "gates_file"):
         path = PurePosixPath(getattr(checks, key) or "inside")
         if path.is_absolute() or ".." in path.parts or not path.parts:

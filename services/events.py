@@ -27,7 +27,7 @@ WorkstreamState = Literal[
 RunStatus = Literal["pending", "running", "paused", "completed", "partial", "failed", "cancelled"]
 
 ErrorClass = Literal[
-    "check_failed", "check_error", "no_change", "scope_violation", "setup_error", "tool_missing", "tool_failed",
+    "check_failed", "check_error", "no_change", "scope_violation", "tampering", "setup_error", "tool_missing", "tool_failed",
     "timeout", "idle_timeout", "queue_timeout", "lost", "handed_back", "auth", "rate_limited", "usage_limit",
     "overloaded", "server_error", "network", "model_not_found", "unsupported_params", "context_window", "output_limit",
     "refusal", "budget", "max_turns", "permission_denied", "merge_conflict", "delivery_refused", "workspace_error", "protocol_error", "unknown",

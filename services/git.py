@@ -3,8 +3,9 @@
 Invariants:
 
 * No configuration of the machine or of a person takes part (`GIT_CONFIG_NOSYSTEM`, `GIT_CONFIG_GLOBAL`), no hook runs,
-  no prompt waits, no optional lock is taken, no maintenance starts by itself. `user_config` lifts the first rule, for
-  reading a person's own checkout the way their own `git status` would.
+  no prompt waits, no optional lock is taken, no maintenance starts by itself; no replacement, graft or commit graph,
+  which could lie about history, is read. `user_config` lifts the first rule, for reading a person's own checkout the
+  way their own `git status` would; what is missing there is then not fetched.
 * The environment is an allow-list; what else stands in ours (`GIT_DIR`, `GIT_CONFIG_COUNT`, …) never reaches git.
 * Every call has a time limit and an output limit.
 * No error text carries the credentials of an address.
@@ -59,10 +60,13 @@ _FIXED: Final = {
     "LANG": "C",
     "LC_ALL": "C",
 }
+# What a person's repository lacks is not fetched: its configuration says by which program.
+_PERSONS: Final = {"GIT_NO_LAZY_FETCH": "1"}
 _NOBODYS: Final = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_ATTR_NOSYSTEM": "1"}
 _SETTINGS: Final = (
     "core.hooksPath=/dev/null",
     "core.quotePath=false",
+    "core.commitGraph=false",
     "core.fsmonitor=false",
     "core.untrackedCache=false",
     "gc.auto=0",
@@ -137,7 +141,7 @@ class Git:
         self.folder = folder
         self._timeout_s = timeout_s
         self._output_bytes = output_bytes
-        self._environment = _inherited() | ({} if user_config else _NOBODYS)
+        self._environment = _inherited() | (_PERSONS if user_config else _NOBODYS)
         if git_dir is not None:
             self._environment["GIT_DIR"] = str(git_dir)
         if work_tree is not None:
@@ -190,6 +194,7 @@ class Git:
         *args: str,
         stdin: bytes | None = None,
         ok: Collection[int] = (0,),
+        environment: dict[str, str] | None = None,
         output_bytes: int | None = None,
     ) -> Completed:
         """The same as `run`, for callers without an event loop."""
@@ -197,7 +202,7 @@ class Git:
             completed = process.run_sync(
                 (*self._prefix, *args),
                 cwd=self.folder,
-                env=self._environment,
+                env=self._environment | (environment or {}),
                 stdin=stdin,
                 timeout_s=self._timeout_s,
                 output_bytes=self._output_bytes if output_bytes is None else output_bytes,

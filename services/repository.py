@@ -5,7 +5,8 @@ Invariants:
 * Nothing here changes anything: no ref, no index (not even its cached times), no file, no configuration.
 * Content is read from git objects of a given commit, never from the checkout.
 * This reads with the person's own git configuration, as their own `git status` would: their ignore files, line
-  endings, content filters and `safe.directory` apply.
+  endings, content filters and `safe.directory` apply. Nothing that only the repository's configuration names is run:
+  it may have come with the repository.
 """
 
 from collections.abc import Sequence
@@ -21,6 +22,9 @@ DIRTY_SHOWN_MAX: Final = 20
 
 LISTING_BYTES: Final = 512 * 1024 * 1024
 """Bytes of one listing of a tree; about five million paths."""
+
+FILTERS_BYTES: Final = 64 * 1024
+"""Of all `filter.*` settings; they are handed to git in its environment."""
 
 RepositoryCode = Literal[
     "GIT_MISSING", "NOT_A_REPOSITORY", "NO_COMMIT", "BASE_REF_MISSING", "SHALLOW", "DIRTY",
@@ -162,9 +166,15 @@ def _git(folder: Path) -> Git:
     return Git(folder, user_config=True)
 
 
-def _run(git: Git, *args: str, ok: Sequence[int] = (0,), output_bytes: int | None = None) -> bytes:
+def _run(
+    git: Git,
+    *args: str,
+    ok: Sequence[int] = (0,),
+    environment: dict[str, str] | None = None,
+    output_bytes: int | None = None,
+) -> bytes:
     try:
-        return git.sync(*args, ok=ok, output_bytes=output_bytes).stdout
+        return git.sync(*args, ok=ok, environment=environment, output_bytes=output_bytes).stdout
     except GitMissingError as error:
         raise RepositoryError("GIT_MISSING", error.stderr_tail, error.remedy) from error
     except GitError as error:
@@ -234,11 +244,37 @@ def _dirty(git: Git, root: Path, exempt: Sequence[Path]) -> list[str]:
     """Lines of status, such as ` M src/a.py`; renames are two paths, as they touch both."""
     found = _run(
         git, "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", "--ignore-submodules=dirty",
-        output_bytes=LISTING_BYTES,
+        environment=_filters_of_the_person(git), output_bytes=LISTING_BYTES,
     )  # fmt: skip
     spared = [path.absolute().resolve() for path in exempt]
     lines = [line for line in found.split(b"\0") if line]
     return [readable(line) for line in lines if not _is_spared(root / _path_of(line), spared)]
+
+
+def _filters_of_the_person(git: Git) -> dict[str, str]:
+    """Settings by which the content filters of the repository's own configuration are those of the person again, or none."""
+    listed = _run(git, "config", "--show-scope", "-z", "--get-regexp", r"^filter\.", ok=(0, 1))
+    fields = listed.decode("utf-8", "surrogateescape").split("\0")[:-1]
+    persons: dict[str, str] = {}
+    repositorys: set[str] = set()
+    for scope, entry in zip(fields[::2], fields[1::2], strict=True):
+        key, _, value = entry.partition("\n")
+        if scope in {"local", "worktree"}:
+            repositorys.add(key)
+        else:
+            persons[key] = value
+    if len(listed) > FILTERS_BYTES:
+        raise RepositoryError(
+            "GIT_FAILED",
+            "the repository's configuration has too many content filters",
+            "Remove filter.* from .git/config.",
+        )
+    environment = {"GIT_CONFIG_COUNT": str(len(repositorys))}
+    for number, key in enumerate(sorted(repositorys)):
+        nothing = "false" if key.endswith(".required") else ""
+        environment[f"GIT_CONFIG_KEY_{number}"] = key
+        environment[f"GIT_CONFIG_VALUE_{number}"] = persons.get(key, nothing)
+    return environment
 
 
 def _path_of(line: bytes) -> str:

@@ -12,8 +12,9 @@ Invariants:
   local repository takes its objects as they lie there; what somebody commits at that very moment may be torn.)
 * The mirror's refs are only `refs/swell/base/<run>` and `refs/swell/attempts/<run>/<workstream>/<n>`; the first keeps
   the base commit. From a server that gives out branches only, they are at `refs/swell/source/*`.
-* Tools work in worktrees of the mirror and can therefore write its configuration; `guard` puts it back before git
-  acts for us, so that no filter, driver or hook of theirs runs in our name.
+* A tool without a sandbox can write to the mirror that its worktree belongs to. `guard` puts back what git obeys before
+  git acts for us, so that no filter, driver or hook of theirs runs in our name; and it takes away links, so that nothing
+  of ours is written where they lead.
 
     MirrorError
     └── DeliveryRefusedError     the branch is not what we left there, or cannot be moved
@@ -27,7 +28,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -53,7 +54,7 @@ _PACKED: Final = ("-c", "fetch.unpackLimit=1", "-c", "transfer.unpackLimit=1")
 # On the other side of a local path our `-c` settings do not arrive; these do.
 _UPLOAD_PACK: Final = "git -c safe.directory=* -c uploadpack.allowAnySHA1InWant=true upload-pack"
 _RECEIVE_PACK: Final = (
-    "git -c safe.directory=* -c core.hooksPath=/dev/null -c receive.denyCurrentBranch=refuse -c receive.autogc=false"
+    "git -c safe.directory=* -c core.hooksPath=/dev/null -c core.alternateRefsCommand=true -c receive.denyCurrentBranch=refuse -c receive.autogc=false"
     " -c gc.auto=0 -c maintenance.auto=false -c receive.updateServerInfo=false receive-pack"
 )
 
@@ -76,7 +77,15 @@ _CONFIG: Final = """\
 """
 _CONFIG_SHA256: Final = "[extensions]\n\tobjectformat = sha256\n"
 # What a tool could leave here for git to obey in every worktree.
-_FOREIGN: Final = ("info/exclude", "info/attributes", "info/grafts", "info/sparse-checkout", "shallow")
+_FOREIGN: Final = (
+    "commondir", "config.worktree", "info/attributes", "info/exclude", "info/grafts", "info/sparse-checkout",
+    "objects/info/alternates", "shallow",
+)  # fmt: skip
+_HEAD: Final = b"ref: refs/heads/none\n"
+# Where git writes for us, parents first.
+_FOLDERS: Final = (
+    "info", "objects", "objects/info", "objects/pack", "refs", "refs/swell", "refs/swell/attempts", "refs/swell/base", "worktrees",
+)  # fmt: skip
 
 
 class MirrorError(Exception):
@@ -172,7 +181,7 @@ class Mirror:
             self.guard()
             if not await self.has(commit):
                 await self._fetch(commit, pin)
-            await self.git("update-ref", pin, commit)
+            await self.keep(pin, commit)
         self._pinned.add((run, commit))
 
     async def has(self, commit: str) -> bool:
@@ -206,16 +215,32 @@ class Mirror:
         if tree:
             self._trees[commit] = tree
 
+    async def keep(self, ref: str, commit: str) -> None:
+        """Makes a ref of Swell's, so that git keeps `commit`."""
+        self.guard()
+        _without_links(self.folder, ref.split("/")[:-1])
+        await self.git("update-ref", ref, commit)
+
     def guard(self) -> None:
-        """Puts the mirror's configuration back to ours; a few system calls when nobody has touched it."""
+        """Puts back what git obeys, and takes away links that it would follow; some 20 system calls when all is well."""
+        for name in _FOLDERS:
+            _without_links(self.folder, name.split("/"))
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.folder / "objects") as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    Path(entry.path).unlink()
         config = self.folder / "config"
         if not self._config:
             sha256 = config.is_file() and b"objectformat" in config.read_bytes()
             self._config = _configuration(sha256=sha256).encode()
         if not config.is_file() or config.is_symlink() or config.read_bytes() != self._config:
             _write(config, self._config)
+        head = self.folder / "HEAD"
+        if not head.is_file() or head.is_symlink() or head.read_bytes() != _HEAD:
+            _write(head, _HEAD)
         for name in _FOREIGN:
-            (self.folder / name).unlink(missing_ok=True)
+            if os.path.lexists(self.folder / name):
+                _discard(self.folder / name)
 
     async def import_bundle(self, path: Path, commit: str) -> None:
         """Takes in what a bundle file carries; afterwards `commit` is here.
@@ -228,6 +253,7 @@ class Mirror:
         if await self.has(commit):
             return
         self.guard()
+        await asyncio.to_thread(_unlink_links, self.folder / "refs" / "swell")
         try:
             await self.git(
                 *_PACKED, "-c", "fetch.fsckObjects=true", "fetch", *_FETCH_QUIETLY, "--", _absolute(path),
@@ -253,8 +279,7 @@ class Mirror:
             raise MirrorError("NAME_REFUSED", f"{ref[:200]!r} is no attempt's ref", "Use attempt_ref.")
         if _commit(base_commit) == _commit(commit):
             raise MirrorError("BUNDLE_REFUSED", f"nothing to carry: {commit[:12]} is the base", "Pass no bundle.")
-        self.guard()
-        await self.git("update-ref", ref, commit)
+        await self.keep(ref, commit)
         await self.git("-c", "pack.threads=1", "bundle", "create", "--quiet", _absolute(target), f"^{base_commit}", ref)
 
     async def deliver(
@@ -379,7 +404,7 @@ class Mirror:
             form = "sha256" if sha256 else "sha1"
             await outside("init", "--quiet", "--bare", "--template=", f"--object-format={form}", str(new))
         _write(new / "config", _configuration(sha256=sha256).encode())
-        _write(new / "HEAD", b"ref: refs/heads/none\n")
+        _write(new / "HEAD", _HEAD)
         new.rename(self.folder)
 
     async def _linked(self, outside: Git, new: Path) -> bool:
@@ -475,6 +500,31 @@ def _commit(commit: str) -> str:
 
 def _configuration(*, sha256: bool) -> str:
     return _CONFIG.format(version=int(sha256)) + (_CONFIG_SHA256 if sha256 else "")
+
+
+def _discard(path: Path) -> None:
+    """Removes a file, a folder or a link, and nothing that a link leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _without_links(top: Path, parts: Sequence[str]) -> None:
+    """Makes sure that the way down from `top` leads through folders of its own; one that was replaced is made anew."""
+    path = top
+    for part in parts:
+        path /= part
+        if path.is_symlink():
+            path.unlink()
+            path.mkdir()
+
+
+def _unlink_links(top: Path) -> None:
+    for folder, folders, _ in os.walk(top):
+        for path in (Path(folder, name) for name in folders):
+            if path.is_symlink():
+                path.unlink()
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -69,6 +69,7 @@ from services.executor.output import read_output
 from services.executor.sandbox import Bubblewrap, Exposure, Sandbox, look
 from services.executor.secrets import Masking, SecretMissingError, Secrets, gathered
 from services.executor.snapshot import SnapshotError, Taken
+from services.executor.tampering import findings
 from services.executor.tools import (
     CANCEL_GRACE_S,
     WITHOUT_SANDBOX,
@@ -359,6 +360,7 @@ class _Attempt:
         """What it was decided to hand to its tool, where that takes files."""
         self._tools: list[Tool] = []
         self._leaked = False
+        self._tampered = False
         self._kept: StepFinished | None = None
         self._whole = False
         self._lingered = False
@@ -668,7 +670,9 @@ class _Attempt:
             if taken.changed:
                 bundled = await self._bundle(taken.commit)
                 kept.append(bundled)
-            violations = await self._violations(changes, taken)
+            tampered = await findings(git, changes, named=self._named_paths, checks=checks)
+            self._tampered = bool(tampered)
+            violations = tampered + await self._violations(changes, taken)
             if self.step.fix is not None and self.step.fix.step == "merge":
                 conflicts = await self._unresolved(changes)
             files = [change.path for change in changes]
@@ -717,7 +721,7 @@ class _Attempt:
     ) -> StepFinished:
         """A snapshot with a secret in it is kept where it is, under the attempt's ref, and leaves this machine in no form."""
         self._leaked = True
-        await self.repository.mirror.git("update-ref", attempt_ref(*self.key), taken.commit)
+        await self.repository.mirror.keep(attempt_ref(*self.key), taken.commit)
         log.warning("step.quarantined", attempt=self.marker, commit=taken.commit, files=len(leaks))
         return StepFinished(
             ok=False,
@@ -727,6 +731,12 @@ class _Attempt:
             violations=named([f"{path}: holds a secret" for path in leaks]) or ["a file holds a secret"],
             artifacts=kept,
         )
+
+    @property
+    def _named_paths(self) -> frozenset[str]:
+        """What the bundle declares, of which an exact path is a name."""
+        bundle = self.definitions.bundles[self.workstream]
+        return frozenset((*bundle.files_scope, *bundle.files_create))
 
     async def _violations(self, changes: list[snapshots.Change], taken: Taken) -> list[str]:
         bundle = self.definitions.bundles[self.workstream]
@@ -895,6 +905,8 @@ class _Attempt:
                 f"is kept on this executor alone, as {attempt_ref(*self.key)} of its mirror, and goes nowhere: have the tool "
                 "read the secret from its environment, and replace the secret if it may be known"
             )
+        if self._tampered:
+            return "tampering", f"changed what judges it: {', '.join(result.violations[:10])}"
         if result.violations:
             return "scope_violation", f"changed outside its scope: {', '.join(result.violations[:10])}"
         failure = self._failure(invocation, outcome, profile, scratch)

@@ -105,7 +105,7 @@ class Workspace:
 
     async def materialise(self, commit: str) -> None:
         """Makes the content that of `commit`, which the mirror must have."""
-        known = self._manifest if self._settled else None
+        known = self._manifest if self._settled and not self.index.is_symlink() else None
         now = await self._scanned(known)
         if known is not None and now == known and commit == self.commit:
             self._restore_admin()
@@ -143,6 +143,7 @@ class Workspace:
     def detach(self) -> None:
         """Takes the worktree off whatever branch a tool left it on."""
         with contextlib.suppress(OSError):
+            self._unlink_admin()
             _keep(self._admin / "HEAD", self._head)
 
     @property
@@ -151,7 +152,14 @@ class Workspace:
 
     def remove_admin(self) -> None:
         """Makes the mirror forget this worktree."""
+        self._unlink_admin()
         shutil.rmtree(self._admin, ignore_errors=True)
+
+    def _unlink_admin(self) -> None:
+        """A link that a tool put in place of what git keeps here leads to somebody else's."""
+        for path in (self._admin.parent, self._admin):
+            if path.is_symlink():
+                path.unlink()
 
     def _mend_link(self) -> None:
         _keep(self.path / ".git", f"gitdir: {self._admin}\n".encode())
@@ -165,7 +173,8 @@ class Workspace:
             "gitdir": f"{self.path / '.git'}\n".encode(),
             "locked": _REASON,
         }
-        self._admin.mkdir(exist_ok=True)
+        self._unlink_admin()
+        self._admin.mkdir(parents=True, exist_ok=True)
         for entry in list(os.scandir(self._admin)):
             if entry.name not in wanted and entry.name != "index":
                 remove(Path(entry.path))
@@ -231,10 +240,12 @@ class WorkspacePool:
         if not self._mirror.folder.is_dir():
             return len(found)
         async with self._mirror.exclusive():
-            for admin in _admins(self._mirror.folder):
-                if self._root in _worktree_of(admin).parents:
-                    shutil.rmtree(admin, ignore_errors=True)
             self._mirror.guard()
+            for admin in _admins(self._mirror.folder):
+                if admin.is_symlink():  # git would empty what it leads to
+                    admin.unlink()
+                elif self._root in _worktree_of(admin).parents:
+                    shutil.rmtree(admin, ignore_errors=True)
             await self._mirror.git("worktree", "prune")
         return len(found)
 
@@ -418,6 +429,8 @@ def _admins(mirror: Path) -> Iterator[Path]:
 
 def _sweep_refs(mirror: Path) -> None:
     """Removes branches, tags and stashes, which are tools' doings, but for those that a worktree stands on."""
+    if (mirror / "refs").is_symlink():
+        return  # the next guard takes it away
     used = {_content(admin / "HEAD").strip() for admin in _admins(mirror)}
     for folder, folders, names in os.walk(mirror / "refs"):
         if "swell" in folders and folder == str(mirror / "refs"):

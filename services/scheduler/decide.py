@@ -1480,7 +1480,7 @@ class _Deciding:
         else:
             detail = event.message or event.error_class or "failed"
             if event.violations:
-                detail = f"scope_violation: {', '.join(event.violations[:10])}"
+                detail = f"{event.error_class or 'scope_violation'}: {', '.join(event.violations[:10])}"
             wait_s = max(event.retry_after_s, (event.resets_at_ns - self.now_ns) / _SECOND_NS)
             self._recover(draft, scheduled, event.error_class or "unknown", detail, wait_s)
 

@@ -64,6 +64,7 @@ DEFAULT_CLASSES: Final[Mapping[ErrorClass, tuple[Strategy, ...]]] = {
     "auth": _PERSON,
     "budget": _PERSON,
     "scope_violation": _PERSON,
+    "tampering": _PERSON,
     "check_failed": _PERSON,
     "merge_conflict": _PERSON,
     "delivery_refused": _PERSON,

@@ -882,7 +882,9 @@ def _must_start_over(stopped: Review | None, event: ReviewResolved) -> bool:
     """Work that broke its scope is begun again on the head, and so is what did not merge if EDIT is asked for; any other is gone on with."""
     if stopped is None:
         return False
-    return stopped.step in {"merge", "gate"} or (stopped.error_class == "scope_violation" and event.verdict != "adjust")
+    return stopped.step in {"merge", "gate"} or (
+        stopped.error_class in {"scope_violation", "tampering"} and event.verdict != "adjust"
+    )
 
 
 def _start_rollback(run: RunState, event: RollbackStarted) -> None:
