@@ -129,6 +129,8 @@ def read_file(root: Path, commit: str, path: str, max_bytes: int) -> bytes | Non
         raise RepositoryError(
             "FILE_UNREADABLE", f"{path} at {commit[:12]} is {what}, not a file", "Replace it by a regular file."
         )
+    if not size.isdecimal():
+        raise RepositoryError("GIT_FAILED", f"the content of {path} at {commit[:12]} is missing", "Run `git fetch`.")
     if int(size) > max_bytes:
         raise RepositoryError(
             "FILE_TOO_LARGE", f"{path} at {commit[:12]} has {size} bytes, over {max_bytes}", "Make it smaller."
