@@ -94,7 +94,7 @@ BAD = {
     "idles": "no_change",
     "litters": "no_change",
     "fails": "tool_failed",
-    "removes-itself": "scope_violation",
+    "removes-itself": "tampering",
 }
 
 

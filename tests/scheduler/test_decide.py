@@ -208,6 +208,7 @@ def test_without_fail_fast_the_others_go_on():
     [
         "no_change",
         "scope_violation",
+        "tampering",
         "setup_error",
         "tool_missing",
         "tool_failed",
@@ -224,9 +225,10 @@ def test_only_a_failed_check_starts_a_fix(step, error_class):
     assert play.reason(A) == f"{step}: {error_class} happened"
 
 
-def test_a_scope_violation_names_the_files():
-    play = Play(spec([bundle(A)]), {(A, "edit"): [broken("scope_violation", violations=["etc/passwd", "b.py"])]}).play()
-    assert play.reason(A) == "edit: scope_violation: etc/passwd, b.py"
+@pytest.mark.parametrize("error_class", ["scope_violation", "tampering"])
+def test_what_is_beyond_the_scope_or_tampered_with_is_named(error_class):
+    play = Play(spec([bundle(A)]), {(A, "edit"): [broken(error_class, violations=["etc/passwd", "b.py"])]}).play()
+    assert play.reason(A) == f"edit: {error_class}: etc/passwd, b.py"
 
 
 def test_a_fix_outside_the_scope_ends_the_workstream():
@@ -972,6 +974,7 @@ ANYTHING = st.one_of(
             [
                 "no_change",
                 "scope_violation",
+                "tampering",
                 "tool_failed",
                 "timeout",
                 "check_error",

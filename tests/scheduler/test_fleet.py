@@ -144,7 +144,7 @@ def test_what_a_tool_is_to_blame_for_counts(error_class):
     assert Shared().use(*[broken(error_class)] * 3).state() == "open"
 
 
-@pytest.mark.parametrize("error_class", ["check_failed", "no_change", "scope_violation", "merge_conflict"])
+@pytest.mark.parametrize("error_class", ["check_failed", "no_change", "scope_violation", "tampering", "merge_conflict"])
 def test_what_the_work_is_to_blame_for_does_not(error_class):
     assert Shared().use(*[broken(error_class)] * 9).state() == "closed"
 

@@ -107,7 +107,7 @@ def test_every_class_ends_with_a_person_who_is_told_why(error_class):
 
 @pytest.mark.parametrize(
     "error_class",
-    ["auth", "budget", "scope_violation", "setup_error", "check_failed", "merge_conflict", "lost", "queue_timeout",
+    ["auth", "budget", "scope_violation", "tampering", "setup_error", "check_failed", "merge_conflict", "lost", "queue_timeout",
      "delivery_refused", "protocol_error"],
 )  # fmt: skip
 def test_what_no_repetition_helps_goes_to_a_person_at_once(error_class):

@@ -313,18 +313,20 @@ def test_conflict_markers_are_never_checked_as_they_are():
     play.play()
 
 
-def test_work_that_broke_its_scope_starts_over_when_it_is_approved():
+@pytest.mark.parametrize("error_class", ["scope_violation", "tampering"])
+def test_work_that_broke_its_scope_starts_over_when_it_is_approved(error_class):
     kept = Snapshot(commit="kept", tree="kept")
-    play = waiting({(A, "edit"): [broken("scope_violation", violations=["etc"], snapshot=kept)]}, bundle(A))
+    play = waiting({(A, "edit"): [broken(error_class, violations=["etc"], snapshot=kept)]}, bundle(A))
     assert play.states[A] == "awaiting_review"
     play.review("approve", A)
     assert scheduled(play)[-1].input.commit == play.spec.repository.base_commit
     play.play()
 
 
-def test_work_that_broke_its_scope_is_gone_on_with_when_the_scope_is_adjusted():
+@pytest.mark.parametrize("error_class", ["scope_violation", "tampering"])
+def test_work_that_broke_its_scope_is_gone_on_with_when_the_scope_is_adjusted(error_class):
     kept = Snapshot(commit="kept", tree="kept")
-    play = waiting({(A, "edit"): [broken("scope_violation", violations=["etc"], snapshot=kept)]}, bundle(A))
+    play = waiting({(A, "edit"): [broken(error_class, violations=["etc"], snapshot=kept)]}, bundle(A))
     assert adjusted(play, files_scope=("etc", f"{A}.py")).ok
     assert scheduled(play)[-1].input == kept
     play.play()
