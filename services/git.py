@@ -60,8 +60,8 @@ _FIXED: Final = {
     "LANG": "C",
     "LC_ALL": "C",
 }
-# What a person's repository lacks is not fetched: its configuration says by which program.
-_PERSONS: Final = {"GIT_NO_LAZY_FETCH": "1"}
+# What a person's repository lacks is not fetched: its configuration says by which program. Not every git knows the first.
+_PERSONS: Final = {"GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "none"}
 _NOBODYS: Final = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_ATTR_NOSYSTEM": "1"}
 _SETTINGS: Final = (
     "core.hooksPath=/dev/null",
