@@ -10,8 +10,13 @@ Invariants:
 * A commit that the mirror has, it has whole: objects are fetched in packs, never one by one, and git checks their
   connection before a ref names them. So presence of a commit answers for everything below it. (The first copy of a
   local repository takes its objects as they lie there; what somebody commits at that very moment may be torn.)
-* The mirror's refs are only `refs/swell/base/<run>` and `refs/swell/attempts/<run>/<workstream>/<n>`; the first keeps
-  the base commit. From a server that gives out branches only, they are at `refs/swell/source/*`.
+* From a server that offers it, history comes without the content of its files (a partial clone): then a base commit is
+  whole in its own tree, and what runs make of it comes whole in bundles. Nothing is ever fetched behind our back: no
+  configuration in a tool's reach names the server, so what is missing is an error at once, for tools and for us.
+* The mirror's refs are only `refs/swell/base/<run>`, `refs/swell/attempts/<run>/<workstream>/<n>` and
+  `refs/swell/quarantine/<run>/<workstream>/<n>`; the first keeps the base commit, the last what is kept nowhere else.
+  From a server that gives out branches only, they are at `refs/swell/source/*`.
+* Only `forget` removes refs, and of those that are named to it alone; only `prune` removes objects, which no ref reaches.
 * A tool without a sandbox can write to the mirror that its worktree belongs to. `guard` puts back what git obeys before
   git acts for us, so that no filter, driver or hook of theirs runs in our name; and it takes away links, so that nothing
   of ours is written where they lead.
@@ -28,7 +33,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -38,6 +43,8 @@ from services.git import COMMIT, Git, GitError, redacted, text
 FETCH_TIMEOUT_S: Final = 1800.0
 LOCK_TIMEOUT_S: Final = 1800.0
 LOCK_POLL_S: Final = 0.01
+LISTING_BYTES: Final = 512 * 1024 * 1024
+LOCATION_BYTES_MAX: Final = 8192
 COMMITS_KNOWN_MAX: Final = 100_000
 """Commits whose presence or tree is remembered; about 20 MB."""
 
@@ -75,7 +82,10 @@ _CONFIG: Final = """\
 	name = Swell
 	email = swell@invalid
 """
-_CONFIG_SHA256: Final = "[extensions]\n\tobjectformat = sha256\n"
+_PROMISOR: Final = "swell"
+_FILTER: Final = "--filter=blob:none"
+_KEPT: Final = ("refs/swell/base", "refs/swell/attempts")
+_LOCATION: Final = "swell-location"
 # What a tool could leave here for git to obey in every worktree.
 _FOREIGN: Final = (
     "commondir", "config.worktree", "info/attributes", "info/exclude", "info/grafts", "info/sparse-checkout",
@@ -124,6 +134,11 @@ def attempt_ref(run: str, workstream: str, attempt: int) -> str:
     return f"refs/swell/attempts/{_name(run)}/{_name(workstream)}/{attempt}"
 
 
+def quarantine_ref(run: str, workstream: str, attempt: int) -> str:
+    """The ref that keeps what an attempt made and what may leave this machine in no form."""
+    return f"refs/swell/quarantine/{_name(run)}/{_name(workstream)}/{attempt}"
+
+
 def delivery_ref(run: str) -> str:
     """The branch that a run delivers."""
     return f"refs/heads/swell/{_name(run)}"
@@ -135,8 +150,12 @@ class Mirror:
     Safe under concurrent callers, in this process and in others that use the same `root`.
     """
 
-    def __init__(self, root: Path, location: str, *, fetch_timeout_s: float = FETCH_TIMEOUT_S) -> None:
+    def __init__(
+        self, root: Path, location: str, *, fetch_timeout_s: float = FETCH_TIMEOUT_S, partial: bool = True
+    ) -> None:
+        """`partial`: history is taken without the content of its files, where the server offers it."""
         self.location = check_location(location)
+        self._partial = partial and not is_local(location)
         self.key = hashlib.sha256(location.encode()).hexdigest()
         self.folder = root / f"{self.key}.git"
         self.git = Git(self.folder, git_dir=self.folder)
@@ -174,14 +193,18 @@ class Mirror:
         if (run, _commit(commit)) in self._pinned and self.folder.is_dir():
             return
         async with self.exclusive():
-            if not self.folder.is_dir():
+            created = not self.folder.is_dir()
+            if created:
                 self._present.clear()
                 self._trees.clear()
                 await self._create(commit)
             self.guard()
             if not await self.has(commit):
                 await self._fetch(commit, pin)
+            await self._complete(commit)
             await self.keep(pin, commit)
+            if created:
+                self._keep_packs()
         self._pinned.add((run, commit))
 
     async def has(self, commit: str) -> bool:
@@ -231,8 +254,8 @@ class Mirror:
                     Path(entry.path).unlink()
         config = self.folder / "config"
         if not self._config:
-            sha256 = config.is_file() and b"objectformat" in config.read_bytes()
-            self._config = _configuration(sha256=sha256).encode()
+            found = config.read_bytes() if config.is_file() else b""
+            self._config = _configuration(sha256=b"objectformat" in found, partial=b"partialClone" in found).encode()
         if not config.is_file() or config.is_symlink() or config.read_bytes() != self._config:
             _write(config, self._config)
         head = self.folder / "HEAD"
@@ -403,9 +426,105 @@ class Mirror:
             shutil.rmtree(new, ignore_errors=True)
             form = "sha256" if sha256 else "sha1"
             await outside("init", "--quiet", "--bare", "--template=", f"--object-format={form}", str(new))
-        _write(new / "config", _configuration(sha256=sha256).encode())
+        # A clone of what is a partial clone itself is one as well.
+        partial = self._partial or any((new / "objects/pack").glob("*.promisor"))
+        self._config = _configuration(sha256=sha256, partial=partial).encode()
+        _write(new / "config", self._config)
         _write(new / "HEAD", _HEAD)
+        _write(new / _LOCATION, self.location.encode())
+        (new / _LOCATION).chmod(0o600)
         new.rename(self.folder)
+
+    def _keep_packs(self) -> None:
+        """What came first, which is most of it, is never packed anew: `prune` is about what came since."""
+        for pack in (self.folder / "objects/pack").glob("*.pack"):
+            pack.with_suffix(".keep").touch()
+
+    async def _complete(self, commit: str) -> None:
+        """Fetches, at one time, what of the commit's own tree is missing in a partial clone."""
+        if self._partial:
+            tree = await self.tree(commit)
+            listed = await self.git(
+                "rev-list", "--objects", "--no-object-names", "--missing=print", tree, output_bytes=LISTING_BYTES
+            )
+            missing = [line[1:] for line in listed.split(b"\n") if line.startswith(b"?")]
+            if missing:
+                try:
+                    await self.git(
+                        *_PACKED, *self._promisor(), "-c", "fetch.negotiationAlgorithm=noop",
+                        "fetch", *_FETCH_QUIETLY, _FILTER, "--stdin", _PROMISOR,
+                        stdin=b"".join(oid + b"\n" for oid in missing), timeout_s=self._fetch_timeout_s,
+                    )  # fmt: skip
+                except GitError as error:
+                    raise self._unfetched(commit, error) from error
+
+    def _promisor(self) -> tuple[str, ...]:
+        """Says to one command of ours where the rest of a partial clone is."""
+        said = (f"url={self.location}", "promisor=true", "partialclonefilter=blob:none")
+        return tuple(word for one in said for word in ("-c", f"remote.{_PROMISOR}.{one}"))
+
+    # What is not needed any more
+
+    async def runs(self) -> dict[str, int]:
+        """The runs that refs are kept for, and how many; those of what is quarantined are not among them."""
+        listed = text(await self.git("for-each-ref", "--format=%(refname)", *_KEPT, output_bytes=LISTING_BYTES))
+        found: dict[str, int] = {}
+        for ref in listed.splitlines():
+            run = ref.split("/")[3]
+            found[run] = found.get(run, 0) + 1
+        return found
+
+    async def newest_run(self) -> str:
+        """The run with the newest base commit: what is fetched next builds upon that one; "" when there is none."""
+        found = await self.git("for-each-ref", "--sort=-committerdate", "--count=1", "--format=%(refname)", _KEPT[0])
+        return text(found).rpartition("/")[2]
+
+    async def quarantined(self) -> int:
+        """How many snapshots are kept here alone."""
+        return len((await self.git("for-each-ref", "--format=x", "refs/swell/quarantine")).split())
+
+    async def forget(self, runs: Collection[str]) -> int:
+        """Removes the refs of runs that nothing needs any more; returns how many. What they kept goes with `prune`."""
+        async with self.exclusive():
+            self.guard()
+            listed = text(await self.git("for-each-ref", "--format=%(refname)", *_KEPT, output_bytes=LISTING_BYTES))
+            gone = [ref for ref in listed.splitlines() if ref.split("/")[3] in runs]
+            if gone:
+                await self.git("update-ref", "--stdin", stdin="".join(f"delete {ref}\n" for ref in gone).encode())
+        self._pinned = {(run, commit) for run, commit in self._pinned if run not in runs}
+        return len(gone)
+
+    def loose(self) -> tuple[int, int]:
+        """What came since the mirror was made, needed or not: files of objects, and their bytes on the disk."""
+        files = size = 0
+        kept = {path.stem for path in (self.folder / "objects/pack").glob("*.keep")}
+        for folder, _, names in os.walk(self.folder / "objects"):
+            for name in names:
+                if name.partition(".")[0] not in kept:
+                    with contextlib.suppress(OSError):
+                        size += Path(folder, name).lstat().st_blocks * 512
+                        files += 1
+        return files, size
+
+    async def prune(self) -> int:
+        """Removes every object that no ref and no worktree reaches; returns the bytes that this freed.
+
+        Nobody may use the mirror meanwhile: what an attempt has made and not yet named would be gone.
+        """
+        async with self.exclusive():
+            self.guard()
+            before = self.loose()[1]
+            self._present.clear()
+            self._trees.clear()
+            self._pinned.clear()
+            await self.git("worktree", "prune")
+            await self.git("pack-refs", "--all")
+            await self.git(
+                "-c", "pack.threads=1", "-c", "repack.writeBitmaps=false", "repack", "-a", "-d", "-q", "-n",
+                timeout_s=self._fetch_timeout_s,
+            )  # fmt: skip
+            await self.git("prune", "--expire=now", timeout_s=self._fetch_timeout_s)
+            return max(before - self.loose()[1], 0)
 
     async def _linked(self, outside: Git, new: Path) -> bool:
         """Whether a clone by hard links succeeded; its refs are dropped, they are not ours."""
@@ -423,8 +542,12 @@ class Mirror:
 
     async def _fetch(self, commit: str, pin: str) -> None:
         """By object id; a server that refuses those is asked for its branches instead."""
-        upload = [f"--upload-pack={_UPLOAD_PACK}"] if self._is_local else []
-        command = (*_PACKED, "fetch", "--prune", *_FETCH_QUIETLY, *upload, "--", self.location)
+        command: tuple[str, ...]
+        if self._partial:
+            command = (*_PACKED, *self._promisor(), "fetch", "--prune", *_FETCH_QUIETLY, _FILTER, _PROMISOR)
+        else:
+            upload = [f"--upload-pack={_UPLOAD_PACK}"] if self._is_local else []
+            command = (*_PACKED, "fetch", "--prune", *_FETCH_QUIETLY, *upload, "--", self.location)
         try:
             await self.git(*command, f"+{commit}:{pin}", timeout_s=self._fetch_timeout_s)
         except GitError as error:
@@ -498,8 +621,20 @@ def _commit(commit: str) -> str:
     return commit
 
 
-def _configuration(*, sha256: bool) -> str:
-    return _CONFIG.format(version=int(sha256)) + (_CONFIG_SHA256 if sha256 else "")
+def _configuration(*, sha256: bool, partial: bool) -> str:
+    extensions = [*(["objectformat = sha256"] if sha256 else []), *([f"partialClone = {_PROMISOR}"] if partial else [])]
+    more = "".join(f"\t{line}\n" for line in extensions)
+    return _CONFIG.format(version=int(bool(extensions))) + (f"[extensions]\n{more}" if more else "")
+
+
+def location_of(folder: Path) -> str:
+    """Where the repository of the mirror in this folder is; "" when that cannot be told."""
+    try:
+        with (folder / _LOCATION).open("rb") as file:
+            said = file.read(LOCATION_BYTES_MAX).decode()
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return said if hashlib.sha256(said.encode()).hexdigest() == folder.stem else ""
 
 
 def _discard(path: Path) -> None:
