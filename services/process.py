@@ -378,12 +378,13 @@ _exits = msgspec.json.Decoder(Exit)
 
 
 class Tool:
-    """A started tool. ``pid`` is its first process as the supervisor sees it, for logs."""
+    """A started tool. ``pid`` is its first process as the supervisor sees it, for logs; ``wrapped`` is as in its Launch."""
 
-    def __init__(self, supervisor: "Supervisor", key: int, marker: str) -> None:
+    def __init__(self, supervisor: "Supervisor", key: int, launch: Launch) -> None:
         loop = asyncio.get_running_loop()
         self.pid = 0
-        self.marker = marker
+        self.marker = launch.marker
+        self.wrapped = launch.wrapped
         self._supervisor = supervisor
         self._key = key
         self.started: asyncio.Future[None] = loop.create_future()
@@ -478,7 +479,7 @@ class Supervisor:
         key = self._next_key + 1
         request = _encoded({"op": "spawn", "id": key, **msgspec.to_builtins(launch, enc_hook=str)})
         self._next_key = key
-        tool = self._tools[key] = Tool(self, key, launch.marker)
+        tool = self._tools[key] = Tool(self, key, launch)
         self._write(request)
         try:
             await asyncio.shield(tool.started)

@@ -509,6 +509,24 @@ def doctor(repo: RepoOption = Path(), tool_profiles: Profiles = None, as_json: J
 
 @app.command(rich_help_panel="Cluster")
 @command
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Remove what the embedded cluster's executor keeps and no run needs. Facts and artifacts stay."""
+    import msgspec  # noqa: PLC0415 - as the module says
+
+    from swell.cluster import connected  # noqa: PLC0415 - as above
+    from swell.gc import collected, swept_lines  # noqa: PLC0415 - as above
+
+    with connected() as endpoints:
+        answer = collected(endpoints, dry_run=dry_run)
+    say(msgspec.json.encode(answer.sweep).decode() if as_json else swept_lines(answer))
+    return 1 if answer.sweep is not None and answer.sweep.troubles else 0
+
+
+@app.command(rich_help_panel="Cluster")
+@command
 def dev(
     stop: Annotated[bool, typer.Option("--stop", help="End the cluster of the state folder.")] = False,
     scheduler_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any.")] = 0,

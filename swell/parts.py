@@ -18,6 +18,8 @@ EXECUTOR_SLOTS: Final = 32
 """A ceiling for the one machine; `max_workers` of a run decides how many of its tools run."""
 EXECUTOR_STOP_GRACE_S: Final = 5.0
 """Somebody waits at the terminal: steps that take longer are handed back soon, with their work, and go on at the next start."""
+EXECUTOR_FREE_BYTES: Final = 16 * 1024 * 1024
+"""It shares its disk with the log, which takes nothing more with a quarter of this."""
 NATS_PAYLOAD: Final = "8MB"
 
 
@@ -95,7 +97,7 @@ class Parts:
         lines += [f"metrics_address = {_quoted(self.metrics.get(name, '127.0.0.1:0'))}"]
         if name == "executor":
             lines += ['id = "local"', 'pool = "default"', f"slots = {EXECUTOR_SLOTS}"]
-            lines += [f"stop_grace_s = {EXECUTOR_STOP_GRACE_S}"]
+            lines += [f"stop_grace_s = {EXECUTOR_STOP_GRACE_S}", f"disk_free_bytes = {EXECUTOR_FREE_BYTES}"]
             lines += [f"state_dir = {_quoted(self._state_dir / 'executor')}"]
             lines += [f"sandbox_hidden = [{_quoted(self._state_dir.absolute())}]"]
         else:

@@ -20,6 +20,8 @@ from services.bus import Bus, BusError
 from services.config import ConfigError, load
 from services.executor.config import PREFIX, ExecutorConfig
 from services.executor.found import ToolFinder
+from services.executor.garbage import Garbage
+from services.executor.housekeeping import Housekeeping
 from services.executor.journal import Journal, Key, StateDirBusyError, lock
 from services.executor.metrics import ExecutorMetrics
 from services.executor.pulse import Pulse, PulseGoneError
@@ -41,10 +43,12 @@ FORMER_LIFE_S = 6.0
 
 
 async def run(config: ExecutorConfig) -> None:
-    """Execute until SIGTERM or SIGINT; a second one skips the grace. Raises BusError, ConfigError, ProcessError."""
+    """Execute until SIGTERM or SIGINT; a second one skips the grace, and SIGUSR1 asks for garbage (services/sweep.py). Raises BusError, ConfigError, ProcessError."""
     stop, hurry = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, lambda: hurry.set() if stop.is_set() else stop.set())
+    asked = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, asked.set)
     locked = _locked(config)
     name = _name(config)
     slots = config.slots or max(2, os.cpu_count() or 2)
@@ -83,12 +87,23 @@ async def run(config: ExecutorConfig) -> None:
                 prices_files=(config.prices_file,) if config.prices_file is not None else (),
                 sandbox_read=tuple(config.sandbox_read),
                 hidden=hidden_of(config),
+                port_first=config.port_first,
+                port_last=config.port_last,
+                disk_free_bytes=config.disk_free_bytes,
+                partial_clone=config.partial_clone,
             ),
             Artifacts(metrics.counted(bus.objects)),
             supervisor,
             bus,
         )
+        open_things.callback(steps.ports.close)
         await steps.prepare()
+        garbage = Garbage(
+            steps.config.root, bus, steps.repositories, steps.scratches, steps.setups, keep_s=config.gc_keep_s
+        )
+        house = Housekeeping(
+            garbage, disk_free_bytes=config.disk_free_bytes, interval_s=config.gc_interval_s, asked=asked
+        )
         finder = ToolFinder(
             supervisor,
             steps.config.root / "scratch",
@@ -96,8 +111,8 @@ async def run(config: ExecutorConfig) -> None:
             sandbox=steps.sandbox(),
             trials=steps.trials,
         )
-        executor = Executor(bus, steps, pulse, journal, metrics, finder)
-        metrics.read(pulse, executor)
+        executor = Executor(bus, steps, pulse, journal, metrics, finder, house)
+        metrics.read(pulse, executor, house)
         serving = asyncio.create_task(executor.run(leftovers))
         await _serve(config, executor, serving, (supervisor, pulse), (stop, hurry), metrics_port)
 

@@ -12,6 +12,7 @@ PREFIX = "SWELL_EXECUTOR"
 
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
+Port = Annotated[int, Meta(ge=0, le=65_535)]
 
 
 class ExecutorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,6 +34,13 @@ class ExecutorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     `output_bytes`: what is kept of each output of a tool, bytes. Default 10 MiB.
     `setup_timeout_s`: the limit on each of a repository's setup commands, seconds. Default 900.
     `keep_work_timeout_s`: how long a stopped step may take to keep its work (snapshot and upload), seconds. Default 30.
+    `disk_free_bytes`: with less than this free on the disk of `state_dir` it collects garbage, then takes no commands; 0: it
+        never looks. Default 256 MiB.
+    `gc_interval_s`: how often it collects garbage by itself, seconds; 0: only when asked and without room. Default 600.
+    `gc_keep_s`: how long mirrors without a live run, and what setups made, are kept unused, seconds. Default 7 days.
+    `partial_clone`: history is taken without the content of old files from servers that offer that. Default true.
+    `port_first`, `port_last`: between them attempts get their blocks of 20 ports; `port_first` 0 gives none. Default 20000
+        and 29999.
     `prices_file`: prices laid over the shipped ones (docs/prices.md). Default none.
     `stop_grace_s`: how long running steps may go on after SIGTERM before they are handed back, seconds. Default 25.
     """
@@ -50,5 +58,11 @@ class ExecutorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     output_bytes: Count = 10 * 1024 * 1024
     setup_timeout_s: Seconds = 900.0
     keep_work_timeout_s: Seconds = 30.0
+    disk_free_bytes: Annotated[int, Meta(ge=0)] = 256 * 1024 * 1024
+    gc_interval_s: Annotated[float, Meta(ge=0)] = 600.0
+    gc_keep_s: Seconds = 604_800.0
+    partial_clone: bool = True
+    port_first: Port = 20_000
+    port_last: Port = 29_999
     prices_file: Path | None = None
     stop_grace_s: Annotated[float, Meta(ge=0)] = 25.0

@@ -17,8 +17,13 @@ RUNNING = Series("swell_executor_attempts_running", "gauge", "Attempts that it h
 BEATS = Series(
     "swell_executor_beats_total", "counter", "Beats, by whether the bus took them: sent or failed.", ("outcome",)
 )
+DISK_FREE = Series("swell_executor_disk_free_bytes", "gauge", "Bytes free on the disk of its folder.")
+OUT_OF_ROOM = Series(
+    "swell_executor_out_of_room", "gauge", "1 while it takes no commands because its disk has too little room."
+)
+GARBAGE = Series("swell_executor_garbage_freed_bytes_total", "counter", "Bytes of garbage that it has removed.")
 
-READ: Final = (STATE, SLOTS, RUNNING, BEATS)
+READ: Final = (STATE, SLOTS, RUNNING, BEATS, DISK_FREE, OUT_OF_ROOM, GARBAGE)
 UNREADABLE: Final = "unreadable"
 """Stands for the step of a command that this version cannot read."""
 
@@ -41,6 +46,17 @@ class Working(Protocol):
     @property
     def running(self) -> int:
         """Attempts under way."""
+
+
+class Kept(Protocol):
+    """What of the housekeeping is read; services.executor.housekeeping.Housekeeping is one."""
+
+    out_of_room: bool
+    freed_bytes: int
+
+    @property
+    def free_bytes(self) -> int:
+        """What the disk has free."""
 
 
 class ExecutorMetrics:
@@ -111,7 +127,7 @@ class ExecutorMetrics:
         """The same store; what is written to it is counted."""
         return CountedObjects(objects, self._uploaded)
 
-    def read(self, pulse: Beating, executor: Working) -> None:
+    def read(self, pulse: Beating, executor: Working, house: Kept) -> None:
         """Have the gauges read from now on."""
 
         async def reader() -> list[Reading]:
@@ -121,6 +137,9 @@ class ExecutorMetrics:
                 (RUNNING, (), executor.running),
                 (BEATS, ("sent",), pulse.sent),
                 (BEATS, ("failed",), pulse.failed),
+                (DISK_FREE, (), house.free_bytes),
+                (OUT_OF_ROOM, (), house.out_of_room),
+                (GARBAGE, (), house.freed_bytes),
             ]
 
         self._exposition.read(READ, reader)

@@ -171,12 +171,17 @@ class Mirror:
     def _is_local(self) -> bool:
         return is_local(self.location)
 
+    @property
+    def lock_file(self) -> Path:
+        """Held while the mirror is to be alone; the time of the file says when it was last used."""
+        return self._root / f"{self.key}.lock"
+
     @contextlib.asynccontextmanager
     async def exclusive(self) -> AsyncIterator[None]:
         """Alone with the mirror, among all processes that share it; raises MirrorError(BUSY) after LOCK_TIMEOUT_S."""
         self._root.mkdir(parents=True, exist_ok=True)
         async with self._lock:
-            descriptor = os.open(self._root / f"{self.key}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 await _locked(descriptor)
                 yield
@@ -205,6 +210,9 @@ class Mirror:
             await self.keep(pin, commit)
             if created:
                 self._keep_packs()
+            if location_of(self.folder) != self.location:
+                _write(self.folder / _LOCATION, self.location.encode())
+                (self.folder / _LOCATION).chmod(0o600)
         self._pinned.add((run, commit))
 
     async def has(self, commit: str) -> bool:
@@ -519,11 +527,12 @@ class Mirror:
             self._pinned.clear()
             await self.git("worktree", "prune")
             await self.git("pack-refs", "--all")
+            # First what takes no room: packing anew needs some before it gives any.
+            await self.git("prune", "--expire=now", timeout_s=self._fetch_timeout_s)
             await self.git(
                 "-c", "pack.threads=1", "-c", "repack.writeBitmaps=false", "repack", "-a", "-d", "-q", "-n",
                 timeout_s=self._fetch_timeout_s,
             )  # fmt: skip
-            await self.git("prune", "--expire=now", timeout_s=self._fetch_timeout_s)
             return max(before - self.loose()[1], 0)
 
     async def _linked(self, outside: Git, new: Path) -> bool:

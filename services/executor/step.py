@@ -14,7 +14,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -64,9 +64,12 @@ from services.executor.merge import (
     side,
     three_tree,
 )
-from services.executor.mirror import DeliveryRefusedError, Mirror, MirrorError, attempt_ref, delivery_ref
+from services.executor.mirror import DeliveryRefusedError, MirrorError, attempt_ref, delivery_ref, quarantine_ref
 from services.executor.output import read_output
+from services.executor.ports import PortBlocks
+from services.executor.repositories import Repositories, Repository, has_room
 from services.executor.sandbox import Bubblewrap, Exposure, Sandbox, look
+from services.executor.scratch import Scratches, caches
 from services.executor.secrets import Masking, SecretMissingError, Secrets, gathered
 from services.executor.snapshot import SnapshotError, Taken
 from services.executor.tampering import findings
@@ -83,7 +86,7 @@ from services.executor.tools import (
     untimely,
 )
 from services.executor.trial import Trials
-from services.executor.workspace import Workspace, WorkspaceError, WorkspacePool
+from services.executor.workspace import Workspace, WorkspaceError
 from services.git import Git, GitError
 from services.outcome import Cost, Outcome, usd_text
 from services.prices import load_prices
@@ -120,6 +123,8 @@ class StepConfig(msgspec.Struct, frozen=True, kw_only=True):
     `output_bytes` is kept of each output of a tool; `keep_work_timeout_s` is how long the work of a step that is stopped
     may take to be kept; `prices_files` are laid over the shipped prices; `linger_s` how long an AI tool may go on in silence after it has said its last word.
     `sandbox_read` is what every tool sees in a sandbox besides the system; `hidden` what none sees, as is all of `root`.
+    Attempts have blocks of ports from `port_first` to `port_last`, and are refused while the disk has less than
+    `disk_free_bytes` free; `partial_clone` is told to mirrors.
     """
 
     root: Path
@@ -132,6 +137,10 @@ class StepConfig(msgspec.Struct, frozen=True, kw_only=True):
     sandbox_read: tuple[Path, ...] = ()
     hidden: tuple[Path, ...] = ()
     specs_kept: int = 16
+    port_first: int = 0
+    port_last: int = 0
+    disk_free_bytes: int = 0
+    partial_clone: bool = True
 
     @property
     def exposure(self) -> Exposure:
@@ -172,11 +181,6 @@ _FULL_TEXTS: Final = ("No space left on device", "Disk quota exceeded")
 _TROUBLE: Final = (MirrorError, WorkspaceError, SnapshotError, GitError, MergeUnavailableError, ProcessError)
 
 
-class _Repository(msgspec.Struct, frozen=True):
-    mirror: Mirror
-    pool: WorkspacePool
-
-
 class Steps:
     """Runs steps for an executor. One supervisor, one mirror per repository, one folder of worktrees per mirror."""
 
@@ -188,17 +192,19 @@ class Steps:
         self.supervisor = supervisor
         self.bus = bus
         self._definitions: OrderedDict[str, Definitions] = OrderedDict()
-        self._repositories: dict[str, _Repository] = {}
+        self.repositories = Repositories(config.root, config.slots, strays=self._strays, partial=config.partial_clone)
+        self.ports = PortBlocks(config.port_first, config.port_last)
+        self.setups: Counter[str] = Counter()
+        """The setups that attempts use just now, by name."""
+        self._unconfined = 0
+        self._loose: set[Tool] = set()
         self.setup_locks: dict[str, asyncio.Lock] = {}
         self._stopped: dict[tuple[str, str, int], Stopped] = {}
-        self.caches: set[Path] = set()
         self.clean = CleanFiles(config.root / "clean")
-        self._scratches: list[Path] = []
+        self.scratches = Scratches(config.root / "scratch", config.slots)
         self._droppings: dict[tuple[str, ...], Droppings] = {}
         self.bubblewrap = Bubblewrap(reason="nobody has looked for one")
         self.trials = Trials(supervisor, config.root / "scratch")
-        self.removing: set[asyncio.Task[None]] = set()
-        self._opening = asyncio.Lock()
 
     async def prepare(self) -> None:
         """Remove what a former life of this executor left behind, and find out whether tools can have a sandbox."""
@@ -223,27 +229,6 @@ class Steps:
             contained=self.supervisor.mode == "pidns",
         )
 
-    def scratch(self) -> Path:
-        """A folder for one attempt; one that was given back clean is as good as new, and cheaper."""
-        if self._scratches:
-            return self._scratches.pop()
-        folder = Path(tempfile.mkdtemp(prefix="attempt-", dir=self.config.root / "scratch"))
-        for name in _SCRATCH_FOLDERS:
-            (folder / name).mkdir()
-        return folder
-
-    def give_back(self, folder: Path) -> None:
-        """The attempt is over: what it left is removed, behind its back if there is much of it."""
-        if len(self._scratches) < self.config.slots and _emptied(folder):
-            self._scratches.append(folder)
-        else:
-            self._remove_soon(folder)
-
-    def _remove_soon(self, folder: Path) -> None:
-        task = asyncio.create_task(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
-        self.removing.add(task)
-        task.add_done_callback(self.removing.discard)
-
     def droppings(self, patterns: tuple[str, ...]) -> Droppings:
         """These patterns, ready to match."""
         if patterns not in self._droppings:
@@ -263,8 +248,13 @@ class Steps:
         started = time.monotonic()
         attempt: _Attempt | None = None
         try:
-            attempt = await self._attempt(command)
-            result = await self._carried_out(attempt)
+            self._require_room()
+            definitions = await self._definition(command)
+            location = definitions.spec.repository.location
+            async with self.repositories.used(location, command.run) as repository:
+                await repository.mirror.ensure(definitions.spec.repository.base_commit, run=command.run)
+                attempt = _Attempt(self, command, definitions, repository)
+                result = await self._carried_out(attempt)
         except _Failed as failed:
             result = StepFinished(
                 ok=False,
@@ -288,6 +278,35 @@ class Steps:
             result = msgspec.structs.replace(result, error_class="workspace_error", message=message)
         return msgspec.structs.replace(result, wall_s=round(time.monotonic() - started, 4))
 
+    def has_room(self) -> bool:
+        """Whether the disk keeps `disk_free_bytes` free."""
+        return has_room(self.config.root, self.config.disk_free_bytes)
+
+    def _require_room(self) -> None:
+        if not self.has_room():
+            raise _Failed("workspace_error", self.no_room)
+
+    @property
+    def no_room(self) -> str:
+        """What is said of an attempt that is refused because there is no room."""
+        return (
+            f"the disk of {self.config.root} has less than {self.config.disk_free_bytes} bytes free, which is what "
+            "disk_free_bytes keeps: free space there, or give the executor a state_dir on a larger one"
+        )
+
+    def started(self, tool: Tool, workspace: Workspace) -> None:
+        """A tool was started in a workspace; one without a sandbox could write into any."""
+        workspace.started()
+        if not tool.wrapped:
+            self._unconfined += 1
+            self._loose.add(tool)
+            tool.ended.add_done_callback(lambda _: self._loose.discard(tool))
+
+    def _strays(self) -> int | None:
+        """How many tools without a sandbox were started so far; None while one runs, or what it left behind may."""
+        surely = self.supervisor.mode == "pidns" or not self._unconfined
+        return self._unconfined if surely and not self._loose else None
+
     @property
     def _full(self) -> str:
         root = self.config.root
@@ -304,12 +323,6 @@ class Steps:
         except OSError:
             return False
         return disk.f_bavail * disk.f_frsize < DISK_FREE_BYTES_MIN
-
-    async def _attempt(self, command: RunStep) -> "_Attempt":
-        definitions = await self._definition(command)
-        repository = await self._open(definitions.spec.repository.location)
-        await repository.mirror.ensure(definitions.spec.repository.base_commit, run=command.run)
-        return _Attempt(self, command, definitions, repository)
 
     async def _carried_out(self, attempt: "_Attempt") -> StepFinished:
         try:
@@ -328,22 +341,11 @@ class Steps:
                 self._definitions.popitem(last=False)
         return known
 
-    async def _open(self, location: str) -> _Repository:
-        async with self._opening:
-            known = self._repositories.get(location)
-            if known is None:
-                mirror = Mirror(self.config.root / "mirrors", location)
-                pool = WorkspacePool(mirror, self.config.root / "worktrees" / mirror.key[:16], self.config.slots)
-                await pool.reap_leftovers()
-                known = _Repository(mirror, pool)
-                self._repositories[location] = known
-            return known
-
 
 class _Attempt:
     """One attempt at a step, with its folder and its placeholders."""
 
-    def __init__(self, steps: Steps, command: RunStep, definitions: Definitions, repository: _Repository) -> None:
+    def __init__(self, steps: Steps, command: RunStep, definitions: Definitions, repository: Repository) -> None:
         self.steps = steps
         self.command = command
         self.step = command.step
@@ -366,6 +368,8 @@ class _Attempt:
         self._lingered = False
         self._overspent_nano: int | None = None
         self._remarks: list[str] = []
+        self._ports: range | None = None
+        self._setups: list[str] = []
         self._unconfined = ""
         """Why its AI tool runs without the sandbox that it wanted, from before its start on."""
 
@@ -414,19 +418,21 @@ class _Attempt:
 
     @contextlib.asynccontextmanager
     async def _scratch(self) -> AsyncIterator[Path]:
-        """The attempt's own folder, outside the worktree, with an empty `home` and `tmp`."""
-        folder = self.steps.scratch()
+        """The attempt's own folder, outside the worktree, with an empty `home`, `tmp` and `cache`, and its block of ports."""
+        folder = self.steps.scratches.take()
+        self._ports = self.steps.ports.take()
         try:
             yield folder
         finally:
-            self.steps.give_back(folder)
+            self.steps.ports.give_back(self._ports)
+            self.steps.setups.subtract(self._setups)
+            self._setups.clear()
+            self.steps.scratches.give_back(folder)
 
     def _cache(self, workspace: Workspace) -> Path:
         """A folder that tools may keep caches in: one for each workspace, so never shared by two tools at a time."""
-        cache = self.steps.config.root / "cache" / self.repository.mirror.key[:16] / workspace.path.name
-        if cache not in self.steps.caches:
-            cache.mkdir(parents=True, exist_ok=True)
-            self.steps.caches.add(cache)
+        cache = self.repository.cache / workspace.path.name
+        cache.mkdir(parents=True, exist_ok=True)
         return cache
 
     def _environment(self, workspace: Workspace, scratch: Path, setup: Path | None) -> dict[str, str]:
@@ -435,6 +441,9 @@ class _Attempt:
             home=scratch / "home",
             temporary=scratch / "tmp",
         )
+        env |= caches(scratch / "cache")
+        if self._ports is not None:
+            env |= {"SWELL_PORT_FIRST": str(self._ports.start), "SWELL_PORT_COUNT": str(len(self._ports))}
         path = tool_path(env["PATH"])
         if setup is not None:
             env["SWELL_SETUP_DIR"] = str(setup)
@@ -511,6 +520,10 @@ class _Attempt:
                 if len(status) > 1 and any(pattern.covers(path) for pattern in rest):
                     found[path] = None
         return [f"./{path}" if path.startswith("-") else path for path in found]
+
+    def _started(self, tool: Tool, workspace: Workspace) -> None:
+        self._tools.append(tool)
+        self.steps.started(tool, workspace)
 
     def _check_number(self, files: Sequence[str]) -> None:
         """More than FILES_EXPANDED_MAX are an error: a tool that sees only some of its files would judge only those."""
@@ -719,9 +732,9 @@ class _Attempt:
     async def _quarantined(
         self, taken: Taken, leaks: list[str], changes: Sequence[snapshots.Change], kept: list[Artifact]
     ) -> StepFinished:
-        """A snapshot with a secret in it is kept where it is, under the attempt's ref, and leaves this machine in no form."""
+        """A snapshot with a secret in it is kept where it is, under a ref of its own, and leaves this machine in no form."""
         self._leaked = True
-        await self.repository.mirror.keep(attempt_ref(*self.key), taken.commit)
+        await self.repository.mirror.keep(quarantine_ref(*self.key), taken.commit)
         log.warning("step.quarantined", attempt=self.marker, commit=taken.commit, files=len(leaks))
         return StepFinished(
             ok=False,
@@ -902,7 +915,7 @@ class _Attempt:
         if self._leaked:
             return "scope_violation", (
                 f"{', '.join(result.violations[:10])}: a secret that tools are given would have become part of the change; it "
-                f"is kept on this executor alone, as {attempt_ref(*self.key)} of its mirror, and goes nowhere: have the tool "
+                f"is kept on this executor alone, as {quarantine_ref(*self.key)} of its mirror, and goes nowhere: have the tool "
                 "read the secret from its environment, and replace the secret if it may be known"
             )
         if self._tampered:
@@ -967,7 +980,7 @@ class _Attempt:
         env: Mapping[str, str] | None = None,
     ) -> Invocation:
         def started(tool: Tool) -> None:
-            self._tools.append(tool)
+            self._started(tool, workspace)
             if listening is not None:
                 listening.watch(tool)
 
@@ -1163,19 +1176,25 @@ class _Attempt:
             return None
         key = await asyncio.to_thread(_setup_key, workspace, checks)
         folder = self.steps.config.root / "setup" / key
+        self.steps.setups[key] += 1
+        self._setups.append(key)
+        complete = folder / ".complete"
         async with self.steps.setup_locks.setdefault(key, asyncio.Lock()):
-            if (folder / ".complete").exists():
+            if complete.exists():
+                os.utime(complete)  # so that it counts as used
                 return folder
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
             folder.mkdir(parents=True)
             output = b""
+            kept = self.repository.cache / "setup"  # no tool sees it, so none can put anything there
+            kept.mkdir(parents=True, exist_ok=True)
             for number, argv in enumerate(checks.setup):
                 stdout, stderr = scratch / f"setup-{number}.out", scratch / f"setup-{number}.err"
                 tool = await self.steps.supervisor.spawn(
                     Launch(
                         argv=tuple(argv),
                         cwd=workspace.path,
-                        env=self._environment(workspace, scratch, folder),
+                        env=self._environment(workspace, scratch, folder) | caches(kept),
                         stdout=stdout,
                         stderr=stderr,
                         timeout_s=self.steps.config.setup_timeout_s,
@@ -1183,7 +1202,7 @@ class _Attempt:
                         marker=self.marker,
                     )
                 )
-                self._tools.append(tool)
+                self._started(tool, workspace)
                 try:
                     ended = await tool.wait()
                 except asyncio.CancelledError:
@@ -1200,7 +1219,7 @@ class _Attempt:
                         f"{output[-300:].decode(errors='replace').strip()}",
                         await self._keep("log", output),
                     )
-            (folder / ".complete").touch()
+            complete.touch()
         if workspace.changed():
             await workspace.materialise(workspace.commit)
         return folder
@@ -1233,7 +1252,7 @@ class _Attempt:
                 sandbox=self._sandbox(workspace, scratch, setup),
                 trials=self.steps.trials,
                 clean=self.steps.clean,
-                on_started=self._tools.append,
+                on_started=lambda tool: self._started(tool, workspace),
             )
             judged = await checking.all(wanted, timeout_s=self.step.timeout_s, idle_timeout_s=self.step.idle_timeout_s)
             tree = workspace.tree
@@ -1512,30 +1531,9 @@ def _ended_itself(invocation: Invocation) -> bool:
     return invocation.exit is not None and invocation.exit.ended_by == "itself"
 
 
-_SCRATCH_FOLDERS = ("home", "tmp")
-
-
 def _free(result: StepFinished) -> StepFinished:
     """An attempt that has started no tool has cost nothing."""
     return msgspec.structs.replace(result, cost=Cost(nano_usd=0, basis="list"))
-
-
-def _emptied(folder: Path) -> bool:
-    """Remove the files of a scratch folder; False when anything else is there that should not be."""
-    try:
-        with os.scandir(folder) as entries:
-            found = list(entries)
-        kept = 0
-        for entry in found:
-            if not entry.is_dir(follow_symlinks=False):
-                Path(entry.path).unlink()
-            elif entry.name not in _SCRATCH_FOLDERS or any(Path(entry.path).iterdir()):
-                return False
-            else:
-                kept += 1
-    except OSError:
-        return False
-    return kept == len(_SCRATCH_FOLDERS)
 
 
 def redacted(result: StepFinished, secrets: Secrets) -> StepFinished:

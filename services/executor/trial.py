@@ -24,6 +24,7 @@ import msgspec
 
 from services.executor.output import read_output
 from services.executor.sandbox import Sandbox, SandboxBrokenError, SandboxMissingError
+from services.executor.scratch import caches
 from services.executor.secrets import is_secret
 from services.process import Exit, Launch, ProcessError, ProgramMissingError, SpawnError, Supervisor
 from services.profiles import Context, PlaceholderError, ToolProfile, substitute_one
@@ -192,6 +193,7 @@ class Trials:
                 added = {name: substitute_one(value, known) for name, value in profile.env.items()}
                 added = {name: value for name, value in added.items() if not is_secret(name, value)}
                 folders = {name: str(scratch / folder) for name, folder in _VARIABLES.items()}
+                folders |= caches(scratch / "cache")
                 launch = Launch(
                     argv=(str(program), "--version"),
                     cwd=scratch / "tmp",

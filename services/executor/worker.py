@@ -27,6 +27,7 @@ from services.commands import RunStep
 from services.events import AnyEvent, ProcessesReaped, ResultRefused, StepFinished
 from services.executor import claims
 from services.executor.found import ToolFinder, announced
+from services.executor.housekeeping import Housekeeping
 from services.executor.journal import Journal
 from services.executor.metrics import UNREADABLE, ExecutorMetrics
 from services.executor.pulse import Pulse
@@ -54,6 +55,9 @@ MOVE_S: Final = 0.25
 RETRY_S: Final = 0.2
 PULL_S: Final = 1.0
 """How long one look for commands waits: after a reconnection the next look asks anew."""
+
+ROOM_S: Final = 1.0
+"""How often an executor whose disk has no room looks whether it has."""
 
 HAND_BACK_S: Final = 10.0
 """How long attempts may take to be handed back: the grace of their tools, their snapshots, and the close."""
@@ -90,12 +94,15 @@ class Executor:
         journal: Journal,
         metrics: ExecutorMetrics | None = None,
         finder: ToolFinder | None = None,
+        house: Housekeeping | None = None,
     ) -> None:
         """`pulse` says who it is; its name stays the same across restarts, and every start has a fresh boot id.
 
         `metrics` are told what becomes of attempts; by default nobody reads them. What `finder` finds is announced.
+        `house` looks after the disk: while it has no room, nothing is pulled.
         """
         self._finder = finder
+        self._house = house
         self._metrics = metrics or ExecutorMetrics(Exposition("executor"))
         self._bus = bus
         self._steps = steps
@@ -127,6 +134,8 @@ class Executor:
             group.create_task(self._pull())
             group.create_task(self._tell_leftovers(leftovers or {}))
             group.create_task(self._find_tools())
+            if self._house is not None:
+                group.create_task(self._house.run())
 
     async def drain(self, grace_s: float, *, hurry: asyncio.Event | None = None, hand_back: bool = True) -> None:
         """Take nothing new; wait for what is running, at most `grace_s` and not after `hurry`; hand back the rest.
@@ -168,6 +177,9 @@ class Executor:
             if free <= 0:
                 self._freed.clear()
                 await self._freed.wait()
+                continue
+            if self._house is not None and not await self._house.has_room():
+                await asyncio.sleep(ROOM_S)
                 continue
             try:
                 deliveries = await self._puller.next(wanted=free, timeout_s=PULL_S)

@@ -13,6 +13,8 @@ Invariants:
   size, both times) with a manifest taken when the workspace was made. An equal scan proves that nothing changed, so
   neither using the workspace again nor a snapshot needs git. Two writes can share one tick of the file system's
   clock; so a manifest counts only once that clock has moved past its youngest entry (`settled`).
+* A scan is spared only where one has shown that nothing changed, nothing was started in the workspace since, and no tool
+  without a sandbox has run anywhere since: one of those could have written here (`strays`).
 * Worktrees are locked while this process lives, and collected (`reap_leftovers`) when a next one starts.
 * One pool owns `root`; nobody else puts anything there.
 
@@ -26,7 +28,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -72,7 +74,10 @@ class WorkspaceError(Exception):
 class Workspace:
     """One worktree. `path` is where a tool works, `commit` and `tree` what it started from."""
 
-    def __init__(self, mirror: Mirror, path: Path, admin: Path) -> None:
+    def __init__(
+        self, mirror: Mirror, path: Path, admin: Path, strays: Callable[[], int | None] = lambda: None
+    ) -> None:
+        """For `strays` see WorkspacePool."""
         self.mirror = mirror
         self.path = path
         self.commit = ""
@@ -81,6 +86,8 @@ class Workspace:
         self._admin = admin
         self._manifest: Manifest | None = None
         self._settled = False
+        self._strays = strays
+        self._proof: int | None = None
 
     def git(self, index: Path | None = None) -> Git:
         """Git on this worktree with an index of ours, by default the one of `commit`; the tool's is not touched."""
@@ -95,7 +102,13 @@ class Workspace:
 
         A mere touch counts, and so do ignored files; only a snapshot's tree tells what matters to git.
         """
-        return not self._settled or (self.scan() if now is None else now) != self._manifest
+        differs = not self._settled or (self.scan() if now is None else now) != self._manifest
+        self._proof = None if differs else self._strays()
+        return differs
+
+    def started(self) -> None:
+        """Something was started that may write here."""
+        self._proof = None
 
     def differences(self, now: Manifest | None = None) -> list[str]:
         """Paths that appeared, went, or were touched since the workspace was handed out, in order."""
@@ -106,11 +119,15 @@ class Workspace:
     async def materialise(self, commit: str) -> None:
         """Makes the content that of `commit`, which the mirror must have."""
         known = self._manifest if self._settled and not self.index.is_symlink() else None
-        now = await self._scanned(known)
-        if known is not None and now == known and commit == self.commit:
+        if known is not None and commit == self.commit and self._proof is not None and self._proof == self._strays():
             self._restore_admin()
             return
-        self._manifest = None
+        now = await self._scanned(known)
+        if known is not None and now == known and commit == self.commit:
+            self._proof = self._strays()
+            self._restore_admin()
+            return
+        self._manifest = self._proof = None
         restoring = asyncio.ensure_future(asyncio.to_thread(restore, self.path, known or {}, now))
         try:
             await asyncio.shield(restoring)
@@ -128,6 +145,7 @@ class Workspace:
         manifest = await self._scanned(now)
         self._settled = await settled(manifest)
         self.commit, self.tree, self._manifest = commit, tree, manifest
+        self._proof = self._strays() if self._settled else None
         self._restore_admin()
 
     async def _scanned(self, like: Manifest | None) -> Manifest:
@@ -190,8 +208,12 @@ _REASON: Final = b"swell: in use by an executor\n"
 class WorkspacePool:
     """At most `size` workspaces of `mirror` below `root`, which belongs to this pool alone."""
 
-    def __init__(self, mirror: Mirror, root: Path, size: int) -> None:
+    def __init__(
+        self, mirror: Mirror, root: Path, size: int, *, strays: Callable[[], int | None] = lambda: None
+    ) -> None:
+        """`strays` counts the tools without a sandbox that were started so far; None while one runs, or may."""
         self._mirror = mirror
+        self._strays = strays
         self._root = root.absolute()
         self._free: list[Workspace | None] = [None] * size
         self._places = asyncio.Semaphore(size)
@@ -236,7 +258,7 @@ class WorkspacePool:
         self._root.mkdir(parents=True, exist_ok=True)
         found = [Path(entry.path) for entry in os.scandir(self._root)]
         for path in found:
-            await _removed(path)
+            await removed(path)
         if not self._mirror.folder.is_dir():
             return len(found)
         async with self._mirror.exclusive():
@@ -248,6 +270,23 @@ class WorkspacePool:
                     shutil.rmtree(admin, ignore_errors=True)
             await self._mirror.git("worktree", "prune")
         return len(found)
+
+    @property
+    def root(self) -> Path:
+        """Where the workspaces are."""
+        return self._root
+
+    @property
+    def free(self) -> list[Path]:
+        """The workspaces that stand ready and nobody uses."""
+        return [workspace.path for workspace in self._free if workspace is not None]
+
+    async def shrink(self) -> None:
+        """Gives up the workspaces that nobody uses; others are made when they are needed."""
+        ready = [workspace for workspace in self._free if workspace is not None]
+        self._free = [None] * len(self._free)
+        for workspace in ready:
+            await self._discard(workspace)
 
     def _choose(self, commit: str) -> Workspace | None:
         """Takes a place out of the free ones; the caller holds a permit, so there is one."""
@@ -281,7 +320,8 @@ class WorkspacePool:
             await self._mirror.git(
                 "worktree", "add", "--quiet", "--detach", "--no-checkout", "--lock", str(path), commit
             )
-        return Workspace(self._mirror, path, Path(_content(path / ".git").removeprefix("gitdir: ").rstrip("\n")))
+        admin = Path(_content(path / ".git").removeprefix("gitdir: ").rstrip("\n"))
+        return Workspace(self._mirror, path, admin, self._strays)
 
     def _place(self) -> Path:
         """A folder that is not there: a workspace that could not be removed keeps its name."""
@@ -294,7 +334,7 @@ class WorkspacePool:
     async def _discard(self, workspace: Workspace) -> None:
         workspace.remove_admin()
         workspace.index.unlink(missing_ok=True)
-        await _removed(workspace.path)
+        await removed(workspace.path)
 
 
 def scan(top: Path) -> Manifest:
@@ -389,7 +429,7 @@ def remove(path: Path) -> None:
         Path(folder).rmdir()
 
 
-async def _removed(path: Path) -> None:
+async def removed(path: Path) -> None:
     """Removes by all means: paths longer than the system takes in one piece are left to `rm`."""
     try:
         await asyncio.to_thread(remove, path)

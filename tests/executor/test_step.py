@@ -449,8 +449,7 @@ async def test_a_delivered_branch_is_deleted_once(bench, tmp_path):
     head = (await bench.do(run)).snapshot
     ref = f"refs/heads/swell/{run.id}"
     for base in (head, None):
-        await bench.steps._open(str(run.repo))
-        (repository,) = bench.steps._repositories.values()
+        repository = await bench.steps.repositories.open(str(run.repo))
         await repository.mirror.deliver(head.commit, ref=ref, expected_old=None)
         assert git(run.repo, "rev-parse", ref) == head.commit
         assert (await undo(bench, run, "branch:delete", input=head, base=base)).ok

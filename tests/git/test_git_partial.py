@@ -19,7 +19,8 @@ def server(tmp_path: Path, user: Checkout, environment: pytest.MonkeyPatch) -> C
     """The person's repository behind what stands in for ssh; it offers partial clones and counts who asks."""
     ssh = tmp_path / "ssh"
     ssh.write_text(
-        f'#!/bin/sh\n[ "$1" = -G ] && exit 1\necho asked >> {tmp_path}/asked\nfor last; do :; done\nexec sh -c "$last"\n'
+        f'#!/bin/sh\n[ "$1" = -G ] && exit 1\necho asked >> {tmp_path}/asked\nfor last; do :; done\n'
+        f'[ -e {tmp_path}/unwilling ] && [ "$(wc -l < {tmp_path}/asked)" -gt 1 ] && exit 1\nexec sh -c "$last"\n'
     )
     ssh.chmod(0o755)
     environment.setenv("GIT_SSH_COMMAND", str(ssh))
@@ -114,18 +115,14 @@ async def test_whoever_wants_all_of_it_gets_it(server: Checkout, tmp_path: Path)
     assert b"partialClone" not in (made.folder / "config").read_bytes()
 
 
-async def test_a_server_that_breaks_off_is_told_and_tried_again(
-    server: Checkout, tmp_path: Path, environment: pytest.MonkeyPatch
-):
+async def test_a_server_that_breaks_off_is_told_and_tried_again(server: Checkout, tmp_path: Path):
     """The first connection succeeds, the one for the content does not."""
-    ssh = Path(tmp_path / "ssh")
-    good = ssh.read_text()
-    ssh.write_text(good.replace("exec sh", f'[ "$(wc -l < {tmp_path}/asked)" -gt 1 ] && exit 1\nexec sh'))
+    (tmp_path / "unwilling").touch()
     made = Mirror(tmp_path / "m", f"git@host:{server.path}")
     base = server.git("rev-parse", "HEAD")
     with pytest.raises(MirrorError) as caught:
         await made.ensure(base, run="r1")
     assert caught.value.code == "FETCH_FAILED"
-    ssh.write_text(good)
+    (tmp_path / "unwilling").unlink()
     await made.ensure(base, run="r1")
     assert await missing(made, f"{base}^{{tree}}") == 0
