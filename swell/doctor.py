@@ -37,6 +37,7 @@ from services.profiles import ToolProfile
 from swell import cluster
 from swell.daemon import NATS_VERSION_MIN
 from swell.errors import SwellError
+from swell.parts import EXECUTOR_FREE_BYTES
 from swell.text import one_line, size
 from swell.tools import (
     PLACES,
@@ -321,6 +322,8 @@ def _disk(around: Surroundings) -> Check:
     remedy = "Make room, or set SWELL_STATE_DIR to a folder on a larger disk."
     if free < cluster.ROOM_BYTES_MIN:
         return _failed("disk", text, remedy)
+    if free < EXECUTOR_FREE_BYTES:
+        return _failed("disk", f"{text}: the executor takes no steps below {size(EXECUTOR_FREE_BYTES)}", remedy)
     if found.f_files and not found.f_favail:
         return _failed("disk", f"{text}, but no file more", remedy)
     if free < ROOM_BYTES_WANTED or 0 < found.f_favail < ENTRIES_WANTED:

@@ -184,7 +184,7 @@ class _Look:
         """What of a repository nobody needs; all of it, if it was not used since `before`."""
         try:
             mirror = repository.mirror
-            held = await mirror.runs()
+            held = await mirror.kept()
             ended = await self._garbage.ended_in(held)
             live, quarantined = held.keys() - ended, await mirror.quarantined()
             self._live |= live
@@ -193,10 +193,12 @@ class _Look:
                 self._needed.add(repository)
             elif last_use_s(repository) < before and await self._whole(repository):
                 return
-            ended.discard(await mirror.newest_run())
-            refs = sum(held[run] for run in ended)
-            if refs:
-                self._say("refs", mirror.key[:12], count=refs if self._dry_run else await mirror.forget(ended))
+            newest = await mirror.newest_base()
+            gone = [ref for run in sorted(ended) for ref in held[run] if ref != newest]
+            if gone:
+                if not self._dry_run:
+                    await mirror.forget(gone)
+                self._say("refs", mirror.key[:12], count=len(gone))
             await self._objects(repository)
         except _TROUBLE as error:
             self._trouble(repository.mirror.folder, error)

@@ -33,7 +33,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -473,34 +473,30 @@ class Mirror:
 
     # What is not needed any more
 
-    async def runs(self) -> dict[str, int]:
-        """The runs that refs are kept for, and how many; those of what is quarantined are not among them."""
+    async def kept(self) -> dict[str, list[str]]:
+        """The refs that are kept for runs, but for those of what is quarantined, by run."""
         listed = text(await self.git("for-each-ref", "--format=%(refname)", *_KEPT, output_bytes=LISTING_BYTES))
-        found: dict[str, int] = {}
+        found: dict[str, list[str]] = {}
         for ref in listed.splitlines():
-            run = ref.split("/")[3]
-            found[run] = found.get(run, 0) + 1
+            found.setdefault(ref.split("/")[3], []).append(ref)
         return found
 
-    async def newest_run(self) -> str:
-        """The run with the newest base commit: what is fetched next builds upon that one; "" when there is none."""
+    async def newest_base(self) -> str:
+        """The ref of the newest base commit, which what is fetched next builds upon; "" when there is none."""
         found = await self.git("for-each-ref", "--sort=-committerdate", "--count=1", "--format=%(refname)", _KEPT[0])
-        return text(found).rpartition("/")[2]
+        return text(found)
 
     async def quarantined(self) -> int:
         """How many snapshots are kept here alone."""
         return len((await self.git("for-each-ref", "--format=x", "refs/swell/quarantine")).split())
 
-    async def forget(self, runs: Collection[str]) -> int:
-        """Removes the refs of runs that nothing needs any more; returns how many. What they kept goes with `prune`."""
+    async def forget(self, refs: Sequence[str]) -> None:
+        """Removes refs of runs that nothing needs any more. What they kept goes with `prune`."""
         async with self.exclusive():
             self.guard()
-            listed = text(await self.git("for-each-ref", "--format=%(refname)", *_KEPT, output_bytes=LISTING_BYTES))
-            gone = [ref for ref in listed.splitlines() if ref.split("/")[3] in runs]
-            if gone:
-                await self.git("update-ref", "--stdin", stdin="".join(f"delete {ref}\n" for ref in gone).encode())
-        self._pinned = {(run, commit) for run, commit in self._pinned if run not in runs}
-        return len(gone)
+            await self.git("update-ref", "--stdin", stdin="".join(f"delete {ref}\n" for ref in refs).encode())
+        gone = {ref.split("/")[3] for ref in refs}
+        self._pinned = {(run, commit) for run, commit in self._pinned if run not in gone}
 
     def loose(self) -> tuple[int, int]:
         """What came since the mirror was made, needed or not: files of objects, and their bytes on the disk."""

@@ -194,7 +194,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
-        ("mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder), capture_output=True, check=False
+        ("mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", folder), capture_output=True, check=False
     )
     if mounted.returncode:
         pytest.skip("no file system may be mounted here")
@@ -205,8 +205,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_without_room_is_told(alone: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SWELL_STATE_DIR", str(small_disk / "state"))
     found = told("disk")
-    assert (found.state, found.found.split(" for ")[0]) == ("warning", "8.0 MiB free")
-    (small_disk / "fill").write_bytes(bytes(5 * 1024 * 1024))
+    assert (found.state, found.found.split(" for ")[0]) == ("warning", "40.0 MiB free")
+    (small_disk / "fill").write_bytes(bytes(30 * 1024 * 1024))
+    found = told("disk")
+    assert (found.state, "takes no steps" in found.found) == ("failed", True)
+    (small_disk / "more").write_bytes(bytes(7 * 1024 * 1024))
     assert told("disk").state == "failed"
 
 
