@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 
-NAMES = ("startup", "plan", "decisions", "ingest", "steps", "simulated", "restart", "failover")
+NAMES = ("startup", "plan", "decisions", "ingest", "steps", "workspaces", "simulated", "restart", "failover")
 
 
 def main(arguments: list[str]) -> int:

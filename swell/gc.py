@@ -18,7 +18,7 @@ import msgspec
 from services.sweep import ANSWER_FILE, FILE_BYTES_MAX, REQUEST_FILE, Sweep, SweepAnswer, SweepRequest
 from swell.cluster import write_private
 from swell.errors import SwellError
-from swell.text import columns, size
+from swell.text import columns, one_line, size
 from swell.values import Endpoints
 
 EXECUTOR_S: Final = 20.0
@@ -115,4 +115,4 @@ def swept_lines(answer: SweepAnswer) -> list[str]:
         lines.append(f"kept for now: objects of {sweep.busy} repositories that attempts use just now")
     if sweep.quarantined:
         lines.append(f"kept: {sweep.quarantined} quarantined snapshots, which exist nowhere else")
-    return lines + [f"could not be looked at: {trouble}" for trouble in sweep.troubles]
+    return lines + [f"could not be looked at: {one_line(trouble)}" for trouble in sweep.troubles]

@@ -337,3 +337,54 @@ async def test_a_cancelled_making_is_over_only_when_nothing_is_removed_any_more(
     assert not heap.exists()
     async with pool.at(base) as workspace:
         assert not workspace.changed()
+
+
+# When a scan is spared
+
+
+@pytest.mark.parametrize(
+    ("between", "scans"),
+    [
+        ("nothing", 0),
+        ("another commit", None),
+        ("a tool", 1),
+        ("a tool, and a look that found nothing", 1),
+        ("a tool without a sandbox elsewhere", 1),
+        ("one that still runs", 1),
+        ("one that ran during the look", 2),
+    ],
+)
+async def test_a_scan_is_spared_only_where_nothing_can_have_written(
+    tmp_path: Path,
+    mirror: Mirror,
+    user: Checkout,
+    base: str,
+    between: str,
+    scans: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    strays: list[int | None] = [0]
+    pool = WorkspacePool(mirror, tmp_path / "warm", 1, strays=lambda: strays[0])
+    other = user.commit({"x": "1"})
+    await mirror.ensure(other, run="r2")
+    counted = []
+    scanning = Workspace.scan
+    async with pool.at(base) as workspace:
+        monkeypatch.setattr(Workspace, "scan", lambda one: counted.append(1) or scanning(one))
+        if between.startswith("a tool,"):
+            workspace.started()
+            assert not workspace.changed()
+        elif between == "a tool":
+            workspace.started()
+        elif between == "one that ran during the look":
+            strays[0] = None
+            workspace.started()
+            assert not workspace.changed()
+            strays[0] = 1
+    if between == "a tool without a sandbox elsewhere":
+        strays[0] = 1
+    elif between == "one that still runs":
+        strays[0] = None
+    async with pool.at(other if between == "another commit" else base) as workspace:
+        assert (workspace.path / "x").exists() is (between == "another commit")
+        assert len(counted) == scans if scans is not None else counted

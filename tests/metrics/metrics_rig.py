@@ -71,7 +71,7 @@ def declared() -> Iterator[tuple[str, Exposition]]:
     """The expositions of the services as their composition roots make them, without a service."""
     for service, kind in (("scheduler", SchedulerMetrics), ("executor", ExecutorMetrics), ("ledger", LedgerMetrics)):
         exposition = Exposition(service)
-        kind(exposition).read(_Unused(), _Unused())
+        kind(exposition).read(*([_Unused()] * (3 if service == "executor" else 2)))
         if service != "executor":
             CallMetrics(exposition)
         yield service, exposition
