@@ -320,7 +320,7 @@ async def test_a_snapshot_with_a_secret_in_it_is_kept_here_and_published_nowhere
     assert (done.ok, done.error_class, done.snapshot, done.changed) == (False, "scope_violation", None, True)
     assert {artifact.role for artifact in done.artifacts} <= {"prompt", "log"}
     assert "holds a secret" in done.message
-    ref = f"refs/swell/attempts/{run.id}/ws-a/1"
+    ref = f"refs/swell/quarantine/{run.id}/ws-a/1"
     assert ref in done.message
     (mirror,) = bench.root.glob("mirrors/*.git")
     assert git(mirror, "diff", "--name-only", run.base.commit, ref)
