@@ -106,6 +106,10 @@ async def _measured(root: Path) -> list[dict[str, Any]]:
     pool = WorkspacePool(mirror, root / "pool", 1, strays=lambda: strays[0])
     cold_ms = await _waited_ms(lambda: _handed_out(pool, first))
     moved = [await _waited_ms(lambda to=to: _handed_out(pool, to)) for to in [second, first] * SAMPLES]
+    strange = []
+    for to in [second, first] * SAMPLES:
+        strays[0] += 1
+        strange.append(await _waited_ms(lambda to=to: _handed_out(pool, to)))
     warm = [await _waited_ms(lambda: _handed_out(pool, first)) for _ in range(10 * SAMPLES)]
     async with pool.at(first) as workspace:
         proven = [_ms(workspace.changed) for _ in range(2 * SAMPLES)]
@@ -119,6 +123,7 @@ async def _measured(root: Path) -> list[dict[str, Any]]:
         _row(f"mirror of a local repository, {size}, {HISTORY_MB} MB of history", copied_ms, "ms", cloned_ms),
         _row(f"worktree made, {size}", cold_ms, "ms", checkout_ms),
         _row(f"worktree brought to another commit, {size}, p50", _p50(moved), "ms", _p50(switches)),
+        _row(f"the same after a tool without a sandbox, {size}, p50", _p50(strange), "ms", _p50(switches)),
         _row(f"warm worktree, {size}, p50", _p50(warm), "ms", 10.0),
         _row(f"warm worktree after a tool without a sandbox, {size}, p50", _p50(looked), "ms", asked_ms),
         _row(f"proof that a tool changed nothing, {size}, p50", _p50(proven), "ms", asked_ms),

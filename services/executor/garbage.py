@@ -30,6 +30,7 @@ from services.events import (
     BudgetChanged,
     BudgetReached,
     RequestAnswered,
+    RevertFinished,
     RollbackFinished,
     RollbackStarted,
     RunFinished,
@@ -77,12 +78,24 @@ async def has_ended(log: RunLog, run: str) -> bool:
     said = _state(last)
     if said is not None:
         return said
-    ended = False
+    finished = working = False
     async for batch in log.replay(run_subject(run)):
         for recorded in batch:
             said = _state(recorded)
-            ended = ended if said is None else said
-    return ended
+            finished = finished or bool(said)
+            working = working if said is None else not said
+            # A delivery that was asked for after the end is over with its answer.
+            working = working and not (finished and _answers(recorded))
+    return finished and not working
+
+
+def _answers(recorded: Recorded) -> bool:
+    """Whether an entry answers that what was asked for is done."""
+    try:
+        entry: Entry = decode_entry(recorded.data)
+    except WireError:
+        return False
+    return any(isinstance(event, RequestAnswered) and event.answer == "done" for event in entry.events)
 
 
 def _state(recorded: Recorded) -> bool | None:
@@ -93,7 +106,7 @@ def _state(recorded: Recorded) -> bool | None:
         return False  # of a newer version, perhaps: nothing is known
     said: bool | None = None
     for event in entry.events:
-        if isinstance(event, RunFinished | RollbackFinished):
+        if isinstance(event, RunFinished | RollbackFinished | RevertFinished):
             said = True
         elif isinstance(event, RollbackStarted) or not isinstance(event, _QUIET):
             said = False

@@ -119,22 +119,15 @@ class Workspace:
     async def materialise(self, commit: str) -> None:
         """Makes the content that of `commit`, which the mirror must have."""
         known = self._manifest if self._settled and not self.index.is_symlink() else None
-        if known is not None and commit == self.commit and self._proof is not None and self._proof == self._strays():
-            self._restore_admin()
-            return
-        now = await self._scanned(known)
-        if known is not None and now == known and commit == self.commit:
+        proven = known is not None and self._proof is not None and self._proof == self._strays()
+        now = known if known is not None and proven else await self._scanned(known)
+        if now == known and commit == self.commit:
             self._proof = self._strays()
             self._restore_admin()
             return
         self._manifest = self._proof = None
-        restoring = asyncio.ensure_future(asyncio.to_thread(restore, self.path, known or {}, now))
-        try:
-            await asyncio.shield(restoring)
-        except asyncio.CancelledError:
-            # A thread cannot be cancelled; until it is done, nobody else may have the folder.
-            await asyncio.wait([restoring])
-            raise
+        if now != known:
+            await self._restored(known or {}, now)
         self._mend_link()
         if known is None:
             self.index.unlink(missing_ok=True)
@@ -147,6 +140,15 @@ class Workspace:
         self.commit, self.tree, self._manifest = commit, tree, manifest
         self._proof = self._strays() if self._settled else None
         self._restore_admin()
+
+    async def _restored(self, known: Manifest, now: Manifest) -> None:
+        restoring = asyncio.ensure_future(asyncio.to_thread(restore, self.path, known, now))
+        try:
+            await asyncio.shield(restoring)
+        except asyncio.CancelledError:
+            # A thread cannot be cancelled; until it is done, nobody else may have the folder.
+            await asyncio.wait([restoring])
+            raise
 
     async def _scanned(self, like: Manifest | None) -> Manifest:
         """A scan; one that takes a few milliseconds is cheaper here than the way to a thread and back."""

@@ -11,7 +11,10 @@ from memory_bus import MemoryBus
 
 from services.events import (
     Event,
+    LineDelivered,
     RequestAnswered,
+    RevertFinished,
+    RevertStarted,
     RollbackFinished,
     RollbackStarted,
     RunFinished,
@@ -27,6 +30,10 @@ FINISHED = RunFinished(state="completed", reason="done", completed=1, failed=0, 
 MOVED = RunTransitioned(from_state="pending", to_state="running")
 ANSWERED = RequestAnswered(request_id="q", answer="refused", ok=False)
 UNDOING = RollbackStarted(request_id="q", actor="somebody", workstreams=1)
+DELIVERED = LineDelivered(ref="refs/heads/swell/r1", commit="c" * 40)
+DONE = RequestAnswered(request_id="d", answer="done")
+REVERTING = RevertStarted(request_id="q", actor="somebody", workstreams=["ws-a"])
+REVERTED = RevertFinished(state="reverted", workstreams=["ws-a"], reason="done")
 UNDONE = RollbackFinished(state="compensated", compensated=1, failed=0, without_actions=0)
 
 
@@ -77,6 +84,11 @@ def kinds(sweep) -> list[str]:
         ([[FINISHED], [ANSWERED, UNDOING], [ANSWERED]], False),
         ([[FINISHED], [ANSWERED, UNDOING], [UNDONE]], True),
         ([[FINISHED], [ANSWERED, UNDOING], [UNDONE], [ANSWERED]], True),
+        ([[FINISHED], [ANSWERED], [DELIVERED]], False),
+        ([[FINISHED], [ANSWERED], [DELIVERED, DONE]], True),
+        ([[MOVED], [DELIVERED, DONE]], False),
+        ([[FINISHED], [REVERTING], [ANSWERED]], False),
+        ([[FINISHED], [REVERTING], [REVERTED], [ANSWERED]], True),
     ],
 )
 async def test_the_log_says_which_runs_have_ended(entries, ended):
