@@ -36,7 +36,7 @@ from services.events import (
     RunFinished,
 )
 from services.executor.mirror import MirrorError
-from services.executor.repositories import Repositories, Repository, bytes_in, last_use_s
+from services.executor.repositories import Repositories, Repository, bytes_in, time_of
 from services.executor.scratch import Scratches
 from services.executor.workspace import WorkspaceError, removed
 from services.git import GitError
@@ -148,9 +148,9 @@ class Garbage:
             for folder in self._scratches.left():
                 await look.remove("scratch", folder)
             for folder in self.repositories.unknown():
-                if _time_of(folder) < before:
+                if time_of(folder) < before:
                     await look.remove("mirror", folder)
-            stored = await self.repositories.stored()
+            stored = [one for location in self.repositories.stored() if (one := await look.opened(location))]
             for repository in stored:
                 await look.at(repository, before)
             await look.setups(before, lambda: False)
@@ -193,6 +193,14 @@ class _Look:
             troubles=self._troubles,
         )
 
+    async def opened(self, location: str) -> Repository | None:
+        """The repository of a mirror; None when that is in no order, which the others are not to suffer from."""
+        try:
+            return await self._repositories.open(location)
+        except _TROUBLE as error:
+            self._trouble(self._garbage.root / "mirrors", error)
+            return None
+
     async def at(self, repository: Repository, before: float) -> None:
         """What of a repository nobody needs; all of it, if it was not used since `before`."""
         try:
@@ -204,7 +212,7 @@ class _Look:
             self._quarantined += quarantined
             if live or quarantined:
                 self._needed.add(repository)
-            elif last_use_s(repository) < before and await self._whole(repository):
+            elif time_of(repository.mirror.lock_file) < before and await self._whole(repository):
                 return
             newest = await mirror.newest_base()
             gone = [ref for run in sorted(ended) for ref in held[run] if ref != newest]
@@ -270,11 +278,15 @@ class _Look:
     async def setups(self, before: float, enough: Callable[[], bool]) -> None:
         """Removes what setups made that nobody uses, and that nobody has used since `before`."""
         for folder in sorted((self._garbage.root / "setup").glob("*")):
-            if not enough() and _time_of(folder / ".complete", folder) < before and not self._garbage.uses(folder.name):
+            if not enough() and time_of(folder / ".complete", folder) < before and not self._garbage.uses(folder.name):
                 gone = folder
                 if not self._dry_run and not folder.name.endswith(_GONE):
                     gone = folder.with_name(folder.name + _GONE)
-                    folder.rename(gone)  # at once: an attempt that comes now makes its own
+                    try:
+                        folder.rename(gone)  # at once: an attempt that comes now makes its own
+                    except OSError as error:
+                        self._trouble(folder, error)
+                        continue
                 await self.remove("setup", gone)
 
     async def remove(self, kind: Kind, folder: Path) -> None:
@@ -297,13 +309,3 @@ class _Look:
 
 
 _GONE: Final = ".gone"
-
-
-def _time_of(*paths: Path) -> float:
-    """The time of the first of these that there is, seconds since 1970."""
-    for path in paths:
-        try:
-            return path.lstat().st_mtime
-        except OSError:
-            continue
-    return 0.0

@@ -89,11 +89,11 @@ class Housekeeping:
 
     async def _sweep(
         self, occasion: Occasion, *, dry_run: bool = False, enough: Callable[[], bool] = lambda: True
-    ) -> Sweep | BusError:
+    ) -> Sweep | BusError | OSError:
         started = time.monotonic()
         try:
             sweep = await self._garbage.sweep(occasion, dry_run=dry_run, enough=enough)
-        except BusError as error:
+        except (BusError, OSError) as error:
             log.warning("executor.sweep_put_off", error=str(error))
             return error
         if not dry_run:

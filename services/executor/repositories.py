@@ -85,14 +85,10 @@ class Repositories:
                 known = self._opened[location] = Repository(mirror, pool, self._root / "cache" / name)
             return known
 
-    async def stored(self) -> list[Repository]:
-        """All that there is a mirror of, opened or not, the one used longest ago first."""
-        found = [
-            await self.open(location)
-            for folder in sorted((self._root / "mirrors").glob("*.git"))
-            if (location := location_of(folder))
-        ]
-        return sorted(found, key=last_use_s)
+    def stored(self) -> list[str]:
+        """The locations of all that there is a mirror of, opened or not, the one used longest ago first."""
+        mirrors = sorted((self._root / "mirrors").glob("*.git"), key=lambda one: time_of(one.with_suffix(".lock")))
+        return [location for mirror in mirrors if (location := location_of(mirror))]
 
     def unknown(self) -> list[Path]:
         """What lies among the mirrors and is none: half made, or of nobody."""
@@ -118,12 +114,12 @@ class Repositories:
             await removed(folder)
 
 
-def last_use_s(repository: Repository) -> float:
-    """When an attempt last used it, seconds since 1970; 0 when that cannot be told."""
-    try:
-        return repository.mirror.lock_file.stat().st_mtime
-    except OSError:
-        return 0.0
+def time_of(*paths: Path) -> float:
+    """The time of the first of these that there is, seconds since 1970; 0 when that cannot be told."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            return path.lstat().st_mtime
+    return 0.0
 
 
 def bytes_in(folder: Path) -> int:
