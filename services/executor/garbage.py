@@ -76,7 +76,7 @@ async def has_ended(log: RunLog, run: str) -> bool:
     if last is None:
         return True
     said = _state(last)
-    if said is not None:
+    if said is not None and not _answers(last):
         return said
     finished = working = False
     async for batch in log.replay(run_subject(run)):
