@@ -9,7 +9,7 @@ What it promises:
 * A fact counts only where its writer may put it: decisions on `<run>.run`, decisions across runs on `fleet.run`,
   requests on `<run>.request`, the life of an attempt on its own subject and only if the attempt was scheduled.
   Anything else is recorded and otherwise ignored.
-* Memory holds the runs that have not ended, with their workstreams and open attempts, up to `live_rows_max` rows, and
+* Memory holds the runs that have not ended, with their workstreams, the patch of each, and open attempts, up to `live_rows_max` rows, and
   what is paused, at most `PAUSES_MAX`. Everything else is fetched again through `Known` when a late fact mentions it.
 
 The batch that `fold` returns must be stored before `fold` is called again: the next call may fetch those rows.
@@ -27,6 +27,7 @@ import msgspec
 
 from services import events
 from services.events import LINE, TERMINAL_RUN, TERMINAL_WORKSTREAM, AnyEvent
+from services.ledger.patches import SETTLED, PatchMoveRow, PatchRow, PatchState, refusal
 from services.wire import Place, Recorded, decode_envelope, parse_subject
 
 VERSION = 5
@@ -50,6 +51,8 @@ _JUDGING = frozenset({"static", "runtime", "gate", "deliver", "compensate"})
 _PRODUCING = frozenset({"edit", "fix"})
 _GOING_ON = frozenset({"retry", "wait", "reduce_context", "fallback_tool"})
 _CLOSED = frozenset({"finished", "cancelled", "lost"})
+_WITH_ITS_PATCH = frozenset({"static_check", "runtime_check", "fixing", "merging"})
+"""Where a workstream that a person lets go on does so with the patch it has."""
 
 EntryRow = tuple[int, str, str, str, str, int, int, str, bytes, bytes]
 """position, subject, run, id, by, at_ns, time_ns, cause, hash, raw."""
@@ -97,6 +100,7 @@ class WorkstreamRow(msgspec.Struct, kw_only=True):
     """A row of `workstreams`. `ordinal` is its place among those first mentioned; `steps_executed` a JSON list.
 
     `waiting_*` say what its next step, or the line on its behalf, waits for; `recoveries` counts what recovery did to go on.
+    `patch` is the attempt whose patch it goes on with, 0 without one.
     """
 
     run: str
@@ -121,10 +125,11 @@ class WorkstreamRow(msgspec.Struct, kw_only=True):
     waiting_until_ns: int = 0
     recoveries: int = 0
     tool: str = ""
+    patch: int = 0
 
 
 class AttemptRow(msgspec.Struct, kw_only=True):
-    """A row of `attempts`. `files`, `artifacts` and `checks_json` are JSON lists."""
+    """A row of `attempts`. `files`, `artifacts` and `checks_json` are JSON lists; `mechanical` as in FixInput."""
 
     run: str
     workstream: str
@@ -157,6 +162,7 @@ class AttemptRow(msgspec.Struct, kw_only=True):
     context: str = ""
     left_out: int = 0
     context_tokens: int = 0
+    mechanical: int = 0
 
 
 class ExecutorRow(msgspec.Struct, kw_only=True):
@@ -206,11 +212,12 @@ class Tip(msgspec.Struct, frozen=True):
 
 
 class KnownRun(msgspec.Struct, frozen=True):
-    """What is stored of a run: its row, all its workstreams, and its attempts that are not closed."""
+    """What is stored of a run: its row, all its workstreams, its attempts that are not closed, and each workstream's patch."""
 
     row: RunRow
     workstreams: list[WorkstreamRow]
     open_attempts: list[AttemptRow]
+    patches: list[PatchRow] = []
 
 
 class Known(Protocol):
@@ -245,6 +252,8 @@ class Batch(msgspec.Struct, frozen=True):
     runs: list[RunRow]
     workstreams: list[WorkstreamRow]
     attempts: list[AttemptRow]
+    patches: list[PatchRow] = []
+    patch_moves: list[PatchMoveRow] = []
     executors: list[ExecutorRow] = []
     tool_breakers: list[ToolBreakerRow] = []
     pauses: list[PauseRow] | None = None
@@ -264,6 +273,7 @@ class _Live(msgspec.Struct):
     row: RunRow
     workstreams: dict[str, WorkstreamRow]
     attempts: dict[tuple[str, int], AttemptRow]
+    patches: dict[str, PatchRow]
 
 
 class _At(msgspec.Struct, frozen=True):
@@ -376,14 +386,16 @@ class Projector:
         self._runs: dict[str, RunRow] = {}
         self._workstreams: dict[tuple[str, str], WorkstreamRow] = {}
         self._attempts: dict[tuple[str, str, int], AttemptRow] = {}
+        self._patches: dict[tuple[str, str, int], PatchRow] = {}
+        self._patch_moves: list[PatchMoveRow] = []
         self._executors: dict[str, ExecutorRow] = {}
         self._breakers: dict[str, ToolBreakerRow] = {}
         self._pauses_moved = False
 
     @property
     def live_rows(self) -> int:
-        """How many rows of runs, workstreams and attempts memory holds."""
-        return sum(1 + len(live.workstreams) + len(live.attempts) for live in self._live.values())
+        """How many rows of runs, workstreams, attempts and patches memory holds."""
+        return sum(1 + len(live.workstreams) + len(live.attempts) + len(live.patches) for live in self._live.values())
 
     def fold(self, records: Iterable["Recorded"]) -> Batch:
         """Fold messages that follow the tip; the batch must be stored before the next call."""
@@ -399,6 +411,8 @@ class Projector:
             runs=list(self._runs.values()),
             workstreams=list(self._workstreams.values()),
             attempts=list(self._attempts.values()),
+            patches=list(self._patches.values()),
+            patch_moves=self._patch_moves,
             executors=list(self._executors.values()),
             tool_breakers=list(self._breakers.values()),
             pauses=list(self._paused.values()) if self._pauses_moved else None,
@@ -590,6 +604,7 @@ class Projector:
             known.row,
             {row.workstream: row for row in known.workstreams},
             {(row.workstream, row.attempt): row for row in known.open_attempts},
+            {row.workstream: row for row in known.patches},
         )
         self._live[run] = live
         return live
@@ -599,7 +614,7 @@ class Projector:
         live = self._live.get(at.run)
         if live is None:
             row = RunRow(run=at.run, first_position=at.position, position=at.position, submitted_ns=at.time_ns)
-            live = self._live[at.run] = _Live(row, {}, {})
+            live = self._live[at.run] = _Live(row, {}, {}, {})
         self._runs[at.run] = live.row
         return live
 
@@ -658,6 +673,9 @@ class Projector:
             case events.StepSkipped():
                 if event.workstream != LINE:
                     _skip(self._workstream(live, event.workstream), event)
+                if event.step == "gate":
+                    known = "every verdict on the merged tree is known" if event.checks else "no check is configured"
+                    self._patch_to(at, live, event.workstream, "verified", known)
             case events.FixLoopEnded():
                 if event.workstream != LINE:
                     self._workstream(live, event.workstream).fix_limit = event.limit
@@ -669,9 +687,10 @@ class Projector:
             case events.ReviewResolved():
                 pass  # the transition it leads to stands in the same entry
             case _:
-                self._decided_of_run(at, live.row, event)
+                self._decided_of_run(at, live, event)
 
-    def _decided_of_run(self, at: _At, row: RunRow, event: _RunDecision) -> None:
+    def _decided_of_run(self, at: _At, live: _Live, event: _RunDecision) -> None:
+        row = live.row
         match event:
             case events.RunAccepted():
                 row.accepted = True
@@ -686,6 +705,9 @@ class Projector:
                 row.spec_digest = event.spec.digest
             case events.IntegrationAdvanced() | events.IntegrationReverted():
                 row.head_commit = event.to.commit
+                self._patch_to(at, live, event.workstream, "committed", f"the line is at {event.to.commit[:12]}")
+            case events.MergeRefused():
+                self._patch_to(at, live, event.workstream, "apply_failed", event.message)
             case events.LineDelivered():
                 row.delivered_ref, row.delivered_commit = event.ref, event.commit
                 row.delivered_remote = event.to.remote if event.to is not None else ""
@@ -699,7 +721,7 @@ class Projector:
                 row.rollback, row.rollback_reason = event.state, event.reason
             case events.RunFinished():
                 self._finish(at, row, event)
-            case events.RunStopping() | events.WaveFinished() | events.MergeRefused() | events.DeliveryRefused():
+            case events.RunStopping() | events.WaveFinished() | events.DeliveryRefused():
                 pass  # the transitions they lead to are decided beside them
             case events.MergeStaged() | events.MergePostponed() | events.GateFlaked():
                 pass  # nothing of it is the head
@@ -796,6 +818,7 @@ class Projector:
         if event.workstream == LINE:
             return
         row = self._workstream(live, event.workstream)
+        self._move_patch_along(at, live, row, event)
         _tally(live.row, row.state, -1)
         _tally(live.row, event.to_state, 1)
         row.state = event.to_state
@@ -843,6 +866,7 @@ class Projector:
             reduction=_count(event.reduction),
             action=event.action,
             capability=event.capability,
+            mechanical=_count(event.fix.mechanical) if event.fix is not None else 0,
         )
         if event.step in _JUDGING:
             row.commit, row.tree = event.input.commit, event.input.tree
@@ -863,8 +887,13 @@ class Projector:
                 row.state = "finished"
                 row.closed_ns = at.time_ns
                 _result(row, event)
-                if row.workstream != LINE:
-                    workstream = self._workstream(self._live[row.run], row.workstream)
+                live = self._live[row.run]
+                if row.workstream == LINE:
+                    self._patch_on_line(at, live, row, event)
+                else:
+                    workstream = self._workstream(live, row.workstream)
+                    if row.step in _PRODUCING:
+                        self._patch_made(at, live, row, event)
                     if event.error_class != "handed_back":
                         _executed(workstream, row.step)
                     if event.snapshot is not None and row.step in _PRODUCING:
@@ -882,6 +911,122 @@ class Projector:
                 row.executor = row.executor or event.executor
             case _:
                 assert_never(event)
+
+    # The life of a patch
+
+    def _patch_made(self, at: _At, live: _Live, attempt: AttemptRow, event: events.StepFinished) -> None:
+        """The patch of an attempt, if it left one: from here on its workstream's, if the workstream goes on with it."""
+        kept = next((artifact for artifact in event.artifacts if artifact.role == "patch"), None)
+        if kept is None:
+            return
+        made = PatchRow(
+            run=at.run,
+            workstream=attempt.workstream,
+            attempt=attempt.attempt,
+            created_position=at.position,
+            created_idx=at.idx,
+            step=attempt.step,
+            state="created",
+            reason=f"{attempt.step} attempt {attempt.attempt}",
+            digest=kept.digest,
+            artifact=kept.name,
+            size_bytes=_int64(kept.size_bytes),
+            files=attempt.files,
+            files_total=_count(event.files_total),
+            created_ns=at.time_ns,
+            changed_ns=at.time_ns,
+        )
+        self._patch_moved(at, made, "")
+        if event.violations:
+            outside = f"changed outside its scope: {', '.join(event.violations[:10])}"
+            self._move_patch(at, made, "quarantined", event.message or outside)
+        else:
+            self._move_patch(at, made, "validated", "it is within its scope")
+        if not _goes_on(attempt, event):
+            self._move_patch(at, made, "dropped", f"not gone on with: {event.error_class or event.message}")
+            return
+        before = live.patches.get(made.workstream)
+        if before is not None and before.state not in SETTLED:
+            self._move_patch(at, before, "dropped", f"attempt {made.attempt} replaces it")
+        live.patches[made.workstream] = made
+        self._workstream(live, made.workstream).patch = made.attempt
+
+    def _patch_on_line(self, at: _At, live: _Live, attempt: AttemptRow, event: events.StepFinished) -> None:
+        if not event.ok:
+            return  # what it leads to is decided
+        if attempt.step == "merge":
+            commit = event.snapshot.commit[:12] if event.snapshot is not None else ""
+            self._patch_to(at, live, attempt.on_behalf, "applied", f"merged as {commit}")
+        elif attempt.step == "gate":
+            self._patch_to(at, live, attempt.on_behalf, "verified", "every check passed on the merged tree")
+
+    def _move_patch_along(
+        self, at: _At, live: _Live, workstream: WorkstreamRow, event: events.WorkstreamTransitioned
+    ) -> None:
+        """What a move of a workstream means for its patch."""
+        patch = live.patches.get(event.workstream)
+        if patch is None:
+            return
+        if event.from_state == "ready" and patch.state == "quarantined" and event.to_state in _WITH_ITS_PATCH:
+            self._move_patch(at, patch, "validated", workstream.reason or "let go on")
+        match event.to_state:
+            case "merging":
+                self._move_patch(at, patch, "queued", event.reason or "it waits for the line")
+            case "awaiting_review":
+                self._move_patch(at, patch, "quarantined", event.reason or "its workstream awaits review")
+            case "failed" | "cancelled" | "completed":
+                if patch.state not in SETTLED:
+                    self._move_patch(at, patch, "dropped", event.reason or f"its workstream is {event.to_state}")
+            case "invalidated" | "compensated":
+                if patch.state != "dropped":
+                    self._move_patch(at, patch, "rolled_back", event.reason or f"its workstream is {event.to_state}")
+            case _:
+                pass
+
+    def _patch_to(self, at: _At, live: _Live, workstream: str, to: PatchState, reason: str) -> None:
+        """Move the patch that a workstream goes on with, if it has one."""
+        patch = live.patches.get(workstream)
+        if patch is not None:
+            self._move_patch(at, patch, to, reason)
+
+    def _move_patch(self, at: _At, patch: PatchRow, to: PatchState, reason: str) -> None:
+        """Make a move that exists; count one that does not. Where it is already it stays."""
+        if to == patch.state:
+            return
+        self._patches[patch.run, patch.workstream, patch.attempt] = patch
+        if why := refusal(patch.state, to, reason):
+            patch.refused_moves += 1
+            patch.refused = f"{why} (at {at.position})"
+            return
+        before, patch.state, patch.reason, patch.changed_ns = patch.state, to, reason, at.time_ns
+        self._patch_moved(at, patch, before)
+
+    def _patch_moved(self, at: _At, patch: PatchRow, before: str) -> None:
+        self._patches[patch.run, patch.workstream, patch.attempt] = patch
+        patch.moves += 1
+        last = self._patch_moves[-1] if self._patch_moves else (0, 0, 0)
+        turn = last[2] + 1 if last[:2] == (at.position, at.idx) else 0
+        self._patch_moves.append(
+            (
+                at.position,
+                at.idx,
+                turn,
+                patch.run,
+                patch.workstream,
+                patch.attempt,
+                before,
+                patch.state,
+                patch.reason,
+                at.time_ns,
+            )
+        )
+
+
+def _goes_on(attempt: AttemptRow, event: events.StepFinished) -> bool:
+    """Whether a workstream goes on with what an EDIT or FIX left; of a machine's FIX only with what is within the scope."""
+    if event.snapshot is None or event.error_class in {"workspace_error", "unknown"}:
+        return False
+    return not (attempt.mechanical and event.violations)
 
 
 def _outline(raw: msgspec.Raw) -> tuple[str, str, int]:

@@ -7,6 +7,7 @@ that there is a next page. All functions block: call them in a thread.
 # ruff: noqa: S608 - columns, operators and directions come from this module; every value is bound
 import msgspec
 
+from services.ledger.patches import PatchRow
 from services.ledger.projector import (
     AttemptRow,
     Batch,
@@ -40,6 +41,21 @@ class EventRecord(msgspec.Struct, frozen=True):
     payload: str
     entry: str
     cause: str
+
+
+class PatchMove(msgspec.Struct, frozen=True):
+    """A change of state of a patch; the fields are the columns of `patch_history`, in order."""
+
+    position: int
+    idx: int
+    turn: int
+    run: str
+    workstream: str
+    attempt: int
+    from_state: str
+    to_state: str
+    reason: str
+    time_ns: int
 
 
 class EntryEvents(msgspec.Struct, frozen=True):
@@ -102,6 +118,45 @@ def list_attempts(
     if not found:
         return None
     return rows_of(AttemptRow, [row for row in found if row[0] is not None])
+
+
+def get_patch(store: Store, run: str, workstream: str, attempt: int) -> tuple[PatchRow, int] | None:
+    """The patch of an attempt, or (attempt 0) the one its workstream goes on with, and the position the answer reflects."""
+    which = "attempt = ?" if attempt else "attempt = (SELECT patch FROM workstreams WHERE run = ? AND workstream = ?)"
+    found = store.read(
+        f"SELECT {_POSITION}, {columns_of(PatchRow)} FROM patches WHERE run = ? AND workstream = ? AND {which}",
+        [run, workstream, *([attempt] if attempt else [run, workstream])],
+    )
+    return (rows_of(PatchRow, [found[0][1:]])[0], found[0][0]) if found else None
+
+
+def list_patches(
+    store: Store, *, run: str, workstream: str, state: str, digest: str, after: tuple[int, int], limit: int
+) -> tuple[list[PatchRow], int]:
+    """Patches made behind (position, idx) `after`, in that order, and the position the answer reflects."""
+    sql = f"""
+        SELECT meta.position, p.* FROM meta LEFT JOIN (
+            SELECT {columns_of(PatchRow)} FROM patches
+            WHERE (? = '' OR run = ?) AND (? = '' OR workstream = ?) AND (? = '' OR state = ?) AND (? = '' OR digest = ?)
+                AND (created_position, created_idx) > (?, ?)
+            ORDER BY created_position, created_idx LIMIT ?) AS p ON true
+        ORDER BY p.created_position, p.created_idx"""
+    asked = [term for term in (run, workstream, state, digest) for _ in range(2)]
+    found = store.read(sql, [*asked, *after, limit])
+    return rows_of(PatchRow, [row[1:] for row in found if row[1] is not None]), found[0][0]
+
+
+def list_patch_moves(
+    store: Store, run: str, *, workstream: str, attempt: int, after: tuple[int, int, int], limit: int
+) -> list[PatchMove]:
+    """Changes of state of a run's patches behind (position, idx, turn) `after`, in that order."""
+    sql = """
+        SELECT * FROM patch_history
+        WHERE run = ? AND (? = '' OR workstream = ?) AND (? = 0 OR attempt = ?)
+            AND position >= ? AND (position, idx, turn) > (?, ?, ?)
+        ORDER BY position, idx, turn LIMIT ?"""
+    found = store.read(sql, [run, workstream, workstream, attempt, attempt, after[0], *after, limit])
+    return [PatchMove(*row) for row in found]
 
 
 def list_executors(

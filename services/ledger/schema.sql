@@ -106,6 +106,7 @@ CREATE TABLE workstreams (
     waiting_until_ns BIGINT NOT NULL,
     recoveries INTEGER NOT NULL,
     tool VARCHAR NOT NULL,
+    patch INTEGER NOT NULL,
     PRIMARY KEY (run, workstream)
 );
 
@@ -141,7 +142,45 @@ CREATE TABLE attempts (
     context VARCHAR NOT NULL,
     left_out INTEGER NOT NULL,
     context_tokens BIGINT NOT NULL,
+    mechanical INTEGER NOT NULL,
     PRIMARY KEY (run, workstream, attempt)
+);
+
+-- What EDIT and FIX attempts made of their workstreams, each in its state (services/ledger/patches.py); the bytes are artifacts.
+CREATE TABLE patches (
+    run VARCHAR NOT NULL,
+    workstream VARCHAR NOT NULL,
+    attempt INTEGER NOT NULL,
+    created_position BIGINT NOT NULL,
+    created_idx INTEGER NOT NULL,
+    step VARCHAR NOT NULL,
+    state VARCHAR NOT NULL,
+    reason VARCHAR NOT NULL,
+    digest VARCHAR NOT NULL,
+    artifact VARCHAR NOT NULL,
+    size_bytes BIGINT NOT NULL,
+    files VARCHAR NOT NULL,
+    files_total INTEGER NOT NULL,
+    created_ns BIGINT NOT NULL,
+    changed_ns BIGINT NOT NULL,
+    moves INTEGER NOT NULL,
+    refused_moves INTEGER NOT NULL,
+    refused VARCHAR NOT NULL,
+    PRIMARY KEY (run, workstream, attempt)
+);
+
+-- Every change of state of a patch, in order; nothing here is ever changed. `turn` tells the moves of one event apart.
+CREATE TABLE patch_history (
+    position BIGINT NOT NULL,
+    idx INTEGER NOT NULL,
+    turn INTEGER NOT NULL,
+    run VARCHAR NOT NULL,
+    workstream VARCHAR NOT NULL,
+    attempt INTEGER NOT NULL,
+    from_state VARCHAR NOT NULL,
+    to_state VARCHAR NOT NULL,
+    reason VARCHAR NOT NULL,
+    time_ns BIGINT NOT NULL
 );
 
 -- One record for each invocation of a tool by way of the AIM registry: attempts that serve a capability and were claimed.

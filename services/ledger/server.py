@@ -20,6 +20,7 @@ from services.bus import BusError, BusUnavailableError, ObjectMissingError
 from services.ledger import queries
 from services.ledger.absorb import Absorber, WatchEndedError, WatchOverflowError
 from services.ledger.pages import cursor_of, page_size, token_of
+from services.ledger.patches import PatchRow
 from services.ledger.projector import VERSION, AttemptRow, RunRow, WorkstreamRow
 from services.ledger.queries import EntryEvents, EventRecord
 from services.ledger.store import QueryTooSlowError, Store, StoreDamagedError
@@ -49,7 +50,18 @@ _names = msgspec.json.Decoder(list[str])
 _artifacts = msgspec.json.Decoder(list[events.Artifact])
 
 T = TypeVar("T")
-Message = TypeVar("Message", pb.Run, pb.Workstream, pb.Attempt, pb.Event, pb.Executor, pb.ToolBreaker, pb.Pause)
+Message = TypeVar(
+    "Message",
+    pb.Run,
+    pb.Workstream,
+    pb.Attempt,
+    pb.Event,
+    pb.Executor,
+    pb.ToolBreaker,
+    pb.Pause,
+    pb.Patch,
+    pb.PatchMove,
+)
 
 
 class Objects(Protocol):
@@ -233,6 +245,70 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         told = _fitting((pb.Pause(**_said(row, _PAUSE_FIELDS)) for row in rows), len(rows))
         return pb.ListPausesResponse(pauses=told, position=position)
 
+    async def GetPatch(self, request: pb.GetPatchRequest, context: Any) -> pb.GetPatchResponse:
+        """One patch, and the position the answer reflects."""
+        run, workstream = _name("run", request.run), _name("workstream", request.workstream)
+        attempt = _number("attempt", request.attempt)
+        found = await self._asked(queries.get_patch, run, workstream, attempt)
+        if found is None:
+            which = f"attempt {attempt}" if attempt else "the work"
+            raise RpcError(
+                grpc.StatusCode.NOT_FOUND,
+                "PATCH_NOT_FOUND",
+                f"{which} of {workstream} of run {run} has left no patch: ListPatches has those there are",
+                {"run": run, "workstream": workstream},
+            )
+        row, position = found
+        return pb.GetPatchResponse(patch=_patch(row), position=position)
+
+    async def ListPatches(self, request: pb.ListPatchesRequest, context: Any) -> pb.ListPatchesResponse:
+        """A page of patches, in the order they were made."""
+        run = _optional(_NAME, "run", request.run)
+        workstream = _optional(_NAME, "workstream", request.workstream)
+        state = _optional(_WORD, "state", request.state)
+        digest = _optional(_DIGEST, "digest", request.digest)
+        size = page_size(request.page_size, 100)
+        arguments = (run, workstream, state, digest)
+        cursor = cursor_of(request.page_token, "ListPatches", arguments, 2) or [0, -1]
+        rows, position = await self._asked(
+            queries.list_patches,
+            run=run,
+            workstream=workstream,
+            state=state,
+            digest=digest,
+            after=(cursor[0], cursor[1]),
+            limit=size + 1,
+        )
+        page = _fitting((_patch(row) for row in rows), size)
+        token = ""
+        if len(page) < len(rows):
+            last = rows[len(page) - 1]
+            token = token_of("ListPatches", arguments, [last.created_position, last.created_idx])
+        return pb.ListPatchesResponse(patches=page, next_page_token=token, position=position)
+
+    async def ListPatchMoves(self, request: pb.ListPatchMovesRequest, context: Any) -> pb.ListPatchMovesResponse:
+        """A page of the history of a run's patches, oldest first."""
+        run = _name("run", request.run)
+        workstream = _optional(_NAME, "workstream", request.workstream)
+        attempt = _number("attempt", request.attempt)
+        size = page_size(request.page_size, 100)
+        arguments = (run, workstream, attempt)
+        cursor = cursor_of(request.page_token, "ListPatchMoves", arguments, 3) or [0, -1, -1]
+        rows = await self._asked(
+            queries.list_patch_moves,
+            run,
+            workstream=workstream,
+            attempt=attempt,
+            after=(cursor[0], cursor[1], cursor[2]),
+            limit=size + 1,
+        )
+        page = _fitting((pb.PatchMove(index=row.idx, **_said(row, _MOVE_FIELDS)) for row in rows), size)
+        token = ""
+        if len(page) < len(rows):
+            last = rows[len(page) - 1]
+            token = token_of("ListPatchMoves", arguments, [last.position, last.idx, last.turn])
+        return pb.ListPatchMovesResponse(moves=page, next_page_token=token)
+
     async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:
         """How far the ledger is; never refused."""
         status = self._absorber.status()
@@ -404,6 +480,12 @@ def _optional(pattern: re.Pattern[str], field: str, value: str) -> str:
     return _matching(pattern, field, value, f"use what matches {pattern.pattern}, or leave it empty") if value else ""
 
 
+def _number(field: str, value: int) -> int:
+    if value < 0:
+        raise invalid(field, f"{value} is negative: attempts start at 1, and 0 leaves it open")
+    return value
+
+
 def _position(field: str, value: int) -> int:
     if value < 0:
         raise invalid(field, f"{value} is negative: positions start at 1, and 0 means from the beginning")
@@ -453,6 +535,10 @@ def _attempt(row: AttemptRow) -> pb.Attempt:
     return pb.Attempt(files=_names.decode(row.files), artifacts=artifacts, **_said(row, _ATTEMPT_FIELDS))
 
 
+def _patch(row: PatchRow) -> pb.Patch:
+    return pb.Patch(files=_names.decode(row.files), **_said(row, _PATCH_FIELDS))
+
+
 def _event(record: EventRecord) -> pb.Event:
     return pb.Event(
         position=record.position,
@@ -489,6 +575,8 @@ _ATTEMPT_FIELDS = _fields(pb.Attempt, "files", "artifacts")
 _EXECUTOR_FIELDS = _fields(pb.Executor)
 _BREAKER_FIELDS = _fields(pb.ToolBreaker)
 _PAUSE_FIELDS = _fields(pb.Pause)
+_PATCH_FIELDS = _fields(pb.Patch, "files")
+_MOVE_FIELDS = _fields(pb.PatchMove, "index")
 _PROGRESS_FIELDS = _fields(pb.VerifyProgress)
 _DIFFERENCE_FIELDS = _fields(pb.Difference)
 _RESULT_FIELDS = _fields(pb.VerifyResult, "hash")

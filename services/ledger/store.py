@@ -2,7 +2,7 @@
 
 * One writer (the thread that absorbs) and a fixed number of reading cursors, each answer fetched whole: an unfinished
   result would own its connection and stop the next flush.
-* One transaction per batch holds its entries, events, transitions, the rows that changed, and the new tip. So after a
+* One transaction per batch holds its entries, events, transitions, moves of patches, the rows that changed, and the new tip. So after a
   crash the tables are those of some whole batch, and absorbing goes on behind it.
 * The file is disposable. What cannot be opened, is damaged or belongs to another version of the projection is moved
   aside as `<file>.corrupt-<n>` and rebuilt from the log. A file that belongs to another log is not: that is an error.
@@ -26,6 +26,7 @@ import structlog
 
 from services.bus import Recorded, StreamIdentity
 from services.ledger import projector
+from services.ledger.patches import PatchRow
 from services.ledger.projector import (
     AttemptRow,
     Batch,
@@ -46,8 +47,11 @@ absorbed, and is replayed within a second after a kill."""
 
 _SCHEMA = Path(__file__).with_name("schema.sql")
 _CLOSED_STATES = "('finished', 'cancelled', 'lost')"
-_UPSERTED = ("runs", "workstreams", "attempts", "executors", "tool_breakers")
-_APPENDED = ("entries", "events", "transitions")
+_CURRENT_PATCHES = (
+    "patches WHERE run = ? AND (workstream, attempt) IN (SELECT workstream, patch FROM workstreams WHERE run = ?)"
+)
+_UPSERTED = ("runs", "workstreams", "attempts", "patches", "executors", "tool_breakers")
+_APPENDED = ("entries", "events", "transitions", "patch_history")
 _REPLACED = ("pauses",)
 # What goes wrong around a sound file; anything else that opening or committing meets is taken for damage.
 _SURROUNDINGS = (
@@ -70,7 +74,7 @@ _MISTAKES = (
 _ASIDE = re.compile(r"\.corrupt-([0-9]{1,9})(\.wal)?\Z")
 _SCRATCH = ".verify"
 
-Row = TypeVar("Row", RunRow, WorkstreamRow, AttemptRow, ExecutorRow, ToolBreakerRow, PauseRow)
+Row = TypeVar("Row", RunRow, WorkstreamRow, AttemptRow, PatchRow, ExecutorRow, ToolBreakerRow, PauseRow)
 
 
 class StoreError(RuntimeError):
@@ -359,6 +363,8 @@ class Store:
             "runs": [msgspec.structs.astuple(row) for row in batch.runs],
             "workstreams": [msgspec.structs.astuple(row) for row in batch.workstreams],
             "attempts": [msgspec.structs.astuple(row) for row in batch.attempts],
+            "patches": [msgspec.structs.astuple(row) for row in batch.patches],
+            "patch_history": batch.patch_moves,
             "executors": [msgspec.structs.astuple(row) for row in batch.executors],
             "tool_breakers": [msgspec.structs.astuple(row) for row in batch.tool_breakers],
             "pauses": [msgspec.structs.astuple(row) for row in batch.pauses or ()],
@@ -398,6 +404,7 @@ class Store:
             found[0],
             self._rows(WorkstreamRow, "workstreams WHERE run = ? ORDER BY ordinal", [run]),
             self._rows(AttemptRow, f"attempts WHERE run = ? AND state NOT IN {_CLOSED_STATES}", [run]),
+            self._rows(PatchRow, _CURRENT_PATCHES, [run, run]),
         )
 
     def attempt(self, run: str, workstream: str, attempt: int) -> AttemptRow | None:

@@ -32,6 +32,8 @@ KEYS: dict[str, tuple[str, ...]] = {
     "runs": ("run",),
     "workstreams": ("run", "workstream"),
     "attempts": ("run", "workstream", "attempt"),
+    "patches": ("run", "workstream", "attempt"),
+    "patch_history": ("position", "idx", "turn"),
     "executors": ("executor",),
     "tool_breakers": ("tool",),
     "pauses": ("scope", "name"),
@@ -48,7 +50,7 @@ TELL_S = 0.5
 """How often progress is told."""
 
 _LOWEST, _HIGHEST = -(2**63), 2**63 - 1
-_ON_POSITION = ("entries", "events", "transitions")
+_ON_POSITION = ("entries", "events", "transitions", "patch_history")
 
 Values = tuple[Any, ...]
 T = TypeVar("T")

@@ -198,7 +198,7 @@ _numbers = st.integers(0, 4)
 _steps = st.sampled_from(["edit", "static", "runtime", "fix", "merge", "gate", "deliver", "compensate"])
 _states = st.sampled_from(
     [
-        "pending", "ready", "editing", "completed", "failed", "blocked", "cancelled", "invalidated", "awaiting_review",
+        "pending", "ready", "editing", "static_check", "merging", "completed", "failed", "blocked", "cancelled", "invalidated", "awaiting_review",
         "compensating", "compensated", "compensation_failed",
     ]
 )  # fmt: skip
@@ -206,11 +206,12 @@ _run_states = st.sampled_from(["pending", "running", "paused", "completed", "fai
 _big = st.integers(-(2**80), 2**80)
 _texts = st.text(max_size=5)
 _snapshots = st.builds(ev.Snapshot, commit=_texts, tree=_texts)
-_artifacts = st.builds(ev.Artifact, role=_texts, digest=_texts, name=_texts, size_bytes=_big)
+_artifacts = st.builds(ev.Artifact, role=_texts | st.just("patch"), digest=_texts, name=_texts, size_bytes=_big)
 _finishes = st.builds(
     ev.StepFinished,
     ok=st.booleans(),
-    error_class=st.none() | st.sampled_from(["timeout", "handed_back"]),
+    error_class=st.none() | st.sampled_from(["timeout", "handed_back", "unknown"]),
+    violations=st.lists(_texts, max_size=1),
     message=_texts,
     exit_code=st.none() | _big,
     snapshot=st.none() | _snapshots,
@@ -263,6 +264,7 @@ _told = st.one_of(
     ),
     st.builds(ev.ReviewResolved, workstream=_names, verdict=st.just("retry"), actor=_texts),
     st.builds(ev.MergeRefused, workstream=_names, reason=st.just("red"), message=_texts),
+    st.builds(ev.MergeRefused, workstream=_names, reason=st.just("conflict"), message=_texts),
     st.builds(ev.DeliveryRefused, ref=_texts, commit=_texts, reason=_texts),
     st.builds(ev.RollbackStarted, request_id=_known["request_id"], actor=_texts, workstreams=_big, reason=_texts),
     st.builds(

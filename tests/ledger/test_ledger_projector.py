@@ -11,6 +11,7 @@ from ledger_histories import BASE, LOG, Story, batchings, histories, moved, sche
 
 from services import events as ev
 from services.bus import Recorded
+from services.ledger.patches import PatchRow
 from services.ledger.projector import (
     GENESIS,
     AttemptRow,
@@ -33,9 +34,11 @@ class Tables:
         self.entries: list[tuple] = []
         self.events: list[tuple] = []
         self.transitions: list[tuple] = []
+        self.patch_history: list[tuple] = []
         self.runs: dict[str, RunRow] = {}
         self.workstreams: dict[tuple[str, str], WorkstreamRow] = {}
         self.attempts: dict[tuple[str, str, int], AttemptRow] = {}
+        self.patches: dict[tuple[str, str, int], PatchRow] = {}
         self.executors: dict[str, ExecutorRow] = {}
         self.breakers: dict[str, ToolBreakerRow] = {}
         self.paused: list[PauseRow] = []
@@ -44,9 +47,11 @@ class Tables:
         self.entries += batch.entries
         self.events += batch.events
         self.transitions += batch.transitions
+        self.patch_history += batch.patch_moves
         self.runs |= {row.run: copy.copy(row) for row in batch.runs}
         self.workstreams |= {(row.run, row.workstream): copy.copy(row) for row in batch.workstreams}
         self.attempts |= {(row.run, row.workstream, row.attempt): copy.copy(row) for row in batch.attempts}
+        self.patches |= {(row.run, row.workstream, row.attempt): copy.copy(row) for row in batch.patches}
         self.executors |= {row.executor: copy.copy(row) for row in batch.executors}
         self.breakers |= {row.tool: copy.copy(row) for row in batch.tool_breakers}
         if batch.pauses is not None:
@@ -59,6 +64,11 @@ class Tables:
             copy.copy(self.runs[run]),
             sorted((copy.copy(w) for w in self.workstreams.values() if w.run == run), key=lambda w: w.ordinal),
             [copy.copy(a) for a in self.attempts.values() if a.run == run and a.state in ("scheduled", "started")],
+            [
+                copy.copy(self.patches[run, w.workstream, w.patch])
+                for w in self.workstreams.values()
+                if w.run == run and w.patch
+            ],
         )
 
     def attempt(self, run: str, workstream: str, attempt: int) -> AttemptRow | None:
@@ -74,8 +84,8 @@ class Tables:
         return list(self.paused)
 
     def rows(self) -> tuple:
-        keyed = (self.runs, self.workstreams, self.attempts, self.executors, self.breakers)
-        return (self.entries, self.events, self.transitions, *keyed, self.paused)
+        keyed = (self.runs, self.workstreams, self.attempts, self.patches, self.executors, self.breakers)
+        return (self.entries, self.events, self.transitions, self.patch_history, *keyed, self.paused)
 
 
 def folded(batches: list[list[Recorded]], *, forgetful: bool = False, live_rows_max: int = 50_000) -> Tables:

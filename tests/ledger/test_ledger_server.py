@@ -166,6 +166,58 @@ async def test_a_run_and_what_belongs_to_it(tmp_path):
         assert [attempt.HasField("exit_code") for attempt in attempts] == [True, False, False]
 
 
+def changed_twice() -> list:
+    """A workstream whose second patch is the same change as that of another workstream."""
+    story = Story()
+    story.accepted("a", "b")
+    for workstream, attempt, step, letter in (("a", 1, "edit", "1"), ("a", 2, "fix", "2"), ("b", 1, "edit", "2")):
+        kept = ev.Artifact(role="patch", digest=letter * 64, name=f"patch-{letter}", size_bytes=9)
+        finish = ev.StepFinished(ok=True, snapshot=snapshot("d"), files=["x.py"], files_total=1, artifacts=[kept])
+        story.step(workstream, attempt, step, finish)
+    story.decide(moved("a", "validating", "merging"))
+    return story.records
+
+
+async def test_patches_and_their_history(tmp_path):
+    records = changed_twice()
+    async with serving(tmp_path, records) as ledger:
+        stub = ledger.stub
+        patches = await pages(stub.ListPatches, pb.ListPatchesRequest(page_size=2), "patches")
+        assert [(p.workstream, p.attempt, p.step, p.state) for p in patches] == [
+            ("a", 1, "edit", "dropped"),
+            ("a", 2, "fix", "queued"),
+            ("b", 1, "edit", "validated"),
+        ]
+        assert (list(patches[1].files), patches[1].files_total, patches[1].artifact) == (["x.py"], 1, "patch-2")
+        for request, found in (
+            (pb.ListPatchesRequest(digest="2" * 64), [("a", 2), ("b", 1)]),
+            (pb.ListPatchesRequest(run="r1", workstream="a"), [("a", 1), ("a", 2)]),
+            (pb.ListPatchesRequest(run="r1", state="dropped"), [("a", 1)]),
+            (pb.ListPatchesRequest(run="r2"), []),
+        ):
+            answer = await stub.ListPatches(request)
+            assert [(p.workstream, p.attempt) for p in answer.patches] == found
+            assert answer.position == len(records)
+        answer = await stub.GetPatch(pb.GetPatchRequest(run="r1", workstream="a"))
+        assert (answer.patch, answer.position) == (patches[1], len(records))
+        assert (await stub.GetPatch(pb.GetPatchRequest(run="r1", workstream="a", attempt=1))).patch == patches[0]
+        request = pb.ListPatchMovesRequest(run="r1", workstream="a", page_size=1)
+        moves = await pages(stub.ListPatchMoves, request, "moves")
+        assert [(m.attempt, m.from_state, m.to_state) for m in moves] == [
+            (1, "", "created"),
+            (1, "created", "validated"),
+            (2, "", "created"),
+            (2, "created", "validated"),
+            (1, "validated", "dropped"),
+            (2, "validated", "queued"),
+        ]
+        of_one = await stub.ListPatchMoves(pb.ListPatchMovesRequest(run="r1", workstream="b", attempt=1))
+        assert [(m.index, m.turn, m.to_state) for m in of_one.moves] == [(0, 0, "created"), (0, 1, "validated")]
+        for attempt in (0, 7):
+            missing = stub.GetPatch(pb.GetPatchRequest(run="r1", workstream="nope", attempt=attempt))
+            assert await reason(missing) == (grpc.StatusCode.NOT_FOUND, "PATCH_NOT_FOUND")
+
+
 async def test_lists_page_without_gap_or_repetition(tmp_path):
     records = steady(3, 4)
     async with serving(tmp_path, records) as ledger:
@@ -246,6 +298,10 @@ async def test_what_cannot_be_answered_says_why(tmp_path):
             stub.ListRuns(pb.ListRunsRequest(state="' OR 1=1")),
             stub.ListAttempts(pb.ListAttemptsRequest(run="r1", workstream="a b")),
             stub.ListEvents(pb.ListEventsRequest(after_position=-1)),
+            stub.GetPatch(pb.GetPatchRequest(run="r1")),
+            stub.GetPatch(pb.GetPatchRequest(run="r1", workstream="a", attempt=-1)),
+            stub.ListPatches(pb.ListPatchesRequest(digest="short")),
+            stub.ListPatchMoves(pb.ListPatchMovesRequest()),
             stub.ListEvents(pb.ListEventsRequest(kinds=["k"] * 65)),
             stub.WatchEvents(pb.WatchEventsRequest(run="*")).read(),
             stub.ReadArtifact(pb.ReadArtifactRequest(name="n", digest="short")).read(),

@@ -12,7 +12,7 @@ import duckdb
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ledger_histories import MemoryLog, Story, batchings, histories, scheduled, steady
+from ledger_histories import MemoryLog, Story, batchings, histories, scheduled, snapshot, steady
 
 from services import events as ev
 from services.ledger import verify
@@ -45,7 +45,10 @@ def full() -> Story:
             run="fleet",
         )
     story.accepted("a", run="r9")
-    story.decide(scheduled("a", 1, "edit"), run="r9")
+    patch = ev.Artifact(role="patch", digest="d" * 64, name="patch-1", size_bytes=56)
+    for attempt, step in enumerate(("edit", "fix"), 1):
+        story.step("a", attempt, step, ev.StepFinished(ok=True, snapshot=snapshot("d"), artifacts=[patch]), run="r9")
+    story.decide(scheduled("a", 3, "static"), run="r9")
     return story
 
 
@@ -103,6 +106,8 @@ CHANGED = {
     "runs": ("UPDATE runs SET completed = 99 WHERE run = 'run1'", "completed"),
     "workstreams": ("UPDATE workstreams SET state = 'x' WHERE run = 'run1' AND workstream = 'w1'", "state"),
     "attempts": ("UPDATE attempts SET exit_code = 9 WHERE run = 'run1' AND workstream = 'w1' AND attempt = 2", "exit_code"),
+    "patches": ("UPDATE patches SET state = 'committed' WHERE attempt = 1", "state"),
+    "patch_history": ("UPDATE patch_history SET reason = 'x' WHERE to_state = 'dropped'", "reason"),
     "executors": ("UPDATE executors SET slots = 9 WHERE executor = 'e2'", "slots"),
     "tool_breakers": ("UPDATE tool_breakers SET until_ns = 9 WHERE tool = 'tool-e1'", "until_ns"),
     "pauses": ("UPDATE pauses SET actor = 'x' WHERE name = 'e1'", "actor"),

@@ -4,6 +4,7 @@ import copy
 from typing import Any
 
 from services.events import LINE
+from services.ledger.patches import PatchRow
 from services.ledger.projector import (
     AttemptRow,
     Batch,
@@ -27,9 +28,11 @@ class Rows:
 
     def __init__(self) -> None:
         self.tip = Tip()
-        self.appended: dict[str, list[Any]] = {"entries": [], "events": [], "transitions": []}
+        self.appended: dict[str, list[Any]] = {
+            name: [] for name in ("entries", "events", "transitions", "patch_history")
+        }
         self.tables: dict[str, dict[Any, Any]] = {
-            name: {} for name in ("runs", "workstreams", "attempts", "executors", "tool_breakers")
+            name: {} for name in ("runs", "workstreams", "attempts", "patches", "executors", "tool_breakers")
         }
         self._pauses: list[PauseRow] = []
 
@@ -38,10 +41,12 @@ class Rows:
         self.appended["entries"] += batch.entries
         self.appended["events"] += batch.events
         self.appended["transitions"] += batch.transitions
+        self.appended["patch_history"] += batch.patch_moves
         tables = self.tables
         tables["runs"].update((one.run, copy.copy(one)) for one in batch.runs)
         tables["workstreams"].update(((one.run, one.workstream), copy.copy(one)) for one in batch.workstreams)
         tables["attempts"].update(((one.run, one.workstream, one.attempt), copy.copy(one)) for one in batch.attempts)
+        tables["patches"].update(((one.run, one.workstream, one.attempt), copy.copy(one)) for one in batch.patches)
         tables["executors"].update((one.executor, copy.copy(one)) for one in batch.executors)
         tables["tool_breakers"].update((one.tool, copy.copy(one)) for one in batch.tool_breakers)
         if batch.pauses is not None:
@@ -59,7 +64,9 @@ class Rows:
         attempts = [
             copy.copy(one) for key, one in self.tables["attempts"].items() if key[0] == run and one.state not in _CLOSED
         ]
-        return KnownRun(copy.copy(row), workstreams, attempts)
+        current = ((run, one.workstream, one.patch) for one in workstreams if one.patch)
+        patches: list[PatchRow] = [copy.copy(self.tables["patches"][key]) for key in current]
+        return KnownRun(copy.copy(row), workstreams, attempts, patches)
 
     def attempt(self, run: str, workstream: str, attempt: int) -> AttemptRow | None:
         return copy.copy(self.tables["attempts"].get((run, workstream, attempt)))
@@ -126,12 +133,17 @@ class Ledger:
             self._start()
 
     def finish(self) -> list[str]:
-        """Absorb the rest; what differs from a ledger that reads the log anew (I7)."""
+        """Absorb the rest; patches that were asked to move as none may; what a ledger that reads the log anew has otherwise (I7)."""
         while self.rows.tip.position < len(self._log):
             self._batch()
         anew = Rows()
         anew.commit(Projector(anew.tip, anew).fold(self._log))
-        return [f"I7: a rebuilt ledger differs: {one}" for one in self.rows.differences(anew)[:3]]
+        lost = [
+            f"patch {'/'.join(map(str, key))}: {row.refused}"
+            for key, row in self.rows.tables["patches"].items()
+            if row.refused_moves
+        ]
+        return lost[:3] + [f"I7: a rebuilt ledger differs: {one}" for one in self.rows.differences(anew)[:3]]
 
     def states(self, run: str) -> dict[str, str]:
         """The state of each workstream of a run, as its rows tell."""

@@ -4,6 +4,7 @@ A workstream has a temper, which says how its EDIT and FIX go; a tool has sick t
 A check's verdict belongs to the tree: it is read off what the files hold, unless the check is flaky or cannot judge.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable
 from random import Random
@@ -12,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from services.compensation import parse_action
-from services.events import CheckOutcome, CheckResult, ErrorClass, Snapshot, StepFinished, StepScheduled
+from services.events import Artifact, CheckOutcome, CheckResult, ErrorClass, Snapshot, StepFinished, StepScheduled
 from services.outcome import Cost, Usage
 from services.spec import Definitions, RunSpec
 from tests.simulation.algebra import BASE, MARKED, PEACE, Files, Repository, Version
@@ -129,7 +130,7 @@ class Tools:
             return _failed("unknown", "the executor could not carry it out")
         match step.step:
             case "edit" | "fix":
-                return self._paid(run, step, self._change(run, step, scheduled_ns, now_ns))
+                return _with_patch(self._paid(run, step, self._change(run, step, scheduled_ns, now_ns)))
             case "static" | "runtime" | "gate":
                 return self._check(run, step)
             case "merge":
@@ -150,7 +151,7 @@ class Tools:
             return StepFinished(ok=False, error_class="handed_back", message="stopped")
         snapshot = self._write(run, step, scheduled_ns, static_bad="half-done")
         stopped = StepFinished(ok=False, error_class="handed_back", message="stopped", snapshot=snapshot, changed=True)
-        return self._paid(run, step, stopped)
+        return _with_patch(self._paid(run, step, stopped))
 
     def _paid(self, run: str, step: StepScheduled, result: StepFinished) -> StepFinished:
         """What the attempt cost, as its tool tells: truly, over its cap, only in part, or not at all."""
@@ -321,6 +322,15 @@ def _at_odds(names: Iterable[str], files: Files) -> bool:
     """Whether the work of all of these is there, and none of it gives in."""
     there = [files.get(f"{name}.py") for name in names]
     return not any(version is None or version.text.startswith(PEACE) for version in there)
+
+
+def _with_patch(result: StepFinished) -> StepFinished:
+    """What changed something leaves a patch; its digest is that of the tree, so that equal changes share it."""
+    if result.snapshot is None or not result.changed:
+        return result
+    digest = hashlib.sha256(result.snapshot.tree.encode()).hexdigest()
+    patch = Artifact(role="patch", digest=digest, name=f"patch-{digest[:8]}", size_bytes=1)
+    return msgspec.structs.replace(result, artifacts=[patch])
 
 
 def _failed(error_class: ErrorClass, message: str, **rest: object) -> StepFinished:

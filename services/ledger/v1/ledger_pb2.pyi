@@ -448,6 +448,132 @@ class ListPausesResponse(_message.Message):
     position: int
     def __init__(self, pauses: _Optional[_Iterable[_Union[Pause, _Mapping]]] = ..., position: _Optional[int] = ...) -> None: ...
 
+class Patch(_message.Message):
+    __slots__ = ("run", "workstream", "attempt", "step", "state", "reason", "digest", "artifact", "size_bytes", "files", "files_total", "created_ns", "changed_ns", "moves", "refused_moves", "refused")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ARTIFACT_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    FILES_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    CREATED_NS_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_NS_FIELD_NUMBER: _ClassVar[int]
+    MOVES_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_MOVES_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    workstream: str
+    attempt: int
+    step: str
+    state: str
+    reason: str
+    digest: str
+    artifact: str
+    size_bytes: int
+    files: _containers.RepeatedScalarFieldContainer[str]
+    files_total: int
+    created_ns: int
+    changed_ns: int
+    moves: int
+    refused_moves: int
+    refused: str
+    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., attempt: _Optional[int] = ..., step: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., digest: _Optional[str] = ..., artifact: _Optional[str] = ..., size_bytes: _Optional[int] = ..., files: _Optional[_Iterable[str]] = ..., files_total: _Optional[int] = ..., created_ns: _Optional[int] = ..., changed_ns: _Optional[int] = ..., moves: _Optional[int] = ..., refused_moves: _Optional[int] = ..., refused: _Optional[str] = ...) -> None: ...
+
+class PatchMove(_message.Message):
+    __slots__ = ("position", "index", "turn", "run", "workstream", "attempt", "from_state", "to_state", "reason", "time_ns")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    TURN_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    FROM_STATE_FIELD_NUMBER: _ClassVar[int]
+    TO_STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    TIME_NS_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    index: int
+    turn: int
+    run: str
+    workstream: str
+    attempt: int
+    from_state: str
+    to_state: str
+    reason: str
+    time_ns: int
+    def __init__(self, position: _Optional[int] = ..., index: _Optional[int] = ..., turn: _Optional[int] = ..., run: _Optional[str] = ..., workstream: _Optional[str] = ..., attempt: _Optional[int] = ..., from_state: _Optional[str] = ..., to_state: _Optional[str] = ..., reason: _Optional[str] = ..., time_ns: _Optional[int] = ...) -> None: ...
+
+class GetPatchRequest(_message.Message):
+    __slots__ = ("run", "workstream", "attempt")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    workstream: str
+    attempt: int
+    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., attempt: _Optional[int] = ...) -> None: ...
+
+class GetPatchResponse(_message.Message):
+    __slots__ = ("patch", "position")
+    PATCH_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    patch: Patch
+    position: int
+    def __init__(self, patch: _Optional[_Union[Patch, _Mapping]] = ..., position: _Optional[int] = ...) -> None: ...
+
+class ListPatchesRequest(_message.Message):
+    __slots__ = ("run", "workstream", "state", "digest", "page_size", "page_token")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    workstream: str
+    state: str
+    digest: str
+    page_size: int
+    page_token: str
+    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., state: _Optional[str] = ..., digest: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListPatchesResponse(_message.Message):
+    __slots__ = ("patches", "next_page_token", "position")
+    PATCHES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    patches: _containers.RepeatedCompositeFieldContainer[Patch]
+    next_page_token: str
+    position: int
+    def __init__(self, patches: _Optional[_Iterable[_Union[Patch, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...
+
+class ListPatchMovesRequest(_message.Message):
+    __slots__ = ("run", "workstream", "attempt", "page_size", "page_token")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    workstream: str
+    attempt: int
+    page_size: int
+    page_token: str
+    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., attempt: _Optional[int] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListPatchMovesResponse(_message.Message):
+    __slots__ = ("moves", "next_page_token")
+    MOVES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    moves: _containers.RepeatedCompositeFieldContainer[PatchMove]
+    next_page_token: str
+    def __init__(self, moves: _Optional[_Iterable[_Union[PatchMove, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
 class GetStatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

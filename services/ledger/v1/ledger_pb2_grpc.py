@@ -90,6 +90,21 @@ class LedgerServiceStub:
                 request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListPausesRequest.SerializeToString,
                 response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListPausesResponse.FromString,
                 _registered_method=True)
+        self.GetPatch = channel.unary_unary(
+                '/swell.ledger.v1.LedgerService/GetPatch',
+                request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.GetPatchRequest.SerializeToString,
+                response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.GetPatchResponse.FromString,
+                _registered_method=True)
+        self.ListPatches = channel.unary_unary(
+                '/swell.ledger.v1.LedgerService/ListPatches',
+                request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListPatchesRequest.SerializeToString,
+                response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListPatchesResponse.FromString,
+                _registered_method=True)
+        self.ListPatchMoves = channel.unary_unary(
+                '/swell.ledger.v1.LedgerService/ListPatchMoves',
+                request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListPatchMovesRequest.SerializeToString,
+                response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListPatchMovesResponse.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/swell.ledger.v1.LedgerService/GetStatus',
                 request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.GetStatusRequest.SerializeToString,
@@ -188,6 +203,27 @@ class LedgerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetPatch(self, request, context):
+        """One patch: what an EDIT or FIX attempt made of its workstream.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPatches(self, request, context):
+        """Patches, in the order they were made.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPatchMoves(self, request, context):
+        """The history of the patches of a run: every change of state, in order. Nothing of it ever changes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStatus(self, request, context):
         """How far the ledger is; answers always, also while the health service says NOT_SERVING.
         """
@@ -267,6 +303,21 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.ListPauses,
                     request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListPausesRequest.FromString,
                     response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListPausesResponse.SerializeToString,
+            ),
+            'GetPatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPatch,
+                    request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.GetPatchRequest.FromString,
+                    response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.GetPatchResponse.SerializeToString,
+            ),
+            'ListPatches': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPatches,
+                    request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListPatchesRequest.FromString,
+                    response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListPatchesResponse.SerializeToString,
+            ),
+            'ListPatchMoves': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPatchMoves,
+                    request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListPatchMovesRequest.FromString,
+                    response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListPatchMovesResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -582,6 +633,87 @@ class LedgerService:
             '/swell.ledger.v1.LedgerService/ListPauses',
             services_dot_ledger_dot_v1_dot_ledger__pb2.ListPausesRequest.SerializeToString,
             services_dot_ledger_dot_v1_dot_ledger__pb2.ListPausesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.ledger.v1.LedgerService/GetPatch',
+            services_dot_ledger_dot_v1_dot_ledger__pb2.GetPatchRequest.SerializeToString,
+            services_dot_ledger_dot_v1_dot_ledger__pb2.GetPatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPatches(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.ledger.v1.LedgerService/ListPatches',
+            services_dot_ledger_dot_v1_dot_ledger__pb2.ListPatchesRequest.SerializeToString,
+            services_dot_ledger_dot_v1_dot_ledger__pb2.ListPatchesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPatchMoves(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.ledger.v1.LedgerService/ListPatchMoves',
+            services_dot_ledger_dot_v1_dot_ledger__pb2.ListPatchMovesRequest.SerializeToString,
+            services_dot_ledger_dot_v1_dot_ledger__pb2.ListPatchMovesResponse.FromString,
             options,
             channel_credentials,
             insecure,
