@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from swell.context import ContextEstimator
     from swell.cost import BudgetEvent, BudgetExceededError, CostBudget, CostTracker
     from swell.errors import SwellError
+    from swell.patching import ApplyResult, ParsedPatch, PatchArtifact, PatchManager
     from swell.prompts import Classification, PromptContext, PromptEngine
     from swell.recovery import (
         RecoveryManager,
@@ -78,6 +79,7 @@ _HOMES = {
     "swell.context": ("ContextEstimator",),
     "swell.cost": ("BudgetEvent", "BudgetExceededError", "CostBudget", "CostTracker"),
     "swell.errors": ("SwellError",),
+    "swell.patching": ("ApplyResult", "ParsedPatch", "PatchArtifact", "PatchManager"),
     "swell.prompts": ("Classification", "PromptContext", "PromptEngine"),
     "swell.recovery": (
         "RecoveryManager",
@@ -92,6 +94,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "ApplyResult",
     "BudgetEvent",
     "BudgetExceededError",
     "BundleCycleError",
@@ -104,6 +107,9 @@ __all__ = [
     "CostTracker",
     "ExecutionPlan",
     "FixLoopState",
+    "ParsedPatch",
+    "PatchArtifact",
+    "PatchManager",
     "PromptContext",
     "PromptEngine",
     "RecoveryManager",
