@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from swell import budget as budget_commands
-from swell import control, ledger, review
+from swell import control, ledger, patch, review
 from swell.command import cluster_client, command, say
 from swell.errors import invalid
 from swell.options import (
     AllowDirty,
+    AttemptOption,
     Base,
     Breaker,
     Budget,
@@ -467,15 +468,18 @@ def logs(
 
 @app.command(rich_help_panel="Afterwards")
 @command
-def diff(run: RunArgument, workstream: WorkstreamArgument = "") -> int:
-    """Print the change of a workstream, or of all that completed."""
+def diff(run: RunArgument, workstream: WorkstreamArgument = "", attempt: AttemptOption = 0) -> int:
+    """Print the change of a workstream, of one of its attempts, or of all that completed."""
     from swell.listing import write_diff  # noqa: PLC0415 - as the module says
 
+    if attempt and not workstream:
+        raise invalid("NO_WORKSTREAM", "--attempt is about a workstream", "Name it behind the run.")
     with cluster_client() as client:
-        write_diff(client, _resolve(client, run), workstream, sys.stdout)
+        write_diff(client, _resolve(client, run), workstream, sys.stdout, attempt)
     return 0
 
 
+app.add_typer(patch.app, name="patch", rich_help_panel="Afterwards")
 for afterwards in (control.deliver, control.rollback):
     app.command(rich_help_panel="Afterwards")(afterwards)
 

@@ -31,6 +31,8 @@ from swell.values import (
     FleetPause,
     Header,
     LedgerStatus,
+    Patch,
+    PatchMove,
     Plan,
     Recovery,
     Retried,
@@ -478,6 +480,33 @@ class Client:
             return self._call(self._ledger.ListAttempts, request)
 
         return [_attempt(attempt) for attempt in _paged(page, "attempts")]
+
+    def get_patch(self, run: str, workstream: str, attempt: int = 0) -> Patch:
+        """The patch of an attempt, or (0) the one its workstream goes on with; NOT_FOUND when there is none."""
+        request = self._ledger_pb2.GetPatchRequest(run=run, workstream=workstream, attempt=attempt)
+        return _plain(self._call(self._ledger.GetPatch, request).patch, Patch)
+
+    def list_patches(self, run: str = "", workstream: str = "", *, state: str = "", digest: str = "") -> list[Patch]:
+        """Patches, in the order they were made."""
+
+        def page(token: str, count: int) -> Any:
+            request = self._ledger_pb2.ListPatchesRequest(
+                run=run, workstream=workstream, state=state, digest=digest, page_size=count, page_token=token
+            )
+            return self._call(self._ledger.ListPatches, request)
+
+        return [_plain(patch, Patch) for patch in _paged(page, "patches")]
+
+    def list_patch_moves(self, run: str, workstream: str = "", attempt: int = 0) -> list[PatchMove]:
+        """The history of a run's patches, of those of a workstream, or of that of an attempt, in order."""
+
+        def page(token: str, count: int) -> Any:
+            request = self._ledger_pb2.ListPatchMovesRequest(
+                run=run, workstream=workstream, attempt=attempt, page_size=count, page_token=token
+            )
+            return self._call(self._ledger.ListPatchMoves, request)
+
+        return [_plain(move, PatchMove) for move in _paged(page, "moves")]
 
     def list_events(
         self,

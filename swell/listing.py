@@ -413,23 +413,19 @@ def _write_new_logs(client: Client, run: str, workstream: str, out: TextIO, show
         out.flush()
 
 
-def write_diff(client: Client, run: str, workstream: str, out: TextIO) -> None:
-    """The patch of the newest EDIT or FIX of a workstream, or of every workstream that completed."""
+def write_diff(client: Client, run: str, workstream: str, out: TextIO, attempt: int = 0) -> None:
+    """The patch of an attempt, or the one that a workstream goes on with; of a run those of all that completed."""
     workstreams = client.list_workstreams(run)
     if workstream:
         require_workstream(workstreams, run, workstream)
-        wanted = [workstream]
+        wanted = [(item.workstream, attempt or item.patch) for item in workstreams if item.workstream == workstream]
     else:
-        wanted = [item.workstream for item in workstreams if item.state == "completed"]
-    newest: dict[str, Attempt] = {}
-    for attempt in client.list_attempts(run, workstream):
-        if attempt.step in {"edit", "fix"} and any(artifact.role == "patch" for artifact in attempt.artifacts):
-            newest[attempt.workstream] = attempt
-    for name in wanted:
-        if name in newest:
-            patch = next(artifact for artifact in newest[name].artifacts if artifact.role == "patch")
-            _copy(client.read_artifact(patch), out)
-    if not any(name in newest for name in wanted) and out.isatty():
+        wanted = [(item.workstream, item.patch) for item in workstreams if item.state == "completed"]
+    patches = {(patch.workstream, patch.attempt): patch for patch in client.list_patches(run, workstream)}
+    for place in wanted:
+        if place in patches:
+            _copy(client.read_artifact(patches[place].kept), out)
+    if not any(place in patches for place in wanted) and out.isatty():
         out.write("no changes\n")
 
 

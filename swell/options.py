@@ -12,6 +12,12 @@ PathArgument = Annotated[
     Path | None,
     typer.Argument(help="A bundle file or a folder of them. Default: `workstreams` in the repository.", metavar="PATH"),
 ]
+AttemptOption = Annotated[
+    int,
+    typer.Option(
+        "--attempt", min=0, help="The attempt that made it. Default: the newest that counts.", show_default=False
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 MaxWorkers = Annotated[int | None, typer.Option("--max-workers", min=1, max=10_000, help="Tools at a time.")]

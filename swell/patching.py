@@ -104,16 +104,16 @@ class ApplyResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PatchConflictError(SwellError):
-    """The patch does not fit. `conflicts` name the file each."""
+    """The patch does not fit. `conflicts` name the file each; `remedy` is what else to do than to start elsewhere."""
 
-    def __init__(self, conflicts: list[str], where: str) -> None:
+    def __init__(self, conflicts: list[str], where: str, remedy: str = "") -> None:
         shown = "; ".join(conflicts[:CONFLICTS_TOLD_MAX])
         more = f"; and {len(conflicts) - CONFLICTS_TOLD_MAX} more" if len(conflicts) > CONFLICTS_TOLD_MAX else ""
         super().__init__(
             "FAILED_PRECONDITION",
             "PATCH_CONFLICT",
             f"the patch does not fit, and nothing was changed: {shown}{more}",
-            "Check out the commit that it was made for, or merge the branch of its run instead.",
+            remedy or "Check out the commit that it was made for, or merge the branch of its run instead.",
             where,
         )
         self.conflicts = conflicts
@@ -197,6 +197,7 @@ class _Work:
         self._reverse = reverse
         self._paths: list[bytes] = []
         self._before: dict[bytes, _Blob] = {}
+        self._changed: set[bytes] = set()
 
     def refuse_paths(self) -> None:
         """Every path that git reads in the patch must lie in the tree, and be one that we read in it as well."""
@@ -236,9 +237,9 @@ class _Work:
             "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", "--ignore-submodules=all",
             output_bytes=LISTING_BYTES,
         )  # fmt: skip
-        changed = {line[3:] for line in status.stdout.split(b"\0") if line}
+        self._changed = {line[3:] for line in status.stdout.split(b"\0") if line}
         expected = self._expected()
-        dirty = [path for path in self._paths if path in changed and not self._fits(path, expected[path])]
+        dirty = [path for path in self._paths if path in self._changed and not self._fits(path, expected[path])]
         if dirty:
             shown = ", ".join(readable(path) for path in dirty[:CONFLICTS_TOLD_MAX])
             raise SwellError(
@@ -284,7 +285,19 @@ class _Work:
     def _check(self, manner: str) -> None:
         done = self._git.sync(*self._flags, manner, "-", stdin=self._patch, ok=(0, 1, 128))
         if done.exit_code:
-            raise PatchConflictError(_conflicts(done.stderr) or ["git gives no reason"], self._where)
+            remedy = ""
+            if converted := self._converted():
+                remedy = f"The checkout converts {readable(converted)} (line endings, or a filter): use `git apply`."
+            raise PatchConflictError(_conflicts(done.stderr) or ["git gives no reason"], self._where, remedy)
+
+    def _converted(self) -> bytes | None:
+        """A file that is unchanged, and that the checkout holds otherwise than its commit does."""
+        told = Git(self._root, user_config=True).sync("ls-files", "--stage", "-z", output_bytes=LISTING_BYTES).stdout
+        for entry in told.split(b"\0"):
+            head, _, path = entry.partition(b"\t")
+            if path in self._before and path not in self._changed and self._before[path].id != head.decode().split()[1]:
+                return path
+        return None
 
     def _refuse_modes(self) -> None:
         """Git lets a mode pass that is not the one a patch starts from; reversing would then not restore it."""

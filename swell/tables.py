@@ -1,10 +1,10 @@
-"""How reviews, executors, breakers, pauses and the ledger are printed. Rendering, and the reads it needs."""
+"""How reviews, patches, executors, breakers, pauses and the ledger are printed. Rendering, and the reads it needs."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, Self, TextIO
 
 import msgspec
 
@@ -13,7 +13,17 @@ from swell.errors import SwellError
 from swell.follow import review_commands
 from swell.listing import attempt_lines, require_workstream, when, write_diff
 from swell.text import columns, duration, one_line, size
-from swell.values import Budget, Difference, Fleet, LedgerStatus, Review, SharedBudgets, VerifyResult
+from swell.values import (
+    Budget,
+    Difference,
+    Fleet,
+    LedgerStatus,
+    Patch,
+    PatchMove,
+    Review,
+    SharedBudgets,
+    VerifyResult,
+)
 
 if TYPE_CHECKING:
     from swell.client import Client
@@ -83,6 +93,68 @@ def write_review(client: Client, run: str, workstream: str, out: TextIO) -> None
     out.flush()
     write_diff(client, run, workstream, out)
     out.write("\n".join(["", *(f"next: {line}" for line in review_commands(run, [review]))]) + "\n")
+
+
+# Patches
+
+
+class PatchList(msgspec.Struct, frozen=True):
+    """Patches of a run."""
+
+    patches: list[Patch]
+
+    def json(self) -> str:
+        """The patches as a JSON array."""
+        return msgspec.json.encode(self.patches).decode()
+
+    def lines(self) -> list[str]:
+        """One line for each."""
+        if not self.patches:
+            return ["no patches"]
+        rows = [["workstream", "step", "state", "since", "files", "size", "hash", "reason"]]
+        for patch in self.patches:
+            made, since = f"{patch.workstream}/{patch.attempt}", when(patch.changed_ns)
+            files, bytes_ = str(patch.files_total), size(patch.size_bytes)
+            rows.append([made, patch.step, patch.state, since, files, bytes_, patch.digest[:12], patch.reason])
+        return columns(rows)
+
+
+class PatchDetail(msgspec.Struct, frozen=True):
+    """A patch, its history, and the patches of its run that are the same change."""
+
+    patch: Patch
+    history: list[PatchMove]
+    same: list[Patch]
+
+    @classmethod
+    def of(cls, client: Client, run: str, workstream: str, attempt: int) -> Self:
+        """Read it. Raises SwellError PATCH_NOT_FOUND."""
+        patch = client.get_patch(run, workstream, attempt)
+        same = [one for one in client.list_patches(run, digest=patch.digest) if one != patch]
+        return cls(patch, client.list_patch_moves(run, workstream, patch.attempt), same)
+
+    def json(self) -> str:
+        """The values as one JSON object."""
+        return msgspec.json.encode(self).decode()
+
+    def lines(self) -> list[str]:
+        """What it is, what it changes, and what became of it."""
+        patch = self.patch
+        files = ", ".join(patch.files[:10]) + (" …" if patch.files_total > 10 else "")
+        lines = [
+            f"{patch.workstream}/{patch.attempt} of run {patch.run}: {patch.state}",
+            f"  reason   {patch.reason}",
+            f"  made by  {patch.step}, {when(patch.created_ns)}",
+            f"  hash     {patch.digest}",
+            f"  size     {size(patch.size_bytes)}, {patch.files_total} files: {files}",
+        ]
+        if self.same:
+            lines.append(f"  same as  {', '.join(f'{one.workstream}/{one.attempt}' for one in self.same)}")
+        if patch.refused_moves:
+            lines.append(f"  refused  {patch.refused_moves} moves that do not exist, the newest: {patch.refused}")
+        lines.append("  history")
+        moves = columns([when(move.time_ns), move.to_state, move.reason] for move in self.history)
+        return [*(one_line(line, 500) for line in lines[:-1]), lines[-1], *(f"    {line}" for line in moves)]
 
 
 def _diagnostics(client: Client, attempts: Sequence[Attempt]) -> list[str]:

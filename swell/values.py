@@ -124,7 +124,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Workstream(msgspec.Struct, frozen=True, kw_only=True):
-    """A workstream as the ledger knows it. `wave` is -1 before it started."""
+    """A workstream as the ledger knows it. `wave` is -1 before it started; `patch` is the attempt whose patch it goes on with."""
 
     run: str
     workstream: str
@@ -146,6 +146,7 @@ class Workstream(msgspec.Struct, frozen=True, kw_only=True):
     waiting_until_ns: int
     recoveries: int
     tool: str
+    patch: int
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,6 +193,48 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     context: str
     left_out: int
     context_tokens: int
+
+
+class Patch(msgspec.Struct, frozen=True, kw_only=True):
+    """What an attempt made of its workstream. `digest` is the SHA-256 of its bytes, `artifact` the name to read them by.
+
+    `state` is created, validated, queued, applied, verified, committed, apply_failed, quarantined, dropped or rolled_back.
+    """
+
+    run: str
+    workstream: str
+    attempt: int
+    step: str
+    state: str
+    reason: str
+    digest: str
+    artifact: str
+    size_bytes: int
+    files: list[str]
+    files_total: int
+    created_ns: int
+    changed_ns: int
+    moves: int
+    refused_moves: int
+    refused: str
+
+    @property
+    def kept(self) -> Artifact:
+        """Its bytes, as an artifact."""
+        return Artifact(role="patch", digest=self.digest, name=self.artifact, size_bytes=self.size_bytes)
+
+
+class PatchMove(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of state of a patch, `from_state` empty for the first; `position` is the entry that led to it."""
+
+    position: int
+    run: str
+    workstream: str
+    attempt: int
+    from_state: str
+    to_state: str
+    reason: str
+    time_ns: int
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,7 +30,7 @@ from services.events import LINE, TERMINAL_RUN, TERMINAL_WORKSTREAM, AnyEvent
 from services.ledger.patches import SETTLED, PatchMoveRow, PatchRow, PatchState, refusal
 from services.wire import Place, Recorded, decode_envelope, parse_subject
 
-VERSION = 5
+VERSION = 6
 """The version of this projection: a store of any other version is rebuilt. Raise it whenever a row could differ."""
 
 GENESIS = bytes(32)

@@ -1,6 +1,7 @@
 """The life of patches, as the log tells it: which facts move them, and that nothing else does."""
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -223,6 +224,13 @@ def test_every_state_can_be_reached_and_only_what_is_settled_stays():
 def test_only_moves_of_the_table_are_made():
     made = {(state, to) for state, to in itertools.product(ALLOWED, ALLOWED) if not refusal(state, to, "why")}
     assert made == {(state, to) for state, ways in ALLOWED.items() for to in ways}
+
+
+def test_the_document_has_the_same_table():
+    text = (Path(__file__).resolve().parents[2] / "docs" / "patches.md").read_text()
+    rows = [line.split("|")[1:4] for line in text.splitlines() if line.startswith("| `") and line.count("|") == 4]
+    told = {re.findall("`(.+)`", state)[0]: set(re.findall("`([a-z_]+)`", leads)) for state, _, leads in rows}
+    assert told == ALLOWED
 
 
 def test_quarantine_needs_a_reason():

@@ -298,6 +298,16 @@ def test_a_conflict_names_its_file_and_leaves_everything_as_it_was(target: Path)
     assert "src/a.py" in result.error_message
 
 
+def test_where_the_checkout_converts_a_file_the_conflict_says_so(target: Path) -> None:
+    patch = change(target, files={b"src/a.py": ("100644", b"x\n")})
+    git(target, "config", "core.autocrlf", "true")
+    (target / "src/a.py").unlink()
+    git(target, "checkout", "src/a.py")
+    assert b"\r\n" in (target / "src/a.py").read_bytes()
+    with untouched(target), pytest.raises(PatchConflictError, match=r"src/a\.py.*converts src/a\.py.*git apply"):
+        carry_out(patch, target)
+
+
 def test_reversing_what_was_not_applied_conflicts(target: Path) -> None:
     patch = change(target, files={b"src/a.py": ("100644", b"x\n"), b"n": ("100644", b"n\n")})
     with untouched(target), pytest.raises(PatchConflictError, match=r"n: No such file.*src/a\.py"):

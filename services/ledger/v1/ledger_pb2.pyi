@@ -61,7 +61,7 @@ class Run(_message.Message):
     def __init__(self, run: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., actor: _Optional[str] = ..., repository: _Optional[str] = ..., base_commit: _Optional[str] = ..., head_commit: _Optional[str] = ..., delivered_ref: _Optional[str] = ..., delivered_commit: _Optional[str] = ..., workstreams: _Optional[int] = ..., completed: _Optional[int] = ..., failed: _Optional[int] = ..., blocked: _Optional[int] = ..., cancelled: _Optional[int] = ..., attempts: _Optional[int] = ..., fix_attempts: _Optional[int] = ..., waves_started: _Optional[int] = ..., submitted_ns: _Optional[int] = ..., finished_ns: _Optional[int] = ..., position: _Optional[int] = ..., spec_digest: _Optional[str] = ..., awaiting_review: _Optional[int] = ..., rollback: _Optional[str] = ..., rollback_reason: _Optional[str] = ..., delivered_remote: _Optional[str] = ...) -> None: ...
 
 class Workstream(_message.Message):
-    __slots__ = ("run", "workstream", "state", "reason", "wave", "steps_executed", "fix_iterations", "attempts", "commit", "tree", "started_ns", "changed_ns", "finished_ns", "fix_limit", "verdicts_reused", "waiting_for", "waiting_reason", "waiting_until_ns", "recoveries", "tool")
+    __slots__ = ("run", "workstream", "state", "reason", "wave", "steps_executed", "fix_iterations", "attempts", "commit", "tree", "started_ns", "changed_ns", "finished_ns", "fix_limit", "verdicts_reused", "waiting_for", "waiting_reason", "waiting_until_ns", "recoveries", "tool", "patch")
     RUN_FIELD_NUMBER: _ClassVar[int]
     WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -82,6 +82,7 @@ class Workstream(_message.Message):
     WAITING_UNTIL_NS_FIELD_NUMBER: _ClassVar[int]
     RECOVERIES_FIELD_NUMBER: _ClassVar[int]
     TOOL_FIELD_NUMBER: _ClassVar[int]
+    PATCH_FIELD_NUMBER: _ClassVar[int]
     run: str
     workstream: str
     state: str
@@ -102,7 +103,8 @@ class Workstream(_message.Message):
     waiting_until_ns: int
     recoveries: int
     tool: str
-    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., wave: _Optional[int] = ..., steps_executed: _Optional[_Iterable[str]] = ..., fix_iterations: _Optional[int] = ..., attempts: _Optional[int] = ..., commit: _Optional[str] = ..., tree: _Optional[str] = ..., started_ns: _Optional[int] = ..., changed_ns: _Optional[int] = ..., finished_ns: _Optional[int] = ..., fix_limit: _Optional[str] = ..., verdicts_reused: _Optional[int] = ..., waiting_for: _Optional[str] = ..., waiting_reason: _Optional[str] = ..., waiting_until_ns: _Optional[int] = ..., recoveries: _Optional[int] = ..., tool: _Optional[str] = ...) -> None: ...
+    patch: int
+    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., wave: _Optional[int] = ..., steps_executed: _Optional[_Iterable[str]] = ..., fix_iterations: _Optional[int] = ..., attempts: _Optional[int] = ..., commit: _Optional[str] = ..., tree: _Optional[str] = ..., started_ns: _Optional[int] = ..., changed_ns: _Optional[int] = ..., finished_ns: _Optional[int] = ..., fix_limit: _Optional[str] = ..., verdicts_reused: _Optional[int] = ..., waiting_for: _Optional[str] = ..., waiting_reason: _Optional[str] = ..., waiting_until_ns: _Optional[int] = ..., recoveries: _Optional[int] = ..., tool: _Optional[str] = ..., patch: _Optional[int] = ...) -> None: ...
 
 class Artifact(_message.Message):
     __slots__ = ("role", "digest", "name", "size_bytes")
