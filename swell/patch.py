@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from services.ledger.patches import PatchState
 from swell.command import cluster_client, command, say
 from swell.errors import invalid
 from swell.options import AttemptOption, JsonOption, RepoOption, RunArgument, WorkstreamArgument
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="See the patches of a run; export, apply and reverse them.", no_args_is_help=True)
 
-StateOption = Annotated[PatchState | None, typer.Option("--state", help="Only in this state.")]
+StateOption = Annotated[str, typer.Option("--state", help="Only in this state, such as quarantined.", metavar="STATE")]
 Files = Annotated[
     list[Path], typer.Argument(help="Patch files, in their order; they count as one patch.", metavar="FILE...")
 ]
@@ -30,17 +29,20 @@ OverDirty = Annotated[
 @app.command("list")
 @command
 def list_(
-    run: RunArgument, workstream: WorkstreamArgument = "", state: StateOption = None, as_json: JsonOption = False
+    run: RunArgument, workstream: WorkstreamArgument = "", state: StateOption = "", as_json: JsonOption = False
 ) -> int:
     """List the patches of a run: each attempt that changed something made one."""
-    from swell.listing import require_workstream  # noqa: PLC0415 - as the module says
+    from services.ledger.patches import ALLOWED  # noqa: PLC0415 - as the module says
+    from swell.listing import require_workstream  # noqa: PLC0415 - as above
     from swell.tables import PatchList  # noqa: PLC0415 - as above
 
+    if state and state not in ALLOWED:
+        raise invalid("BAD_STATE", f"no patch is ever in the state {state!r}", f"Use one of {', '.join(ALLOWED)}.")
     with cluster_client() as client:
         name = _resolve(client, run)
         if workstream:
             require_workstream(client.list_workstreams(name), name, workstream)
-        found = PatchList(client.list_patches(name, workstream, state=state or ""))
+        found = PatchList(client.list_patches(name, workstream, state=state))
     say(found.json() if as_json else found.lines())
     return 0
 

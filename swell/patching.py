@@ -3,13 +3,14 @@
 What it promises:
 
 * A patch is applied as a whole or not at all; when anything fails, the files are as they were.
-* Bytes are taken as they lie in the checkout: no attribute, filter, line ending or whitespace setting changes them, no
-  program that a repository names is started, and neither the index nor any ref is touched. So reversing restores the
-  very bytes.
+* Applying and reversing take bytes as they lie in the checkout: no attribute, filter, line ending or whitespace setting
+  changes them, and no program that a repository names is started. So reversing restores the very bytes.
+* Neither the index nor any ref nor any object of the repository is touched.
 * What a patch would do is not read from its text: it is carried out in a scratch repository first, and git says what
   differs. Paths out of the tree or into a `.git`, links that leave the tree and submodules are refused; modes, links
   and files that steer git or CI are told.
 * Uncommitted work is not touched: a file that differs from its commit is refused, unless it is what the patch expects.
+* Capturing, and asking what is uncommitted, read the checkout as the person's own git would, filters included.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from swell.gitpatch import FilePatch, PatchFormatError, parse_patch
 __all__ = ["Applied", "ApplyResult", "ParsedPatch", "PatchArtifact", "PatchManager", "carry_out", "read_patch"]
 
 PATCH_BYTES_MAX: Final = 256 * 1024 * 1024
+PATH_BYTES_MAX: Final = 4095
 LISTING_BYTES: Final = 512 * 1024 * 1024
 CONFLICTS_TOLD_MAX: Final = 20
 
@@ -317,16 +319,29 @@ class _Work:
     def hazards(self, changes: list[Change]) -> list[str]:
         """What a person should know of these changes, the path first. Raises SwellError HOSTILE_PATCH."""
         notes = []
+        targets = self._targets(changes)
         for change in changes:
             if change.is_gitlink:
                 raise self._hostile(change.path, "is a submodule")
             if change.is_symlink:
-                target = self._git.sync("cat-file", "blob", change.new_id).stdout
+                target = targets[change.new_id]
                 if leaves_tree(change.path, target):
                     raise self._hostile(change.path, "is a symbolic link that leaves the tree")
                 notes.append(f"{change.path}: is a symbolic link to {readable(target)}")
             notes += [f"{change.path}: {reason}" for reason in _remarks(change)]
         return notes
+
+    def _targets(self, changes: list[Change]) -> dict[str, bytes]:
+        """Where links lead, by the id of their text."""
+        links = sorted({change.new_id for change in changes if change.is_symlink})
+        told = self._git.sync("cat-file", "--batch", stdin="".join(f"{oid}\n" for oid in links).encode()).stdout
+        targets, at = {}, 0
+        for oid in links:
+            end = told.index(b"\n", at)
+            length = int(told[at:end].split()[-1])
+            targets[oid] = told[end + 1 : end + 1 + length]
+            at = end + length + 2
+        return targets
 
     def apply(self) -> None:
         """Change the files, all or none. Raises SwellError APPLY_FAILED."""
@@ -424,12 +439,14 @@ def _scratch(files: list[FilePatch]) -> Iterator[Path]:
 def _refusal(root: Path, path: bytes) -> str:
     """Why nothing may be written at a path, or ''."""
     parts = os.fsdecode(path).split("/")
+    if len(path) > PATH_BYTES_MAX:
+        return "is longer than a path may be"
     if any(part in {"", ".", ".."} for part in parts):
         return "leads out of the tree"
     if any(_is_git(part) for part in parts):
         return "is inside a .git folder"
     for folder in _folders(root, [path]):
-        if folder.is_symlink():
+        if stat.S_ISLNK(_mode(folder)):
             break
         if os.path.lexists(folder / ".git"):
             return f"lies in another repository, {folder.relative_to(root)}"
@@ -444,19 +461,26 @@ def _is_git(part: str) -> bool:
 
 def _folders(root: Path, paths: Iterable[bytes]) -> list[Path]:
     """The folders that paths lie in, below the root, the outer ones first."""
-    found = {parent for path in paths for parent in (root / os.fsdecode(path)).parents}
-    return sorted(folder for folder in found if root in folder.parents)
+    names = {
+        b"/".join(parts[:depth]) for parts in (path.split(b"/") for path in paths) for depth in range(1, len(parts))
+    }
+    return [root / os.fsdecode(name) for name in sorted(names)]
 
 
 def _is_file(root: Path, path: bytes) -> bool:
     """Whether a file or a link lies at a path, and not behind a link."""
-    if any(folder.is_symlink() for folder in _folders(root, [path])):
+    if any(stat.S_ISLNK(_mode(folder)) for folder in _folders(root, [path])):
         return False
-    try:
-        mode = (root / os.fsdecode(path)).lstat().st_mode
-    except (OSError, ValueError):
-        return False
+    mode = _mode(root / os.fsdecode(path))
     return stat.S_ISREG(mode) or stat.S_ISLNK(mode)
+
+
+def _mode(path: Path) -> int:
+    """Of what lies at a path; 0 where nothing does, or can."""
+    try:
+        return path.lstat().st_mode
+    except (OSError, ValueError):
+        return 0
 
 
 def _remarks(change: Change) -> list[str]:
@@ -511,7 +535,7 @@ class PatchManager:
     ) -> PatchArtifact:
         """Keep what a checkout has changed since its commit: new, deleted, renamed and binary files, modes and links.
 
-        Ignored files stay out. Neither the checkout nor its index is touched. No change gives an empty patch.
+        Ignored files stay out. No change gives an empty patch.
 
         Raises:
             SwellError: BAD_NAME, NOT_A_REPOSITORY, GIT_FAILED, NOT_WRITABLE.

@@ -111,6 +111,7 @@ def test_patches_of_a_run_are_listed_shown_exported_applied_and_reversed(
         (("patch", "export", "last", "--attempt", 1), "Name it behind the run"),
         (("patch", "export", "last", "--output", "x", "--series", "y"), "exclude each other"),
         (("patch", "apply", "no-such-file"), "cannot be read"),
+        (("patch", "list", "last", "--state", "lost"), "Use one of created, validated"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(swell: Swell, words: tuple[object, ...], said: str) -> None:
