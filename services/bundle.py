@@ -363,24 +363,31 @@ class BundleCycleError(BundleValidationError):
         self.cycles = tuple(cycles)
 
 
-def load_and_validate_bundles(path: str | Path, *, file_bytes: int = FILE_BYTES_MAX) -> list[WorkstreamBundle]:
+def load_and_validate_bundles(
+    path: str | Path,
+    *,
+    file_bytes: int = FILE_BYTES_MAX,
+    workstreams: int = WORKSTREAMS_MAX,
+    as_if: Mapping[str, bytes] | None = None,
+) -> list[WorkstreamBundle]:
     """The workstreams of a bundle file, or of all `*.json` files of a folder, sorted by id.
 
     A file holds one object or an array of objects. Hidden files and sub-folders are not read. `file_bytes` is the limit
-    of one file.
+    of one file, `workstreams` that of all together. `as_if` are files of the folder by name, taken to stand there in
+    place of what does.
 
     Raises:
         BundleValidationError: with all problems of all files; a missing path and an empty folder are problems too.
         BundleDependencyError, BundleCycleError: when nothing else is wrong.
     """
-    return _assemble(_documents(Path(path), file_bytes), file_bytes)
+    return _assemble(_documents(Path(path), file_bytes, as_if or {}), file_bytes, workstreams)
 
 
 def parse_bundles(
     documents: Iterable[tuple[str, bytes]], *, file_bytes: int = FILE_BYTES_MAX
 ) -> list[WorkstreamBundle]:
     """As `load_and_validate_bundles`, for (name, content) pairs that somebody else has read."""
-    return _assemble(documents, file_bytes)
+    return _assemble(documents, file_bytes, WORKSTREAMS_MAX)
 
 
 def encode_bundles(bundles: Iterable[WorkstreamBundle]) -> bytes:
@@ -388,7 +395,10 @@ def encode_bundles(bundles: Iterable[WorkstreamBundle]) -> bytes:
     return msgspec.json.encode(list(bundles))
 
 
-def _documents(root: Path, file_bytes: int) -> Iterator[tuple[str, bytes] | Problem]:
+def _documents(root: Path, file_bytes: int, as_if: Mapping[str, bytes]) -> Iterator[tuple[str, bytes] | Problem]:
+    yield from ((_shown_path(root / name), content) for name, content in sorted(as_if.items()))
+    if as_if and not root.exists():
+        return
     try:
         if not root.is_dir():
             yield _read(root, _shown_path(root), file_bytes)
@@ -399,6 +409,8 @@ def _documents(root: Path, file_bytes: int) -> Iterator[tuple[str, bytes] | Prob
         yield _unreadable(_shown_path(root), error)
         return
     for name in names:
+        if name in as_if:
+            continue
         shown = _shown_path(root / name)
         try:
             real = (home / name).resolve(strict=True)
@@ -734,10 +746,12 @@ class _Entry(msgspec.Struct, frozen=True, kw_only=True):
     bundle: WorkstreamBundle | None
 
 
-def _assemble(documents: Iterable[tuple[str, bytes] | Problem], file_bytes: int) -> list[WorkstreamBundle]:
+def _assemble(
+    documents: Iterable[tuple[str, bytes] | Problem], file_bytes: int, workstreams: int
+) -> list[WorkstreamBundle]:
     problems: list[Problem] = []
     entries: list[_Entry] = []
-    for part in _parsed(documents, file_bytes):
+    for part in _parsed(documents, file_bytes, workstreams):
         if isinstance(part, Problem):
             problems.append(part)
             continue
@@ -789,7 +803,7 @@ _WHOLE_FILE: Final = frozenset(
 
 
 def _parsed(
-    documents: Iterable[tuple[str, bytes] | Problem], file_bytes: int
+    documents: Iterable[tuple[str, bytes] | Problem], file_bytes: int, workstreams: int
 ) -> Iterator[tuple[str, list[Any]] | Problem]:
     """The elements of each document; ends at the first that exceeds a limit of the whole set."""
     size = count = 0
@@ -812,11 +826,11 @@ def _parsed(
             yield elements
             continue
         count += len(elements)
-        if count > WORKSTREAMS_MAX:
+        if count > workstreams:
             yield Problem(
                 code="TOO_MANY_WORKSTREAMS",
                 file=name,
-                message=f"the files up to this one declare more than {WORKSTREAMS_MAX} workstreams",
+                message=f"the files up to this one declare more than {workstreams} workstreams",
                 remedy="submit fewer workstreams at once",
             )
             return

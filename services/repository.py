@@ -28,7 +28,7 @@ FILTERS_BYTES: Final = 64 * 1024
 
 RepositoryCode = Literal[
     "GIT_MISSING", "NOT_A_REPOSITORY", "NO_COMMIT", "BASE_REF_MISSING", "SHALLOW", "DIRTY",
-    "FILE_UNREADABLE", "FILE_TOO_LARGE", "REMOTE_MISSING", "GIT_FAILED",
+    "FILE_UNREADABLE", "FILE_TOO_LARGE", "BAD_PATTERN", "REMOTE_MISSING", "GIT_FAILED",
 ]  # fmt: skip
 
 
@@ -159,6 +159,31 @@ def list_folder(root: Path, commit: str, path: str, limit: int) -> dict[str, str
         description, _, name = entry.partition(b"\t")
         found[readable(name.rpartition(b"/")[2])] = _KINDS.get(description.split()[0], "file")
     return found or None
+
+
+def count_matching_lines(root: Path, commit: str, pattern: str) -> dict[str, int]:
+    """The text files of `commit` with lines that match a POSIX extended regular expression: path to their number.
+
+    Symbolic links and submodules are not looked into. Raises RepositoryError BAD_PATTERN, GIT_FAILED.
+    """
+    arguments = ("grep", "--no-color", "-E", "-I", "-c", "-z", "--full-name", "-e", pattern, _checked(commit), "--")
+    try:
+        output = _git(root).sync(*arguments, ok=(0, 1), output_bytes=LISTING_BYTES).stdout
+    except GitMissingError as error:
+        raise RepositoryError("GIT_MISSING", error.stderr_tail, error.remedy) from error
+    except GitError as error:
+        if "-e option" in error.stderr_tail:
+            raise RepositoryError(
+                "BAD_PATTERN", f"git cannot use the pattern: {error.stderr_tail}", "Write it as for `git grep -E`."
+            ) from error
+        raise RepositoryError("GIT_FAILED", f"`{error.command}` failed: {error.stderr_tail}", error.remedy) from error
+    found = {}
+    start = len(commit) + 1
+    for line in output.split(b"\n"):
+        name, _, count = line.partition(b"\0")
+        if count:
+            found[readable(name[start:])] = int(count)
+    return found
 
 
 _KINDS: Final = {b"040000": "folder", b"120000": "link", b"160000": "submodule"}

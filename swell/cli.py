@@ -138,6 +138,41 @@ def _bundle_path(path: Path | None, repo: Path) -> Path:
     return path if path is not None else workstream_dir(repo)
 
 
+@app.command(rich_help_panel="Before a run")
+@command
+def decompose(
+    request: Annotated[Path, typer.Argument(help="The change request, a YAML or JSON file.", metavar="REQUEST")],
+    repo: RepoOption = Path(),
+    *,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The folder for the bundles. Default: `workstreams` in the repository.")
+    ] = None,
+    rules: Annotated[
+        Path | None, typer.Option("--rules", help="A file with rules in place of the shipped ones.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", help="The commit a migration looks at. Default: what is checked out.")
+    ] = None,
+    each: Annotated[bool, typer.Option("--each", help="A file for each workstream, not one for all.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Only tell; write nothing.")] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Make workstreams of a change request, and tell why they are what they are."""
+    from swell.decompose import decomposition_of, write_bundles  # noqa: PLC0415 - as the module says
+
+    made = decomposition_of(request, repo, rules, base)
+    written = [] if explain else write_bundles(made, _bundle_path(out, repo), each=each, force=force)
+    if as_json:
+        say(made.explanation.to_json())
+        return 0
+    say(visible(made.explanation.to_text()).rstrip())
+    if written:
+        many = f" and {len(written) - 1} more files" if len(written) > 1 else ""
+        say(["", f"wrote {written[0]}{many}: look at it with `swell plan {written[0].parent}`"])
+    return 0
+
+
 # Runs
 
 

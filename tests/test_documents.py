@@ -16,6 +16,7 @@ from services.aim import AimTool, Route, Security
 from services.bundle import NOT_IN_FILES, BreakerOverride, WorkstreamBundle, WorkstreamChecks
 from services.checks import Checks
 from services.config import load, load_yaml
+from services.decomposition import ChangeRequest, Migration, Rules, parse_rules
 from services.profiles import ToolProfile, load_tool_profiles
 from services.scheduler.breaker import parse_breaker_config
 from services.scheduler.recovery import parse_recovery_config
@@ -230,6 +231,8 @@ def test_every_field_of_a_bundle_is_described():
         ("docs/bundles.md", "### `metadata.swell`", WorkstreamChecks),
         ("docs/bundles.md", "## `swell.toml`", Checks),
         ("docs/tool-profiles.md", "## Fields", ToolProfile),
+        ("docs/decomposition.md", "## The request", ChangeRequest),
+        ("docs/decomposition.md", "### A migration", Migration),
         ("docs/aim.md", "### A route", Route),
         ("docs/aim.md", "### A tool", AimTool),
         ("docs/aim.md", "### Limits", Security),
@@ -274,6 +277,7 @@ def test_every_file_of_settings_is_known():
         "prices.toml",
         "aim_registry.json",
         "gates.yaml",
+        "decomposition_rules.yaml",
     }
     assert {file.name for file in (ROOT / "config").iterdir()} == known
 
@@ -300,6 +304,14 @@ def test_shipped_settings_are_the_defaults(service):
 def test_shipped_limits_load():
     file = ROOT / "config" / "circuit_breaker_config.yaml"
     assert parse_breaker_config(load_yaml(file, CONFIG_BYTES), str(file))
+
+
+def test_the_shipped_rules_of_decomposition_load_and_show_every_key():
+    file = ROOT / "config" / "decomposition_rules.yaml"
+    shipped = parse_rules(load_yaml(file, CONFIG_BYTES), str(file))
+    default = parse_rules({}, "")
+    assert set(load_yaml(file, CONFIG_BYTES)) == set(Rules.__struct_fields__)
+    assert msgspec.structs.replace(shipped, group_by={}, dependency_inference={}, prioritization={}) == default
 
 
 def test_the_shipped_recovery_table_is_the_default_one_and_names_every_class():
