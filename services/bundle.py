@@ -17,6 +17,7 @@ Only `load_and_validate_bundles` touches a disk; the rest is pure. `python -m se
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import math
@@ -45,6 +46,9 @@ SET_BYTES_MAX: Final = 64 << 20
 
 WORKSTREAMS_MAX: Final = 10_000
 """Workstreams of one run: what planning within a second is measured for."""
+
+PLANNED_MAX: Final = 100_000
+"""Workstreams that are planned together to see what is ahead; more than one run takes."""
 
 ID_CHARS_MAX: Final = 100
 """Characters of a workstream id: it becomes a subject token, a folder and part of a branch name."""
@@ -168,6 +172,9 @@ class WorkstreamChecks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         ]
         | None
     ) = None
+
+
+_NO_CHECKS: Final = WorkstreamChecks()
 
 
 class CapabilityPayload(msgspec.Struct, frozen=True, kw_only=True):
@@ -310,6 +317,8 @@ class WorkstreamBundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     @property
     def checks(self) -> WorkstreamChecks:
         """`metadata.swell`, with every key absent when there is none."""
+        if "swell" not in self.metadata:
+            return _NO_CHECKS
         return msgspec.convert(_without_comments(self.metadata.get("swell", {})), WorkstreamChecks)
 
     @property
@@ -620,8 +629,12 @@ _OPEN_OBJECTS: Final[Mapping[str, type[msgspec.Struct]]] = {
 def _decode_fields(
     raw: Mapping[str, Any], type_: type[msgspec.Struct], prefix: str, found: _Findings
 ) -> dict[str, Any]:
-    """Convert field by field, so that every wrong one is found, not only the first."""
+    """The values of an object's fields. Where one is wrong they are converted one by one, so that every wrong one is found."""
     fields = _fields(type_)
+    if type_.__struct_config__.forbid_unknown_fields and raw.keys() <= fields.keys():
+        with contextlib.suppress(msgspec.ValidationError):
+            whole = msgspec.convert(raw, type_)
+            return {name: getattr(whole, name) for name in raw}
     missing = [name for name, field in fields.items() if field.required and name not in raw]
     if missing:
         found.add(
@@ -922,7 +935,8 @@ def find_cycles(graph: Graph) -> tuple[list[tuple[str, ...]], bool]:
     At least one cycle is found if there is any. The search ends after `CYCLES_MAX` cycles, or `CYCLE_SEARCH_MAX` edges
     once there is one. (D. B. Johnson, Finding all the elementary circuits of a directed graph, 1975; without recursion.)
     """
-    edges = {id_: sorted({o for o in others if o in graph}) for id_, others in graph.items()}
+    among = _unresolved(graph)
+    edges = {id_: sorted({o for o in graph[id_] if o in among}) for id_ in among}
     cycles: list[tuple[str, ...]] = []
     cycles.extend((id_,) for id_ in sorted(edges) if id_ in edges[id_])
     del cycles[CYCLES_MAX:]
@@ -947,6 +961,25 @@ def find_cycles(graph: Graph) -> tuple[list[tuple[str, ...]], bool]:
                 break
         pending.extend(sorted(_knots(inner, knot - {start}), key=min, reverse=True))
     return sorted(cycles), complete
+
+
+def _unresolved(graph: Graph) -> set[str]:
+    """What is left when whoever waits for nothing that is left is taken away, again and again: all cycles, and what waits
+    for one.
+    """
+    waits_for = {id_: {other for other in others if other in graph} for id_, others in graph.items()}
+    dependents: dict[str, list[str]] = defaultdict(list)
+    for id_, others in waits_for.items():
+        for other in others:
+            dependents[other].append(id_)
+    open_count = {id_: len(others) for id_, others in waits_for.items()}
+    free = [id_ for id_, count in open_count.items() if not count]
+    for id_ in free:
+        for dependent in dependents[id_]:
+            open_count[dependent] -= 1
+            if not open_count[dependent]:
+                free.append(dependent)
+    return graph.keys() - free if len(free) < len(graph) else set()
 
 
 def _circuits(edges: Mapping[str, Sequence[str]], start: str) -> Iterator[tuple[str, ...] | None]:

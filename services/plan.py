@@ -16,6 +16,7 @@ declared paths nest): a free wave is found by skipping whole runs of taken ones,
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
@@ -28,6 +29,7 @@ from services import scope
 from services.aim import Registry, beyond_limits, missing_context, payload_of
 from services.bundle import (
     NAME_CHARS_MAX,
+    WORKSTREAMS_MAX,
     BreakerOverride,
     BundleValidationError,
     Graph,
@@ -45,6 +47,15 @@ PATTERN_CHARS_SHOWN: Final = 120
 
 OVERLAP_PAIRS_MAX: Final = 100_000
 """Pairs of overlapping paths that `validate_plan` looks at; beyond, its count is a lower bound."""
+
+OVERLAPS_KEPT: Final = 1_000
+"""Pairs of overlapping workstreams that a report names; the findings count the rest."""
+
+SOURCES_AT_ONCE: Final = 16_384
+"""Workstreams whose dependents are looked for in one pass: at most two KiB for each workstream of the plan."""
+
+SCOPE_TRIALS_MAX: Final = 1_000_000
+"""Files held against globs that match none of the first ones; beyond, a glob counts as matching."""
 
 JUMPS_MAX: Final = 100
 """Runs of taken waves that one workstream is carried over before it gets a new wave: scopes made to interleave cannot
@@ -173,6 +184,12 @@ def build_execution_plan(
         estimated_speedup=total / steps if steps else 1.0,
         bottlenecks=sorted(wave[0] for wave in waves if len(wave) == 1 and not by_id[wave[0]].parallel_ok),
     )
+
+
+def critical_path(graph: Graph, weights: Mapping[str, float]) -> tuple[list[str], float]:
+    """The heaviest chain of dependencies of a graph without cycles, first to last, and its weight (1 for who has none)."""
+    path, tails = _critical_path(graph, _topological(graph), weights)
+    return path, tails[path[0]] if path else 0.0
 
 
 def makespan(waves: Iterable[Sequence[str]], workers: int) -> int:
@@ -432,12 +449,22 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.code}{where}: {self.message}; {self.remedy}"
 
 
+class Overlap(msgspec.Struct, frozen=True, kw_only=True):
+    """Two workstreams that do not wait for each other, and the declared patterns that keep them apart."""
+
+    workstream: str
+    other: str
+    pattern: str
+    other_pattern: str
+
+
 class PlanReport(msgspec.Struct, frozen=True, kw_only=True):
     """What a plan would do, and what speaks against it.
 
     total_cost_limit_usd: the sum of `max_cost_usd` over the workstreams that declare one, as an exact decimal.
     what_if: number of workers to the unit steps the run would take.
     plan: None when there is an error in the dependencies.
+    overlaps: pairs that are kept apart by their scopes alone, the first OVERLAPS_KEPT.
     """
 
     valid: bool
@@ -446,6 +473,7 @@ class PlanReport(msgspec.Struct, frozen=True, kw_only=True):
     total_cost_limit_usd: str
     what_if: dict[int, int]
     plan: ExecutionPlan | None
+    overlaps: list[Overlap]
 
     def to_json(self) -> str:
         return msgspec.json.encode(self).decode()
@@ -471,16 +499,22 @@ def validate_plan(
     max_workers: int,
     checks_present: Callable[[WorkstreamBundle], bool],
     registry: Registry | None = None,
+    windows: Mapping[str, int] | None = None,
+    files: Collection[str] | None = None,
+    budget_usd: float | None = None,
 ) -> PlanReport:
     """Check a set of workstreams without side effects.
 
     `known_tools` are the tool profiles there are (None: not known, not checked). `checks_present` says whether anything
     at all checks a workstream, with repository, context and bundle taken into account; `gates: none` is handled here.
-    `registry` is what routes capabilities, as far as its tools can be asked (None: there is none).
+    `registry` is what routes capabilities, as far as its tools can be asked (None: there is none). `windows` are the
+    tokens that tools can hold, as far as they are known; `files` the paths of the base commit (None: not known);
+    `budget_usd` the money of the run (None: no budget).
 
     Errors: DUPLICATE_ID, UNKNOWN_DEPENDENCY, CYCLE, UNKNOWN_TOOL, NO_CHECKS, INVALID_COMPENSATION,
     COMPENSATION_UNAVAILABLE, DUPLICATE_GATE, MISSING_CONTEXT, PAYLOAD_TOO_LARGE, TOO_MANY_FILES, FORBIDDEN_PATH. Warnings: EMPTY_PLAN,
-    NOT_ENFORCED, NOT_ROUTED, SCOPE_OVERLAP, NO_COST_LIMIT, NO_CONTEXT_ESTIMATE, SINGLETON_WAVE.
+    NOT_ENFORCED, NOT_ROUTED, SCOPE_OVERLAP, NO_COST_LIMIT, NO_CONTEXT_ESTIMATE, SINGLETON_WAVE, CONTEXT_OVER_WINDOW,
+    LIMITS_OVER_BUDGET, SCOPE_UNMATCHED, BEYOND_ONE_RUN.
     """
     ordered = sorted(bundles, key=lambda bundle: bundle.id)
     errors: list[Finding] = []
@@ -501,18 +535,30 @@ def validate_plan(
         warnings.append(
             Finding(code="EMPTY_PLAN", message="there is no workstream", remedy="declare at least one in a bundle")
         )
+    overlaps: list[Overlap] = []
     if plan is not None:
-        warnings += _overlaps(ordered, plan) + _singletons(plan)
-    warnings += _unlimited(ordered)
-    limits = (Decimal(str(bundle.max_cost_usd)) for bundle in ordered if bundle.max_cost_usd is not None)
+        overlaps, told = _overlaps(ordered, plan)
+        warnings += told + _singletons(plan)
+    warnings += _unlimited(ordered) + _beyond(ordered) + _overfilled(ordered, windows or {})
+    warnings += [] if files is None else _unmatched(ordered, files)
+    limits = sum((Decimal(str(b.max_cost_usd)) for b in ordered if b.max_cost_usd is not None), Decimal(0))
+    if budget_usd is not None and limits > Decimal(str(budget_usd)):
+        warnings.append(
+            Finding(
+                code="LIMITS_OVER_BUDGET",
+                message=f"the workstreams may cost {limits:f} USD together, more than the budget of {budget_usd:g} USD",
+                remedy="raise the budget, lower max_cost_usd, or expect the run to pause when it is used up",
+            )
+        )
     pools = sorted({*WHAT_IF_WORKERS, max_workers})
     return PlanReport(
         valid=not errors,
         errors=errors,
         warnings=warnings,
-        total_cost_limit_usd=f"{sum(limits, Decimal(0)):f}",
+        total_cost_limit_usd=f"{limits:f}",
         what_if={workers: makespan(plan.waves, workers) for workers in pools} if plan is not None else {},
         plan=plan,
+        overlaps=overlaps,
     )
 
 
@@ -656,6 +702,73 @@ def _unlimited(bundles: Sequence[WorkstreamBundle]) -> list[Finding]:
     )
 
 
+def _beyond(bundles: Sequence[WorkstreamBundle]) -> list[Finding]:
+    if len(bundles) <= WORKSTREAMS_MAX:
+        return []
+    message = f"{len(bundles)} workstreams can be planned, but one run takes at most {WORKSTREAMS_MAX}"
+    return [Finding(code="BEYOND_ONE_RUN", message=message, remedy="submit them in several runs")]
+
+
+def _overfilled(bundles: Iterable[WorkstreamBundle], windows: Mapping[str, int]) -> list[Finding]:
+    """Workstreams that expect more context than their own tool can hold."""
+    over: dict[str, list[str]] = defaultdict(list)
+    for bundle in bundles:
+        if bundle.tool in windows and (bundle.estimated_context_tokens or 0) > windows[bundle.tool]:
+            over[bundle.tool].append(bundle.id)
+    return [
+        finding
+        for tool, ids in sorted(over.items())
+        for finding in _listed(
+            "CONTEXT_OVER_WINDOW",
+            ids,
+            f"expects more context than {tool} can hold ({windows[tool]} tokens)",
+            "divide it, or name a tool with a larger window",
+        )
+    ]
+
+
+def _unmatched(bundles: Sequence[WorkstreamBundle], files: Collection[str]) -> list[Finding]:
+    """Workstreams with a pattern in `files_scope` that stands for no file there is, nor for one that is to be created."""
+    listed = sorted({*files, *(pattern for bundle in bundles for pattern in bundle.files_create)})
+    unmatched = _matching_none({pattern for bundle in bundles for pattern in bundle.files_scope}, listed)
+    found = [(bundle.id, pattern) for bundle in bundles for pattern in bundle.files_scope if pattern in unmatched]
+    remedy = "mend files_scope, or name what is to be created in files_create"
+    findings = [
+        Finding(
+            code="SCOPE_UNMATCHED",
+            workstream=id_,
+            message=f"declares {_short(pattern)}, which stands for no file of the base commit",
+            remedy=remedy,
+        )
+        for id_, pattern in found[:LISTED_MAX]
+    ]
+    if (more := len(found) - LISTED_MAX) > 0:
+        message = f"and {more} more paths that stand for no file of the base commit"
+        findings.append(Finding(code="SCOPE_UNMATCHED", message=message, remedy=remedy))
+    return findings
+
+
+def _matching_none(patterns: Collection[str], listed: Sequence[str]) -> set[str]:
+    """The patterns that cover none of the sorted paths."""
+    known = set(listed)
+    trials = 0
+    found = set()
+    for pattern in sorted(patterns):
+        if pattern in known:
+            continue
+        key = scope.overlap_key(pattern)
+        parsed = scope.ScopePattern(text=pattern)
+        covered = False
+        for at in range(bisect_left(listed, key), len(listed)):
+            trials += 1
+            covered = trials > SCOPE_TRIALS_MAX or parsed.covers(listed[at])
+            if covered or not listed[at].startswith(key):
+                break
+        if not covered:
+            found.add(pattern)
+    return found
+
+
 def _singletons(plan: ExecutionPlan) -> list[Finding]:
     if plan.total_workstreams == 1:
         return []
@@ -670,32 +783,32 @@ def _listed(code: str, ids: Sequence[str], message: str, remedy: str) -> list[Fi
     return findings
 
 
-def _overlaps(bundles: Sequence[WorkstreamBundle], plan: ExecutionPlan) -> list[Finding]:
+def _overlaps(bundles: Sequence[WorkstreamBundle], plan: ExecutionPlan) -> tuple[list[Overlap], list[Finding]]:
     """Pairs that overlap in scope although neither waits for the other, directly or not."""
     remedy = "add a dependency if the order matters, or separate their scopes"
-    before = _transitive(plan.dependency_graph)
-    index = {id_: at for at, id_ in enumerate(before)}
-    found: set[tuple[str, str]] = set()
-    findings: list[Finding] = []
+    pairs: dict[tuple[str, str], tuple[str, str]] = {}
     looked = 0
     for a, mine, b, theirs in _overlapping(bundles):
         looked += 1
         if looked > OVERLAP_PAIRS_MAX:
             break
-        pair = (min(a, b), max(a, b))
-        if pair in found or before[a] >> index[b] & 1 or before[b] >> index[a] & 1:
-            continue
-        found.add(pair)
-        if len(findings) < LISTED_MAX:
-            findings.append(
-                Finding(
-                    code="SCOPE_OVERLAP",
-                    workstream=pair[0],
-                    message=f"is independent of {pair[1]} but will not run beside it ({_scope_reason(mine, theirs)})",
-                    remedy=remedy,
-                )
-            )
-    if (more := len(found) - LISTED_MAX) > 0:
+        pairs.setdefault((min(a, b), max(a, b)), (mine, theirs) if a < b else (theirs, mine))
+    free = independent(plan.dependency_graph, pairs)
+    overlaps = [
+        Overlap(workstream=a, other=b, pattern=_short(pairs[a, b][0]), other_pattern=_short(pairs[a, b][1]))
+        for a, b in free[:OVERLAPS_KEPT]
+    ]
+    findings = [
+        Finding(
+            code="SCOPE_OVERLAP",
+            workstream=one.workstream,
+            message=f"is independent of {one.other} but will not run beside it "
+            f"({_scope_reason(one.pattern, one.other_pattern)})",
+            remedy=remedy,
+        )
+        for one in overlaps[:LISTED_MAX]
+    ]
+    if (more := len(free) - LISTED_MAX) > 0:
         least = "at least " if looked > OVERLAP_PAIRS_MAX else ""
         findings.append(
             Finding(
@@ -704,7 +817,42 @@ def _overlaps(bundles: Sequence[WorkstreamBundle], plan: ExecutionPlan) -> list[
                 remedy=remedy,
             )
         )
-    return findings
+    return overlaps, findings
+
+
+def independent(graph: Graph, pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those of the pairs, in their order, of which neither workstream waits for the other, directly or not."""
+    order = _topological(graph)
+    rank = {id_: at for at, id_ in enumerate(order)}
+    depth = {id_: at for at, level in enumerate(_levels(graph, order)) for id_ in level}
+    asked = list(pairs)
+    # Within a level nobody waits for anybody; else only the later one may wait for the earlier one.
+    doubtful: dict[str, list[str]] = defaultdict(list)
+    for a, b in asked:
+        if depth[a] != depth[b]:
+            earlier, later = (a, b) if rank[a] < rank[b] else (b, a)
+            doubtful[earlier].append(later)
+    ordered: set[tuple[str, str]] = set()
+    sources = sorted(doubtful, key=rank.__getitem__)
+    for first in range(0, len(sources), SOURCES_AT_ONCE):
+        block = sources[first : first + SOURCES_AT_ONCE]
+        last = max(rank[later] for earlier in block for later in doubtful[earlier])
+        reached = _reached(graph, order[rank[block[0]] : last + 1], block)
+        for bit, earlier in enumerate(block):
+            ordered.update((earlier, later) for later in doubtful[earlier] if reached[later] >> bit & 1)
+    return [(a, b) for a, b in asked if (a, b) not in ordered and (b, a) not in ordered]
+
+
+def _reached(graph: Graph, order: Sequence[str], sources: Sequence[str]) -> dict[str, int]:
+    """For each id of `order` the sources that it is, or waits for, as bits in their order; none stands before `order`."""
+    own = {id_: 1 << bit for bit, id_ in enumerate(sources)}
+    reached: dict[str, int] = {}
+    for id_ in order:
+        bits = own.get(id_, 0)
+        for other in graph[id_]:
+            bits |= reached.get(other, 0)
+        reached[id_] = bits
+    return reached
 
 
 def _overlapping(bundles: Iterable[WorkstreamBundle]) -> Iterator[tuple[str, str, str, str]]:
@@ -715,24 +863,13 @@ def _overlapping(bundles: Iterable[WorkstreamBundle]) -> Iterator[tuple[str, str
             owners[scope.overlap_key(pattern)].append((bundle.id, pattern))
     enclosing = scope.nesting(owners)
     for key in sorted(owners):
+        if len(owners[key]) == 1 and enclosing[key] is None:
+            continue
         for at, (a, mine) in enumerate(owners[key]):
             outer = (owner for above in _chain(enclosing, enclosing[key]) for owner in owners[above])
             for b, theirs in chain(owners[key][:at], outer):
                 if a != b:
                     yield a, mine, b, theirs
-
-
-def _transitive(graph: Graph) -> dict[str, int]:
-    """For each id the set of everything it waits for, as bits in the order of this mapping."""
-    order = _topological(graph)
-    index = {id_: at for at, id_ in enumerate(order)}
-    before: dict[str, int] = {}
-    for id_ in order:
-        bits = 0
-        for other in graph[id_]:
-            bits |= before[other] | 1 << index[other]
-        before[id_] = bits
-    return before
 
 
 def _plan_lines(plan: ExecutionPlan) -> list[str]:

@@ -16,7 +16,7 @@ import typer
 
 from swell import budget as budget_commands
 from swell import control, ledger, patch, review
-from swell.command import cluster_client, command, say
+from swell.command import cluster_client, command, much_is_made, say
 from swell.errors import invalid
 from swell.options import (
     AllowDirty,
@@ -122,13 +122,55 @@ def validate(path: PathArgument = None, repo: RepoOption = Path(), tool_profiles
 @app.command(rich_help_panel="Before a run")
 @command
 def plan(
-    path: PathArgument = None, repo: RepoOption = Path(), tool_profiles: Profiles = None, as_json: JsonOption = False
+    path: PathArgument = None,
+    repo: RepoOption = Path(),
+    *,
+    tool_profiles: Profiles = None,
+    like: Annotated[
+        str, typer.Option("--like", help="An earlier run: take its durations and changed files.", metavar="RUN")
+    ] = "",
+    workers: Annotated[
+        list[int] | None,
+        typer.Option("--workers", min=1, max=10_000, help="What if so many tools ran at a time; repeatable."),
+    ] = None,
+    executors: Annotated[
+        list[int] | None, typer.Option("--executors", min=1, max=10_000, help="What if there were so many; repeatable.")
+    ] = None,
+    slots: Annotated[int, typer.Option("--slots", min=1, max=1_000, help="Attempts an executor runs at a time.")] = 2,
+    budget: Budget = None,
+    as_mermaid: Annotated[bool, typer.Option("--mermaid", help="Print a Mermaid flowchart.")] = False,
+    as_json: JsonOption = False,
 ) -> int:
-    """Show the waves of a set of bundles, and why each workstream stands where it does."""
-    from swell.listing import local_plan, plan_lines  # noqa: PLC0415 - as the module says
+    """Show the waves of a set of bundles, why each workstream stands where it does, and what is ahead."""
+    from services.bundle import PLANNED_MAX  # noqa: PLC0415 - as the module says
+    from swell.diagram import mermaid  # noqa: PLC0415 - as above
+    from swell.listing import plan_lines, plan_of  # noqa: PLC0415 - as above
+    from swell.outlook import history_of, outlook_lines, outlook_of, with_outlook  # noqa: PLC0415 - as above
+    from swell.settings import MAX_WORKERS, RunSettings, in_force  # noqa: PLC0415 - as above
+    from swell.submission import load_bundles  # noqa: PLC0415 - as above
 
-    report = local_plan(_bundle_path(path, repo), repo, tool_profiles)
-    say(report.to_json() if as_json else plan_lines(report))
+    if as_json and as_mermaid:
+        raise invalid("BAD_OPTIONS", "a plan is printed as JSON or as Mermaid", "Leave one of the two out.")
+    history = outlook = None
+    with much_is_made():
+        bundles = load_bundles(_bundle_path(path, repo), workstreams=PLANNED_MAX)
+        report = plan_of(bundles, repo, tool_profiles, budget_usd=budget)
+        if like:
+            with cluster_client() as client:
+                history = history_of(client, _resolve(client, like))
+        if history is not None or workers or executors:
+            known = workers or [in_force(RunSettings()).max_workers or MAX_WORKERS]
+            outlook = outlook_of(
+                bundles, report, workers=known, executors=executors or [], slots=slots, history=history
+            )
+    if as_json:
+        say(with_outlook(report, outlook))
+    elif as_mermaid and report.plan is not None:
+        overlaps = [(one.workstream, one.other) for one in report.overlaps]
+        shared = [] if outlook is None else [(one.workstream, one.other) for one in outlook.conflicts]
+        say(mermaid(report.plan, shared if like else overlaps))
+    else:
+        say(plan_lines(report, outlook_lines(outlook) if outlook else [], outlook.findings if outlook else []))
     return 0 if report.valid else 2
 
 

@@ -18,7 +18,8 @@ from swell.text import columns, duration, one_line, size, visible
 
 if TYPE_CHECKING:
     from services.aim import Registry
-    from services.plan import ExecutionPlan, PlanReport
+    from services.bundle import WorkstreamBundle
+    from services.plan import Conflict, ExecutionPlan, PlanReport
     from services.plan import Finding as PlanFinding
     from swell.client import Client
     from swell.values import Attempt, Event, Finding, Run, Workstream
@@ -28,7 +29,9 @@ READ_BYTES_MAX: Final = 1024 * 1024
 PREFIX_RUNS_MAX: Final = 10_000
 NAMES_MAX: Final = 5
 LIVE_LINE_BYTES: Final = 64 * 1024
-ADVICE: Final = frozenset({"NO_COST_LIMIT", "NO_CONTEXT_ESTIMATE", "SINGLETON_WAVE", "TOOL_NOT_ROUTED"})
+ADVICE: Final = frozenset(
+    {"NO_COST_LIMIT", "NO_CONTEXT_ESTIMATE", "SINGLETON_WAVE", "TOOL_NOT_ROUTED", "SCOPE_UNMATCHED"}
+)
 """Warnings about how a plan might be better, which somebody who starts a run has not asked for."""
 
 
@@ -59,32 +62,43 @@ def detected_checks(repo: Path) -> tuple[Path, str]:
 
 
 def local_plan(path: Path, repo: Path, tool_profiles: str | None = None) -> PlanReport:
-    """The plan of the bundles at `path`, by what the repository says of checks and tools, if it is one.
+    """The plan of the bundles at `path` as one run, by what the repository says of checks and tools, if it is one.
 
     `tool_profiles`: the file laid over its tool profiles, by default that of the settings. Raises SwellError.
     """
-    from services.bundle import WorkstreamBundle  # noqa: PLC0415 - as above
+    from swell.submission import load_bundles  # noqa: PLC0415 - as above
+
+    return plan_of(load_bundles(path), repo, tool_profiles)
+
+
+def plan_of(
+    bundles: Sequence[WorkstreamBundle],
+    repo: Path,
+    tool_profiles: str | None = None,
+    *,
+    budget_usd: float | None = None,
+) -> PlanReport:
+    """As `local_plan`, of bundles that are loaded. `budget_usd` is the money of the run, by default that of the settings."""
     from services.checks import CHECKS_BYTES, CHECKS_FILE, Checks, ChecksError, parse_checks  # noqa: PLC0415 - as above
     from services.gates import asked_for  # noqa: PLC0415 - as above
     from services.plan import validate_plan  # noqa: PLC0415 - as above
     from services.plugins import in_force as checks_in_force  # noqa: PLC0415 - as above
     from services.plugins import requirement_problems  # noqa: PLC0415 - as above
-    from services.repository import RepositoryError, inspect, read_file  # noqa: PLC0415 - as above
+    from services.repository import RepositoryError, inspect, list_files, read_file  # noqa: PLC0415 - as above
     from swell.settings import MAX_WORKERS, RunSettings, in_force  # noqa: PLC0415 - as above
-    from swell.submission import gates_at, laid_over, load_bundles, profiles_in  # noqa: PLC0415 - as above
+    from swell.submission import gates_at, laid_over, profiles_in  # noqa: PLC0415 - as above
 
-    bundles = load_bundles(path)
-    settings = in_force(RunSettings(tool_profiles=tool_profiles))
+    settings = in_force(RunSettings(tool_profiles=tool_profiles, budget_usd=budget_usd))
     checks = Checks()
-    known_repository = True
+    files: list[str] | None = None
     try:
         state = inspect(repo, allow_dirty=True)
         data = read_file(state.root, state.base_commit, CHECKS_FILE, CHECKS_BYTES)
         checks = checks if data is None else parse_checks(data, CHECKS_FILE)
         profiles = laid_over(state.root, state.base_commit, checks, settings.tool_profiles)
         gates_at(state.root, state.base_commit, checks)
+        files = list_files(state.root, state.base_commit, FILES_MAX)
     except RepositoryError:
-        known_repository = False
         profiles = profiles_in(settings.tool_profiles)
     except ChecksError as error:
         raise invalid("BAD_CHECKS", str(error), "Mend it, then commit it.", str(repo)) from error
@@ -97,7 +111,7 @@ def local_plan(path: Path, repo: Path, tool_profiles: str | None = None) -> Plan
         found = judging[bundle.checks]
         gates = asked_for(found.test_gates, bundle.test_gates)
         named = found.static_tools or found.runtime_tool or bundle.acceptance_tests
-        return bool(not known_repository or named or any(gate.required for gate in gates))
+        return bool(files is None or named or any(gate.required for gate in gates))
 
     report = validate_plan(
         bundles,
@@ -105,6 +119,10 @@ def local_plan(path: Path, repo: Path, tool_profiles: str | None = None) -> Plan
         max_workers=settings.max_workers or MAX_WORKERS,
         checks_present=checked,
         registry=_registry() if any(bundle.capability for bundle in bundles) else None,
+        windows={tool: one.context_tokens for tool, one in profiles.items() if one.context_tokens is not None},
+        # Of a listing that was cut off nothing can be said to be missing.
+        files=files if files is not None and len(files) < FILES_MAX else None,
+        budget_usd=settings.budget_usd,
     )
     # What else they require may be a plugin or a profile of the scheduler's, which only a submission meets.
     problems = [one for found in judging.values() for one in requirement_problems(found.static_tools, profiles)]
@@ -122,30 +140,34 @@ def _registry() -> Registry:
         raise invalid("BAD_AIM_REGISTRY", str(error), "Name a file with an AIM registry.", REGISTRY_VARIABLE) from error
 
 
-def plan_lines(report: PlanReport) -> list[str]:
-    """The plan as a table: wave, workstream, what it waits for, why it stands there."""
+def plan_lines(report: PlanReport, ahead: Sequence[str] = (), findings: Sequence[PlanFinding] = ()) -> list[str]:
+    """The plan as a table: wave, workstream, what it waits for, why it stands there; then what is `ahead`, and `findings`."""
     lines: list[str] = []
     if report.plan is not None:
         found = report.plan
         rows = [["wave", "workstream", "after", "why"]]
         wave_of = {name: number for number, wave in enumerate(found.waves, 1) for name in wave}
+        held: dict[str, list[Conflict]] = {name: [] for name in wave_of}
+        for conflict in found.conflicts:
+            held[conflict.workstream].append(conflict)
         rows += [
-            [str(number), name, ", ".join(found.dependency_graph[name]) or "-", _why(found, name, wave_of)]
+            [str(number), name, ", ".join(found.dependency_graph[name]) or "-", _why(found, name, wave_of, held[name])]
             for name, number in wave_of.items()
         ]
         lines += columns(rows)
         lines += ["", f"{found.total_workstreams} workstreams in {found.total_waves} waves"]
         lines.append(f"critical path: {' -> '.join(map(one_line, found.critical_path))}")
+    lines += [*ahead, ""] if ahead else []
     lines += [f"error: {one_line(str(finding))}" for finding in report.errors]
-    return lines + warning_lines(report.warnings)
+    return lines + warning_lines([*report.warnings, *findings])
 
 
-def _why(plan: ExecutionPlan, name: str, wave_of: dict[str, int]) -> str:
+def _why(plan: ExecutionPlan, name: str, wave_of: dict[str, int], held: Sequence[Conflict]) -> str:
     """Why a workstream stands in its wave, counting waves from 1 as everything that is shown does."""
     needed = plan.dependency_graph[name]
     last = max(needed, key=lambda other: (wave_of[other], other), default="")
     reasons = [f"depends on {last} in wave {wave_of[last]}" if last else "no dependencies"]
-    reasons += [f"not beside {held.other} ({held.reason})" for held in plan.conflicts if held.workstream == name][:3]
+    reasons += [f"not beside {one.other} ({one.reason})" for one in held[:3]]
     return "; ".join(reasons)
 
 

@@ -135,12 +135,19 @@ def remote_address(repo: Path, remote: str) -> str:
     return found
 
 
-def load_bundles(path: Path) -> list[WorkstreamBundle]:
-    """The bundles of a file or folder. Raises SwellError BAD_BUNDLES with every problem."""
-    from services.bundle import BundleValidationError, load_and_validate_bundles  # noqa: PLC0415 - as above
+def load_bundles(path: Path, *, workstreams: int | None = None) -> list[WorkstreamBundle]:
+    """The bundles of a file or folder, at most `workstreams` (None: what one run takes).
+
+    Raises SwellError BAD_BUNDLES with every problem.
+    """
+    from services.bundle import (  # noqa: PLC0415 - as above
+        WORKSTREAMS_MAX,
+        BundleValidationError,
+        load_and_validate_bundles,
+    )
 
     try:
-        bundles = load_and_validate_bundles(path)
+        bundles = load_and_validate_bundles(path, workstreams=workstreams or WORKSTREAMS_MAX)
     except BundleValidationError as error:
         count = len(error.problems)
         many = f"{count} problems" if count != 1 else "1 problem"
