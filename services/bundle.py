@@ -789,8 +789,9 @@ def _assemble(
         files = {entry.id: entry.file for entry in entries if entry.id}
         if not problems:
             require_acyclic(graph, files)
-        problems.extend(_missing_problems(missing_dependencies(graph), files))
-        problems.extend(_cycle_problems(*find_cycles(graph), files))
+        else:
+            problems.extend(_missing_problems(missing_dependencies(graph), files))
+            problems.extend(_cycle_problems(*find_cycles(graph), files))
     if problems:
         raise BundleValidationError(problems)
     return sorted((entry.bundle for entry in entries if entry.bundle is not None), key=lambda bundle: bundle.id)

@@ -45,7 +45,7 @@ LISTED_MAX: Final = 10
 PATTERN_CHARS_SHOWN: Final = 120
 """Characters of a pattern that a reason shows."""
 
-OVERLAP_PAIRS_MAX: Final = 100_000
+OVERLAP_PAIRS_MAX: Final = 20_000
 """Pairs of overlapping paths that `validate_plan` looks at; beyond, its count is a lower bound."""
 
 OVERLAPS_KEPT: Final = 1_000
