@@ -11,7 +11,7 @@ A patch is what an EDIT or FIX attempt made of its workstream: one for each atte
     apply_failed  the line refused it: a conflict, a red merged tree, an error
     quarantined   it left its scope, or its workstream awaits review; never without a reason
     dropped       a later patch replaces it, or its workstream ended without it
-    rolled_back   its workstream was compensated, or taken off the line
+    rolled_back   its workstream was compensated, or taken off the line; or it was staged, and taken back
 """
 
 from typing import Literal
@@ -32,10 +32,10 @@ ALLOWED: dict[PatchState, frozenset[PatchState]] = {
     "apply_failed": frozenset({"queued", "quarantined", "dropped"}),
     "quarantined": frozenset({"validated", "dropped"}),
     "committed": frozenset({"rolled_back"}),
-    "rolled_back": frozenset({"queued"}),
+    "rolled_back": frozenset({"queued", "quarantined"}),
     "dropped": frozenset(),
 }
-"""Which moves exist. Out of quarantine leads only a person's word; back from `rolled_back` only a line that is built anew."""
+"""Which moves exist. Out of quarantine leads only a person's word; back from `rolled_back` only what was staged and taken back."""
 
 SETTLED: frozenset[PatchState] = frozenset({"committed", "rolled_back", "dropped"})
 """Where a patch stays when its workstream ends, or when a later patch takes its place."""

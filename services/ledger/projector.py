@@ -100,7 +100,7 @@ class WorkstreamRow(msgspec.Struct, kw_only=True):
     """A row of `workstreams`. `ordinal` is its place among those first mentioned; `steps_executed` a JSON list.
 
     `waiting_*` say what its next step, or the line on its behalf, waits for; `recoveries` counts what recovery did to go on.
-    `patch` is the attempt whose patch it goes on with, 0 without one.
+    `patch` is the attempt whose patch it goes on with, 0 without one. `staged_at` is where its merge was staged, while it is.
     """
 
     run: str
@@ -126,10 +126,13 @@ class WorkstreamRow(msgspec.Struct, kw_only=True):
     recoveries: int = 0
     tool: str = ""
     patch: int = 0
+    staged_at: int = 0
 
 
 class AttemptRow(msgspec.Struct, kw_only=True):
-    """A row of `attempts`. `files`, `artifacts` and `checks_json` are JSON lists; `mechanical` as in FixInput."""
+    """A row of `attempts`. `files`, `artifacts` and `checks_json` are JSON lists; `mechanical` as in FixInput; `purpose` of a step of the
+    line as in StepScheduled, or `revert` for a merge that takes work out.
+    """
 
     run: str
     workstream: str
@@ -163,6 +166,7 @@ class AttemptRow(msgspec.Struct, kw_only=True):
     left_out: int = 0
     context_tokens: int = 0
     mechanical: int = 0
+    purpose: str = ""
 
 
 class ExecutorRow(msgspec.Struct, kw_only=True):
@@ -703,9 +707,16 @@ class Projector:
                 self._move_run(at, row, event.to_state, event.reason, event.actor, from_state=event.from_state)
             case events.RunAmended():
                 row.spec_digest = event.spec.digest
-            case events.IntegrationAdvanced() | events.IntegrationReverted():
+            case events.IntegrationAdvanced():
                 row.head_commit = event.to.commit
+                self._workstream(live, event.workstream).staged_at = 0
                 self._patch_to(at, live, event.workstream, "committed", f"the line is at {event.to.commit[:12]}")
+            case events.IntegrationReverted():
+                row.head_commit = event.to.commit
+            case events.MergeStaged():
+                self._workstream(live, event.workstream).staged_at = at.position
+            case events.MergeRefused() if event.taken_back:
+                self._taken_back(at, live, event)
             case events.MergeRefused():
                 self._patch_to(at, live, event.workstream, "apply_failed", event.message)
             case events.LineDelivered():
@@ -723,7 +734,7 @@ class Projector:
                 self._finish(at, row, event)
             case events.RunStopping() | events.WaveFinished() | events.DeliveryRefused():
                 pass  # the transitions they lead to are decided beside them
-            case events.MergeStaged() | events.MergePostponed() | events.GateFlaked():
+            case events.MergePostponed() | events.GateFlaked():
                 pass  # nothing of it is the head
             case _:
                 assert_never(event)
@@ -867,6 +878,7 @@ class Projector:
             action=event.action,
             capability=event.capability,
             mechanical=_count(event.fix.mechanical) if event.fix is not None else 0,
+            purpose="revert" if event.reverts else event.purpose or "",
         )
         if event.step in _JUDGING:
             row.commit, row.tree = event.input.commit, event.input.tree
@@ -952,13 +964,24 @@ class Projector:
         self._workstream(live, made.workstream).patch = made.attempt
 
     def _patch_on_line(self, at: _At, live: _Live, attempt: AttemptRow, event: events.StepFinished) -> None:
-        if not event.ok:
+        if not event.ok or attempt.purpose:
             return  # what it leads to is decided
         if attempt.step == "merge":
             commit = event.snapshot.commit[:12] if event.snapshot is not None else ""
             self._patch_to(at, live, attempt.on_behalf, "applied", f"merged as {commit}")
         elif attempt.step == "gate":
             self._patch_to(at, live, attempt.on_behalf, "verified", "every check passed on the merged tree")
+
+    def _taken_back(self, at: _At, live: _Live, event: events.MergeRefused) -> None:
+        """A workstream is not staged any more, and neither is what was staged after it: that is merged again."""
+        refused = self._workstream(live, event.workstream)
+        later = [row for row in live.workstreams.values() if row.staged_at > refused.staged_at > 0]
+        for row in [refused, *sorted(later, key=lambda one: one.staged_at)]:
+            reason = event.message if row is refused else f"{event.workstream} was taken back, and this stood on it"
+            row.staged_at = 0
+            self._patch_to(at, live, row.workstream, "rolled_back", reason)
+            if row is not refused:
+                self._patch_to(at, live, row.workstream, "queued", "it is merged again")
 
     def _move_patch_along(
         self, at: _At, live: _Live, workstream: WorkstreamRow, event: events.WorkstreamTransitioned

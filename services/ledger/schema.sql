@@ -107,6 +107,7 @@ CREATE TABLE workstreams (
     recoveries INTEGER NOT NULL,
     tool VARCHAR NOT NULL,
     patch INTEGER NOT NULL,
+    staged_at BIGINT NOT NULL,
     PRIMARY KEY (run, workstream)
 );
 
@@ -143,6 +144,7 @@ CREATE TABLE attempts (
     left_out INTEGER NOT NULL,
     context_tokens BIGINT NOT NULL,
     mechanical INTEGER NOT NULL,
+    purpose VARCHAR NOT NULL,
     PRIMARY KEY (run, workstream, attempt)
 );
 

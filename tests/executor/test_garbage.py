@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -261,7 +262,7 @@ async def test_a_mirror_that_cannot_be_read_is_told_and_the_others_are_looked_at
         (tmp_path / name).mkdir()
         await bench.do(Run(tmp_path / name, {"tool": sh(APPEND)}))
     broken, _ = sorted((bench.root / "mirrors").glob("*.git"))
-    (broken / "HEAD").unlink()
+    shutil.rmtree(broken / "objects")
     if life == "the next one":
         steps = Bench(tmp_path, supervisor, bench.artifacts, bench.steps.bus).steps
         garbage = Garbage(bench.root, steps.bus, steps.repositories, steps.scratches, steps.setups, keep_s=3600.0)
