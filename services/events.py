@@ -353,6 +353,7 @@ class StepScheduled(Event, frozen=True, kw_only=True, omit_defaults=True, tag="s
     `reason` says why the step is not done as it is defined, such as with another tool while the first one's breaker is open.
     `cap_nano` is what the attempt may cost, reserved until its close, and `cap` whether anything holds it to that; an attempt
     without `cap` costs nothing. `capability` is what `tool` was chosen to serve by the AIM registry.
+    `trusted`: a person has approved what the workstream changes of what judges it, so that is not looked for again.
     `purpose` of a step of the line: `wave` judges what is staged by the gates of a wave; `start` the head that the wave
     began with; `search` finds out which workstream made a gate red, and what it merges goes nowhere.
     Of a merge: `tools` have made what is merged, and `cost_nano` is what that has cost (None: no tool that costs); `reverts`
@@ -385,6 +386,7 @@ class StepScheduled(Event, frozen=True, kw_only=True, omit_defaults=True, tag="s
     cap: Cap | None = None
     cap_nano: NanoUsd = 0
     capability: str = ""
+    trusted: bool = False
     purpose: Purpose | None = None
     tools: list[str] = []
     cost_nano: NanoUsd | None = None

@@ -683,9 +683,11 @@ class _Attempt:
             if taken.changed:
                 bundled = await self._bundle(taken.commit)
                 kept.append(bundled)
-            tampered = await findings(git, changes, named=self._named_paths, checks=checks)
-            self._tampered = bool(tampered)
-            violations = tampered + await self._violations(changes, taken)
+            violations = await self._violations(changes, taken)
+            if not self.step.trusted:
+                tampered = await findings(git, changes, named=self._named_paths, checks=checks)
+                self._tampered = bool(tampered) and not violations
+                violations = tampered + violations
             if self.step.fix is not None and self.step.fix.step == "merge":
                 conflicts = await self._unresolved(changes)
             files = [change.path for change in changes]

@@ -1072,6 +1072,7 @@ class _Deciding:
                 dry_run=self.options.dry_run,
                 tool=tool or _in_force(used, chain),
                 reduction=0 if tool else used.reductions,
+                trusted=workstream.trusted,
                 idle_timeout_s=self._idle_s(),
             ),
             not_before_ns=not_before_ns,

@@ -238,7 +238,7 @@ class Workstream(msgspec.Struct):
     `recovery` counts by step what recovery has done. `restart` is the step at which a review lets it go on. `missing`
     dependencies are not merged yet. `actions` of its compensation have succeeded. So many `autofixed` programs have had their turn
     since an AI tool or a person changed its tree. `conflicts` and `reds` count how often its merge was refused since a person
-    last decided about it. `tools` have worked on it. While it is on the line, `before` and `merged` are the heads without and
+    last decided about it. `trusted`: a person has approved what it changes of what judges it. `tools` have worked on it. While it is on the line, `before` and `merged` are the heads without and
     with it, and `merged_at` counts what was merged until then.
     """
 
@@ -266,6 +266,7 @@ class Workstream(msgspec.Struct):
     autofixed: int = 0
     conflicts: int = 0
     reds: int = 0
+    trusted: bool = False
     tools: list[str] = []
     before: Snapshot | None = None
     merged: Snapshot | None = None
@@ -871,6 +872,9 @@ def _resolve(run: RunState, event: ReviewResolved) -> None:
     workstream.recovery, workstream.losses, workstream.returned = {}, 0, True
     run.returned.add(workstream.id)
     workstream.restart = event.from_step or (stopped.step if stopped is not None else "edit")
+    if stopped is not None and stopped.error_class == "tampering" and event.verdict == "approve":
+        workstream.trusted = True
+        workstream.restart = event.from_step or "static"
     workstream.conflicts = workstream.reds = 0
     workstream.fix = FixLoopState()
     if workstream.restart == "edit" and _must_start_over(stopped, event):

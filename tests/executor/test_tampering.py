@@ -411,9 +411,16 @@ async def test_tests_of_the_base_may_not_get_fewer_unless_the_bundle_says_so(
 
 
 async def test_what_is_beyond_the_scope_as_well_is_told_with_it(bench: Bench, tmp_path):
+    """As a broken scope: that is not to be had by approving what judges the work."""
     done = await bench.do(Run(tmp_path, {"tool": sh("echo x > stray; echo x > .gitattributes")}))
-    assert done.error_class == "tampering"
+    assert done.error_class == "scope_violation"
     assert done.violations[1:] == [".gitattributes", "stray"]
+
+
+async def test_what_a_person_has_approved_is_not_looked_for_again(bench: Bench, tmp_path):
+    tools = {"tool": sh("echo x >> a.txt; echo x > swell.toml")}
+    run = Run(tmp_path, tools, files_scope=("**",), files_create=("**",))
+    assert (await bench.do(run, trusted=True)).ok
 
 
 async def test_a_workstream_changes_nothing_of_what_judges_it(bench: Bench, tmp_path):

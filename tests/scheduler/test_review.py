@@ -313,12 +313,14 @@ def test_conflict_markers_are_never_checked_as_they_are():
     play.play()
 
 
-@pytest.mark.parametrize("error_class", ["scope_violation", "tampering"])
-def test_work_that_broke_its_scope_starts_over_when_it_is_approved(error_class):
+@pytest.mark.parametrize(
+    ("error_class", "verdict"), [("scope_violation", "approve"), ("scope_violation", "retry"), ("tampering", "retry")]
+)
+def test_work_that_broke_its_scope_starts_over_when_it_is_let_go_on(error_class, verdict):
     kept = Snapshot(commit="kept", tree="kept")
     play = waiting({(A, "edit"): [broken(error_class, violations=["etc"], snapshot=kept)]}, bundle(A))
     assert play.states[A] == "awaiting_review"
-    play.review("approve", A)
+    play.review(verdict, A)
     assert scheduled(play)[-1].input.commit == play.spec.repository.base_commit
     play.play()
 
@@ -330,6 +332,20 @@ def test_work_that_broke_its_scope_is_gone_on_with_when_the_scope_is_adjusted(er
     assert adjusted(play, files_scope=("etc", f"{A}.py")).ok
     assert scheduled(play)[-1].input == kept
     play.play()
+
+
+@pytest.mark.parametrize("step", ["edit", "fix"])
+def test_what_a_person_approves_of_its_judges_goes_on_and_is_not_looked_for_again(step):
+    kept = Snapshot(commit="kept", tree="kept")
+    tampered = broken("tampering", violations=["test_a.py: holds fewer tests"], snapshot=kept)
+    script = {(A, step): [tampered], (A, "static"): [failed("one"), failed("two")]}
+    play = waiting(script, bundle(A))
+    assert play.states[A] == "awaiting_review"
+    play.review("approve", A)
+    assert (scheduled(play)[-1].step, scheduled(play)[-1].input) == ("static", kept)
+    play.play()
+    assert play.states[A] == "completed"
+    assert [e.trusted for e in scheduled(play) if e.step in {"edit", "fix"}][-1] is True
 
 
 # Handed back, lost

@@ -93,7 +93,7 @@ FULL: dict[str, ev.AnyEvent] = {
         queue_deadline_ns=1_790_000_000_000_000_002, base=PLAIN, on_behalf="ws-a", theirs=CARRIED, checks=[CHECK, TEST],
         every_check=True, merged=[(0, 3), (5, 6)], fix=FIX, dry_run=True, tool="codex", reduction=2,
         action="cmd:make undo", idle_timeout_s=120.5, reason="the breaker of claude is open", cap="soft",
-        cap_nano=300_000_000, capability="refactoring", purpose="search", tools=["codex"], cost_nano=20_000_000, reverts=True,
+        cap_nano=300_000_000, capability="refactoring", purpose="search", trusted=True, tools=["codex"], cost_nano=20_000_000, reverts=True,
         delivery=DESTINATION, series=True, request_id="q-12345678",
         deliveries=[ev.Delivered(to=DESTINATION, commit="c" * 40, head="d" * 40)],
     ),
