@@ -357,7 +357,8 @@ class StepScheduled(Event, frozen=True, kw_only=True, omit_defaults=True, tag="s
     `purpose` of a step of the line: `wave` judges what is staged by the gates of a wave; `start` the head that the wave
     began with; `search` finds out which workstream made a gate red, and what it merges goes nowhere.
     Of a merge: `tools` have made what is merged, and `cost_nano` is what that has cost (None: no tool that costs); `reverts`
-    says that the work of `on_behalf` is taken out, `base` being the head with it and `theirs` the head before it.
+    says that the work of `on_behalf` is taken out, `base` being the head with it and `theirs` the head before it; the gate
+    of what is left says so too.
     Of a delivery: `delivery` is where to and how (None: as the line is, to the run's repository), `series` asks for patches
     in the place of a push, and `request_id` is the request that it answers. `deliveries` are the branches that a
     compensation may withdraw; none: that of the run's repository.

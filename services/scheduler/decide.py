@@ -2163,13 +2163,7 @@ class _Deciding:
     def _take_out(self, line: Line, workstream: Workstream) -> Decision:
         """A merge of what was before it: its own change, the other way round."""
         decision = self._schedule_line("merge", line.candidate or line.head, workstream=workstream)
-        return Decision(
-            [
-                msgspec.structs.replace(event, base=workstream.merged, theirs=workstream.before, reverts=True)
-                for event in decision.events
-                if isinstance(event, StepScheduled)
-            ]
-        )
+        return _taking_out(decision, base=workstream.merged, theirs=workstream.before)
 
     def _gate_of_rest(self, line: Line, reverting: Reverting, candidate: Snapshot) -> Decision:
         rest = tuple(line.merged)
@@ -2182,9 +2176,9 @@ class _Deciding:
         missing = unknown_checks(self.run, candidate.tree, checks)
         last = self.run.workstreams[reverting.order[-1]]
         if not missing:
-            skipped = _skipped(last.id, "gate", candidate.tree, checks)
+            skipped = _skipped(LINE, "gate", candidate.tree, checks)
             return Decision([skipped, *self._reverted(line, reverting, candidate).events])
-        return self._schedule_line("gate", candidate, workstream=last, checks=missing, merged=rest)
+        return _taking_out(self._schedule_line("gate", candidate, workstream=last, checks=missing, merged=rest))
 
     def _reverted(self, line: Line, reverting: Reverting, to: Snapshot) -> Decision:
         events: list[AnyEvent] = [
@@ -2337,6 +2331,12 @@ class _Deciding:
 def _is_about_content(event: StepFinished | StepLost | StepCancelled) -> bool:
     """Whether a merge or its gate found something out about what is merged."""
     return isinstance(event, StepFinished) and event.error_class in {"merge_conflict", "check_failed"}
+
+
+def _taking_out(decision: Decision, **sides: Snapshot | None) -> Decision:
+    """A step of the line that takes work out of it."""
+    steps = [event for event in decision.events if isinstance(event, StepScheduled)]
+    return Decision([msgspec.structs.replace(step, reverts=True, **sides) for step in steps])
 
 
 def _money_reason(run: str, refused: Refusal) -> str:

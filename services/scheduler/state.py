@@ -563,6 +563,7 @@ def _fold(  # noqa: PLR0915 - one case per kind of event, the frequent ones firs
             run.rollback, run.rolled_back = None, event
         case RunFinished():
             run.finished, run.status, run.reason = event, event.state, event.reason
+            _clear_line(run)  # a delivery that was asked for goes on
         case _:
             assert_never(event)
 

@@ -22,11 +22,13 @@ from services.events import (
     BudgetChanged,
     BudgetReached,
     BudgetRequested,
+    DeliveryRequested,
     FleetPaused,
     FleetResumed,
     GateFlaked,
     GrantReturned,
     IntegrationAdvanced,
+    IntegrationReverted,
     LimitsSet,
     LineDelivered,
     MergeRefused,
@@ -36,6 +38,8 @@ from services.events import (
     RecoveryChosen,
     RequestAnswered,
     ResultRefused,
+    RevertFinished,
+    RevertStarted,
     RollbackFinished,
     RollbackStarted,
     RunAccepted,
@@ -149,6 +153,8 @@ class Ran:
         self.stopping = False
         self.finished: RunFinished | None = None
         self.rolling = False
+        self.wished: set[str] = set()
+        self.delivering: set[str] = set()
         self.rollbacks = 0
         self.since_word: Counter[str] = Counter()
         self.losses: Counter[str] = Counter()
@@ -263,6 +269,7 @@ class Checker:
                     self._late(run, recorded, entry, (place.workstream, place.attempt))
                 elif place.kind == "request":
                     run.asked.update(one.request_id for one in entry.events)  # type: ignore[union-attr]
+                    run.wished.update(one.request_id for one in entry.events if isinstance(one, DeliveryRequested))
             if recorded.time_ns > self.friendly_from_ns:
                 self._waits(recorded)
                 self._owed_to_all(recorded)
@@ -279,6 +286,7 @@ class Checker:
 
     def _decided(self, run: Ran, recorded: Recorded, entry: Entry) -> None:
         scheduled, moved = False, ""
+        delivering = bool(run.delivering)
         for event in entry.events:
             match event:
                 case StepScheduled():
@@ -303,6 +311,9 @@ class Checker:
                 case RequestAnswered():
                     run.answered[event.request_id] += 1
                     before = run.answers.setdefault(event.request_id, event.answer)
+                    if event.request_id in run.wished:
+                        (run.delivering.add if event.answer == "accepted" else run.delivering.discard)(event.request_id)
+                        self.stats[f"delivery asked for: {event.answer}"] += 1
                     if event.answer != before and (before, event.answer) != ("accepted", "done"):
                         self._wrong(f"I1: {event.request_id} is {event.answer}, and was {before}")
                 case RunTransitioned():
@@ -366,11 +377,19 @@ class Checker:
                     self.stats["rollbacks"] += 1
                 case RollbackFinished():
                     run.rolling = False
+                case RevertStarted():
+                    run.rolling = True
+                    self.stats["reverts"] += 1
+                case RevertFinished():
+                    run.rolling = False
+                    self.stats[f"revert {event.state}"] += 1
+                case IntegrationReverted():
+                    self._reverted(run, event)
                 case _:
                     pass
         if moved:
             self._whole(run, moved)
-        if scheduled and run.finished is not None and not run.rolling:
+        if scheduled and run.finished is not None and not (run.rolling or run.delivering or delivering):
             self._wrong(f"{run.name} has ended, and schedules")
 
     def _scheduled(self, run: Ran, recorded: Recorded, entry: Entry, event: StepScheduled) -> None:
@@ -386,11 +405,11 @@ class Checker:
             self._wrong(f"I2: {key} skips a number")
         if any(one == name for one, _ in run.open):
             self._wrong(f"I2: {key} scheduled while {sorted(run.open)} are open")
-        if run.finished is not None and event.step != "compensate":
+        if run.finished is not None and event.step != "compensate" and not (run.rolling or run.delivering):
             self._wrong(f"{key} is {event.step} after the end of {run.name}")
         if run.stopping and run.finished is None:
             self._wrong(f"{key} scheduled while {run.name} stops")
-        if run.paused:
+        if run.paused and not event.request_id:  # a delivery that was asked for is no work of the run
             self._wrong(f"paused: {key} scheduled while {run.name} is paused")
         for (scope, named), at in self._pauses.items():
             held = scope == "all" or (scope == "pool" and named == event.pool)
@@ -660,6 +679,11 @@ class Checker:
             if run.searches > bound:
                 self._wrong(f"search: {run.searches} runs for one of {len(run.staged)}, {bound} allowed")
             self.stats["culprits found"] += 1
+            verdict = ("gate", event.gate)
+            if event.onto is None or verdict not in run.passed.get(event.onto.tree, set()):
+                self._wrong(f"blame: {event.workstream} for {event.gate}, which is not known to pass without it")
+            if event.result is None or verdict in run.passed.get(event.result.tree, set()):
+                self._wrong(f"blame: {event.workstream} for {event.gate}, which passes with it")
             self.stats["culprits found that are two"] += bool(event.others)
         if event.taken_back:
             del run.staged[run.staged.index(event.workstream) :]
@@ -686,6 +710,22 @@ class Checker:
         run.head = event.to.commit
         run.heads[event.workstream] = event.to.commit
         run.since_word[event.workstream] = 0
+
+    def _reverted(self, run: Ran, event: IntegrationReverted) -> None:
+        """I3: what is left without some work has passed all that it must."""
+        if event.from_commit != run.head:
+            self._wrong(f"I3: work is taken off {event.from_commit}, and the head is {run.head}")
+        run.merged = [name for name in run.merged if name not in event.workstreams]
+        files = self._repository.files_at(event.to.commit)
+        assert run.spec is not None
+        others = {path for one in run.spec.bundles if one.id in run.merged for path in one.files_scope}
+        left = [name for name in event.workstreams if f"{name}.py" in files and f"{name}.py" not in others]
+        if left:
+            self._wrong(f"revert: the work of {left} is still there")
+        if run.merged:
+            self._green(run, event.to.tree, run.merged, f"{event.workstreams} are taken off the line")
+            self._whole(run, event.to.tree)
+        run.head = event.to.commit
 
     def _recovered(self, run: Ran, event: RecoveryChosen) -> None:
         self.stats[f"recovery: {event.strategy}"] += 1
@@ -726,7 +766,8 @@ class Checker:
             self._wrong(f"{run.name} ends with {told}, and the moves say {dict(states)}")
         if event.state == "completed" and set(run.states.values()) != {"completed"}:
             self._wrong(f"{run.name} is completed, and {dict(states)}")
-        if run.merged and event.state == "completed" and run.head not in run.delivered:
+        wanted = run.spec is not None and run.spec.options.deliver != "never"
+        if run.merged and event.state == "completed" and wanted and run.head not in run.delivered:
             self._wrong(f"{run.name} is completed, and its head {run.head} is not delivered")
 
     @staticmethod

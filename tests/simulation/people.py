@@ -13,6 +13,7 @@ from services.events import (
     BudgetChanged,
     BudgetRequested,
     CancelRequested,
+    DeliveryRequested,
     ErrorClass,
     FleetPaused,
     FleetResumed,
@@ -20,6 +21,8 @@ from services.events import (
     RecoveryRequested,
     RequestAnswered,
     ResumeRequested,
+    RevertFinished,
+    RevertStarted,
     ReviewRequested,
     RollbackFinished,
     RollbackRequested,
@@ -64,6 +67,9 @@ class Seen(msgspec.Struct):
     answered: set[str] = set()
     steps: int = 0
     wanted_rollback: bool = False
+    wanted_revert: bool = False
+    deliveries: set[str] = set()
+    """Deliveries that were asked for and are not done."""
 
 
 class People:
@@ -223,6 +229,8 @@ class People:
                 self._once(FLEET, f"resume/{scope}/{name}/{self._numbers}", scope, name)
         self._give_to_all(friendly=friendly)
         for name, seen in self.runs.items():
+            if self.habits.delivers and self.clockwork.random.random() < self.habits.delivers and not friendly:
+                self.ask(name, DeliveryRequested(request_id=self._id(), actor="ann"))
             if seen.finished:
                 self._after_end(name, seen)
                 continue
@@ -298,7 +306,15 @@ class People:
         self.ask(run, StepRequested(request_id=self._id(), actor="ann", workstream=name, step=step, with_fix=fix))
 
     def _after_end(self, run: str, seen: Seen) -> None:
-        if self.habits.rollback and (not seen.wanted_rollback or self.clockwork.random.random() < 0.05):
+        random = self.clockwork.random
+        done = sorted(name for name, state in seen.states.items() if state == "completed")
+        if self.habits.reverts and done and not seen.wanted_revert:
+            wanted = random.sample(done, min(len(done), random.choice([1, 1, 2])))
+            event = RollbackRequested(
+                request_id=self._id(), actor="ann", workstreams=wanted, with_dependents=random.random() < 0.8
+            )
+            seen.wanted_revert = self.ask(run, event)
+        elif self.habits.rollback and (not seen.wanted_rollback or self.clockwork.random.random() < 0.05):
             if self.ask(run, RollbackRequested(request_id=self._id(), actor="ann", reason="undo it")):
                 seen.wanted_rollback = True
         elif not self.clockwork.faulty and self.clockwork.random.random() < 0.02:
@@ -310,6 +326,7 @@ class People:
         return all(run != FLEET or one in self.fleet_answered for one, run in self.acknowledged.items()) and all(
             seen.finished
             and not seen.rolling
+            and not seen.deliveries
             and (seen.wanted_rollback or not self.habits.rollback)
             and seen.asked <= seen.answered
             for seen in self.runs.values()
@@ -338,6 +355,8 @@ class People:
                     seen.spec, seen.digest = self.world.specs[event.spec.digest], event.spec.digest
                 case RequestAnswered():
                     if seen is not None:
+                        if event.answer != "accepted":
+                            seen.deliveries.discard(event.request_id)
                         if (
                             event.answer != "accepted"
                             or not seen.spec.options.stepwise
@@ -349,10 +368,13 @@ class People:
                 case RunFinished() if seen is not None:
                     seen.finished, seen.status = True, event.state
                     seen.answered |= {one for one in seen.asked if self._is_step(one)}
-                case RollbackStarted() if seen is not None:
+                case RollbackStarted() | RevertStarted() if seen is not None:
                     seen.rolling = True
-                case RollbackFinished() if seen is not None:
+                case RollbackFinished() | RevertFinished() if seen is not None:
                     seen.rolling = False
+                case DeliveryRequested() if seen is not None:
+                    if event.request_id not in seen.answered:  # or it is the same one once more
+                        seen.deliveries.add(event.request_id)
                 case StepDelayed(cause="limit") if "may spend" in event.reason:
                     self._without_money["fleet", ""] = self._without_money["tool", event.step.tool] = None
                 case BudgetChanged(limit_nano=None) if seen is None and event.scope != "run":

@@ -71,6 +71,8 @@ class Habits(msgspec.Struct, kw_only=True):
     review_s: float = 20.0
     repeated: float = 0.1
     rollback: float = 0.0
+    reverts: float = 0.0
+    delivers: float = 0.0
     races_end: float = 0.0
     approvals: int = 2
 
@@ -162,6 +164,13 @@ def scenario(seed: int, *, size: int | None = None) -> Scenario:
         ledger=seed % 3 == 0,
         habits=_habits(random),
     )
+    wishes = Random(f"wishes/{seed}")
+    made.habits.reverts, made.habits.delivers = _maybe(wishes, 1.0, 0.25), _maybe(wishes, 0.2, 0.3)
+    for at, definition in enumerate(made.specs):
+        options = msgspec.structs.replace(
+            definition.options, deliver=wishes.choice(["wave", "wave", "wave", "end", "never"])
+        )
+        made.specs[at] = msgspec.structs.replace(definition, options=options)
     _give_places(Random(f"places/{seed}"), made)
     if calm:
         return made
