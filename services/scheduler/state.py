@@ -563,7 +563,8 @@ def _fold(  # noqa: PLR0915 - one case per kind of event, the frequent ones firs
             run.rollback, run.rolled_back = None, event
         case RunFinished():
             run.finished, run.status, run.reason = event, event.state, event.reason
-            _clear_line(run)  # a delivery that was asked for goes on
+            if not _is_asked_for(run):
+                _clear_line(run)  # so that a delivery that was asked for goes on
         case _:
             assert_never(event)
 
@@ -604,6 +605,12 @@ def _clear_line(run: RunState) -> None:
     if run.line is not None:
         run.line.candidate = run.line.closed = run.line.delayed = None
         run.line.losses = 0
+
+
+def _is_asked_for(run: RunState) -> bool:
+    """Whether the line has just closed a delivery that somebody asked for: the answer is owed."""
+    closed = run.line.closed if run.line is not None else None
+    return closed is not None and bool(closed.attempt.scheduled.request_id)
 
 
 def _delivered(run: RunState, event: LineDelivered) -> None:

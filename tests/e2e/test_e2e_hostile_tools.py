@@ -94,7 +94,7 @@ BAD = {
     "idles": "no_change",
     "litters": "no_change",
     "fails": "tool_failed",
-    "removes-itself": "tampering",
+    "removes-itself": "scope_violation",
 }
 
 
@@ -188,7 +188,9 @@ def test_a_tool_sees_no_secret(lab: Lab, hostile: Outcome) -> None:
     log = hostile.artifact(hostile.of("ws-spies", "edit")[0], "log").decode(errors="replace")
     environment, _, everything = log.partition("---\n")
     own = {line.partition("=")[0] for line in environment.splitlines()}
-    assert {name for name in own if name.startswith("SWELL_")} == {"SWELL_ATTEMPT", "SWELL_CACHE_DIR"}
+    assert {name for name in own if name.startswith("SWELL_")} == {
+        "SWELL_ATTEMPT", "SWELL_CACHE_DIR", "SWELL_PORT_COUNT", "SWELL_PORT_FIRST",
+    }  # fmt: skip
     assert own.isdisjoint(SECRETS)
     for name in ("bus_password", "token"):
         secret = (lab.state_dir / "secrets" / name).read_text().strip()
@@ -217,5 +219,5 @@ def test_nothing_is_left_in_scratch(lab: Lab, hostile: Outcome) -> None:
         return [path for path in scratch.rglob("*") if not path.is_dir()]
 
     until(lambda: not files(), "the end of scratch files")
-    assert {path.name for path in scratch.glob("attempt-*/*")} <= {"home", "tmp"}
+    assert {path.name for path in scratch.glob("attempt-*/*")} <= {"cache", "home", "tmp"}
     assert list(scratch.glob("attempt-*/*/*")) == []

@@ -49,16 +49,18 @@ def line(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 
 
 def test_what_is_red_together_is_refused(line: Outcome) -> None:
-    """Each is green on its own tree; the second merge is refused, its workstream fails, the first one stays."""
+    """Each is green on its own tree; the second merge is refused, and no FIX mends it: it fails, the first one stays."""
     for name in ("ws-a", "ws-b"):
-        (static,) = line.of(name, "static")
+        static = line.of(name, "static")[0]
         assert line.checks(static) == {"not-both": "passed"}
     assert line.state("ws-a") == "completed"
     assert line.state("ws-b") == "failed"
     (refused,) = line.payloads("merge_refused", reason="red")
     assert refused["workstream"] == "ws-b"
-    assert "not-both" in line.reason("ws-b")
-    assert "a and b disagree" in line.reason("ws-b")
+    assert "not-both" in refused["message"]
+    assert "a and b disagree" in refused["message"]
+    assert line.of("ws-b", "fix")
+    assert "the same error" in line.reason("ws-b")
     assert line.delivered("a.txt") == "a\nnew\n"
     assert line.delivered("b.txt") == "b\n"
 

@@ -181,3 +181,19 @@ def test_thirty_workstreams_over_two_hundred_files(lab: Lab, tmp_path: Path, tel
     )
     assert len(set(commits.split())) == 30
     tell(f"30 workstreams, 198 files: {len(outcome.attempts)} attempts, {len(outcome.payloads('wave_started'))} waves")
+
+
+def test_a_second_run_of_the_same_asks_for_no_verdict_again(lab: Lab, repo: Path, tell: Any) -> None:
+    """The same bundles on the same base: nine of ten verdicts or more are those of the first run, which is named."""
+    commit_files(repo, {**FILES, "tools/gates.yaml": GATES, "swell.toml": SETTINGS})
+    tools = {**TOOLS, "edit": sh('for f in "$@"; do echo fine >> "$f"; done')}
+    bundles = [bundle(name, "edit", f"f{number}.txt") for number, name in enumerate(NAMES)]
+    first = lab.run(repo, bundles, tools, max_workers=4)
+    again = lab.run(repo, bundles, tools, max_workers=4)
+    asked = [len([one for one in run.attempts if one.step in {"static", "gate"}]) for run in (first, again)]
+    known = [source for fact in again.payloads("step_skipped") for source in fact.get("sources", [])]
+    assert again.run.state == "completed"
+    assert asked[1] <= asked[0] / 10
+    assert known
+    assert all(source.startswith(f"{first.run.run}/") for source in known)
+    tell(f"steps that judge, in a first run {asked[0]}, in a second one of the same {asked[1]}")

@@ -16,11 +16,12 @@ from swell.cluster import Cluster, stop
 
 @pytest.fixture
 def repo(tmp_path: Path) -> Path:
-    """A repository with two files, checks and tool profiles of its own."""
+    """A repository with three files, checks and tool profiles of its own, and trees that no other test has verdicts of."""
     root = tmp_path / "repo"
     (root / "src").mkdir(parents=True)
     for name in "abc":
         (root / "src" / f"{name}.py").write_text(f"{name.upper()} = 1\n")
+    (root / "unique").write_text(str(tmp_path))
     (root / "swell.toml").write_text('static_tools = ["pass"]\ntool_profiles = "tools.json"\n')
     (root / "tools.json").write_text(json.dumps(PROFILES))
     git(root, "init", "-q", "-b", "main")
