@@ -80,9 +80,8 @@ class Repository:
             if one.get(path) != origin.get(path):
                 conflicts.append(path)
             merged[path] = version
-        for path in origin.keys() - two.keys():
-            if merged.pop(path, origin[path]) != origin[path]:
-                conflicts.append(path)
+        gone = origin.keys() - two.keys()
+        conflicts += [path for path in gone if merged.pop(path, origin[path]) != origin[path]]
         if conflicts:
             return None, conflicts
         return self.commit(merged, ours, theirs), []

@@ -215,6 +215,9 @@ class Tools:
         if step.fix is not None and step.fix.step == "gate" and self._random.random() < 0.7:
             text = f"{PEACE}{step.workstream}/{step.attempt}"
         snapshot = self._write(run, step, scheduled_ns, static_bad=static_bad, runtime_bad=runtime_bad, text=text)
+        if step.fix is not None and step.fix.step == "merge" and self.repository.is_marked(snapshot.commit):
+            message = "conflict markers are left"
+            return _failed("merge_conflict", message, snapshot=snapshot, changed=True, conflicts=["both.py"])
         if snapshot.tree == self.repository.tree[step.input.commit] and step.step == "edit":
             return _failed("no_change", "nothing changed", snapshot=snapshot)
         return StepFinished(ok=True, snapshot=snapshot, changed=True, exit_code=0)
