@@ -16,8 +16,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from services.executor.merge import three_tree
-from services.executor.mirror import Mirror
+from services.executor.merge import Merged, commit_on, three_tree
+from services.executor.mirror import Mirror, attempt_ref
 from services.executor.repositories import bytes_in
 from services.executor.snapshot import take
 from services.executor.workspace import WorkspacePool
@@ -133,18 +133,36 @@ async def _measured(root: Path) -> list[dict[str, Any]]:
 
 
 async def _merged(mirror: Mirror, pool: WorkspacePool, base: str, size: str) -> list[dict[str, Any]]:
-    """Fifty workstreams, each with a file of its own, onto one line: the merging alone."""
+    """Fifty workstreams, each with a file of its own, onto one line that grows: the merge, its commit, and its bundle."""
     made = []
     for number in range(MERGES):
         async with pool.at(base) as workspace:
             (workspace.path / f"new{number}").write_text("new\n")
             taken = await take(workspace, parent=base, message="edit\n", time_ns=TIME_NS)
         made.append(taken.commit)
-    spent = [
-        await _waited_ms(lambda theirs=theirs: three_tree(mirror, base=base, ours=made[0], theirs=theirs))
-        for theirs in made[1:]
+    spent: dict[str, list[float]] = {"merge": [], "commit": [], "bundle": []}
+    head = base
+    for number, theirs in enumerate(made, 1):
+        started = time.perf_counter()
+        merged = await three_tree(mirror, base=base, ours=head, theirs=theirs)
+        assert isinstance(merged, Merged)
+        spent["merge"].append((time.perf_counter() - started) * 1e3)
+        started = time.perf_counter()
+        head = await commit_on(
+            mirror, tree=merged.tree, parent=head, subject="bench", run="bench", workstream=f"ws-{number}",
+            attempt=number, time_ns=TIME_NS,
+        )  # fmt: skip
+        spent["commit"].append((time.perf_counter() - started) * 1e3)
+        started = time.perf_counter()
+        ref = attempt_ref("bench", "_line", number)
+        await mirror.export_bundle(base, head, ref, mirror.folder.parent / "bench.bundle")
+        spent["bundle"].append((time.perf_counter() - started) * 1e3)
+    rows = [
+        _row(f"{part} of one workstream of {MERGES}, {size}, mean", statistics.mean(times), "ms", 25.0)
+        for part, times in spent.items()
     ]
-    return [_row(f"merge of one workstream of {MERGES}, {size}, mean", statistics.mean(spent), "ms", 25.0)]
+    total = sum(sum(times) for times in spent.values())
+    return [*rows, _row(f"all of {MERGES} workstreams onto the line, {size}", total, "ms", MERGES * 25.0)]
 
 
 async def _partial(root: Path, source: Path, commit: str) -> list[dict[str, Any]]:
