@@ -149,28 +149,20 @@ def follow(
 
 def follow_rollback(client: Client, run: str, view: View, *, after: int) -> Progress:
     """Show the rollback of a run that has ended, from a position on, to its end. Raises LeftError on Ctrl-C."""
-    progress = Progress(run)
-    stream = Stream(client, run, after)
-    try:
-        with interrupts() as pressed, view:
-            while progress.rollback in {"", "running"}:
-                for event in stream.next(REFRESH_S):
-                    view.show(progress, event, progress.take(event))
-                view.tick(progress, progress.now_ns)
-                if pressed():
-                    raise LeftError
-            return progress
-    finally:
-        stream.close()
+    return _follow_until(lambda progress: progress.rollback not in {"", "running"}, client, run, view, after)
 
 
 def follow_request(client: Client, run: str, request: str, view: View, *, after: int) -> Progress:
     """Show a run, from a position on, until what a request asked for is done. Raises LeftError on Ctrl-C."""
+    return _follow_until(lambda progress: request in progress.done, client, run, view, after)
+
+
+def _follow_until(is_over: Callable[[Progress], bool], client: Client, run: str, view: View, after: int) -> Progress:
     progress = Progress(run)
     stream = Stream(client, run, after)
     try:
         with interrupts() as pressed, view:
-            while request not in progress.done:
+            while not is_over(progress):
                 for event in stream.next(REFRESH_S):
                     view.show(progress, event, progress.take(event))
                 view.tick(progress, progress.now_ns)

@@ -83,14 +83,10 @@ def test_the_delivered_branch_passes_the_gate(wave: Outcome, tmp_path: Path) -> 
     git(wave.repo, "worktree", "remove", "--force", str(tmp_path / "out"))
 
 
-def test_a_conflict_is_mended_by_a_fix_with_both_sides(lab: Lab, repo: Path, tmp_path: Path) -> None:
-    """One waits for a person while the other one changes the same line; then it goes on from where it was."""
-    once = tmp_path / "once"
+def conflicting(lab: Lab, repo: Path, once: Path, fix: str) -> tuple[str, list[dict[str, Any]]]:
+    """One workstream waits for a person while another one changes the same line; then it goes on from where it was."""
     tools = {
-        "first-fails": sh(
-            f'echo mine > "$1"; [ -e {once} ] || {{ touch {once}; exit 5; }}',
-            fix='sed -i "/^<<<<<<<\\|^=======\\|^>>>>>>>/d" "$1"',
-        ),
+        "first-fails": sh(f'echo mine > "$1"; [ -e {once} ] || {{ touch {once}; exit 5; }}', fix=fix),
         "theirs": sh('echo theirs > "$1"'),
         "has-text": TOOLS["has-text"],
     }
@@ -99,6 +95,11 @@ def test_a_conflict_is_mended_by_a_fix_with_both_sides(lab: Lab, repo: Path, tmp
     run = lab.submit(repo, bundles, tools, review="wait")
     lab.until_event(run, "run_transitioned", to_state="paused")
     lab.client.resolve_reviews(run, "approve", ["ws-a"], reason="", actor="user:ann")
+    return run, bundles
+
+
+def test_a_conflict_is_mended_by_a_fix_with_both_sides(lab: Lab, repo: Path, tmp_path: Path) -> None:
+    run, bundles = conflicting(lab, repo, tmp_path / "once", 'sed -i "/^<<<<<<<\\|^=======\\|^>>>>>>>/d" "$1"')
     outcome = lab.outcome(run, repo, bundles)
     assert outcome.run.state == "completed"
     [refused] = outcome.payloads("merge_refused")
@@ -113,17 +114,7 @@ def test_a_conflict_is_mended_by_a_fix_with_both_sides(lab: Lab, repo: Path, tmp
 
 
 def test_a_fix_that_leaves_the_markers_in_is_not_merged(lab: Lab, repo: Path, tmp_path: Path) -> None:
-    once = tmp_path / "once"
-    tools = {
-        "first-fails": sh(f'echo mine > "$1"; [ -e {once} ] || {{ touch {once}; exit 5; }}', fix='echo more >> "$1"'),
-        "theirs": sh('echo theirs > "$1"'),
-        "has-text": TOOLS["has-text"],
-    }
-    commit_files(repo, {"a.txt": "base\n", "swell.toml": 'static_tools = ["has-text"]\n'})
-    bundles = [bundle("ws-a", "first-fails", "a.txt"), bundle("ws-b", "theirs", "a.txt")]
-    run = lab.submit(repo, bundles, tools, review="wait")
-    lab.until_event(run, "run_transitioned", to_state="paused")
-    lab.client.resolve_reviews(run, "approve", ["ws-a"], reason="", actor="user:ann")
+    run, bundles = conflicting(lab, repo, tmp_path / "once", 'echo more >> "$1"')
     lab.until_event(run, "run_transitioned", 2, to_state="paused")
     lab.client.resolve_reviews(run, "reject", ["ws-a"], reason="", actor="user:ann")
     outcome = lab.outcome(run, repo, bundles)
