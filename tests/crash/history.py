@@ -247,8 +247,12 @@ def requests_are_answered(facts: Sequence[Fact], _: Expected) -> list[str]:
 
 
 def nothing_is_done_twice(facts: Sequence[Fact], _: Expected) -> list[str]:
-    """No second EDIT after one that succeeded; no check again on a tree for which its verdict was known to the decider."""
+    """No second EDIT after one that succeeded; no check again on a tree for which its verdict was known to the decider.
+
+    A check that fails on the line is asked once more, in case it is flaky.
+    """
     scheduled: dict[Key, Fact] = {}
+    failed: set[tuple[str, str]] = set()
     edited: dict[str, int] = {}
     judged: dict[tuple[str, str], int] = {}
     wrong = []
@@ -267,8 +271,11 @@ def nothing_is_done_twice(facts: Sequence[Fact], _: Expected) -> list[str]:
             if asked["step"] == "edit" and fact.body["ok"]:
                 edited[fact.workstream] = fact.position
             for result in fact.body.get("checks", []):
-                if result["outcome"] in JUDGED:
-                    judged.setdefault((asked["input"].get("tree", ""), result["check"]), fact.position)
+                verdict = (asked["input"].get("tree", ""), result["check"])
+                if result["outcome"] == "failed" and fact.workstream == LINE and verdict not in failed:
+                    failed.add(verdict)
+                elif result["outcome"] in JUDGED:
+                    judged.setdefault(verdict, fact.position)
     return wrong
 
 

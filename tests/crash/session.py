@@ -95,7 +95,8 @@ def make_repository(folder: Path, files: Sequence[str]) -> str:
     (folder / "f").mkdir()
     for name in files:
         (folder / name).write_text("base\n")
-    (folder / "swell.toml").write_text('static_tools = ["no-bad"]\n')
+    (folder / "swell.toml").write_text('static_tools = ["no-bad"]\ngates_file = "gates.yaml"\n')
+    (folder / "gates.yaml").write_text("GATE_INTEGRATION: {tool: quiet, wave_boundary: true}\n")
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--message", "base")
     git(folder, "branch", "mine")
@@ -135,11 +136,11 @@ def _say(diary: Path, tool: str, what: str) -> str:
 
 
 def tools(workstream: str, kind: str, seconds: tuple[float, float], diary: Path) -> dict[str, Any]:
-    """The tools of one workstream: EDIT leaves what is `good`, what STATIC refuses, or what RUNTIME refuses; FIX mends it."""
+    """The tools of one workstream: EDIT leaves what is `good`, or what STATIC, RUNTIME or the gate of the wave refuses; FIX mends it."""
     edit, done = f"edit-{workstream}", f"done-{workstream}"
-    word = "BAD" if kind == "static" else "GOOD"
+    word = {"static": "BAD", "loud": "LOUD"}.get(kind, "GOOD")
     write = f'sleep {seconds[0]:.2f}; echo "{word} {workstream}" >> "$1"; '
-    mend = f'if grep -q BAD "$1"; then sed -i s/BAD/GOOD/ "$1"; else echo "DONE {workstream}" >> "$1"; fi; '
+    mend = f'if grep -q "BAD\\|LOUD" "$1"; then sed -i "s/BAD/GOOD/; s/LOUD/GOOD/" "$1"; else echo "DONE {workstream}" >> "$1"; fi; '
     found = {
         edit: _sh(
             _say(diary, edit, "start") + write + _say(diary, edit, "end"),
@@ -164,7 +165,7 @@ def draw_run(random: Random, run: str, diary: Path) -> Planned:
     """A run of one to four files, some of them changed again in a second wave."""
     first = [f"ws-{name}" for name in "abcd"[: random.randint(1, 4)]]
     second = [f"{name}-2" for name in first if random.random() < 0.5]
-    kinds = {name: random.choice(("good", "static", "runtime")) for name in (*first, *second)}
+    kinds = {name: random.choice(("good", "static", "runtime", "loud")) for name in (*first, *second)}
     profiles: dict[str, Any] = {}
     bundles = []
     for name, kind in kinds.items():
@@ -181,10 +182,16 @@ def draw_run(random: Random, run: str, diary: Path) -> Planned:
         }
         if kind == "runtime":
             bundle["metadata"] = {"swell": {"runtime_tool": f"done-{name}"}}
+        if "loud" in kinds.values():
+            bundle["test_gates"] = [{"type": "GATE_INTEGRATION"}]
         bundles.append(bundle)
     look = 'sleep 0.1; cat "$@" | grep -q BAD; found=$?; '
     profiles["no-bad"] = _sh(
         f"{_say(diary, 'no-bad', 'start')}{look}{_say(diary, 'no-bad', 'end')}[ $found = 1 ]", "{files}"
+    )
+    listen = "sleep 0.1; cat f/* | grep -q LOUD; found=$?; "
+    profiles["quiet"] = _sh(
+        f"{_say(diary, 'GATE_INTEGRATION', 'start')}{listen}{_say(diary, 'GATE_INTEGRATION', 'end')}[ $found = 1 ]", "-"
     )
     return Planned(
         run=run,
