@@ -128,6 +128,7 @@ class Definitions:
         self._all_strict: bool | None = None
         self._texts: dict[str, str] = {}
         self._own_only: set[str] = set()
+        self._asked_for: dict[str, tuple[BundleGate, ...]] = {}
         self._identities: dict[tuple[str, str, str, Ranges | None, bool], Check] = {}
         self._routes: dict[str, Route | None] = {}
         self._chains: dict[tuple[str, Step], tuple[str, ...]] = {}
@@ -218,11 +219,18 @@ class Definitions:
 
     def gates(self, workstream: str) -> tuple[BundleGate, ...]:
         """The gates that a workstream asks for: those of its repository, then its bundle's; of one type the bundle's."""
-        return asked_for(self.checks(workstream).test_gates, self.bundles[workstream].test_gates)
+        known = self._asked_for.get(workstream)
+        if known is None:
+            known = asked_for(self.checks(workstream).test_gates, self.bundles[workstream].test_gates)
+            self._asked_for[workstream] = known
+        return known
 
     def wave_gates(self, ranges: Sequence[tuple[int, int]]) -> list[Check]:
         """The gates, required or not, that judge once for all what the workstreams in these ranges have come to."""
-        return self._gates(self._within(ranges), tuple(ranges), wave_boundary=True)
+        if not any(gate.wave_boundary for gate in self.spec.gates.values()):
+            return []
+        shown = self._representing(ranges)
+        return self._gates(self._within(shown), shown, wave_boundary=True)
 
     def asked(self, step: Step, ranges: Sequence[tuple[int, int]]) -> list[Check]:
         """Every check that a step runs for the workstreams in these ranges: `required`, and in RUNTIME the gates that warn."""
@@ -284,9 +292,7 @@ class Definitions:
         """What a tree must pass that carries these workstreams (ranges over the order): the union of their checks, and of
         the gates that they require and that do not wait for the wave's boundary.
         """
-        ranges: Ranges = tuple((start, end) for start, end in merged)
-        if self._are_alike():
-            ranges = tuple((start, start + 1) for start, _ in ranges[:1])
+        ranges = self._representing(merged)
         workstreams = self._within(ranges)
         return (
             self._static(workstreams, ranges)
@@ -326,7 +332,13 @@ class Definitions:
 
     def _asking(self, check: Check, ranges: Sequence[tuple[int, int]]) -> Iterator[BundleGate]:
         """How the workstreams in these ranges ask for the gate that a check is."""
-        return (gate for name in self._within(ranges) for gate in self.gates(name) if gate.type == check.name)
+        shown = self._representing(ranges)
+        return (gate for name in self._within(shown) for gate in self.gates(name) if gate.type == check.name)
+
+    def _representing(self, ranges: Sequence[tuple[int, int]]) -> Ranges:
+        """As many of these workstreams as it takes to see what checks all of them have."""
+        whole: Ranges = tuple((start, end) for start, end in ranges)
+        return tuple((start, start + 1) for start, _ in whole[:1]) if self._are_alike() else whole
 
     def _own(self, workstream: str) -> Ranges:
         index = self.index[workstream]
