@@ -28,7 +28,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -46,6 +46,10 @@ SETTLE_S: Final = 0.1
 """How long to wait for the file system's clock; coarser clocks make the manifest uncertain instead."""
 
 FOLDER_MODE: Final = 0o755
+MOVED_PART: Final = 4
+"""Where more than this part of the files differs, looking at all of them is quicker."""
+
+LISTING_BYTES: Final = 64 * 1024 * 1024
 REMOVE_TIMEOUT_S: Final = 300.0
 
 Entry: TypeAlias = tuple[int, ...]
@@ -135,11 +139,21 @@ class Workspace:
             self.mirror.tree(commit),
             self.git()("-c", "advice.detachedHead=false", "read-tree", "--reset", "-u", commit),
         )
-        manifest = await self._scanned(now)
+        manifest = await self._moved(now, self.tree, tree) if now == known else await self._scanned(now)
         self._settled = await settled(manifest)
         self.commit, self.tree, self._manifest = commit, tree, manifest
         self._proof = self._strays() if self._settled else None
         self._restore_admin()
+
+    async def _moved(self, then: Manifest, before: str, after: str) -> Manifest:
+        """The manifest once git has brought these files from one tree to another: it touches what differs, and nothing else."""
+        listed = await self.mirror.git(
+            "diff-tree", "-r", "-z", "--name-only", "--no-renames", before, after, output_bytes=LISTING_BYTES
+        )
+        paths = [os.fsdecode(path) for path in listed.split(b"\0") if path]
+        if len(paths) * MOVED_PART > len(then):
+            return await self._scanned(then)
+        return moved(self.path, then, paths)
 
     async def _restored(self, known: Manifest, now: Manifest) -> None:
         restoring = asyncio.ensure_future(asyncio.to_thread(restore, self.path, known, now))
@@ -405,6 +419,23 @@ async def settled(manifest: Manifest) -> bool:
             return False
         await asyncio.sleep(0.001)
     return True
+
+
+def moved(top: Path, then: Manifest, paths: Iterable[str]) -> Manifest:
+    """A manifest in which the status of these files, and of the folders above them, is what it is now."""
+    touched = set(paths)
+    for path in list(touched):
+        while (path := path.rpartition("/")[0]) and path not in touched:
+            touched.add(path)
+    now = dict(then)
+    for path in touched:
+        now.pop(path, None)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            found = (top / path).lstat()
+            mode = found.st_mode
+            times = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+            now[path] = (mode,) if stat.S_ISDIR(mode) else (mode, *times)
+    return now
 
 
 def restore(top: Path, known: Manifest, now: Manifest) -> None:

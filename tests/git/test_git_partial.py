@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import Checkout
+from tests.git.conftest import Checkout
 
 from services.executor import snapshot
 from services.executor.merge import Conflict, three_tree

@@ -346,7 +346,7 @@ async def test_a_cancelled_making_is_over_only_when_nothing_is_removed_any_more(
     ("between", "scans"),
     [
         ("nothing", 0),
-        ("another commit", None),
+        ("another commit", 0),
         ("a tool", 1),
         ("a tool, and a look that found nothing", 1),
         ("a tool without a sandbox elsewhere", 1),
@@ -360,7 +360,7 @@ async def test_a_scan_is_spared_only_where_nothing_can_have_written(
     user: Checkout,
     base: str,
     between: str,
-    scans: int | None,
+    scans: int,
     monkeypatch: pytest.MonkeyPatch,
 ):
     strays: list[int | None] = [0]
@@ -387,4 +387,28 @@ async def test_a_scan_is_spared_only_where_nothing_can_have_written(
         strays[0] = None
     async with pool.at(other if between == "another commit" else base) as workspace:
         assert (workspace.path / "x").exists() is (between == "another commit")
-        assert len(counted) == scans if scans is not None else counted
+        assert len(counted) == scans
+        assert workspace.scan() == workspace._manifest
+
+
+async def test_on_the_way_to_another_commit_every_kind_of_change_is_noted(
+    tmp_path: Path, mirror: Mirror, user: Checkout, base: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Without a look at the whole: files to folders and back, links, modes, folders that come and go."""
+    (user.path / "run.sh").chmod(0o644)
+    (user.path / "link").unlink()
+    shutil.rmtree(user.path / "docs")
+    for path in ("src/a.py", "README.md"):
+        (user.path / path).unlink()
+    second = user.commit({"link/now/a/folder": "x", "docs": "now a file", "new/deep/er/file": "1", "src/b.py": "2\n"})
+    await mirror.ensure(second, run="r2")
+    pool = WorkspacePool(mirror, tmp_path / "warm", 1, strays=lambda: 0)
+    scanning, counted = Workspace.scan, []
+    async with pool.at(base):
+        monkeypatch.setattr(Workspace, "scan", lambda one: counted.append(1) or scanning(one))
+        monkeypatch.setattr("services.executor.workspace.MOVED_PART", 1)
+    for commit in (second, base, second):
+        async with pool.at(commit) as workspace:
+            assert not counted
+            assert scanning(workspace) == workspace._manifest
+            assert workspace.tree == user.git("rev-parse", f"{commit}^{{tree}}")
