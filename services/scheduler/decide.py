@@ -88,7 +88,7 @@ from services.scheduler.budget import (
     run_account,
     workstream_account,
 )
-from services.scheduler.fleet import Barrier, Fleet, Want, barrier, ungranted
+from services.scheduler.fleet import Barrier, Fleet, Want, barrier, tests_run, ungranted
 from services.scheduler.grants import GRANTS_MAX, Ask, limit_nano
 from services.scheduler.recovery import Choice, RecoveryConfig, Used, choose
 from services.scheduler.routing import Places, Sightings, ordered
@@ -1474,6 +1474,8 @@ class _Deciding:
                 self._static(draft, event.snapshot or scheduled.input)
             elif step == "static":
                 self._runtime(draft, scheduled.input)
+            elif step == "runtime" and (fewer := self._fewer_tests(workstream, event)):
+                self._recover(draft, scheduled, "tampering", fewer)
             elif step == "runtime":
                 self._validated(draft)
         elif event.error_class == "check_failed" and step in {"static", "runtime"}:
@@ -1484,6 +1486,18 @@ class _Deciding:
                 detail = f"{event.error_class or 'scope_violation'}: {', '.join(event.violations[:10])}"
             wait_s = max(event.retry_after_s, (event.resets_at_ns - self.now_ns) / _SECOND_NS)
             self._recover(draft, scheduled, event.error_class or "unknown", detail, wait_s)
+
+    def _fewer_tests(self, workstream: Workstream, event: StepFinished) -> str:
+        """What is to be said where fewer tests have run than on the tree that the workstream started from, if that is known."""
+        base = workstream.base
+        if base is None or workstream.trusted or self.definitions.bundles[workstream.id].checks.tests_may_shrink:
+            return ""
+        for result in event.checks:
+            before = self.fleet.passed(base.tree, self.options.pool, result.check)
+            now = tests_run(result)
+            if before is not None and before.tests is not None and now is not None and now < before.tests:
+                return f"{result.name} ran {now} tests; on the tree that it started from it ran {before.tests}"
+        return ""
 
     def _static(self, draft: _Draft, snapshot: Snapshot) -> None:
         draft.move("static_check")

@@ -31,6 +31,7 @@ from services.events import (
     BudgetChanged,
     BudgetReached,
     BudgetRequested,
+    CheckResult,
     ErrorClass,
     ExecutorState,
     ExecutorTransitioned,
@@ -182,10 +183,11 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class Passed(msgspec.Struct, frozen=True):
-    """A check has passed a tree: in which attempt, `<run>/<workstream>/<n>`, and when."""
+    """A check has passed a tree: in which attempt, `<run>/<workstream>/<n>`, and when; and so many tests ran, if it told."""
 
     attempt: str
     at_ns: int
+    tests: int | None = None
 
 
 class Fleet(msgspec.Struct):
@@ -351,14 +353,21 @@ def skip(fleet: Fleet, sequence: int, place: Place | None) -> Fleet:
 def _judged(fleet: Fleet, run: str, time_ns: int, attempt: StepScheduled, event: StepFinished) -> None:
     """What has passed is known to all runs. The commit that a run starts from has no tree in its own words."""
     tree = event.snapshot.tree if event.snapshot is not None else attempt.input.tree
-    passed = [result.check for result in event.checks if result.outcome == "passed"]
+    passed = [result for result in event.checks if result.outcome == "passed"]
     if not tree or not passed:
         return
     known = fleet.verdicts.pop(tree, {})
-    at = Passed(f"{run}/{attempt.workstream}/{attempt.attempt}", time_ns)
-    fleet.verdicts[tree] = {**known, **{f"{attempt.pool}/{check}": at for check in passed}}
+    name = f"{run}/{attempt.workstream}/{attempt.attempt}"
+    fleet.verdicts[tree] = known | {
+        f"{attempt.pool}/{result.check}": Passed(name, time_ns, tests_run(result)) for result in passed
+    }
     while len(fleet.verdicts) > TREES_KEPT:
         fleet.verdicts.pop(next(iter(fleet.verdicts)))
+
+
+def tests_run(result: CheckResult) -> int | None:
+    """How many tests a check ran, without those that were skipped; None if it did not tell."""
+    return None if result.tests is None else max(result.tests - (result.skipped or 0), 0)
 
 
 def _note(fleet: Fleet, run: str, time_ns: int, attempt: StepScheduled, event: AnyEvent) -> None:

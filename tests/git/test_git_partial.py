@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from tests.git.conftest import Checkout
 
 from services.executor import snapshot
 from services.executor.merge import Conflict, three_tree
 from services.executor.mirror import Mirror, MirrorError, attempt_ref
 from services.executor.workspace import WorkspacePool
 from services.git import GitError, text
+from tests.git.conftest import Checkout
 
 TIME_NS = 1_790_000_000 * 10**9
 

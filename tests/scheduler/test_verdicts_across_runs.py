@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from scheduler_harness import RUN, SECOND_NS, Play, bundle, failed, made, spec
 
-from services.events import StepScheduled, StepSkipped, WorkstreamTransitioned
+from services.events import CheckResult, Snapshot, StepFinished, StepScheduled, StepSkipped, WorkstreamTransitioned
 from services.profiles import ToolProfile
 from services.scheduler import fleet as fleets
 from services.scheduler.fleet import Fleet
@@ -102,6 +102,42 @@ def test_a_check_is_what_it_is_given():
 
     assert ruff({"level": "1"}, A) == ruff({"level": "1", "unused": "x"}, B, A)
     assert len({ruff({"level": "1"}, A), ruff({"level": "2"}, A), ruff({"level": "1"}, B)}) == 3
+
+
+def counted(tests, skipped=0):
+    """RUNTIME passes, and says how many tests there were."""
+    [check] = Definitions(chain()).runtime(A)
+    result = CheckResult(
+        check=check.check, kind="runtime", name="pytest", outcome="passed", tests=tests, skipped=skipped
+    )
+    return StepFinished(ok=True, checks=[result], snapshot=Snapshot(commit="c", tree=""))
+
+
+def chain(**rest):
+    return spec([bundle(A), bundle(B, A, **rest)], review="wait")
+
+
+@pytest.mark.parametrize(
+    ("now", "rest", "state"),
+    [
+        (counted(10), {}, "completed"),
+        (counted(12), {}, "completed"),
+        (counted(9), {}, "awaiting_review"),
+        (counted(10, skipped=1), {}, "awaiting_review"),
+        (counted(3), {"metadata": {"swell": {"tests_may_shrink": True}}}, "completed"),
+    ],
+)
+def test_fewer_tests_than_on_the_tree_it_started_from_go_to_a_person(now, rest, state):
+    first = msgspec.structs.replace(counted(10), snapshot=Snapshot(commit="c", tree="made-by-a"))
+    script = {(A, "edit"): [made("made-by-a")], (A, "runtime"): [first], (B, "runtime"): [now]}
+    play = FleetPlay(chain(**rest), Fleet(), script).until_stuck()
+    assert play.states == {A: "completed", B: state}
+    if state == "awaiting_review":
+        assert "ran 9 tests; on the tree that it started from it ran 10" in play.reason(B)
+        play.review("approve", B)
+        play.play()
+        assert play.states[B] == "completed"
+        assert play.steps_of(B).count("edit") == 1
 
 
 def test_only_so_many_trees_are_remembered(monkeypatch):
