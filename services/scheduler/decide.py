@@ -1340,6 +1340,8 @@ class _Deciding:
         grant = self.fleet.shared.grants.get(self.run.run, {}).get((step.workstream, step.attempt))
         if grant is None or (grant.tool, grant.cap_nano) == (step.tool, step.cap_nano):
             return []
+        if self.now_ns >= grant.expires_ns:  # it is given back already (_unused_grants)
+            return []
         reason = "it asks for something else now"
         return [GrantReturned(workstream=step.workstream, attempt=step.attempt, reason=reason)]
 

@@ -33,6 +33,12 @@ def test_large_runs_too(tell):
     assert not tally.findings, _told(tally)
 
 
+@pytest.mark.parametrize("seed", [54, 154, 8, 20795, 50148])
+def test_what_was_found_once_stays_mended(seed):
+    """Deliveries and reverts after the end of a run, conflict markers, a share that was given back twice."""
+    assert not simulate(seed).findings
+
+
 def test_a_seed_is_one_history():
     """What a seed comes to does not depend on what ran before it."""
     first = simulate(30)
