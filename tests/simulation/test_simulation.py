@@ -79,6 +79,8 @@ def test_every_kind_of_trouble_occurs_and_every_story_is_told():
         "closed: cancelled", "amended", "late facts", "step compensate", "step gate", "rollbacks", "run partial",
         "dispatches under a budget", "delayed: budget", "run paused budget", "budgets changed", "budget warning",
         "budget exceeded", "recovery: wait", "delayed: limit", "grants under a budget", "grants returned",
-        "fleet budget warning", "fleet budget exceeded", "fleet budgets changed",
+        "fleet budget warning", "fleet budget exceeded", "fleet budgets changed", "staged", "waves judged", "culprits found",
+        "culprits found that are two", "gates flaked", "merge refused: conflict", "merge refused: red, taken back",
+        "merge refused: error, taken back", "reverts", "revert reverted", "delivery asked for: accepted",
     }  # fmt: skip
     assert wanted - tally.keys() == set()
