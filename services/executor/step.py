@@ -430,8 +430,13 @@ class _Attempt:
             self.steps.scratches.give_back(folder)
 
     def _cache(self, workspace: Workspace) -> Path:
-        """A folder that tools may keep caches in: one for each workspace, so never shared by two tools at a time."""
-        cache = self.repository.cache / workspace.path.name
+        """A folder that tools may keep caches in: one for each workspace, so never shared by two tools at a time.
+
+        What changes the tree has another one than what judges it: no check reads what an EDIT has put there.
+        """
+        cache = (
+            self.repository.cache / workspace.path.name / ("work" if self.step.step in {"edit", "fix"} else "checks")
+        )
         cache.mkdir(parents=True, exist_ok=True)
         return cache
 
@@ -920,13 +925,13 @@ class _Attempt:
                 f"is kept on this executor alone, as {quarantine_ref(*self.key)} of its mirror, and goes nowhere: have the tool "
                 "read the secret from its environment, and replace the secret if it may be known"
             )
-        if self._tampered:
-            return "tampering", f"changed what judges it: {', '.join(result.violations[:10])}"
-        if result.violations:
+        if result.violations and not self._tampered:
             return "scope_violation", f"changed outside its scope: {', '.join(result.violations[:10])}"
         failure = self._failure(invocation, outcome, profile, scratch)
         if result.conflicts and (failure is None or failure[0] in _TRIED):
             return "merge_conflict", f"conflict markers are left in {', '.join(result.conflicts[:10])}"
+        if self._tampered:
+            return "tampering", f"changed what judges it: {', '.join(result.violations[:10])}"
         if failure is not None:
             return failure
         if not result.changed and outcome.denials:
@@ -1607,8 +1612,8 @@ def named(paths: Sequence[str]) -> list[str]:
 
 
 def _setup_key(workspace: Workspace, checks: EffectiveChecks) -> str:
-    """Commands and lock files by content: the same key means the same dependencies."""
-    digest = hashlib.sha256(repr(checks.setup).encode())
+    """Repository, commands and lock files by content: the same key means the same dependencies."""
+    digest = hashlib.sha256(repr((workspace.mirror.key, checks.setup)).encode())
     matching = Droppings(checks.lock_files)
     for path, status in sorted(workspace.scan().items()):
         if len(status) > 1 and stat.S_ISREG(status[0]) and matching.matches(path):

@@ -69,11 +69,12 @@ CI_FILES: Final = (
     "lefthook.y*ml",
 )  # fmt: skip
 CHECKER_FILES: Final = (
-    ".bandit", ".clippy.toml", ".coveragerc", ".eslintignore", ".eslintrc*", ".flake8", ".golangci.*", ".mocharc*",
-    ".mypy.ini", ".pylintrc", ".pytest.ini", ".rspec", ".rubocop.yml", ".ruff.toml", ".semgrep*", "biome.json*",
+    ".bandit", ".cargo/config*", ".clippy.toml", ".coveragerc", ".eslintignore", ".eslintrc*", ".flake8", ".golangci.*", ".mocharc*",
+    ".mypy.ini", ".pylintrc", ".npmrc", ".pytest.ini", ".pytest.toml", ".rspec", ".rubocop.yml", ".ruff.toml", ".semgrep*", "biome.json*", "bunfig.toml",
     "clippy.toml", "conftest.py", "deny.toml", "eslint.config.*", "jest.config.*", "karma.conf.*", "mypy.ini",
-    "noxfile.py", "phpunit.xml*", "playwright.config.*", "pylintrc", "pyrightconfig.json", "pytest.ini", "ruff.toml",
-    "sitecustomize.py", "tox.ini", "tsconfig*.json", "usercustomize.py", "vitest.config.*",
+    "noxfile.py", "phpunit.xml*", "playwright.config.*", "pylintrc", "pyrightconfig.json", "pytest.ini",
+    "pytest.toml", "ruff.toml", "sitecustomize.py", "tox.ini", "tsconfig*.json", "usercustomize.py", "vite.config.*",
+    "vitest.config.*",
 )  # fmt: skip
 ALWAYS_PROTECTED: Final = (".git*", CHECKS_FILE, "config/gates.yaml", *LOCK_FILES, *CI_FILES, *CHECKER_FILES)
 """As a declared scope is written: without a `/` at any depth, and a folder covers what is below it."""

@@ -107,6 +107,7 @@ from services.scheduler.state import (
     draw_of,
     is_handed_back,
     is_loss,
+    is_marked,
     is_over,
     unknown_checks,
 )
@@ -130,8 +131,8 @@ DECISIONS_MAX = 2000
 REASON_MAX = 1500
 """Characters of a reason."""
 
-SHORT_REASON = 500
-"""Characters of a reason that one decision gives to everything that is staged."""
+SHORT_REASON_BYTES = 400
+"""Bytes, as they are written down, of a reason that one decision gives to everything that is staged."""
 
 _SECOND_NS = 1_000_000_000
 
@@ -363,7 +364,7 @@ def _delivery_answer(run: RunState, definitions: Definitions, request: DeliveryR
     refusal_text = ""
     if definitions.spec.options.dry_run:
         refusal_text = f"run {run.run} was a dry run: it has made nothing to deliver"
-    elif run.line is None or not run.line.merged:
+    elif run.line is None or not (run.line.merged or run.line.deliveries):
         refusal_text = f"nothing of run {run.run} is merged: there is nothing verified to deliver"
     elif run.delivering is not None:
         refusal_text = f"run {run.run} is being delivered already: ask again after that"
@@ -1018,8 +1019,9 @@ class _Deciding:
 
     def _is_still_refused(self, workstream: Workstream, failure: Failure) -> bool:
         """Whether nothing has changed since its merge was refused; what has conflict markers in it is never checked as it is."""
-        refused = failure.step == "merge" or (failure.step == "gate" and workstream.restart in {"merge", "gate"})
-        return refused and workstream.latest is not None and workstream.latest.tree == failure.tree
+        red = failure.step == "gate" and workstream.restart in {"merge", "gate"}
+        same = workstream.latest is not None and workstream.latest.tree == failure.tree
+        return is_marked(workstream) or (red and same)
 
     def _end(self) -> Decision:
         states = [w.state for w in self.run.workstreams.values()]
@@ -1985,6 +1987,7 @@ class _Deciding:
 
     def _take_back(self, line: Line, reason: str, gate: Check | None = None) -> Decision:
         """Nothing can be said about what is staged: a person decides about all of it, and nothing of it is the head."""
+        reason = _cut(reason, SHORT_REASON_BYTES)
         events: list[AnyEvent] = []
         if gate is not None:
             passed = next((t for t in line.red if gate.check in self.run.verdicts.get(t, ())), line.tip.tree)
@@ -1992,12 +1995,8 @@ class _Deciding:
             events.append(GateFlaked(gate=gate.name, check=gate.check, tree=passed, failures=failures))
         for staged in reversed(line.staged):
             draft = _Draft(self.run.workstreams[staged.workstream])
-            draft.add(
-                MergeRefused(
-                    workstream=staged.workstream, reason="error", message=reason[:SHORT_REASON], taken_back=True
-                )
-            )
-            self._stop_for(draft, "gate", "check_error", reason[:SHORT_REASON])
+            draft.add(MergeRefused(workstream=staged.workstream, reason="error", message=reason, taken_back=True))
+            self._stop_for(draft, "gate", "check_error", reason)
             events += draft.events
         return Decision(events)
 
@@ -2342,6 +2341,13 @@ class _Deciding:
         until_ns = self.now_ns + int(delay_s * _SECOND_NS)
         delayed = StepDelayed(step=scheduled, cause="retry", reason=detail[:REASON_MAX], until_ns=until_ns)
         return Decision([*events, delayed])
+
+
+def _cut(text: str, most: int) -> str:
+    """As much of a text as takes so many bytes in an entry."""
+    while len(msgspec.json.encode(text)) > most:
+        text = text[: len(text) * 3 // 4]
+    return text
 
 
 def _is_about_content(event: StepFinished | StepLost | StepCancelled) -> bool:

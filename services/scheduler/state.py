@@ -541,10 +541,6 @@ def _fold(  # noqa: PLR0915 - one case per kind of event, the frequent ones firs
             | ExecutorTransitioned()
         ):
             pass  # decisions across runs: services.scheduler.fleet
-        case MergeRefused():
-            if run.line is not None:
-                run.line.candidate = run.line.closed = None
-                run.line.losses, run.line.recovery = 0, {}
         case LineDelivered():
             _delivered(run, event)
         case DeliveryRefused():
@@ -814,6 +810,7 @@ def _refuse(run: RunState, event: MergeRefused) -> None:
         del line.staged[place:]
         if not line.staged:
             _settle_line(run, line)
+    line.joined = {key: made for key, made in line.joined.items() if not key.endswith(f"/{workstream.id}")}
     workstream.conflicts += event.reason == "conflict"
     workstream.reds += event.reason == "red"
     if event.onto is not None and event.result is not None:
@@ -881,13 +878,19 @@ def _resolve(run: RunState, event: ReviewResolved) -> None:
     run.returned.add(workstream.id)
     workstream.restart = event.from_step or (stopped.step if stopped is not None else "edit")
     if stopped is not None and stopped.error_class == "tampering" and event.verdict == "approve":
-        workstream.trusted = True
         workstream.restart = event.from_step or "static"
+        workstream.trusted = workstream.restart != "edit"
     workstream.conflicts = workstream.reds = 0
     workstream.fix = FixLoopState()
-    if workstream.restart == "edit" and _must_start_over(stopped, event):
+    if workstream.restart == "edit" and (_must_start_over(stopped, event) or is_marked(workstream)):
         workstream.base = workstream.latest = workstream.failure = None
-        workstream.patches = []
+        workstream.patches, workstream.trusted = [], False
+
+
+def is_marked(workstream: Workstream) -> bool:
+    """Whether conflict markers are left in what it has made."""
+    failure, latest = workstream.failure, workstream.latest
+    return failure is not None and failure.step == "merge" and latest is not None and latest.tree == failure.tree
 
 
 def _must_start_over(stopped: Review | None, event: ReviewResolved) -> bool:
@@ -996,7 +999,7 @@ def _note_on_line(line: Line, scheduled: StepScheduled, event: StepFinished) -> 
     elif scheduled.step == "gate":
         tree = scheduled.input.tree
         for result in event.checks:
-            if result.outcome == "failed":
+            if result.outcome == "failed" or (result.outcome == "error" and result.optional):
                 line.red[tree] = {**line.red.get(tree, {})}
                 line.red[tree][result.check] = line.red[tree].get(result.check, 0) + 1
         found = next((artifact for artifact in event.artifacts if artifact.role == "diagnostics"), None)
@@ -1043,11 +1046,11 @@ def _note(workstream: Workstream, scheduled: StepScheduled, event: StepFinished)
         case "fix":
             workstream.latest = event.snapshot or workstream.latest
             failure = workstream.failure
-            if event.error_class not in COUNTED_BY_FIX_LOOP:
-                return
-            if failure is not None and event.error_class == "merge_conflict" and workstream.latest is not None:
+            if failure is not None and failure.step == "merge" and event.conflicts and workstream.latest is not None:
                 # What is left of the conflict is still the same failure.
                 failure = workstream.failure = msgspec.structs.replace(failure, tree=workstream.latest.tree)
+            if event.error_class not in COUNTED_BY_FIX_LOOP:
+                return
             step = scheduled.fix.step if scheduled.fix is not None else "static"
             workstream.fix = record_fix(workstream.fix, step)
             workstream.patches = [*workstream.patches, *(a for a in event.artifacts if a.role == "patch")]

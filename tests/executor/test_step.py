@@ -564,3 +564,21 @@ async def test_an_ordinary_value_of_the_environment_is_no_secret(bench, tmp_path
     leak = Run(tmp_path, {"tool": sh('echo "$SERVICE_API_KEY" >> a.txt', env_allow=("SERVICE_API_KEY",))})
     done = await bench.do(leak)
     assert (done.error_class, done.snapshot) == ("scope_violation", None)
+
+
+async def test_what_a_setup_made_belongs_to_its_repository(bench: Bench, tmp_path):
+    """The same command, no lock file: another repository's own code would fill the same folder."""
+    made = {}
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        run = Run(tmp_path / name, {"tool": sh('cat "$SWELL_SETUP_DIR/who" > a.txt')})
+        (run.repo / "boot.sh").write_text(f'echo {name} > "$SWELL_SETUP_DIR/who"')
+        git(run.repo, "add", "--all")
+        git(run.repo, "commit", "--quiet", "--message", "boot")
+        run.base = run.snapshot("HEAD")
+        repository = msgspec.structs.replace(run.spec.repository, base_commit=run.base.commit)
+        checks = msgspec.structs.replace(run.spec.checks, setup=(("sh", "boot.sh"),))
+        run.spec = msgspec.structs.replace(run.spec, repository=repository, checks=checks)
+        made[name] = await bench.do(run)
+    patches = [(await bench.read(done, "patch")).decode() for done in made.values()]
+    assert ["+one" in patches[0], "+two" in patches[1]] == [True, True]

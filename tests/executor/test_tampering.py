@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from services.bundle import WorkstreamChecks
 from services.checks import Checks, ChecksError, EffectiveChecks, parse_checks, resolve
+from services.events import FixInput
 from services.executor import python_tests
 from services.executor.snapshot import changes
 from services.executor.tampering import (
+    ALWAYS_PROTECTED,
     TEST_BYTES_MAX,
     Counted,
     Counts,
@@ -415,6 +417,32 @@ async def test_what_is_beyond_the_scope_as_well_is_told_with_it(bench: Bench, tm
     done = await bench.do(Run(tmp_path, {"tool": sh("echo x > stray; echo x > .gitattributes")}))
     assert done.error_class == "scope_violation"
     assert done.violations[1:] == [".gitattributes", "stray"]
+
+
+async def test_conflict_markers_come_before_what_else_a_fix_has_done(bench: Bench, tmp_path):
+    mark = "a" * 40
+    marked = f'printf "<<<<<<< {mark}\\nx\\n=======\\ny\\n>>>>>>> {mark}\\n" > a.txt; echo x > uv.lock'
+    run = Run(tmp_path, {"tool": sh(marked)}, files_create=("*",))
+    done = await bench.do(run, "fix", fix=FixInput(step="merge", attempt=1))
+    assert (done.error_class, done.conflicts) == ("merge_conflict", ["a.txt"])
+
+
+async def test_what_an_edit_keeps_in_its_cache_no_check_reads(bench: Bench, tmp_path):
+    tools = {
+        "tool": sh('echo new > a.txt; touch "$SWELL_CACHE_DIR/poison"'),
+        "check": sh('test ! -e "$SWELL_CACHE_DIR/poison"'),
+    }
+    run = Run(tmp_path, tools)
+    done = await bench.do(run)
+    checks = Definitions(run.spec).static("ws-a")
+    assert (await bench.do(run, "static", input=done.snapshot, checks=checks)).ok
+
+
+@pytest.mark.parametrize(
+    "path", ["pytest.toml", ".pytest.toml", ".cargo/config.toml", "vite.config.ts", ".npmrc", "bunfig.toml"]
+)
+def test_what_checkers_read_is_protected(path):
+    assert Protected(ALWAYS_PROTECTED).covers(path)
 
 
 async def test_what_a_person_has_approved_is_not_looked_for_again(bench: Bench, tmp_path):

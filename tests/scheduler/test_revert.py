@@ -200,3 +200,14 @@ def test_interrupted_anywhere_it_goes_on_where_it_stood(at_once):
         finished = [e for e in told if isinstance(e, StepFinished)]
         assert sum(e.ok for e in finished) == sum(isinstance(e, StepFinished) and e.ok for e in whole.events)
         assert same(replay(play.facts), play.state)
+
+
+def test_what_could_not_be_delivered_can_be_asked_for_when_nothing_is_left_on_the_line():
+    play = ended({("", "deliver"): [made("x"), broken("delivery_refused")]}, bundles=[bundle(A)])
+    roll_back(play, A)
+    told = play.of(RevertFinished)[-1]
+    assert told.state == "undelivered"
+    assert "swell deliver" in told.reason
+    play.request(DeliveryRequested(request_id="q-d", actor="ann"))
+    play.until_stuck()
+    assert (play.state.answers["q-d"].answer, play.state.answers["q-d"].ok) == ("done", True)

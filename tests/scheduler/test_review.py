@@ -394,6 +394,35 @@ def test_a_line_that_is_lost_too_often_goes_to_a_person_and_on_again():
     assert play.states == {A: "completed"}
 
 
+@pytest.mark.parametrize(
+    ("error_class", "from_step"),
+    [("tampering", None), ("tampering", "static"), ("permission_denied", "static"), ("permission_denied", "edit")],
+)
+def test_what_a_fix_left_of_a_conflict_is_never_checked_and_never_gone_on_with(error_class, from_step):
+    """However its FIX ended, and wherever a person lets it go on."""
+    half = Snapshot(commit="half", tree="half")
+    fix = msgspec.structs.replace(broken(error_class, conflicts=["x.py"], violations=["uv.lock"]), snapshot=half)
+    play = waiting({(B, "merge"): [MARKED], (B, "fix"): [fix]})
+    assert play.states[B] == "awaiting_review"
+    play.review("approve", B, from_step=from_step)
+    step = scheduled(play, B)[-1]
+    assert step.step == ("edit" if from_step == "edit" else "fix")
+    assert step.step == "fix" or step.input == play.state.line.head
+    play.play()
+    assert [e for e in scheduled(play, B) if e.step != "fix" and e.input.tree in {"half", "marked"}] == []
+
+
+@pytest.mark.parametrize("verdict", ["approve", "retry"])
+def test_what_is_begun_anew_is_not_trusted(verdict):
+    half = Snapshot(commit="half", tree="half")
+    tampered = broken("tampering", violations=["test_a.py: holds fewer tests"], snapshot=half)
+    play = waiting({(A, "edit"): [tampered]}, bundle(A))
+    play.review(verdict, A, from_step="edit")
+    again = scheduled(play)[-1]
+    assert (again.step, again.input, again.trusted) == ("edit", play.state.line.head, False)
+    play.play()
+
+
 def test_an_edit_that_made_nothing_begins_from_the_head_of_its_day():
     """What others have merged meanwhile is not part of its own change."""
     play = waiting({(A, "edit"): [broken("setup_error")]}, bundle(A), bundle(B))

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scheduler_harness import Lost, Play, broken, bundle, spec
+from scheduler_harness import Lost, Play, broken, bundle, made, spec
 
 from services.bundle import BundleGate
 from services.events import (
@@ -30,7 +30,20 @@ NAMES = [f"ws-{number}" for number in range(8)]
 class WavePlay(Play):
     """A run with a gate of the wave, which `is_red` of the set of workstreams in a tree; a FIX mends whoever it is of."""
 
-    def __init__(self, bundles, is_red=lambda _: False, script=None, *, conflicts=(), crashes=0, gates=GATE, **options):
+    def __init__(
+        self,
+        bundles,
+        is_red=lambda _: False,
+        script=None,
+        *,
+        conflicts=(),
+        crashes=0,
+        answer=None,
+        gates=GATE,
+        short_trees=False,
+        **options,
+    ):
+        self.answer, self.short_trees = answer, short_trees
         self.crashes = crashes
         self.is_red, self.conflicts = is_red, list(conflicts)
         definition = spec(
@@ -47,13 +60,18 @@ class WavePlay(Play):
             marked = Snapshot(commit="marked", tree="marked")
             return broken("merge_conflict", conflicts=["x"], snapshot=marked)
         if scheduled.step == "gate" and scheduled.checks and scheduled.checks[0].kind == "gate":
+            if self.answer is not None:
+                return self.answer(scheduled.checks)
             if self.crashes:
                 self.crashes -= 1
                 return broken("check_error")
             self.judged.append((scheduled.purpose, work(scheduled.input.tree)))
             if self.is_red(work(scheduled.input.tree)):
                 return red(scheduled.checks)
-        return super().success(scheduled)
+        done = super().success(scheduled)
+        if self.short_trees and scheduled.step == "merge":
+            return made(f"{scheduled.attempt:040}")
+        return done
 
 
 def work(tree):
@@ -62,9 +80,16 @@ def work(tree):
     return frozenset(f"ws-{part[1]}{'!' if part[2] == 'fix' else ''}" for part in parts)
 
 
+def results(checks, outcome):
+    optional = outcome == "error"
+    return [
+        CheckResult(check=one.check, kind="gate", name=one.name, outcome=outcome, optional=optional) for one in checks
+    ]
+
+
 def red(checks):
-    results = [CheckResult(check=one.check, kind="gate", name=one.name, outcome="failed") for one in checks]
-    return StepFinished(ok=False, error_class="check_failed", message="red", signature="e", checks=results)
+    judged = results(checks, "failed")
+    return StepFinished(ok=False, error_class="check_failed", message="red", signature="e", checks=judged)
 
 
 def wave(count=8):
@@ -212,6 +237,31 @@ def test_what_conflicts_with_something_staged_waits_until_that_is_verified():
     [postponed] = play.of(MergePostponed)
     assert postponed.workstream == "ws-1"
     assert play.of(MergeRefused) == [], "it merges with what is verified"
+
+
+def test_an_optional_gate_of_the_wave_that_cannot_judge_warns_as_well():
+    optional = (BundleGate(type="GATE_INTEGRATION", required=False),)
+    play = WavePlay(
+        wave(2), answer=lambda checks: StepFinished(ok=True, checks=results(checks, "error")), gates=optional
+    )
+    assert set(play.play().states.values()) == {"completed"}
+    assert len(gates_run(play, "wave")) == 1
+
+
+def test_whatever_a_gate_says_the_decision_about_all_that_is_staged_fits_into_an_entry():
+    """The longest names, the longest words, as many as are staged together."""
+    said = msgspec.structs.replace(broken("check_error"), message="\U0001f600\x01" * 700)
+    named = [bundle(f"ws-{'x' * 90}-{number:02}") for number in range(64)]
+    play = WavePlay(named, answer=lambda _: said, review="wait", max_workers=64, short_trees=True).until_stuck()
+    assert set(play.states.values()) == {"awaiting_review"}
+
+
+def test_a_search_knows_nothing_of_the_work_that_a_fix_has_replaced():
+    def is_red(merged):
+        return {"ws-0", "ws-2"} <= merged or "ws-2!" in merged
+
+    play = WavePlay(wave(3), is_red, review="wait").until_stuck()
+    assert [(e.workstream, e.others) for e in play.of(MergeRefused)][:2] == [("ws-2", ["ws-0"]), ("ws-2", [])]
 
 
 def test_an_optional_gate_of_the_wave_warns():
