@@ -306,7 +306,7 @@ def migrated_files(migration: Migration, matching: Mapping[str, int]) -> list[Fi
         )
     for path in chosen:
         # A file that git knows by a name that is no text, or that holds a `\`, cannot be declared as it is.
-        if _declared(path, "the commit", "INVALID_PATH") != path:
+        if not _can_be_declared(path):
             raise DecompositionError(
                 "INVALID_PATH", f"{path[:200]!a} cannot be named in a bundle", "Leave it out by `exclude`."
             )
@@ -577,6 +577,13 @@ def _declared(pattern: str, source: str, code: str) -> str:
         return scope.declare(pattern)
     except scope.ScopeError as error:
         raise DecompositionError(code, f"{source}: {error.args[0]}", f"Mend it: {error.remedy}.") from None
+
+
+def _can_be_declared(path: str) -> bool:
+    try:
+        return scope.declare(path) == path
+    except scope.ScopeError:
+        return False
 
 
 def _slug(text: str) -> str:

@@ -66,6 +66,7 @@ _NOBODYS: Final = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null",
 _SETTINGS: Final = (
     "core.hooksPath=/dev/null",
     "core.quotePath=false",
+    "advice.graftFileDeprecated=false",
     "core.commitGraph=false",
     "core.fsmonitor=false",
     "core.untrackedCache=false",

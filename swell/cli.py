@@ -136,7 +136,10 @@ def plan(
     executors: Annotated[
         list[int] | None, typer.Option("--executors", min=1, max=10_000, help="What if there were so many; repeatable.")
     ] = None,
-    slots: Annotated[int, typer.Option("--slots", min=1, max=1_000, help="Attempts an executor runs at a time.")] = 2,
+    slots: Annotated[
+        int | None,
+        typer.Option("--slots", min=1, max=1_000, help="With --executors: attempts each runs at a time. Default: 2."),
+    ] = None,
     budget: Budget = None,
     as_mermaid: Annotated[bool, typer.Option("--mermaid", help="Print a Mermaid flowchart.")] = False,
     as_json: JsonOption = False,
@@ -145,12 +148,16 @@ def plan(
     from services.bundle import PLANNED_MAX  # noqa: PLC0415 - as the module says
     from swell.diagram import mermaid  # noqa: PLC0415 - as above
     from swell.listing import plan_lines, plan_of  # noqa: PLC0415 - as above
-    from swell.outlook import history_of, outlook_lines, outlook_of, with_outlook  # noqa: PLC0415 - as above
+    from swell.outlook import SLOTS, history_of, outlook_lines, outlook_of, with_outlook  # noqa: PLC0415 - as above
     from swell.settings import MAX_WORKERS, RunSettings, in_force  # noqa: PLC0415 - as above
     from swell.submission import load_bundles  # noqa: PLC0415 - as above
 
     if as_json and as_mermaid:
         raise invalid("BAD_OPTIONS", "a plan is printed as JSON or as Mermaid", "Leave one of the two out.")
+    if slots is not None and not executors:
+        raise invalid(
+            "BAD_OPTIONS", "--slots are those of executors", "Say how many with --executors, or leave it out."
+        )
     history = outlook = None
     with much_is_made():
         bundles = load_bundles(_bundle_path(path, repo), workstreams=PLANNED_MAX)
@@ -161,7 +168,7 @@ def plan(
         if history is not None or workers or executors:
             known = workers or [in_force(RunSettings()).max_workers or MAX_WORKERS]
             outlook = outlook_of(
-                bundles, report, workers=known, executors=executors or [], slots=slots, history=history
+                bundles, report, workers=known, executors=executors or [], slots=slots or SLOTS, history=history
             )
     if as_json:
         say(with_outlook(report, outlook))

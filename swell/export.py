@@ -51,6 +51,8 @@ def chosen(client: Client, run: str, workstream: str, attempt: int, *, quarantin
 def export(client: Client, patches: Sequence[Patch], target: Path, *, series: bool, force: bool) -> list[Path]:
     """Write patches into one file, or (`series`) numbered ones into a folder; all of them or none.
 
+    A folder with patches of another series is refused: who takes all of it would mix them.
+
     Raises SwellError EXISTS unless `force`, NOT_WRITABLE, PATCH_INCOMPLETE.
     """
     width = max(4, len(str(len(patches))))
@@ -64,6 +66,10 @@ def export(client: Client, patches: Sequence[Patch], target: Path, *, series: bo
             (target if series else target.absolute().parent).mkdir(parents=True, exist_ok=True)
             if not force and (there := next((file for file in groups if os.path.lexists(file)), None)):
                 raise _exists(there)
+            if series and (others := sorted(set(target.glob("*.patch")) - set(groups))):
+                raise invalid(
+                    "EXISTS", f"{others[0].name} is no part of this series", "Name another folder.", str(target)
+                )
             halves = {}
             for file, some in groups.items():
                 halves[file] = half = file.with_name(f".{file.name}.{os.getpid()}.half")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 PAIRS_SHOWN: Final = 20
 NAMES_SHOWN: Final = 10
+SLOTS: Final = 2
+"""Attempts an executor runs at a time, where nothing else is said."""
 
 
 def history_of(client: Client, run: str) -> History:

@@ -282,7 +282,23 @@ class _Work:
         shutil.copy2(self._index, self._kept)
         self._check("--cached")
         raw = self._git.sync("diff-index", "--cached", "--raw", "-z", "--no-renames", "--no-abbrev", tree)
+        self._refuse_folders()
         return parse_raw(raw.stdout)
+
+    def _refuse_folders(self) -> None:
+        """Git looks neither for a folder where a file is to lie, nor for a file where a folder is to be, until it writes."""
+        held = set(self._git.sync("ls-files", "-z").stdout.split(b"\0"))
+        gone = {path for path in self._before if path not in held}
+        conflicts = []
+        for path in (path for path in self._paths if path in held):
+            if not all(name in gone for name in _below(self._root, path)):
+                conflicts.append(f"{readable(path)}: a folder is there")
+            for folder in _folders(self._root, [path]):
+                name = os.fsencode(folder.relative_to(self._root))
+                if os.path.lexists(folder) and not folder.is_dir() and name not in gone:
+                    conflicts.append(f"{readable(path)}: {readable(name)} is no folder")
+        if conflicts:
+            raise PatchConflictError(conflicts, self._where)
 
     def _check(self, manner: str) -> None:
         done = self._git.sync(*self._flags, manner, "-", stdin=self._patch, ok=(0, 1, 128))
@@ -473,6 +489,15 @@ def _is_file(root: Path, path: bytes) -> bool:
         return False
     mode = _mode(root / os.fsdecode(path))
     return stat.S_ISREG(mode) or stat.S_ISLNK(mode)
+
+
+def _below(root: Path, path: bytes) -> Iterator[bytes]:
+    """What keeps a folder at a path from going away: its files, and folders in it that are empty."""
+    for place, folders, files in os.walk(os.fsencode(root) + b"/" + path):
+        name = place.removeprefix(os.fsencode(root) + b"/")
+        yield from (name + b"/" + file for file in files)
+        if name != path and not folders and not files:
+            yield name
 
 
 def _mode(path: Path) -> int:

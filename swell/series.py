@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
 from pathlib import Path
 from typing import Final
 
@@ -32,9 +34,18 @@ def parted(mailbox: bytes) -> Iterator[tuple[str, bytes]]:
     for number, (start, end) in enumerate(itertools.pairwise([*starts, len(mailbox)]), 1):
         mail = mailbox[start:end]
         found = _SUBJECT.search(mail)
-        subject = found[1].decode("utf-8", "replace") if found is not None else ""
+        subject = _read(found[1]) if found is not None else ""
         words = re.sub(r"[^A-Za-z0-9_.]+", "-", subject).strip("-.")[:_NAME_CHARS].strip("-.")
         yield f"{number:04}-{words or 'patch'}.patch", mail
+
+
+def _read(subject: bytes) -> str:
+    """A subject as text: git encodes one that is not ASCII."""
+    text = subject.decode("utf-8", "replace")
+    try:
+        return str(make_header(decode_header(text)))
+    except (LookupError, ValueError, HeaderParseError):
+        return text
 
 
 def write_series(mailbox: bytes, folder: Path) -> list[Path]:

@@ -255,7 +255,7 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
             raise RpcError(
                 grpc.StatusCode.NOT_FOUND,
                 "PATCH_NOT_FOUND",
-                f"{which} of {workstream} of run {run} has left no patch: ListPatches has those there are",
+                f"{which} of {workstream} of run {run} has left no patch: ListPatches, or `swell patch list {run}`, has those there are",
                 {"run": run, "workstream": workstream},
             )
         row, position = found

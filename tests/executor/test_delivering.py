@@ -140,6 +140,14 @@ def test_a_mailbox_is_parted_where_mails_begin_and_names_hold_nothing_strange():
     assert list(parted(b"")) == []
 
 
+def test_a_subject_that_git_encodes_names_its_file_by_its_text():
+    mail = (
+        b"From " + b"a" * 40 + b" Mon Sep 17 00:00:00 2001\nSubject: [PATCH 1/1] =?%s?q?ws-a:=20Gr=C3=B6=C3=9Fe?=\n\n"
+    )
+    assert [name for name, _ in parted(mail % b"UTF-8")] == ["0001-ws-a-Gr-e.patch"]
+    assert [name for name, _ in parted(mail % b"no-such")] == ["0001-no-such-q-ws-a-20Gr-C3-B6-C3-9Fe.patch"]
+
+
 GIVEN = ("{branch}", "{base}", "{run}", "{remote}", "{commit}", "{folder}", "{name}", "{title_file}", "{body_file}")
 
 

@@ -30,6 +30,8 @@ def test_what_if_there_were_so_many(swell, repo: Path, bundles):
     rows = [line.split() for line in done.output.splitlines() if re.match(r"  \d", line)]
     assert rows == [["4", "1", "3", "2", "steps", "2", "steps"], ["6", "1", "3", "2", "steps", "2", "steps"]]
     assert "no fleet is faster than 1 steps" in done.output
+    refused = swell("plan", folder, "--repo", repo, "--slots", 3)
+    assert (refused.exit_code, "--executors" in refused.output) == (2, True)
 
 
 def test_what_overlaps_is_told_in_text_json_and_picture(swell, repo: Path, bundles):

@@ -143,6 +143,21 @@ def test_what_is_too_long_to_be_kept_is_never_exported_as_a_patch(tmp_path: Path
     assert list(file.parent.iterdir()) == [file]
 
 
+def test_a_series_is_not_mixed_with_another_one(tmp_path: Path) -> None:
+    patch = Patch(
+        run="r1", workstream="ws-a", attempt=1, step="edit", state="committed", reason="", digest="d" * 64, artifact="p",
+        size_bytes=9, files=[], files_total=0, created_ns=0, changed_ns=0, moves=1, refused_moves=0, refused="",
+    )  # fmt: skip
+    whole = Kept(b"diff --git a/x b/x\n")
+    (tmp_path / "0002-ws-z.patch").write_text("of another run\n")
+    with pytest.raises(SwellError, match=r"0002-ws-z\.patch is no part of this series"):
+        export(whole, [patch], tmp_path, series=True, force=True)
+    (tmp_path / "0002-ws-z.patch").unlink()
+    for _ in range(2):
+        (file,) = export(whole, [patch], tmp_path, series=True, force=True)
+        assert list(tmp_path.iterdir()) == [file]
+
+
 def test_what_has_no_patch_is_said_so(swell: Swell, bundles: Bundles, repo: Path) -> None:
     run = f"dry-{os.getpid()}-patches"
     swell("run", bundles(bundle("ws-a")), "--repo", repo, "--dry-run", "--run", run)

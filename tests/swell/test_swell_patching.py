@@ -298,6 +298,44 @@ def test_a_conflict_names_its_file_and_leaves_everything_as_it_was(target: Path)
     assert "src/a.py" in result.error_message
 
 
+@pytest.mark.parametrize("check_only", [True, False])
+def test_a_folder_where_a_file_is_to_lie_and_a_file_where_a_folder_is_to_be_conflict(
+    target: Path, *, check_only: bool
+) -> None:
+    (target / "void" / "in").mkdir(parents=True)
+    (target / "way").symlink_to("nowhere")
+    patch = b"".join(map(added, ("src", "docs/sub", "void", "run.sh/x/y", "link/z", "way/z")))
+    with untouched(target), pytest.raises(PatchConflictError) as caught:
+        carry_out(patch, target, check_only=check_only)
+    assert "beyond a symbolic link" in caught.value.conflicts[0]
+    patch = b"".join(map(added, ("src", "docs/sub", "void", "run.sh/x/y")))
+    with untouched(target), pytest.raises(PatchConflictError) as caught:
+        carry_out(patch, target, check_only=check_only)
+    assert caught.value.conflicts == [
+        "run.sh/x/y: run.sh is no folder", "src: a folder is there", "void: a folder is there"
+    ]  # fmt: skip
+
+
+def test_a_folder_gives_way_to_a_file_where_the_patch_empties_it(target: Path) -> None:
+    (target / "docs" / "sub").mkdir()
+    (target / "docs" / "sub" / "b.txt").write_text("b\n")
+    git(target, "add", "-A")
+    git(target, "commit", "-qm", "more")
+    clone = target.parent / "way"
+    shutil.copytree(target, clone)
+    shutil.rmtree(clone / "docs")
+    (clone / "docs").write_text("a file\n")
+    (clone / "run.sh").unlink()
+    (clone / "run.sh").mkdir()
+    (clone / "run.sh" / "x").write_text("x\n")
+    patch = PatchManager(target.parent / "patches").capture_patch("r1", "ws-a", clone).patch_file.read_bytes()
+    before = read(target)
+    carry_out(patch, target)
+    assert read(target) == read(clone)
+    carry_out(patch, target, reverse=True)
+    assert read(target) == before
+
+
 def test_where_the_checkout_converts_a_file_the_conflict_says_so(target: Path) -> None:
     patch = change(target, files={b"src/a.py": ("100644", b"x\n")})
     git(target, "config", "core.autocrlf", "true")
