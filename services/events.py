@@ -6,7 +6,7 @@ Who writes which kind on which subject stands in docs/events.md, which a test co
 Units: `_s` seconds, `_ns` nanoseconds since 1970-01-01 UTC, `_bytes` bytes. Paths are relative to the repository.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -905,6 +905,9 @@ AnyEvent = (
     | ProcessesReaped
     | ResultRefused
 )
+
+KINDS: frozenset[str] = frozenset(str(kind.__struct_config__.tag) for kind in get_args(AnyEvent))
+"""The tags of all kinds, as they are written."""
 
 TERMINAL_WORKSTREAM: frozenset[str] = frozenset(
     {"completed", "failed", "cancelled", "blocked", "compensated", "compensation_failed"}

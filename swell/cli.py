@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -524,9 +525,13 @@ def events(
     as_json: JsonOption = False,
 ) -> int:
     """Print the recorded events of a run; 'fleet' stands for what is decided across runs."""
-    from swell.listing import event_line  # noqa: PLC0415 - as the module says
+    from services.events import KINDS  # noqa: PLC0415 - as the module says
+    from swell.listing import event_line  # noqa: PLC0415 - as above
     from swell.view import event_json  # noqa: PLC0415 - as above
 
+    if unknown := [one for one in kind or [] if one not in KINDS]:
+        near = get_close_matches(unknown[0], sorted(KINDS), n=3) or sorted(KINDS)
+        raise invalid("BAD_KIND", f"no event is of the kind {unknown[0]!r}", f"Use one of {', '.join(near)}.")
     with cluster_client() as client:
         name = run if run == "fleet" else _resolve(client, run)
         for event in client.list_events(name, kinds=kind or []):

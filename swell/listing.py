@@ -262,6 +262,8 @@ class RunStatus(msgspec.Struct, frozen=True):
                 + (f" of {one_line(run.delivered_remote)}" if run.delivered_remote else "")
             )
         counts = f"{run.completed} completed, {run.failed} failed, {run.blocked} blocked, {run.cancelled} cancelled"
+        taken_back = sum(item.state == "compensated" for item in self.workstreams)
+        counts += f", {taken_back} taken back" if taken_back else ""
         lines.append(f"  {run.workstreams} workstreams: {counts}; {run.attempts} attempts, {run.fix_attempts} FIX")
         if run.awaiting_review and not run.finished_ns:
             lines.append(f"  {run.awaiting_review} wait for a person: swell review list --run {run.run}")

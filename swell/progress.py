@@ -268,7 +268,8 @@ class Progress:
 
     def _on_step_scheduled(self, event: Event, fact: dict[str, Any]) -> list[str]:
         workstream, step, number = fact.get("workstream", ""), fact.get("step", ""), int(fact.get("attempt", 0))
-        self._steps[workstream, number] = (step, fact.get("on_behalf", ""), event.time_ns)
+        on_behalf = _PURPOSES.get(fact.get("purpose", ""), fact.get("on_behalf", ""))
+        self._steps[workstream, number] = (step, on_behalf, event.time_ns)
         self._tools[workstream, number] = str(fact.get("tool", ""))
         self.open_attempts.add((workstream, number))
         if workstream == LINE:
@@ -425,6 +426,10 @@ class Progress:
 
     def _shown(self, workstream: str) -> str:
         return "line" if workstream == LINE else workstream
+
+
+_PURPOSES = {"wave": "the wave:", "start": "before the wave:", "search": "who made it red:"}
+"""What a step of the line that is on behalf of nobody is about."""
 
 
 def _nothing(_event: Event, _fact: dict[str, Any]) -> list[str]:

@@ -20,6 +20,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from services.diagnostic import printable
 from services.executor.mirror import Mirror, MirrorError
 from services.executor.snapshot import commit_tree
 from services.git import COMMIT, GitError, readable
@@ -117,7 +118,7 @@ async def commit_on(
     """
     if not (_VALUE.match(run) and _VALUE.match(workstream)):
         raise ValueError(f"{run!r} and {workstream!r} cannot be trailers: use letters, digits, '-' and '_'")
-    line = " ".join(subject.split()) or workstream
+    line = printable(" ".join(subject.split())) or workstream
     trailers = [
         f"Swell-Run: {run}",
         f"Swell-Workstream: {workstream}",

@@ -110,14 +110,20 @@ def another(spec: RunSpec, wanted: Another) -> RunSpec:
 def chosen(spec: RunSpec, states: Mapping[str, str], named: Collection[str]) -> frozenset[str]:
     """The workstreams of another try: those that did not complete; of those, the named ones and what depends on them.
 
-    `states` are the final states. Raises SubmissionError when a named one does not exist or completed, or none is left.
+    What somebody has taken back is tried again only by its name. `states` are the final states. Raises SubmissionError when a
+    named one does not exist or completed, or none is left.
     """
     bundles = {bundle.id: bundle for bundle in spec.bundles}
     undone = {name for name in bundles if states.get(name) != "completed"}
     if not undone:
         raise SubmissionError("workstreams", "every workstream of the run completed: there is nothing to try again")
     if not named:
-        return frozenset(undone)
+        failed = {name for name in undone if states.get(name) not in {"compensated", "compensation_failed"}}
+        if not failed:
+            raise SubmissionError(
+                "workstreams", "all that did not complete was taken back: name what is to be done again"
+            )
+        return frozenset(failed)
     for name in named:
         if name not in bundles:
             raise SubmissionError("workstreams", f"the run has no workstream {name[:100]!r}")

@@ -80,6 +80,9 @@ def test_another_try_is_made_of_what_did_not_complete(spec):
     assert chosen(spec, states, []) == {"ws-1", "ws-2", "ws-3"}
     assert chosen(spec, states, ["ws-1"]) == {"ws-1", "ws-2"}, "what depends on it goes along"
     assert chosen(spec, states, ["ws-3"]) == {"ws-3"}
+    taken_back = {**states, "ws-3": "compensated"}
+    assert chosen(spec, taken_back, []) == {"ws-1", "ws-2"}, "what was taken back is done again only by its name"
+    assert chosen(spec, taken_back, ["ws-3"]) == {"ws-3"}
     assert with_dependencies(spec, {"ws-2"}) == {"ws-0", "ws-1", "ws-2"}
     for named in (["ws-0"], ["ws-9"]):
         with pytest.raises(SubmissionError, match=named[0]):
