@@ -201,6 +201,7 @@ class Together:
         self.shares: dict[tuple[str, str, int], Share] = {}
         self.granted_ns: dict[str, list[int]] = {}
         self.told: Counter[tuple[str, str, str]] = Counter()
+        self.earlier: set[tuple[str, str, str]] = set()
 
     def budget(self, tool: str) -> int | None:
         """What may be spent a day, by a tool or ("") by all, where that stops anybody."""
@@ -217,6 +218,7 @@ class Together:
     def change(self, recorded: Recorded) -> None:
         """The limits are others now."""
         self.changed_at, self.changed_ns = recorded.sequence, recorded.time_ns
+        self.earlier |= self.told.keys()  # what is reached under the new budget as well is not told again
         self.told.clear()
 
 
@@ -548,7 +550,8 @@ class Checker:
         for tool in ("", *together.limits.tools_nano):
             limit_nano = together.budget(tool)
             spent = self._spent_by_all(tool, day, recorded.sequence)[1] if limit_nano is not None else 0
-            if limit_nano is not None and 0 < spent >= limit_nano and not together.told[tool, day, "exceeded"]:
+            told = together.told[tool, day, "exceeded"] or (tool, day, "exceeded") in together.earlier
+            if limit_nano is not None and 0 < spent >= limit_nano and not told:
                 self._wrong(f"I6: {spent} of {limit_nano} is spent by {tool or 'all'}, and that is not told")
 
     def _starts(self, run: Ran, event: StepScheduled) -> None:
@@ -717,9 +720,8 @@ class Checker:
             self._wrong(f"I3: work is taken off {event.from_commit}, and the head is {run.head}")
         run.merged = [name for name in run.merged if name not in event.workstreams]
         files = self._repository.files_at(event.to.commit)
-        assert run.spec is not None
-        others = {path for one in run.spec.bundles if one.id in run.merged for path in one.files_scope}
-        left = [name for name in event.workstreams if f"{name}.py" in files and f"{name}.py" not in others]
+        texts = [version.text for version in files.values()]
+        left = [name for name in event.workstreams if any(f"{name}/" in text for text in texts)]
         if left:
             self._wrong(f"revert: the work of {left} is still there")
         if run.merged:
