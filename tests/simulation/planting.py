@@ -19,7 +19,7 @@ import msgspec
 
 ROOT = Path(__file__).resolve().parents[2]
 PLANTED = Path(__file__).resolve().parent / "planted"
-SEEDS = 1000
+SEEDS = 2500
 TIMEOUT_S = 300.0
 
 _FOUND = re.compile(r"^seed (\d+): (.*)$", re.MULTILINE)
