@@ -1,4 +1,4 @@
-"""The simulation finds what it is for: each bug planted into a copy of Swell is found within a thousand seeds."""
+"""The simulation finds what it is for: each bug planted into a copy of Swell is found within so many seeds."""
 
 from concurrent.futures import ThreadPoolExecutor
 
