@@ -21,7 +21,7 @@ Step = Literal["edit", "static", "runtime", "fix", "merge", "gate", "deliver", "
 
 WorkstreamState = Literal[
     "pending", "blocked", "ready", "editing", "static_check", "runtime_check", "fixing", "validating", "merging",
-    "completed", "failed", "cancelled", "awaiting_review", "invalidated", "compensating", "compensated",
+    "completed", "failed", "cancelled", "awaiting_review", "compensating", "compensated",
     "compensation_failed",
 ]  # fmt: skip
 RunStatus = Literal["pending", "running", "paused", "completed", "partial", "failed", "cancelled"]

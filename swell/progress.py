@@ -206,7 +206,7 @@ class Progress:
         if view.state in TERMINAL_WORKSTREAM:
             view.ended_ns = event.time_ns
             return [f"{view.workstream} {view.state}{_because(view.reason)}"]
-        if view.state in {"awaiting_review", "invalidated", "compensating"} or before == "awaiting_review":
+        if view.state in {"awaiting_review", "compensating"} or before == "awaiting_review":
             return [f"{view.workstream} {view.state}{_because(view.reason)}"]
         return []
 

@@ -32,7 +32,6 @@ from services.events import (
     RequestAnswered,
     RevertFinished,
     RollbackFinished,
-    RollbackStarted,
     RunFinished,
 )
 from services.executor.mirror import MirrorError
@@ -75,42 +74,36 @@ async def has_ended(log: RunLog, run: str) -> bool:
     last = await log.last(run_subject(run))
     if last is None:
         return True
-    said = _state(last)
-    if said is not None and not _answers(last):
+    said, done = _said(last)
+    if said is not None and not done:
         return said
     finished = working = False
     async for batch in log.replay(run_subject(run)):
         for recorded in batch:
-            said = _state(recorded)
+            said, done = _said(recorded)
             finished = finished or bool(said)
             working = working if said is None else not said
-            # A delivery that was asked for after the end is over with its answer.
-            working = working and not (finished and _answers(recorded))
+            working = working and not (finished and done)
     return finished and not working
 
 
-def _answers(recorded: Recorded) -> bool:
-    """Whether an entry answers that what was asked for is done."""
+def _said(recorded: Recorded) -> tuple[bool | None, bool]:
+    """Whether a run has ended with this entry, None when it says nothing about that; and whether what was asked for is done:
+    a delivery that was asked for after the end is over with its answer.
+    """
     try:
         entry: Entry = decode_entry(recorded.data)
     except WireError:
-        return False
-    return any(isinstance(event, RequestAnswered) and event.answer == "done" for event in entry.events)
-
-
-def _state(recorded: Recorded) -> bool | None:
-    """Whether a run has ended with this entry; None when it says nothing about that."""
-    try:
-        entry: Entry = decode_entry(recorded.data)
-    except WireError:
-        return False  # of a newer version, perhaps: nothing is known
+        return False, False  # of a newer version, perhaps: nothing is known
     said: bool | None = None
+    done = False
     for event in entry.events:
+        done = done or (isinstance(event, RequestAnswered) and event.answer == "done")
         if isinstance(event, RunFinished | RollbackFinished | RevertFinished):
             said = True
-        elif isinstance(event, RollbackStarted) or not isinstance(event, _QUIET):
+        elif not isinstance(event, _QUIET):
             said = False
-    return said
+    return said, done
 
 
 class Garbage:

@@ -100,7 +100,8 @@ class WorkstreamRow(msgspec.Struct, kw_only=True):
     """A row of `workstreams`. `ordinal` is its place among those first mentioned; `steps_executed` a JSON list.
 
     `waiting_*` say what its next step, or the line on its behalf, waits for; `recoveries` counts what recovery did to go on.
-    `patch` is the attempt whose patch it goes on with, 0 without one. `staged_at` is where its merge was staged, while it is.
+    `patch` is the attempt whose patch it goes on with, 0 without one. `staged_at` is the position at which
+    its merge was staged, while it is; an entry stages one at most.
     """
 
     run: str
@@ -1000,7 +1001,7 @@ class Projector:
             case "failed" | "cancelled" | "completed":
                 if patch.state not in SETTLED:
                     self._move_patch(at, patch, "dropped", event.reason or f"its workstream is {event.to_state}")
-            case "invalidated" | "compensated":
+            case "compensated":
                 if patch.state != "dropped":
                     self._move_patch(at, patch, "rolled_back", event.reason or f"its workstream is {event.to_state}")
             case _:

@@ -238,8 +238,8 @@ class Workstream(msgspec.Struct):
     `recovery` counts by step what recovery has done. `restart` is the step at which a review lets it go on. `missing`
     dependencies are not merged yet. `actions` of its compensation have succeeded. So many `autofixed` programs have had their turn
     since an AI tool or a person changed its tree. `conflicts` and `reds` count how often its merge was refused since a person
-    last decided about it. `trusted`: a person has approved what it changes of what judges it. `tools` have worked on it. While it is on the line, `before` and `merged` are the heads without and
-    with it, and `merged_at` counts what was merged until then.
+    last decided about it. `trusted`: a person has approved what it changes of what judges it. `tools` have worked on it. While
+    it is on the line, `before` and `merged` are the heads without and with it, and `merged_at` counts what was merged until then.
     """
 
     id: str

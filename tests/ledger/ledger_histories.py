@@ -198,7 +198,7 @@ _numbers = st.integers(0, 4)
 _steps = st.sampled_from(["edit", "static", "runtime", "fix", "merge", "gate", "deliver", "compensate"])
 _states = st.sampled_from(
     [
-        "pending", "ready", "editing", "static_check", "merging", "completed", "failed", "blocked", "cancelled", "invalidated", "awaiting_review",
+        "pending", "ready", "editing", "static_check", "merging", "completed", "failed", "blocked", "cancelled", "awaiting_review",
         "compensating", "compensated", "compensation_failed",
     ]
 )  # fmt: skip

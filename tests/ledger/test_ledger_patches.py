@@ -201,12 +201,38 @@ def test_compensation_rolls_back_what_was_committed_after_the_run_has_ended(stor
         assert tables.patches["r1", "a", 1].reason == "1 actions done"
 
 
-def test_what_is_taken_off_the_line_may_be_merged_anew(story):
-    committed(story)
-    story.decide(moved("a", "completed", "invalidated", "the line is built anew"))
-    story.decide(moved("a", "invalidated", "merging"))
-    merged(story, number=2)
-    assert states(folded([story.records]))[-4:] == ["committed", "rolled_back", "queued", "applied"]
+@pytest.mark.parametrize("forgetful", [False, True])
+@pytest.mark.parametrize("culprit", ["a", "0"])
+def test_what_is_staged_and_taken_back_is_merged_anew_unless_it_is_the_culprit(story, culprit, forgetful):
+    """Of a it is told what happens; the other one stands before it."""
+    story.step("a", 1, "edit", made())
+    story.decide(QUEUED)
+    merged(story, number=1)
+    before = ev.MergeStaged(workstream="0", from_commit=BASE.commit, to=snapshot("e"))
+    story.decide(before)  # an entry stages one merge: the line does one thing at a time
+    story.decide(skipped(CHECK), ev.MergeStaged(workstream="a", from_commit="e" * 40, to=snapshot("f")))
+    said = "GATE_INTEGRATION fails since it was merged"
+    story.decide(ev.MergeRefused(workstream=culprit, reason="red", message=said, taken_back=True))
+    tables = folded([[record] for record in story.records], forgetful=forgetful)
+    after = ["rolled_back"] if culprit == "a" else ["rolled_back", "queued"]
+    assert states(tables)[-len(after) - 1 :] == ["verified", *after]
+    assert tables.patches["r1", "a", 1].refused_moves == 0
+    if culprit == "a":
+        assert tables.patches["r1", "a", 1].reason == said
+    else:
+        merged(story, number=2)
+        assert states(folded([story.records]))[-2:] == ["queued", "applied"]
+
+
+@pytest.mark.parametrize("purpose", ["wave", "start", "search"])
+def test_what_is_only_found_out_moves_no_patch(story, purpose):
+    story.step("a", 1, "edit", made())
+    story.decide(QUEUED)
+    for number, step in ((1, "merge"), (2, "gate")):
+        story.decide(scheduled(ev.LINE, number, step, on_behalf="a", purpose=purpose))
+        story.live(ev.LINE, number, ev.StepStarted(executor="e1", boot="k1"))
+        story.live(ev.LINE, number, ev.StepFinished(ok=True, snapshot=snapshot("f")))
+    assert states(folded([story.records]))[-1] == "queued"
 
 
 def test_late_facts_make_no_patch(story):

@@ -200,6 +200,9 @@ def test_a_captured_patch_is_an_artifact_whose_hash_is_that_of_the_change(target
     assert stats["size_bytes"] == first.patch_file.stat().st_size
     assert (stats["file_count"], stats["hunks"], stats["additions"], stats["deletions"]) == (3, 3, 3, 19)
     assert manager.parse_patch(first.patch_file).files_modified == first.files_modified
+    reversed_ = manager.reverse_patch(first.patch_file, target)
+    assert (reversed_.success, (target / "src/a.py").exists(), (target / "x").exists()) == (True, True, False)
+    assert b"new = 2" not in (target / "src/a.py").read_bytes()
 
 
 def test_patches_kept_in_the_checkout_are_no_part_of_the_next(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
