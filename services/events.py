@@ -148,7 +148,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
 
 
 class RunRequested(Event, frozen=True, kw_only=True, omit_defaults=True, tag="run_requested"):
-    """Somebody submitted a run. `spec` is the run's whole definition (services/spec.py) by digest."""
+    """Somebody submitted a run. `spec` is the run's whole definition (services/spec.py) by digest.
+
+    `labels` are the submitter's own words to find the run and its cost by; `tenant` is on whose behalf it runs.
+    """
 
     request_id: str
     actor: str
@@ -158,6 +161,8 @@ class RunRequested(Event, frozen=True, kw_only=True, omit_defaults=True, tag="ru
     base_commit: str
     timeout_s: float = 0.0
     paused: bool = False
+    labels: dict[str, str] = {}
+    tenant: str = ""
 
 
 class CancelRequested(Event, frozen=True, kw_only=True, omit_defaults=True, tag="cancel_requested"):
@@ -280,7 +285,7 @@ class RequestAnswered(Event, frozen=True, kw_only=True, omit_defaults=True, tag=
 
 
 class RunAccepted(Event, frozen=True, kw_only=True, omit_defaults=True, tag="run_accepted"):
-    """The run exists. `deadline_ns` is when the run as a whole times out."""
+    """The run exists. `deadline_ns` is when the run as a whole times out; `labels` and `tenant` are those of the request."""
 
     request_id: str
     actor: str
@@ -289,6 +294,8 @@ class RunAccepted(Event, frozen=True, kw_only=True, omit_defaults=True, tag="run
     repository: str
     base_commit: str
     deadline_ns: int = 0
+    labels: dict[str, str] = {}
+    tenant: str = ""
 
 
 class RunTransitioned(Event, frozen=True, kw_only=True, omit_defaults=True, tag="run_transitioned"):

@@ -32,7 +32,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One append to the log.
 
     `id` is a fresh UUID; `seen` the position the writer had folded; `cause` the id of the entry that led to this one;
-    `at_ns` the writer's own clock (information only); `by` who wrote it, such as `scheduler:7f3a`.
+    `at_ns` the writer's own clock (information only); `by` who wrote it, such as `scheduler:7f3a`. `trace` is the W3C
+    traceparent that it belongs to, "" without one.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     events: list[AnyEvent]
     seen: int = 0
     cause: str = ""
+    trace: str = ""
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -63,6 +65,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     events: list[msgspec.Raw]
     seen: int = 0
     cause: str = ""
+    trace: str = ""
 
 
 # Bad UTF-8 is a plain ValueError, and so are msgspec's own errors; deep nesting is a RecursionError.

@@ -30,7 +30,7 @@ from services.events import LINE, TERMINAL_RUN, TERMINAL_WORKSTREAM, AnyEvent
 from services.ledger.patches import SETTLED, PatchMoveRow, PatchRow, PatchState, refusal
 from services.wire import Place, Recorded, decode_envelope, parse_subject
 
-VERSION = 6
+VERSION = 7
 """The version of this projection: a store of any other version is rebuilt. Raise it whenever a row could differ."""
 
 GENESIS = bytes(32)
@@ -54,16 +54,20 @@ _CLOSED = frozenset({"finished", "cancelled", "lost"})
 _WITH_ITS_PATCH = frozenset({"static_check", "runtime_check", "fixing", "merging"})
 """Where a workstream that a person lets go on does so with the patch it has."""
 
-EntryRow = tuple[int, str, str, str, str, int, int, str, bytes, bytes]
-"""position, subject, run, id, by, at_ns, time_ns, cause, hash, raw."""
-EventRow = tuple[int, int, str, str, str, int, int, str]
-"""position, idx, kind, run, workstream, attempt, time_ns, payload."""
+EntryRow = tuple[int, str, str, str, str, int, int, str, str, bytes, bytes]
+"""position, subject, run, id, by, at_ns, time_ns, cause, trace, hash, raw."""
+EventRow = tuple[int, int, str, str, str, int, int, str, str, str]
+"""position, idx, kind, run, workstream, attempt, time_ns, tool, severity, payload."""
 TransitionRow = tuple[int, int, str, str, str, str, str, str, int]
 """position, idx, run, workstream ('' for the run's own), from_state, to_state, reason, actor, time_ns."""
 
 
 class RunRow(msgspec.Struct, kw_only=True):
-    """A row of `runs`; the fields are the columns, in order. `line_attempt` is the newest attempt of `_line`."""
+    """A row of `runs`; the fields are the columns, in order. `line_attempt` is the newest attempt of `_line`.
+
+    `labels` is a JSON object. `cost_nano` and the tokens are sums over its attempts as far as they were told; `unpriced`
+    counts attempts of coding tools that ended without anybody knowing what they have cost.
+    """
 
     run: str
     first_position: int
@@ -94,6 +98,24 @@ class RunRow(msgspec.Struct, kw_only=True):
     rollback: str = ""
     rollback_reason: str = ""
     delivered_remote: str = ""
+    labels: str = "{}"
+    tenant: str = ""
+    cost_nano: int = 0
+    unpriced: int = 0
+    input_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+
+
+class WaveRow(msgspec.Struct, kw_only=True):
+    """A row of `waves`; `finished_ns` is 0 while it is under way."""
+
+    run: str
+    wave: int
+    started_ns: int = 0
+    finished_ns: int = 0
+    workstreams: int = 0
 
 
 class WorkstreamRow(msgspec.Struct, kw_only=True):
@@ -133,6 +155,9 @@ class WorkstreamRow(msgspec.Struct, kw_only=True):
 class AttemptRow(msgspec.Struct, kw_only=True):
     """A row of `attempts`. `files`, `artifacts` and `checks_json` are JSON lists; `mechanical` as in FixInput; `purpose` of a step of the
     line as in StepScheduled, or `revert` for a merge that takes work out.
+
+    From `provider` on: what its tool told of itself. What it has cost is None where nobody knows; `basis` and `price_table`
+    say where the figure comes from. What is told after the close counts where the close did not know, or only a part.
     """
 
     run: str
@@ -168,6 +193,24 @@ class AttemptRow(msgspec.Struct, kw_only=True):
     context_tokens: int = 0
     mechanical: int = 0
     purpose: str = ""
+    pool: str = ""
+    reason: str = ""
+    cap: str = ""
+    cap_nano: int = 0
+    provider: str = ""
+    model: str = ""
+    session: str = ""
+    cost_nano: int | None = None
+    basis: str = ""
+    price_table: str = ""
+    list_cost_nano: int | None = None
+    input_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    lower_bound: bool = False
+    findings: int = 0
+    wall_s: float = 0.0
 
 
 class ExecutorRow(msgspec.Struct, kw_only=True):
@@ -217,12 +260,13 @@ class Tip(msgspec.Struct, frozen=True):
 
 
 class KnownRun(msgspec.Struct, frozen=True):
-    """What is stored of a run: its row, all its workstreams, its attempts that are not closed, and each workstream's patch."""
+    """What is stored of a run: its row, workstreams and waves, attempts that are not closed, and each workstream's patch."""
 
     row: RunRow
     workstreams: list[WorkstreamRow]
     open_attempts: list[AttemptRow]
     patches: list[PatchRow] = []
+    waves: list[WaveRow] = []
 
 
 class Known(Protocol):
@@ -262,6 +306,7 @@ class Batch(msgspec.Struct, frozen=True):
     executors: list[ExecutorRow] = []
     tool_breakers: list[ToolBreakerRow] = []
     pauses: list[PauseRow] | None = None
+    waves: list[WaveRow] = []
 
 
 class _Outline(msgspec.Struct, frozen=True, kw_only=True):
@@ -279,6 +324,7 @@ class _Live(msgspec.Struct):
     workstreams: dict[str, WorkstreamRow]
     attempts: dict[tuple[str, int], AttemptRow]
     patches: dict[str, PatchRow]
+    waves: dict[int, WaveRow]
 
 
 class _At(msgspec.Struct, frozen=True):
@@ -395,12 +441,16 @@ class Projector:
         self._patch_moves: list[PatchMoveRow] = []
         self._executors: dict[str, ExecutorRow] = {}
         self._breakers: dict[str, ToolBreakerRow] = {}
+        self._waves: dict[tuple[str, int], WaveRow] = {}
         self._pauses_moved = False
 
     @property
     def live_rows(self) -> int:
-        """How many rows of runs, workstreams, attempts and patches memory holds."""
-        return sum(1 + len(live.workstreams) + len(live.attempts) + len(live.patches) for live in self._live.values())
+        """How many rows of runs, workstreams, attempts, patches and waves memory holds."""
+        return sum(
+            1 + len(live.workstreams) + len(live.attempts) + len(live.patches) + len(live.waves)
+            for live in self._live.values()
+        )
 
     def fold(self, records: Iterable["Recorded"]) -> Batch:
         """Fold messages that follow the tip; the batch must be stored before the next call."""
@@ -421,6 +471,7 @@ class Projector:
             executors=list(self._executors.values()),
             tool_breakers=list(self._breakers.values()),
             pauses=list(self._paused.values()) if self._pauses_moved else None,
+            waves=list(self._waves.values()),
         )
 
     def _forget(self) -> None:
@@ -459,6 +510,7 @@ class Projector:
                 _int64(envelope.at_ns),
                 record.time_ns,
                 envelope.cause,
+                envelope.trace,
                 chain,
                 record.data,
             )
@@ -471,7 +523,7 @@ class Projector:
     def _undecodable(self, record: "Recorded", place: Place, chain: bytes, error: Exception) -> None:
         self.tip = Tip(record.sequence, "", chain)
         self._entries.append(
-            (record.sequence, record.subject, place.run, "", "", 0, record.time_ns, "", chain, record.data)
+            (record.sequence, record.subject, place.run, "", "", 0, record.time_ns, "", "", chain, record.data)
         )
         payload = _encoder.encode({"kind": UNDECODABLE, "error": str(error)[:500]}).decode()
         self._events.append(
@@ -483,6 +535,8 @@ class Projector:
                 place.workstream,
                 _int32(place.attempt),
                 record.time_ns,
+                "",
+                "error",
                 payload,
             )
         )
@@ -516,11 +570,27 @@ class Projector:
         except (ValueError, RecursionError):
             event = None
             kind, workstream, number = _outline(raw)
+        tool = getattr(event, "tool", "")
         if isinstance(event, events.StepDelayed):
-            workstream = event.step.workstream
+            workstream, tool = event.step.workstream, event.step.tool
         if place.kind in ("attempt", "late"):
             workstream, number = place.workstream, place.attempt
-        self._events.append((at.position, at.idx, kind, at.run, workstream, _int32(number), at.time_ns, payload))
+            about = self._attempts.get((at.run, workstream, number))
+            tool = about.tool if about is not None else ""
+        self._events.append(
+            (
+                at.position,
+                at.idx,
+                kind,
+                at.run,
+                workstream,
+                _int32(number),
+                at.time_ns,
+                tool,
+                severity_of(event),
+                payload,
+            )
+        )
         if event is not None:
             self._told(at, place, attempt, event)
 
@@ -590,7 +660,10 @@ class Projector:
             ):
                 if place.kind == "run" and place.run == FLEET:
                     self._decided_across_runs(at, event)
-            case events.ProcessesReaped() | events.ResultRefused() | events.GrantReturned():
+            case events.ResultRefused():
+                if place.kind == "late":
+                    self._learnt(at, place, event.result)
+            case events.ProcessesReaped() | events.GrantReturned():
                 pass  # counted by `_touch`, whatever the entry tells
             case _:
                 assert_never(event)
@@ -610,6 +683,7 @@ class Projector:
             {row.workstream: row for row in known.workstreams},
             {(row.workstream, row.attempt): row for row in known.open_attempts},
             {row.workstream: row for row in known.patches},
+            {row.wave: row for row in known.waves},
         )
         self._live[run] = live
         return live
@@ -619,7 +693,7 @@ class Projector:
         live = self._live.get(at.run)
         if live is None:
             row = RunRow(run=at.run, first_position=at.position, position=at.position, submitted_ns=at.time_ns)
-            live = self._live[at.run] = _Live(row, {}, {}, {})
+            live = self._live[at.run] = _Live(row, {}, {}, {}, {})
         self._runs[at.run] = live.row
         return live
 
@@ -630,6 +704,12 @@ class Projector:
             row = WorkstreamRow(run=live.row.run, workstream=name, ordinal=len(live.workstreams))
             live.workstreams[name] = row
         self._workstreams[live.row.run, name] = row
+        return row
+
+    def _wave(self, live: _Live, number: int) -> WaveRow:
+        """The wave, made if this is its first mention."""
+        row = live.waves.setdefault(number, WaveRow(run=live.row.run, wave=number))
+        self._waves[live.row.run, number] = row
         return row
 
     def _attempt(self, live: _Live, workstream: str, number: int) -> AttemptRow | None:
@@ -673,6 +753,9 @@ class Projector:
                 self._delay(live, event)
             case events.WaveStarted():
                 live.row.waves_started += not event.more
+                wave = self._wave(live, _int32(event.wave))
+                wave.started_ns = wave.started_ns or at.time_ns
+                wave.workstreams += len(event.workstreams)
                 for name in event.workstreams:
                     self._workstream(live, name).wave = _int32(event.wave)
             case events.StepSkipped():
@@ -733,7 +816,9 @@ class Projector:
                 row.rollback, row.rollback_reason = event.state, event.reason
             case events.RunFinished():
                 self._finish(at, row, event)
-            case events.RunStopping() | events.WaveFinished() | events.DeliveryRefused():
+            case events.WaveFinished():
+                self._wave(live, _int32(event.wave)).finished_ns = at.time_ns
+            case events.RunStopping() | events.DeliveryRefused():
                 pass  # the transitions they lead to are decided beside them
             case events.MergePostponed() | events.GateFlaked():
                 pass  # nothing of it is the head
@@ -880,6 +965,10 @@ class Projector:
             capability=event.capability,
             mechanical=_count(event.fix.mechanical) if event.fix is not None else 0,
             purpose="revert" if event.reverts else event.purpose or "",
+            pool=event.pool,
+            reason=event.reason,
+            cap=event.cap or "",
+            cap_nano=event.cap_nano,
         )
         if event.step in _JUDGING:
             row.commit, row.tree = event.input.commit, event.input.tree
@@ -891,6 +980,20 @@ class Projector:
     def _lived(self, at: _At, row: AttemptRow, event: _Life) -> None:
         if row.state in _CLOSED:
             return
+        run, before = self._live[row.run].row, _account(row)
+        self._moved_on(at, row, event)
+        _tally_account(run, before, _account(row))
+
+    def _learnt(self, at: _At, place: Place, result: events.StepFinished) -> None:
+        """What an attempt has cost, told beside its close: it counts where the close did not know, or only a part."""
+        row = self._attempts.get((at.run, place.workstream, place.attempt))
+        if row is None or not _adds(row, result):
+            return
+        run, before = self._live[row.run].row, _account(row)
+        _spent(row, result)
+        _tally_account(run, before, _account(row))
+
+    def _moved_on(self, at: _At, row: AttemptRow, event: _Life) -> None:
         match event:
             case events.StepStarted():
                 row.state = "started"
@@ -1053,6 +1156,55 @@ def _goes_on(attempt: AttemptRow, event: events.StepFinished) -> bool:
     return not (attempt.mechanical and event.violations)
 
 
+_SEVERITY_OF_STATE = {
+    "failed": "error",
+    "compensation_failed": "error",
+    "awaiting_review": "warning",
+    "partial": "warning",
+}
+
+
+def severity_of(event: AnyEvent | None) -> str:
+    """How much an event is worth looking at: debug, info, warning, error, or critical for tampering; None is unreadable."""
+    match event:
+        case None:
+            return "error"
+        case events.StepStarted() | events.AttemptGranted() | events.ProbeGranted() | events.GrantReturned():
+            return "debug"
+        case events.StepFinished():
+            if event.ok:
+                return "info"
+            if event.error_class == "tampering":
+                return "critical"
+            return "warning" if event.error_class in {"check_failed", "handed_back", "no_change"} else "error"
+        case events.StepCancelled():
+            return "warning" if event.error_class is not None else "info"
+        case events.StepLost() | events.ToolBreakerOpened() | events.DeliveryRefused():
+            return "error"
+        case events.BudgetReached():
+            return "error" if event.threshold == "exceeded" else "warning"
+        case events.WorkstreamTransitioned() | events.RunTransitioned():
+            return _SEVERITY_OF_STATE.get(event.to_state, "info")
+        case events.RunFinished() | events.RollbackFinished():
+            return _SEVERITY_OF_STATE.get(event.state, "info")
+        case events.RevertFinished():
+            return "info" if event.state == "reverted" else "error"
+        case (
+            events.RecoveryChosen()
+            | events.FixLoopEnded()
+            | events.GateFlaked()
+            | events.MergeRefused()
+            | events.FleetPaused()
+            | events.ResultRefused()
+            | events.RunStopping()
+            | events.RollbackStarted()
+            | events.RevertStarted()
+        ):
+            return "warning"
+        case _:
+            return "info"
+
+
 def _outline(raw: msgspec.Raw) -> tuple[str, str, int]:
     """Kind, workstream and attempt of an event that this version cannot read."""
     try:
@@ -1082,6 +1234,8 @@ def _describe(row: RunRow, event: events.RunRequested | events.RunAccepted) -> N
     row.head_commit = event.base_commit
     row.workstreams = _count(event.workstreams)
     row.spec_digest = event.spec.digest
+    row.labels = _encoder.encode(dict(sorted(event.labels.items()))).decode()
+    row.tenant = event.tenant
 
 
 def _result(row: AttemptRow, event: events.StepFinished) -> None:
@@ -1093,13 +1247,63 @@ def _result(row: AttemptRow, event: events.StepFinished) -> None:
     row.artifacts = _encoder.encode([_sized(artifact) for artifact in event.artifacts]).decode()
     row.checks_json = _encoder.encode(event.checks).decode()
     row.signature = event.signature
-    row.tool_wall_s = event.tool_wall_s
+    row.tool_wall_s, row.wall_s = event.tool_wall_s, event.wall_s
+    row.findings = _count(event.findings)
+    row.session = event.session
+    if _adds(row, event):
+        _spent(row, event)
     if event.context is not None:
         row.context = event.context.decision
         row.left_out = _count(event.context.left_out)
         row.context_tokens = max(0, _int64(event.context.tokens))
     if event.snapshot is not None:
         row.commit, row.tree = event.snapshot.commit, event.snapshot.tree
+
+
+def _adds(row: AttemptRow, result: events.StepFinished) -> bool:
+    """Whether a result tells more of what an attempt has used and cost than is known: of several the dearest counts."""
+    if result.usage is None and result.cost is None:
+        return False
+    if row.cost_nano is not None and not row.lower_bound:
+        return False
+    return (result.cost.nano_usd if result.cost is not None else 0) >= (row.cost_nano or 0)
+
+
+def _spent(row: AttemptRow, result: events.StepFinished) -> None:
+    row.provider, row.model = result.provider or row.provider, result.model or row.model
+    if result.cost is not None:
+        row.basis, row.price_table = result.cost.basis, result.cost.table
+        row.cost_nano = None if result.cost.basis == "unknown" else result.cost.nano_usd
+    if result.list_cost is not None and result.list_cost.basis != "unknown":
+        row.list_cost_nano, row.price_table = result.list_cost.nano_usd, result.list_cost.table or row.price_table
+    if result.usage is not None:
+        row.input_tokens, row.output_tokens = result.usage.input_tokens, result.usage.output_tokens
+        row.cache_read_tokens = result.usage.cache_read_tokens
+        row.cache_write_tokens = result.usage.cache_write_tokens
+        row.lower_bound = result.usage.lower_bound
+
+
+def _account(row: AttemptRow) -> tuple[int, int, int, int, int, int]:
+    """What an attempt adds to the sums of its run, in the order of their columns."""
+    costs = row.step in _PRODUCING and not row.mechanical and row.started_ns > 0 and row.state in _CLOSED
+    unpriced = costs and row.cost_nano is None
+    return (
+        row.cost_nano or 0,
+        int(unpriced),
+        row.input_tokens,
+        row.cache_read_tokens,
+        row.cache_write_tokens,
+        row.output_tokens,
+    )
+
+
+def _tally_account(run: RunRow, before: tuple[int, ...], after: tuple[int, ...]) -> None:
+    if before == after:
+        return
+    columns = ("cost_nano", "unpriced", "input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens")
+    for column, left, right in zip(columns, before, after, strict=True):
+        total = getattr(run, column) + right - left
+        setattr(run, column, _count(total) if column == "unpriced" else max(0, _int64(total)))
 
 
 def _sized(artifact: events.Artifact) -> events.Artifact:

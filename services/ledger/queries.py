@@ -250,7 +250,7 @@ def events_of(batch: Batch) -> list[EntryEvents]:
     """The events of a batch, as `replay` would read them back."""
     said = {entry[0]: entry for entry in batch.entries}
     records = []
-    for position, idx, kind, run, workstream, attempt, time_ns, payload in batch.events:
+    for position, idx, kind, run, workstream, attempt, time_ns, _tool, _severity, payload in batch.events:
         entry = said[position]
         records.append(
             EventRecord(position, idx, kind, run, workstream, attempt, time_ns, entry[4], payload, entry[3], entry[7])

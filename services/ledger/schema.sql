@@ -22,6 +22,7 @@ CREATE TABLE entries (
     at_ns BIGINT NOT NULL,
     time_ns BIGINT NOT NULL,
     cause VARCHAR NOT NULL,
+    trace VARCHAR NOT NULL,
     hash BLOB NOT NULL,
     raw BLOB NOT NULL
 );
@@ -35,6 +36,8 @@ CREATE TABLE events (
     workstream VARCHAR NOT NULL,
     attempt INTEGER NOT NULL,
     time_ns BIGINT NOT NULL,
+    tool VARCHAR NOT NULL,
+    severity VARCHAR NOT NULL,
     payload VARCHAR NOT NULL
 );
 
@@ -80,7 +83,25 @@ CREATE TABLE runs (
     accepted BOOLEAN NOT NULL,
     rollback VARCHAR NOT NULL,
     rollback_reason VARCHAR NOT NULL,
-    delivered_remote VARCHAR NOT NULL
+    delivered_remote VARCHAR NOT NULL,
+    labels VARCHAR NOT NULL,
+    tenant VARCHAR NOT NULL,
+    cost_nano BIGINT NOT NULL,
+    unpriced INTEGER NOT NULL,
+    input_tokens BIGINT NOT NULL,
+    cache_read_tokens BIGINT NOT NULL,
+    cache_write_tokens BIGINT NOT NULL,
+    output_tokens BIGINT NOT NULL
+);
+
+-- The waves of every run. `finished_ns` is 0 while one is under way.
+CREATE TABLE waves (
+    run VARCHAR NOT NULL,
+    wave INTEGER NOT NULL,
+    started_ns BIGINT NOT NULL,
+    finished_ns BIGINT NOT NULL,
+    workstreams INTEGER NOT NULL,
+    PRIMARY KEY (run, wave)
 );
 
 CREATE TABLE workstreams (
@@ -145,8 +166,45 @@ CREATE TABLE attempts (
     context_tokens BIGINT NOT NULL,
     mechanical INTEGER NOT NULL,
     purpose VARCHAR NOT NULL,
+    pool VARCHAR NOT NULL,
+    reason VARCHAR NOT NULL,
+    cap VARCHAR NOT NULL,
+    cap_nano BIGINT NOT NULL,
+    provider VARCHAR NOT NULL,
+    model VARCHAR NOT NULL,
+    session VARCHAR NOT NULL,
+    cost_nano BIGINT,
+    basis VARCHAR NOT NULL,
+    price_table VARCHAR NOT NULL,
+    list_cost_nano BIGINT,
+    input_tokens BIGINT NOT NULL,
+    cache_read_tokens BIGINT NOT NULL,
+    cache_write_tokens BIGINT NOT NULL,
+    output_tokens BIGINT NOT NULL,
+    lower_bound BOOLEAN NOT NULL,
+    findings INTEGER NOT NULL,
+    wall_s DOUBLE NOT NULL,
     PRIMARY KEY (run, workstream, attempt)
 );
+
+-- What went wrong, each failure once: attempts of one step with the same signature. A failure without a signature is told
+-- by its class. The message is that of the newest.
+CREATE VIEW errors AS
+SELECT
+    run,
+    workstream,
+    step,
+    CASE WHEN signature = '' THEN error_class ELSE signature END AS signature,
+    arg_max(error_class, attempt) AS error_class,
+    arg_max(message, attempt) AS message,
+    count(*)::INTEGER AS count,
+    min(closed_ns) AS first_seen_ns,
+    max(closed_ns) AS last_seen_ns,
+    min(attempt) AS first_attempt,
+    max(attempt) AS last_attempt
+FROM attempts
+WHERE closed_ns > 0 AND NOT ok AND error_class <> ''
+GROUP BY ALL;
 
 -- What EDIT and FIX attempts made of their workstreams, each in its state (services/ledger/patches.py); the bytes are artifacts.
 CREATE TABLE patches (

@@ -36,6 +36,7 @@ from services.ledger.projector import (
     RunRow,
     Tip,
     ToolBreakerRow,
+    WaveRow,
     WorkstreamRow,
 )
 
@@ -50,7 +51,7 @@ _CLOSED_STATES = "('finished', 'cancelled', 'lost')"
 _CURRENT_PATCHES = (
     "patches WHERE run = ? AND (workstream, attempt) IN (SELECT workstream, patch FROM workstreams WHERE run = ?)"
 )
-_UPSERTED = ("runs", "workstreams", "attempts", "patches", "executors", "tool_breakers")
+_UPSERTED = ("runs", "workstreams", "attempts", "patches", "executors", "tool_breakers", "waves")
 _APPENDED = ("entries", "events", "transitions", "patch_history")
 _REPLACED = ("pauses",)
 # What goes wrong around a sound file; anything else that opening or committing meets is taken for damage.
@@ -74,7 +75,7 @@ _MISTAKES = (
 _ASIDE = re.compile(r"\.corrupt-([0-9]{1,9})(\.wal)?\Z")
 _SCRATCH = ".verify"
 
-Row = TypeVar("Row", RunRow, WorkstreamRow, AttemptRow, PatchRow, ExecutorRow, ToolBreakerRow, PauseRow)
+Row = TypeVar("Row", RunRow, WorkstreamRow, AttemptRow, PatchRow, ExecutorRow, ToolBreakerRow, PauseRow, WaveRow)
 
 
 class StoreError(RuntimeError):
@@ -368,6 +369,7 @@ class Store:
             "executors": [msgspec.structs.astuple(row) for row in batch.executors],
             "tool_breakers": [msgspec.structs.astuple(row) for row in batch.tool_breakers],
             "pauses": [msgspec.structs.astuple(row) for row in batch.pauses or ()],
+            "waves": [msgspec.structs.astuple(row) for row in batch.waves],
         }
         try:
             self._connection.begin()
@@ -405,6 +407,7 @@ class Store:
             self._rows(WorkstreamRow, "workstreams WHERE run = ? ORDER BY ordinal", [run]),
             self._rows(AttemptRow, f"attempts WHERE run = ? AND state NOT IN {_CLOSED_STATES}", [run]),
             self._rows(PatchRow, _CURRENT_PATCHES, [run, run]),
+            self._rows(WaveRow, "waves WHERE run = ?", [run]),
         )
 
     def attempt(self, run: str, workstream: str, attempt: int) -> AttemptRow | None:

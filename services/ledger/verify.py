@@ -36,6 +36,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "patch_history": ("position", "idx", "turn"),
     "executors": ("executor",),
     "tool_breakers": ("tool",),
+    "waves": ("run", "wave"),
     "pauses": ("scope", "name"),
 }
 """Every table, and what tells its rows apart."""

@@ -416,6 +416,8 @@ def _accept(run: RunState, now_ns: int) -> Decision:
                 repository=request.repository,
                 base_commit=request.base_commit,
                 deadline_ns=now_ns + int(request.timeout_s * _SECOND_NS) if request.timeout_s else 0,
+                labels=request.labels,
+                tenant=request.tenant,
             ),
             RunTransitioned(from_state="pending", to_state="running", reason="accepted", actor=request.actor),
             *([_paused("asked for at submission", request.actor, "running")] if request.paused else []),

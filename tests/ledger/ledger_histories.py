@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from services import events as ev
 from services.bus import ObjectMissingError, Recorded, StreamIdentity
+from services.outcome import Cost, Usage
 from services.wire import Entry, attempt_subject, encode_entry, late_subject, request_subject, run_subject
 
 START_NS = 1_790_000_000_000_000_000
@@ -207,8 +208,25 @@ _big = st.integers(-(2**80), 2**80)
 _texts = st.text(max_size=5)
 _snapshots = st.builds(ev.Snapshot, commit=_texts, tree=_texts)
 _artifacts = st.builds(ev.Artifact, role=_texts | st.just("patch"), digest=_texts, name=_texts, size_bytes=_big)
+_costs = st.none() | st.builds(
+    Cost,
+    nano_usd=st.integers(0, 10**18),
+    basis=st.sampled_from(["reported", "list", "estimate", "unknown"]),
+    table=_texts,
+)
+_usages = st.none() | st.builds(
+    Usage, input_tokens=st.integers(0, 10**12), output_tokens=st.integers(0, 10**12), lower_bound=st.booleans()
+)
 _finishes = st.builds(
     ev.StepFinished,
+    usage=_usages,
+    cost=_costs,
+    list_cost=_costs,
+    model=_texts,
+    provider=_texts,
+    session=_texts,
+    findings=_big,
+    wall_s=st.floats(allow_nan=False, allow_infinity=False),
     ok=st.booleans(),
     error_class=st.none() | st.sampled_from(["timeout", "handed_back", "unknown"]),
     violations=st.lists(_texts, max_size=1),
@@ -222,7 +240,8 @@ _finishes = st.builds(
 )
 _known = {
     "request_id": st.sampled_from(["q1", "q2"]), "actor": _texts, "spec": _artifacts, "workstreams": _big,
-    "repository": _texts, "base_commit": _texts,
+    "repository": _texts, "base_commit": _texts, "labels": st.dictionaries(_texts, _texts, max_size=2),
+    "tenant": _texts,
 }  # fmt: skip
 _scheduled = st.builds(
     scheduled,

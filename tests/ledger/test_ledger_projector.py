@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ledger_histories import BASE, LOG, Story, batchings, histories, moved, scheduled, snapshot, steady
+from ledger_histories import BASE, LOG, SPEC, Story, batchings, histories, moved, scheduled, snapshot, steady
 
 from services import events as ev
 from services.bus import Recorded
@@ -23,8 +23,10 @@ from services.ledger.projector import (
     RunRow,
     Tip,
     ToolBreakerRow,
+    WaveRow,
     WorkstreamRow,
 )
+from services.outcome import Cost, Usage
 
 
 class Tables:
@@ -42,6 +44,7 @@ class Tables:
         self.executors: dict[str, ExecutorRow] = {}
         self.breakers: dict[str, ToolBreakerRow] = {}
         self.paused: list[PauseRow] = []
+        self.waves: dict[tuple[str, int], WaveRow] = {}
 
     def commit(self, batch: Batch) -> None:
         self.entries += batch.entries
@@ -54,6 +57,7 @@ class Tables:
         self.patches |= {(row.run, row.workstream, row.attempt): copy.copy(row) for row in batch.patches}
         self.executors |= {row.executor: copy.copy(row) for row in batch.executors}
         self.breakers |= {row.tool: copy.copy(row) for row in batch.tool_breakers}
+        self.waves |= {(row.run, row.wave): copy.copy(row) for row in batch.waves}
         if batch.pauses is not None:
             self.paused = list(batch.pauses)
 
@@ -69,6 +73,7 @@ class Tables:
                 for w in self.workstreams.values()
                 if w.run == run and w.patch
             ],
+            [copy.copy(wave) for wave in self.waves.values() if wave.run == run],
         )
 
     def attempt(self, run: str, workstream: str, attempt: int) -> AttemptRow | None:
@@ -213,7 +218,7 @@ def test_what_cannot_be_read_is_kept_and_changes_nothing(story):
     tables = folded([story.records])
     kinds = [(row[0], row[1], row[2], row[4]) for row in tables.events if row[0] > 2]
     assert kinds == [(3, 0, "undecodable", ""), (4, 0, "of_tomorrow", "a"), (4, 1, "wave_started", "")]
-    assert tables.entries[2][9] == b"\xff not json"
+    assert tables.entries[2][10] == b"\xff not json"
     assert tables.runs["r1"].waves_started == 1
     assert tables.runs["r1"].position == 4
 
@@ -226,7 +231,7 @@ def test_the_chain_is_the_documented_formula(story):
         subject = record.subject.encode()
         bytes_ = previous + record.sequence.to_bytes(8, "big") + len(subject).to_bytes(2, "big") + subject + record.data
         previous = hashlib.sha256(bytes_).digest()
-        assert row[8] == previous
+        assert row[9] == previous
 
 
 def test_an_altered_entry_changes_every_hash_after_it(story):
@@ -234,7 +239,7 @@ def test_an_altered_entry_changes_every_hash_after_it(story):
     story.finished()
     altered = [*story.records]
     altered[1] = msgspec.structs.replace(altered[1], data=altered[1].data + b" ")
-    before, after = ([row[8] for row in folded([records]).entries] for records in (story.records, altered))
+    before, after = ([row[9] for row in folded([records]).entries] for records in (story.records, altered))
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, False]
 
 
@@ -463,3 +468,105 @@ def test_decisions_across_runs_count_only_on_their_subject_and_no_run_is_called_
     story.decide(ev.RunTransitioned(from_state="pending", to_state="running"), run="fleet")
     tables = folded([story.records])
     assert (tables.executors, tables.paused, set(tables.runs)) == ({}, [], {"r1"})
+
+
+# What attempts cost
+
+
+def spent(nano: int, *, basis: str = "reported", lower_bound: bool = False, **rest) -> ev.StepFinished:
+    cost = Cost(nano_usd=nano, basis=basis, table="t1")
+    usage = Usage(input_tokens=10, cache_read_tokens=3, output_tokens=5, lower_bound=lower_bound)
+    return ev.StepFinished(ok=True, cost=cost, usage=usage, model="m", provider="p", **rest)
+
+
+def test_what_attempts_cost_adds_up_in_their_run():
+    story = Story()
+    story.accepted("a")
+    story.step("a", 1, "edit", spent(700))
+    story.step("a", 2, "static", ev.StepFinished(ok=True))
+    story.step("a", 3, "fix", ev.StepFinished(ok=False, error_class="timeout"))
+    story.step("a", 4, "fix", spent(0, basis="unknown"))
+    story.decide(scheduled("a", 5, "fix"))
+    story.live("a", 5, ev.StepCancelled(reason="nobody claimed it"))
+    tables = folded([story.records])
+    run = tables.runs["r1"]
+    assert (run.cost_nano, run.unpriced, run.input_tokens, run.cache_read_tokens, run.output_tokens) == (
+        700,
+        2,
+        20,
+        6,
+        10,
+    )
+    edit = tables.attempts["r1", "a", 1]
+    assert (edit.cost_nano, edit.basis, edit.price_table, edit.model, edit.provider) == (
+        700,
+        "reported",
+        "t1",
+        "m",
+        "p",
+    )
+    assert [tables.attempts["r1", "a", number].cost_nano for number in (2, 3, 4, 5)] == [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("close", "late", "cost"),
+    [
+        (ev.StepLost(reason="gone"), [spent(900)], 900),
+        (ev.StepLost(reason="gone"), [spent(900, lower_bound=True), spent(400)], 900),
+        (ev.StepLost(reason="gone"), [spent(400, lower_bound=True), spent(900)], 900),
+        (spent(100, lower_bound=True), [spent(900)], 900),
+        (spent(100), [spent(900)], 100),
+    ],
+)
+def test_what_is_told_after_a_close_counts_where_the_close_did_not_know(close, late, cost):
+    story = Story()
+    story.accepted("a")
+    story.step("a", 1, "edit", close)
+    story.finished()
+    for result in late:
+        story.late("a", 1, ev.ResultRefused(executor="e1", boot="k1", result=result))
+    for batches in ([story.records], [[record] for record in story.records]):
+        tables = folded(batches)
+        run, attempt = tables.runs["r1"], tables.attempts["r1", "a", 1]
+        assert (run.cost_nano, run.unpriced, attempt.cost_nano) == (cost, 0, cost)
+        assert attempt.state == ("lost" if isinstance(close, ev.StepLost) else "finished")
+
+
+def test_waves_begin_and_end():
+    story = Story()
+    story.accepted("a", "b")
+    story.decide(ev.WaveStarted(wave=1, workstreams=["c"], more=True))
+    story.decide(ev.WaveStarted(wave=1, workstreams=["d", "e"]))
+    story.decide(ev.WaveFinished(wave=0))
+    for batches in ([story.records], [[record] for record in story.records]):
+        waves = folded(batches).waves
+        assert [(row.wave, row.workstreams, row.finished_ns > 0) for row in waves.values()] == [
+            (0, 2, True),
+            (1, 3, False),
+        ]
+        assert waves["r1", 1].started_ns == story.records[2].time_ns
+
+
+def test_events_tell_their_tool_and_how_much_they_are_worth_looking_at():
+    story = Story()
+    story.accepted("a")
+    story.step("a", 1, "edit", ev.StepFinished(ok=False, error_class="tampering"))
+    scheduling = scheduled("a", 2, "fix", tool="claude")
+    story.decide(scheduling)
+    story.live("a", 2, ev.StepStarted(executor="e1", boot="k1"))
+    story.live("a", 2, ev.StepLost(reason="gone"))
+    told = [(row[2], row[7], row[8]) for row in folded([story.records]).events]
+    assert ("step_finished", "", "critical") in told
+    assert told[-3:] == [
+        ("step_scheduled", "claude", "info"),
+        ("step_started", "claude", "debug"),
+        ("step_lost", "claude", "error"),
+    ]
+
+
+def test_labels_and_tenant_are_those_of_the_run():
+    story = Story()
+    known = {"request_id": "q", "actor": "ann", "spec": SPEC, "workstreams": 1, "repository": "r", "base_commit": "c"}
+    story.decide(ev.RunAccepted(**known, labels={"team": "pay", "a": "1"}, tenant="acme"))
+    run = folded([story.records]).runs["r1"]
+    assert (run.labels, run.tenant) == ('{"a":"1","team":"pay"}', "acme")

@@ -27,6 +27,7 @@ from services.ledger.projector import (
     Projector,
     RunRow,
     ToolBreakerRow,
+    WaveRow,
     WorkstreamRow,
 )
 from services.ledger.store import (
@@ -41,7 +42,7 @@ from services.ledger.store import (
 
 TABLES = (
     "meta", "entries", "events", "transitions", "runs", "workstreams", "attempts", "executors", "tool_breakers",
-    "pauses",
+    "pauses", "waves", "patches", "patch_history",
 )  # fmt: skip
 
 
@@ -93,6 +94,7 @@ def test_every_column_stands_where_its_field_stands(tmp_path):
         ("executors", ExecutorRow),
         ("tool_breakers", ToolBreakerRow),
         ("pauses", PauseRow),
+        ("waves", WaveRow),
     ):
         found = store.read(
             "SELECT column_name FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index", [table]

@@ -110,6 +110,7 @@ CHANGED = {
     "patch_history": ("UPDATE patch_history SET reason = 'x' WHERE to_state = 'dropped'", "reason"),
     "executors": ("UPDATE executors SET slots = 9 WHERE executor = 'e2'", "slots"),
     "tool_breakers": ("UPDATE tool_breakers SET until_ns = 9 WHERE tool = 'tool-e1'", "until_ns"),
+    "waves": ("UPDATE waves SET finished_ns = 9 WHERE run = 'run0'", "finished_ns"),
     "pauses": ("UPDATE pauses SET actor = 'x' WHERE name = 'e1'", "actor"),
 }  # fmt: skip
 

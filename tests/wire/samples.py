@@ -37,7 +37,7 @@ DELAYED = ev.StepScheduled(
 FULL: dict[str, ev.AnyEvent] = {
     "run_requested": ev.RunRequested(
         request_id="q-12345678", actor="ann", spec=SPEC, workstreams=7, repository="/srv/repo", base_commit="a" * 40,
-        timeout_s=3600.5, paused=True,
+        timeout_s=3600.5, paused=True, labels={"team": "payments"}, tenant="acme",
     ),
     "cancel_requested": ev.CancelRequested(request_id="q-12345678", actor="ann", reason="wrong branch"),
     "step_requested": ev.StepRequested(
@@ -72,7 +72,7 @@ FULL: dict[str, ev.AnyEvent] = {
     ),
     "run_accepted": ev.RunAccepted(
         request_id="q-12345678", actor="ann", spec=SPEC, workstreams=7, repository="/srv/repo", base_commit="a" * 40,
-        deadline_ns=1_790_000_000_000_000_000,
+        deadline_ns=1_790_000_000_000_000_000, labels={"team": "payments"}, tenant="acme",
     ),
     "run_transitioned": ev.RunTransitioned(
         from_state="running", to_state="paused", reason="3 workstreams await review", actor="ann", cause="review"
