@@ -8,11 +8,12 @@ STAMP := $(VENV)/.installed
 SEEDS ?= 100000
 TESTS_AT_ONCE ?= 2
 KILLS ?= 1000
+EVENTS ?= 10000000
 
-.PHONY: help demo test check lint types proto soak bench tools-test lock
+.PHONY: help demo test check lint types proto soak bench bench-ledger tools-test lock
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Swell needs Python 3.11 or newer: make PYTHON=python3.11 …" if sys.version_info < (3, 11) else 0)'
@@ -52,6 +53,9 @@ soak: $(STAMP) ## Search for new examples, simulate SEEDS runs with faults, kill
 
 bench: $(STAMP) ## Measure; prints ratios side by side
 	$(BIN)/python -m benchmarks
+
+bench-ledger: $(STAMP) ## Measure the ledger with EVENTS events in its log (10,000,000 takes half an hour)
+	EVENTS=$(EVENTS) $(BIN)/python -m benchmarks.ledger
 
 tools-test: $(STAMP) ## Install the real coding tools (pinned, cached) and drive them through Swell: TOOLS="claude codex" for some
 	$(BIN)/python -m tests.real_tools $(if $(TOOLS),--tools $(TOOLS))
