@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import msgspec
 
 from services.events import AnyEvent
-from services.scheduler.decide import Decision
 from services.scheduler.state import RunState
+from services.scheduler.steps import Decision
 from services.wire import ENTRY_BYTES_MAX, all_of_run, attempt_subject, run_subject
 
 ENTRY_BUDGET_BYTES = ENTRY_BYTES_MAX * 3 // 4

@@ -39,13 +39,14 @@ from services.events import (
 from services.metrics import Exposition
 from services.scheduler import fleet as fleets
 from services.scheduler.appends import Append, appends, fitting, may_decide
-from services.scheduler.decide import GROUP_MAX, Decision, drawing, due, outstanding, wanting
+from services.scheduler.decide import drawing, due, outstanding, wanting
 from services.scheduler.fleet import FLEET, BreakerLimits, ExecutorLife, Fleet, Seen
 from services.scheduler.grants import SharedLimits
 from services.scheduler.metrics import SchedulerMetrics
 from services.scheduler.routing import Sighting, Sightings
 from services.scheduler.snapshots import SPECS_AT_ONCE, Folded, Snapshots, id_of
 from services.scheduler.state import ANSWERS_KEPT, Fact, Over, RunState, evolve, is_over, skip
+from services.scheduler.steps import GROUP_MAX, Decision
 from services.spec import RunSpec, decode_spec
 from services.wire import (
     Entry,

@@ -34,10 +34,11 @@ from services.events import (
     WorkstreamTransitioned,
 )
 from services.scheduler.appends import ENTRY_BUDGET_BYTES
-from services.scheduler.decide import Decision, due, outstanding
+from services.scheduler.decide import due, outstanding
 from services.scheduler.fleet import Fleet
 from services.scheduler.routing import Sightings
 from services.scheduler.state import ALLOWED, Fact, RunState, evolve
+from services.scheduler.steps import Decision
 from services.spec import Options, Repository, RunSpec
 from services.wire import Entry, Place, encode_entry
 

@@ -39,8 +39,9 @@ from services.events import (
     WaveFinished,
     WaveStarted,
 )
-from services.scheduler.decide import GROUP_MAX, due, outstanding
+from services.scheduler.decide import due, outstanding
 from services.scheduler.routing import Sighting, Sightings
+from services.scheduler.steps import GROUP_MAX
 from services.spec import Definitions
 from services.wire import Place, encode_entry
 

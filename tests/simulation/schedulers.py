@@ -21,11 +21,12 @@ from services.events import (
 )
 from services.scheduler import fleet as fleets
 from services.scheduler.appends import Append, appends, fitting, may_decide
-from services.scheduler.decide import Decision, drawing, due, outstanding, wanting
+from services.scheduler.decide import drawing, due, outstanding, wanting
 from services.scheduler.fleet import FLEET, BreakerLimits, Fleet, Seen
 from services.scheduler.grants import SharedLimits
 from services.scheduler.routing import Sighting, Sightings
 from services.scheduler.state import Fact, RunState, evolve, skip
+from services.scheduler.steps import Decision
 from services.spec import RunSpec
 from services.wire import Entry, Place, Recorded, all_of_run, command_subject, parse_subject, run_subject
 from tests.simulation.broker import Answer, Broker
