@@ -1156,51 +1156,53 @@ def _goes_on(attempt: AttemptRow, event: events.StepFinished) -> bool:
     return not (attempt.mechanical and event.violations)
 
 
-_SEVERITY_OF_STATE = {
-    "failed": "error",
-    "compensation_failed": "error",
-    "awaiting_review": "warning",
-    "partial": "warning",
+_SEVERITY_OF_STATE = {"failed": "error", "compensation_failed": "error", "awaiting_review": "warning", "partial": "warning"}
+_SEVERITY_OF_KIND: dict[type, str] = {
+    events.StepScheduled: "info",
+    events.StepStarted: "debug",
+    events.AttemptGranted: "debug",
+    events.ProbeGranted: "debug",
+    events.GrantReturned: "debug",
+    events.RecoveryChosen: "warning",
+    events.FixLoopEnded: "warning",
+    events.GateFlaked: "warning",
+    events.MergeRefused: "warning",
+    events.FleetPaused: "warning",
+    events.ResultRefused: "warning",
+    events.RunStopping: "warning",
+    events.RollbackStarted: "warning",
+    events.RevertStarted: "warning",
+    events.StepLost: "error",
+    events.ToolBreakerOpened: "error",
+    events.DeliveryRefused: "error",
 }
+"""Of the kinds whose severity does not depend on what they tell; other kinds are `info`."""
 
 
 def severity_of(event: AnyEvent | None) -> str:
     """How much an event is worth looking at: debug, info, warning, error, or critical for tampering; None is unreadable."""
+    if event is None:
+        return "error"
+    known = _SEVERITY_OF_KIND.get(type(event))
+    if known is not None:
+        return known
     match event:
-        case None:
-            return "error"
-        case events.StepStarted() | events.AttemptGranted() | events.ProbeGranted() | events.GrantReturned():
-            return "debug"
         case events.StepFinished():
             if event.ok:
                 return "info"
             if event.error_class == "tampering":
                 return "critical"
             return "warning" if event.error_class in {"check_failed", "handed_back", "no_change"} else "error"
-        case events.StepCancelled():
-            return "warning" if event.error_class is not None else "info"
-        case events.StepLost() | events.ToolBreakerOpened() | events.DeliveryRefused():
-            return "error"
-        case events.BudgetReached():
-            return "error" if event.threshold == "exceeded" else "warning"
         case events.WorkstreamTransitioned() | events.RunTransitioned():
             return _SEVERITY_OF_STATE.get(event.to_state, "info")
         case events.RunFinished() | events.RollbackFinished():
             return _SEVERITY_OF_STATE.get(event.state, "info")
+        case events.StepCancelled():
+            return "warning" if event.error_class is not None else "info"
+        case events.BudgetReached():
+            return "error" if event.threshold == "exceeded" else "warning"
         case events.RevertFinished():
             return "info" if event.state == "reverted" else "error"
-        case (
-            events.RecoveryChosen()
-            | events.FixLoopEnded()
-            | events.GateFlaked()
-            | events.MergeRefused()
-            | events.FleetPaused()
-            | events.ResultRefused()
-            | events.RunStopping()
-            | events.RollbackStarted()
-            | events.RevertStarted()
-        ):
-            return "warning"
         case _:
             return "info"
 
