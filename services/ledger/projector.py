@@ -1156,7 +1156,12 @@ def _goes_on(attempt: AttemptRow, event: events.StepFinished) -> bool:
     return not (attempt.mechanical and event.violations)
 
 
-_SEVERITY_OF_STATE = {"failed": "error", "compensation_failed": "error", "awaiting_review": "warning", "partial": "warning"}
+_SEVERITY_OF_STATE = {
+    "failed": "error",
+    "compensation_failed": "error",
+    "awaiting_review": "warning",
+    "partial": "warning",
+}
 _SEVERITY_OF_KIND: dict[type, str] = {
     events.StepScheduled: "info",
     events.StepStarted: "debug",
@@ -1287,8 +1292,7 @@ def _spent(row: AttemptRow, result: events.StepFinished) -> None:
 
 def _account(row: AttemptRow) -> tuple[int, int, int, int, int, int]:
     """What an attempt adds to the sums of its run, in the order of their columns."""
-    costs = row.step in _PRODUCING and not row.mechanical and row.started_ns > 0 and row.state in _CLOSED
-    unpriced = costs and row.cost_nano is None
+    unpriced = bool(row.cap) and row.started_ns > 0 and row.state in _CLOSED and row.cost_nano is None
     return (
         row.cost_nano or 0,
         int(unpriced),

@@ -60,9 +60,11 @@ class Story:
             run=run,
         )
 
-    def step(self, workstream: str, attempt: int, step: str, finish: ev.StepFinished, *, run: str = "r1") -> None:
+    def step(
+        self, workstream: str, attempt: int, step: str, finish: ev.StepFinished, *, run: str = "r1", **rest
+    ) -> None:
         """An attempt is scheduled, claimed and finished."""
-        self.decide(scheduled(workstream, attempt, step), run=run)
+        self.decide(scheduled(workstream, attempt, step, **rest), run=run)
         self.live(workstream, attempt, ev.StepStarted(executor="e1", boot="k1"), run=run)
         self.live(workstream, attempt, finish, run=run)
 

@@ -482,12 +482,13 @@ def spent(nano: int, *, basis: str = "reported", lower_bound: bool = False, **re
 def test_what_attempts_cost_adds_up_in_their_run():
     story = Story()
     story.accepted("a")
-    story.step("a", 1, "edit", spent(700))
+    story.step("a", 1, "edit", spent(700), cap="none")
     story.step("a", 2, "static", ev.StepFinished(ok=True))
-    story.step("a", 3, "fix", ev.StepFinished(ok=False, error_class="timeout"))
-    story.step("a", 4, "fix", spent(0, basis="unknown"))
-    story.decide(scheduled("a", 5, "fix"))
+    story.step("a", 3, "fix", ev.StepFinished(ok=False, error_class="timeout"), cap="soft")
+    story.step("a", 4, "fix", spent(0, basis="unknown"), cap="none")
+    story.decide(scheduled("a", 5, "fix", cap="none"))
     story.live("a", 5, ev.StepCancelled(reason="nobody claimed it"))
+    story.step("a", 6, "fix", ev.StepFinished(ok=True))  # a formatter costs nothing
     tables = folded([story.records])
     run = tables.runs["r1"]
     assert (run.cost_nano, run.unpriced, run.input_tokens, run.cache_read_tokens, run.output_tokens) == (
@@ -521,8 +522,11 @@ def test_what_attempts_cost_adds_up_in_their_run():
 def test_what_is_told_after_a_close_counts_where_the_close_did_not_know(close, late, cost):
     story = Story()
     story.accepted("a")
-    story.step("a", 1, "edit", close)
+    story.step("a", 1, "edit", close, cap="none")
     story.finished()
+    assert folded([story.records]).runs["r1"].unpriced == (
+        close.cost is None if isinstance(close, ev.StepFinished) else 1
+    )
     for result in late:
         story.late("a", 1, ev.ResultRefused(executor="e1", boot="k1", result=result))
     for batches in ([story.records], [[record] for record in story.records]):
