@@ -46,6 +46,7 @@ from swell.values import (
     VerifyProgress,
     VerifyResult,
     Watched,
+    Wave,
     Workstream,
 )
 
@@ -78,11 +79,16 @@ def _repeated(item: Any) -> bool:
     return not isinstance(item, str | bytes | int | float | bool)
 
 
+def _run(value: Any) -> Run:
+    return _plain(value, Run, labels=dict(value.labels))
+
+
 def _attempt(value: Any) -> Attempt:
+    optional = ("exit_code", "cost_nano", "list_cost_nano")
     return _plain(
         value,
         Attempt,
-        exit_code=value.exit_code if value.HasField("exit_code") else None,
+        **{name: getattr(value, name) if value.HasField(name) else None for name in optional},
         artifacts=[_plain(artifact, Artifact) for artifact in value.artifacts],
     )
 
@@ -433,7 +439,7 @@ class Client:
     def get_run(self, run: str) -> Run:
         """One run; NOT_FOUND when there is none."""
         answer = self._call(self._ledger.GetRun, self._ledger_pb2.GetRunRequest(run=run))
-        return _plain(answer.run, Run)
+        return _run(answer.run)
 
     def await_run(self, run: str, timeout_s: float) -> bool:
         """Whether the ledger knows the run, waiting for it to catch up with the log."""
@@ -459,7 +465,7 @@ class Client:
             request = self._ledger_pb2.ListRunsRequest(page_size=count, page_token=token, state=state)
             return self._call(self._ledger.ListRuns, request)
 
-        return [_plain(run, Run) for run in _paged(page, "runs", limit)]
+        return [_run(run) for run in _paged(page, "runs", limit)]
 
     def list_workstreams(self, run: str, *, state: str = "") -> list[Workstream]:
         """The workstreams that a run has reached, in the order in which they were first mentioned."""
@@ -589,6 +595,15 @@ class Client:
             raise self._error(error) from error
         finally:
             call.cancel()
+
+    def list_waves(self, run: str) -> list[Wave]:
+        """The waves of a run that have begun, in order."""
+
+        def page(token: str, count: int) -> Any:
+            request = self._ledger_pb2.ListWavesRequest(run=run, page_size=count, page_token=token)
+            return self._call(self._ledger.ListWaves, request)
+
+        return [_plain(wave, Wave) for wave in _paged(page, "waves")]
 
     # Messages
 

@@ -162,21 +162,24 @@ def _diagnostics(client: Client, attempts: Sequence[Attempt]) -> list[str]:
     for attempt in reversed(attempts):
         for artifact in attempt.artifacts:
             if artifact.role == "diagnostics" and artifact.size_bytes <= DIAGNOSTICS_BYTES_MAX:
-                found = _decoded(b"".join(client.read_artifact(artifact)))
-                if found.get("checks") != []:
-                    return ["", f"diagnostics of attempt {attempt.attempt} ({attempt.step}):", *_summary(found)]
+                lines = diagnostics_lines(b"".join(client.read_artifact(artifact)))
+                if lines:
+                    return ["", f"diagnostics of attempt {attempt.attempt} ({attempt.step}):", *lines]
     return []
 
 
-def _decoded(data: bytes) -> dict[str, Any]:
+def diagnostics_lines(data: bytes) -> list[str]:
+    """What an artifact with diagnostics says, in short: each check with the end of its output, then the first findings.
+
+    Nothing where no check is in it, and where it cannot be read.
+    """
     try:
-        return msgspec.json.decode(data, type=dict[str, Any])
+        found = msgspec.json.decode(data, type=dict[str, Any])
     except (msgspec.DecodeError, msgspec.ValidationError):
-        return {}
-
-
-def _summary(found: dict[str, Any]) -> list[str]:
-    lines = []
+        return []
+    lines: list[str] = []
+    if found.get("checks") == []:
+        return lines
     for check in _objects(found.get("checks")):
         lines.append(f"  {check.get('check', '')}: exit code {check.get('exit_code', '-')}")
         tail = str(check.get("output_tail", "")).splitlines()[-TAIL_LINES:]

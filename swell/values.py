@@ -94,7 +94,10 @@ class Submitted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """A run as the ledger knows it. Times are nanoseconds since 1970-01-01 UTC, 0 for not yet."""
+    """A run as the ledger knows it. Times are nanoseconds since 1970-01-01 UTC, 0 for not yet.
+
+    `cost_nano` (nano-dollars) and the tokens are sums over its attempts; `unpriced` of these have a cost nobody knows.
+    """
 
     run: str
     state: str
@@ -121,6 +124,24 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     rollback: str
     rollback_reason: str
     delivered_remote: str
+    labels: dict[str, str] = {}
+    tenant: str = ""
+    cost_nano: int = 0
+    unpriced: int = 0
+    input_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+
+
+class Wave(msgspec.Struct, frozen=True, kw_only=True):
+    """A wave of a run, its number from 0. Times are nanoseconds since 1970-01-01 UTC, 0 for not yet."""
+
+    run: str
+    wave: int
+    started_ns: int
+    finished_ns: int
+    workstreams: int
 
 
 class Workstream(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,6 +183,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """One tool invocation. `state` is scheduled, started, finished, cancelled or lost.
 
     `context`, of a tool that is handed files: fits, reduced (`left_out` says by how many) or too_large; "" for any other.
+    Money is in nano-dollars: `cost_nano` is None where nobody knows, and `basis` says where it comes from.
     """
 
     run: str
@@ -193,6 +215,26 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     context: str
     left_out: int
     context_tokens: int
+    pool: str = ""
+    reason: str = ""
+    cap: str = ""
+    cap_nano: int = 0
+    provider: str = ""
+    model: str = ""
+    session: str = ""
+    cost_nano: int | None = None
+    basis: str = ""
+    price_table: str = ""
+    list_cost_nano: int | None = None
+    input_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    lower_bound: bool = False
+    findings: int = 0
+    wall_s: float = 0.0
+    mechanical: int = 0
+    purpose: str = ""
 
 
 class Patch(msgspec.Struct, frozen=True, kw_only=True):

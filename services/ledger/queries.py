@@ -15,6 +15,7 @@ from services.ledger.projector import (
     PauseRow,
     RunRow,
     ToolBreakerRow,
+    WaveRow,
     WorkstreamRow,
 )
 from services.ledger.store import Store, columns_of, rows_of
@@ -118,6 +119,18 @@ def list_attempts(
     if not found:
         return None
     return rows_of(AttemptRow, [row for row in found if row[0] is not None])
+
+
+def list_waves(store: Store, run: str, *, after: int, limit: int) -> tuple[list[WaveRow], int] | None:
+    """Waves of a run behind number `after`, and the position the answer reflects; None when there is no such run."""
+    sql = f"""
+        SELECT {_POSITION}, w.* FROM runs LEFT JOIN (
+            SELECT {columns_of(WaveRow)} FROM waves WHERE run = ? AND wave > ? ORDER BY wave LIMIT ?) AS w ON true
+        WHERE runs.run = ? ORDER BY w.wave"""
+    found = store.read(sql, [run, after, limit, run])
+    if not found:
+        return None
+    return rows_of(WaveRow, [row[1:] for row in found if row[1] is not None]), found[0][0]
 
 
 def get_patch(store: Store, run: str, workstream: str, attempt: int) -> tuple[PatchRow, int] | None:

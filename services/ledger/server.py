@@ -47,6 +47,7 @@ _OBJECT = re.compile(rf"[!-~]{{1,{NAME_CHARACTERS_MAX}}}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 _names = msgspec.json.Decoder(list[str])
+_labels = msgspec.json.Decoder(dict[str, str])
 _artifacts = msgspec.json.Decoder(list[events.Artifact])
 
 T = TypeVar("T")
@@ -61,6 +62,7 @@ Message = TypeVar(
     pb.Pause,
     pb.Patch,
     pb.PatchMove,
+    pb.Wave,
 )
 
 
@@ -309,6 +311,19 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
             token = token_of("ListPatchMoves", arguments, [last.position, last.idx, last.turn])
         return pb.ListPatchMovesResponse(moves=page, next_page_token=token)
 
+    async def ListWaves(self, request: pb.ListWavesRequest, context: Any) -> pb.ListWavesResponse:
+        """A page of a run's waves, in order."""
+        run = _name("run", request.run)
+        size = page_size(request.page_size, 100)
+        cursor = cursor_of(request.page_token, "ListWaves", (run,), 1)
+        found = await self._asked(queries.list_waves, run, after=cursor[0] if cursor else -1, limit=size + 1)
+        if found is None:
+            raise _no_run(run)
+        rows, position = found
+        page = _fitting((pb.Wave(**_said(row, _WAVE_FIELDS)) for row in rows), size)
+        token = token_of("ListWaves", (run,), [rows[len(page) - 1].wave]) if len(page) < len(rows) else ""
+        return pb.ListWavesResponse(waves=page, next_page_token=token, position=position)
+
     async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:
         """How far the ledger is; never refused."""
         status = self._absorber.status()
@@ -520,7 +535,7 @@ def _fitting(messages: Iterable[Message], size: int) -> list[Message]:
 
 
 def _run(row: RunRow) -> pb.Run:
-    return pb.Run(**_said(row, _RUN_FIELDS))
+    return pb.Run(labels=_labels.decode(row.labels), **_said(row, _RUN_FIELDS))
 
 
 def _workstream(row: WorkstreamRow) -> pb.Workstream:
@@ -569,13 +584,14 @@ def _said(value: msgspec.Struct, fields: tuple[str, ...]) -> dict[str, Any]:
     return {name: getattr(value, name) for name in fields}
 
 
-_RUN_FIELDS = _fields(pb.Run)
+_RUN_FIELDS = _fields(pb.Run, "labels")
 _WORKSTREAM_FIELDS = _fields(pb.Workstream, "steps_executed")
 _ATTEMPT_FIELDS = _fields(pb.Attempt, "files", "artifacts")
 _EXECUTOR_FIELDS = _fields(pb.Executor)
 _BREAKER_FIELDS = _fields(pb.ToolBreaker)
 _PAUSE_FIELDS = _fields(pb.Pause)
 _PATCH_FIELDS = _fields(pb.Patch, "files")
+_WAVE_FIELDS = _fields(pb.Wave)
 _MOVE_FIELDS = _fields(pb.PatchMove, "index")
 _PROGRESS_FIELDS = _fields(pb.VerifyProgress)
 _DIFFERENCE_FIELDS = _fields(pb.Difference)

@@ -7,7 +7,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Run(_message.Message):
-    __slots__ = ("run", "state", "reason", "actor", "repository", "base_commit", "head_commit", "delivered_ref", "delivered_commit", "workstreams", "completed", "failed", "blocked", "cancelled", "attempts", "fix_attempts", "waves_started", "submitted_ns", "finished_ns", "position", "spec_digest", "awaiting_review", "rollback", "rollback_reason", "delivered_remote")
+    __slots__ = ("run", "state", "reason", "actor", "repository", "base_commit", "head_commit", "delivered_ref", "delivered_commit", "workstreams", "completed", "failed", "blocked", "cancelled", "attempts", "fix_attempts", "waves_started", "submitted_ns", "finished_ns", "position", "spec_digest", "awaiting_review", "rollback", "rollback_reason", "delivered_remote", "labels", "tenant", "cost_nano", "unpriced", "input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     RUN_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -33,6 +40,14 @@ class Run(_message.Message):
     ROLLBACK_FIELD_NUMBER: _ClassVar[int]
     ROLLBACK_REASON_FIELD_NUMBER: _ClassVar[int]
     DELIVERED_REMOTE_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    COST_NANO_FIELD_NUMBER: _ClassVar[int]
+    UNPRICED_FIELD_NUMBER: _ClassVar[int]
+    INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_READ_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_WRITE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     run: str
     state: str
     reason: str
@@ -58,7 +73,15 @@ class Run(_message.Message):
     rollback: str
     rollback_reason: str
     delivered_remote: str
-    def __init__(self, run: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., actor: _Optional[str] = ..., repository: _Optional[str] = ..., base_commit: _Optional[str] = ..., head_commit: _Optional[str] = ..., delivered_ref: _Optional[str] = ..., delivered_commit: _Optional[str] = ..., workstreams: _Optional[int] = ..., completed: _Optional[int] = ..., failed: _Optional[int] = ..., blocked: _Optional[int] = ..., cancelled: _Optional[int] = ..., attempts: _Optional[int] = ..., fix_attempts: _Optional[int] = ..., waves_started: _Optional[int] = ..., submitted_ns: _Optional[int] = ..., finished_ns: _Optional[int] = ..., position: _Optional[int] = ..., spec_digest: _Optional[str] = ..., awaiting_review: _Optional[int] = ..., rollback: _Optional[str] = ..., rollback_reason: _Optional[str] = ..., delivered_remote: _Optional[str] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    tenant: str
+    cost_nano: int
+    unpriced: int
+    input_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    def __init__(self, run: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., actor: _Optional[str] = ..., repository: _Optional[str] = ..., base_commit: _Optional[str] = ..., head_commit: _Optional[str] = ..., delivered_ref: _Optional[str] = ..., delivered_commit: _Optional[str] = ..., workstreams: _Optional[int] = ..., completed: _Optional[int] = ..., failed: _Optional[int] = ..., blocked: _Optional[int] = ..., cancelled: _Optional[int] = ..., attempts: _Optional[int] = ..., fix_attempts: _Optional[int] = ..., waves_started: _Optional[int] = ..., submitted_ns: _Optional[int] = ..., finished_ns: _Optional[int] = ..., position: _Optional[int] = ..., spec_digest: _Optional[str] = ..., awaiting_review: _Optional[int] = ..., rollback: _Optional[str] = ..., rollback_reason: _Optional[str] = ..., delivered_remote: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., tenant: _Optional[str] = ..., cost_nano: _Optional[int] = ..., unpriced: _Optional[int] = ..., input_tokens: _Optional[int] = ..., cache_read_tokens: _Optional[int] = ..., cache_write_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ...) -> None: ...
 
 class Workstream(_message.Message):
     __slots__ = ("run", "workstream", "state", "reason", "wave", "steps_executed", "fix_iterations", "attempts", "commit", "tree", "started_ns", "changed_ns", "finished_ns", "fix_limit", "verdicts_reused", "waiting_for", "waiting_reason", "waiting_until_ns", "recoveries", "tool", "patch")
@@ -119,7 +142,7 @@ class Artifact(_message.Message):
     def __init__(self, role: _Optional[str] = ..., digest: _Optional[str] = ..., name: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class Attempt(_message.Message):
-    __slots__ = ("run", "workstream", "attempt", "step", "state", "ok", "error_class", "message", "executor", "exit_code", "scheduled_ns", "started_ns", "closed_ns", "commit", "tree", "on_behalf", "files", "artifacts", "checks_json", "signature", "tool_wall_s", "late_facts", "tool", "reduction", "action", "capability", "context", "left_out", "context_tokens")
+    __slots__ = ("run", "workstream", "attempt", "step", "state", "ok", "error_class", "message", "executor", "exit_code", "scheduled_ns", "started_ns", "closed_ns", "commit", "tree", "on_behalf", "files", "artifacts", "checks_json", "signature", "tool_wall_s", "late_facts", "tool", "reduction", "action", "capability", "context", "left_out", "context_tokens", "pool", "reason", "cap", "cap_nano", "provider", "model", "session", "cost_nano", "basis", "price_table", "list_cost_nano", "input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "lower_bound", "findings", "wall_s", "mechanical", "purpose")
     RUN_FIELD_NUMBER: _ClassVar[int]
     WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -149,6 +172,26 @@ class Attempt(_message.Message):
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    CAP_FIELD_NUMBER: _ClassVar[int]
+    CAP_NANO_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    COST_NANO_FIELD_NUMBER: _ClassVar[int]
+    BASIS_FIELD_NUMBER: _ClassVar[int]
+    PRICE_TABLE_FIELD_NUMBER: _ClassVar[int]
+    LIST_COST_NANO_FIELD_NUMBER: _ClassVar[int]
+    INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_READ_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_WRITE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LOWER_BOUND_FIELD_NUMBER: _ClassVar[int]
+    FINDINGS_FIELD_NUMBER: _ClassVar[int]
+    WALL_S_FIELD_NUMBER: _ClassVar[int]
+    MECHANICAL_FIELD_NUMBER: _ClassVar[int]
+    PURPOSE_FIELD_NUMBER: _ClassVar[int]
     run: str
     workstream: str
     attempt: int
@@ -178,7 +221,27 @@ class Attempt(_message.Message):
     context: str
     left_out: int
     context_tokens: int
-    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., attempt: _Optional[int] = ..., step: _Optional[str] = ..., state: _Optional[str] = ..., ok: _Optional[bool] = ..., error_class: _Optional[str] = ..., message: _Optional[str] = ..., executor: _Optional[str] = ..., exit_code: _Optional[int] = ..., scheduled_ns: _Optional[int] = ..., started_ns: _Optional[int] = ..., closed_ns: _Optional[int] = ..., commit: _Optional[str] = ..., tree: _Optional[str] = ..., on_behalf: _Optional[str] = ..., files: _Optional[_Iterable[str]] = ..., artifacts: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., checks_json: _Optional[str] = ..., signature: _Optional[str] = ..., tool_wall_s: _Optional[float] = ..., late_facts: _Optional[int] = ..., tool: _Optional[str] = ..., reduction: _Optional[int] = ..., action: _Optional[str] = ..., capability: _Optional[str] = ..., context: _Optional[str] = ..., left_out: _Optional[int] = ..., context_tokens: _Optional[int] = ...) -> None: ...
+    pool: str
+    reason: str
+    cap: str
+    cap_nano: int
+    provider: str
+    model: str
+    session: str
+    cost_nano: int
+    basis: str
+    price_table: str
+    list_cost_nano: int
+    input_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    lower_bound: bool
+    findings: int
+    wall_s: float
+    mechanical: int
+    purpose: str
+    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., attempt: _Optional[int] = ..., step: _Optional[str] = ..., state: _Optional[str] = ..., ok: _Optional[bool] = ..., error_class: _Optional[str] = ..., message: _Optional[str] = ..., executor: _Optional[str] = ..., exit_code: _Optional[int] = ..., scheduled_ns: _Optional[int] = ..., started_ns: _Optional[int] = ..., closed_ns: _Optional[int] = ..., commit: _Optional[str] = ..., tree: _Optional[str] = ..., on_behalf: _Optional[str] = ..., files: _Optional[_Iterable[str]] = ..., artifacts: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., checks_json: _Optional[str] = ..., signature: _Optional[str] = ..., tool_wall_s: _Optional[float] = ..., late_facts: _Optional[int] = ..., tool: _Optional[str] = ..., reduction: _Optional[int] = ..., action: _Optional[str] = ..., capability: _Optional[str] = ..., context: _Optional[str] = ..., left_out: _Optional[int] = ..., context_tokens: _Optional[int] = ..., pool: _Optional[str] = ..., reason: _Optional[str] = ..., cap: _Optional[str] = ..., cap_nano: _Optional[int] = ..., provider: _Optional[str] = ..., model: _Optional[str] = ..., session: _Optional[str] = ..., cost_nano: _Optional[int] = ..., basis: _Optional[str] = ..., price_table: _Optional[str] = ..., list_cost_nano: _Optional[int] = ..., input_tokens: _Optional[int] = ..., cache_read_tokens: _Optional[int] = ..., cache_write_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., lower_bound: _Optional[bool] = ..., findings: _Optional[int] = ..., wall_s: _Optional[float] = ..., mechanical: _Optional[int] = ..., purpose: _Optional[str] = ...) -> None: ...
 
 class Event(_message.Message):
     __slots__ = ("position", "index", "kind", "run", "workstream", "attempt", "time_ns", "by", "payload_json", "entry", "cause")
@@ -683,3 +746,37 @@ class RebuildLedgerResponse(_message.Message):
     position: int
     stream_last: int
     def __init__(self, position: _Optional[int] = ..., stream_last: _Optional[int] = ...) -> None: ...
+
+class Wave(_message.Message):
+    __slots__ = ("run", "wave", "started_ns", "finished_ns", "workstreams")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    WAVE_FIELD_NUMBER: _ClassVar[int]
+    STARTED_NS_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_NS_FIELD_NUMBER: _ClassVar[int]
+    WORKSTREAMS_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    wave: int
+    started_ns: int
+    finished_ns: int
+    workstreams: int
+    def __init__(self, run: _Optional[str] = ..., wave: _Optional[int] = ..., started_ns: _Optional[int] = ..., finished_ns: _Optional[int] = ..., workstreams: _Optional[int] = ...) -> None: ...
+
+class ListWavesRequest(_message.Message):
+    __slots__ = ("run", "page_size", "page_token")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    page_size: int
+    page_token: str
+    def __init__(self, run: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListWavesResponse(_message.Message):
+    __slots__ = ("waves", "next_page_token", "position")
+    WAVES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    waves: _containers.RepeatedCompositeFieldContainer[Wave]
+    next_page_token: str
+    position: int
+    def __init__(self, waves: _Optional[_Iterable[_Union[Wave, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...

@@ -120,6 +120,11 @@ class LedgerServiceStub:
                 request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.RebuildLedgerRequest.SerializeToString,
                 response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.RebuildLedgerResponse.FromString,
                 _registered_method=True)
+        self.ListWaves = channel.unary_unary(
+                '/swell.ledger.v1.LedgerService/ListWaves',
+                request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListWavesRequest.SerializeToString,
+                response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListWavesResponse.FromString,
+                _registered_method=True)
 
 
 class LedgerServiceServicer:
@@ -246,6 +251,13 @@ class LedgerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListWaves(self, request, context):
+        """The waves of a run that have begun, in order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LedgerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -333,6 +345,11 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.RebuildLedger,
                     request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.RebuildLedgerRequest.FromString,
                     response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.RebuildLedgerResponse.SerializeToString,
+            ),
+            'ListWaves': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWaves,
+                    request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListWavesRequest.FromString,
+                    response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListWavesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -795,6 +812,33 @@ class LedgerService:
             '/swell.ledger.v1.LedgerService/RebuildLedger',
             services_dot_ledger_dot_v1_dot_ledger__pb2.RebuildLedgerRequest.SerializeToString,
             services_dot_ledger_dot_v1_dot_ledger__pb2.RebuildLedgerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWaves(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.ledger.v1.LedgerService/ListWaves',
+            services_dot_ledger_dot_v1_dot_ledger__pb2.ListWavesRequest.SerializeToString,
+            services_dot_ledger_dot_v1_dot_ledger__pb2.ListWavesResponse.FromString,
             options,
             channel_credentials,
             insecure,
