@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from swell import budget as budget_commands
-from swell import control, ledger, patch, review
+from swell import control, ledger, patch, reporting, review
 from swell.command import cluster_client, command, much_is_made, say
 from swell.errors import invalid
 from swell.options import (
@@ -502,19 +502,27 @@ def list_(
 @app.command(rich_help_panel="Afterwards")
 @command
 def status(run: RunArgument, as_json: JsonOption = False) -> int:
-    """Show the state of a run and of its workstreams."""
-    from swell.listing import RunStatus  # noqa: PLC0415 - as the module says
+    """Show how a run stands: its progress, time and cost, and what each workstream is at, waits for, or came to."""
+    from swell.screen import Screen  # noqa: PLC0415 - as the module says
+    from swell.standing import RunStatus  # noqa: PLC0415 - as above
 
-    return _told(lambda client: RunStatus.of(client, _resolve(client, run)), as_json=as_json)
+    with cluster_client() as client:
+        found = RunStatus.of(client, _resolve(client, run))
+    say(found.json() if as_json else found.lines(Screen.of(sys.stdout)))
+    return 0
 
 
 @app.command(rich_help_panel="Afterwards")
 @command
 def show(run: RunArgument, workstream: WorkstreamArgument = "", as_json: JsonOption = False) -> int:
-    """Show workstreams, attempts, reasons and artifacts."""
-    from swell.listing import RunDetail  # noqa: PLC0415 - as the module says
+    """Show a run, or one of its workstreams, with every attempt: outcome, checks, cost and artifacts."""
+    from swell.screen import Screen  # noqa: PLC0415 - as the module says
+    from swell.standing import RunDetail  # noqa: PLC0415 - as above
 
-    return _told(lambda client: RunDetail.of(client, _resolve(client, run), workstream), as_json=as_json)
+    with cluster_client() as client:
+        found = RunDetail.of(client, _resolve(client, run), workstream)
+    say(found.json() if as_json else found.lines(Screen.of(sys.stdout)))
+    return 0
 
 
 @app.command(rich_help_panel="Afterwards")
@@ -568,6 +576,7 @@ def diff(run: RunArgument, workstream: WorkstreamArgument = "", attempt: Attempt
     return 0
 
 
+app.command(rich_help_panel="Afterwards")(reporting.report)
 app.add_typer(patch.app, name="patch", rich_help_panel="Afterwards")
 for afterwards in (control.deliver, control.rollback):
     app.command(rich_help_panel="Afterwards")(afterwards)

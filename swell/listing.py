@@ -8,10 +8,11 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import msgspec
 
+from services.outcome import usd_text
 from swell.errors import SwellError, invalid
 from swell.follow import elapsed_s
 from swell.text import columns, duration, one_line, size, visible
@@ -234,87 +235,6 @@ class RunList(msgspec.Struct, frozen=True):
         return columns(rows)
 
 
-class RunStatus(msgspec.Struct, frozen=True):
-    """A run and its workstreams."""
-
-    run: Run
-    workstreams: list[Workstream]
-
-    @classmethod
-    def of(cls, client: Client, run: str) -> Self:
-        """Read it."""
-        return cls(client.get_run(run), client.list_workstreams(run))
-
-    def json(self) -> str:
-        """The values as one JSON object."""
-        return msgspec.json.encode(self).decode()
-
-    def lines(self) -> list[str]:
-        """The run, then a table of its workstreams."""
-        run = self.run
-        lines = [f"run {run.run}: {run.state}" + (f" ({one_line(run.reason)})" if run.reason else "")]
-        lines.append(
-            f"  repository {one_line(run.repository)} at {run.base_commit[:12]}, asked for by {one_line(run.actor)}"
-        )
-        if run.delivered_ref:
-            lines.append(
-                f"  branch {one_line(run.delivered_ref.removeprefix('refs/heads/'))} at {run.delivered_commit[:12]}"
-                + (f" of {one_line(run.delivered_remote)}" if run.delivered_remote else "")
-            )
-        counts = f"{run.completed} completed, {run.failed} failed, {run.blocked} blocked, {run.cancelled} cancelled"
-        taken_back = sum(item.state == "compensated" for item in self.workstreams)
-        counts += f", {taken_back} taken back" if taken_back else ""
-        lines.append(f"  {run.workstreams} workstreams: {counts}; {run.attempts} attempts, {run.fix_attempts} FIX")
-        if run.awaiting_review and not run.finished_ns:
-            lines.append(f"  {run.awaiting_review} wait for a person: swell review list --run {run.run}")
-        if run.rollback:
-            why = f" ({one_line(run.rollback_reason)})" if run.rollback_reason else ""
-            lines.append(f"  rollback {run.rollback}{why}")
-        rows = [["wave", "workstream", "state", "steps", "fix", "reason"]]
-        for item in self.workstreams:
-            wave = str(item.wave + 1) if item.wave >= 0 else "-"
-            steps = ",".join(item.steps_executed) or "-"
-            why = _waiting(item) or item.reason or "-"
-            rows.append([wave, item.workstream, item.state, steps, str(item.fix_iterations), why])
-        return [*lines, "", *columns(rows)]
-
-
-def _waiting(item: Workstream) -> str:
-    """What a workstream's next step waits for, and how long; empty when it waits for nothing."""
-    if not item.waiting_for:
-        return ""
-    until = f" until {when(item.waiting_until_ns)}" if item.waiting_until_ns else ""
-    return f"waits for {item.waiting_for.replace('_', ' ')}{until}: {item.waiting_reason}"
-
-
-class RunDetail(msgspec.Struct, frozen=True):
-    """A run, its workstreams or one of them, and their attempts."""
-
-    run: Run
-    workstreams: list[Workstream]
-    attempts: list[Attempt]
-
-    @classmethod
-    def of(cls, client: Client, run: str, workstream: str) -> Self:
-        """Read it. Raises SwellError WORKSTREAM_NOT_FOUND."""
-        found = client.list_workstreams(run)
-        if workstream:
-            require_workstream(found, run, workstream)
-            found = [item for item in found if item.workstream == workstream]
-        return cls(client.get_run(run), found, client.list_attempts(run, workstream))
-
-    def json(self) -> str:
-        """The values as one JSON object."""
-        return msgspec.json.encode(self).decode()
-
-    def lines(self) -> list[str]:
-        """Every attempt with its outcome and what it left behind."""
-        lines = RunStatus(self.run, self.workstreams).lines()
-        for attempt in self.attempts:
-            lines += ["", *attempt_lines(attempt)]
-        return lines
-
-
 def attempt_lines(attempt: Attempt) -> list[str]:
     """An attempt with its outcome and what it left behind."""
     outcome = "ok" if attempt.ok else attempt.state if attempt.state != "finished" else "failed"
@@ -337,9 +257,32 @@ def attempt_lines(attempt: Attempt) -> list[str]:
         lines.append(f"  exit code {attempt.exit_code}")
     if attempt.files:
         lines.append(f"  files: {', '.join(attempt.files[:10])}" + (" …" if len(attempt.files) > 10 else ""))
-    lines += [f"  check {_said(check)}" for check in _checks(attempt)]
+    if money := _money(attempt):
+        lines.append(f"  {money}")
+    if attempt.reason:
+        lines.append(f"  as it is because {attempt.reason}")
+    lines += [f"  check {line}" for line in check_lines(attempt)]
     lines += [f"  {item.role}: {size(item.size_bytes)}, sha256 {item.digest[:16]}" for item in attempt.artifacts]
     return [one_line(lines[0], 500), *(f"  {one_line(line, 500)}" for line in lines[1:])]
+
+
+def _money(attempt: Attempt) -> str:
+    """What its tool has used and cost, and by whose word; empty when it told nothing."""
+    said = [attempt.model] if attempt.model else []
+    if attempt.cost_nano is not None:
+        said.append(
+            f"{usd_text(attempt.cost_nano)} ({attempt.basis})" if attempt.basis else usd_text(attempt.cost_nano)
+        )
+    read = attempt.input_tokens + attempt.cache_read_tokens + attempt.cache_write_tokens
+    if read or attempt.output_tokens:
+        least = "at least " if attempt.lower_bound else ""
+        said.append(f"{least}{read} tokens in ({attempt.cache_read_tokens} from a cache), {attempt.output_tokens} out")
+    return ", ".join(said)
+
+
+def check_lines(attempt: Attempt) -> list[str]:
+    """What each of its checks came to."""
+    return [_said(check) for check in _checks(attempt)]
 
 
 def _said(check: dict[str, Any]) -> str:

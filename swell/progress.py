@@ -81,11 +81,16 @@ class Progress:
         return self.workstreams.setdefault(name, WorkstreamView(name))
 
     def take(self, event: Event) -> list[str]:
-        """Fold one event; the lines that tell of it."""
+        """Fold one event; the lines that tell of it, each with the time since the first event."""
+        said = self.words(event)
+        return [f"[{self.elapsed_s:7.1f}s] {line}" for line in said]
+
+    def words(self, event: Event) -> list[str]:
+        """Fold one event; what tells of it, line by line."""
         self.started_ns = self.started_ns or event.time_ns
         self.now_ns = max(self.now_ns, event.time_ns)
         said = getattr(self, f"_on_{event.kind}", _nothing)(event, event.payload)
-        return [f"[{self.elapsed_s:7.1f}s] {one_line(line)}" for line in said]
+        return [one_line(line) for line in said]
 
     # Runs
 

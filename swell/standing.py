@@ -36,7 +36,9 @@ class RunStatus(msgspec.Struct, frozen=True):
     def of(cls, client: Client, run: str) -> Self:
         """Read it."""
         found = client.get_run(run)
-        return cls(found, client.list_workstreams(run), client.list_waves(run), client.list_attempts(run), time.time_ns())
+        return cls(
+            found, client.list_workstreams(run), client.list_waves(run), client.list_attempts(run), time.time_ns()
+        )
 
     def json(self) -> str:
         """Run, workstreams and waves as one JSON object."""
@@ -124,7 +126,7 @@ def run_facts(run: Run, found: Figures) -> list[tuple[str, str]]:
         ("cost", spent_text(found.spent)),
         ("tokens", tokens_text(found.spent)),
         ("repository", f"{run.repository} at {run.base_commit[:12]}"),
-        ("asked for", f"by {run.actor}, {when(run.submitted_ns)}"),
+        ("asked for", f"by {run.actor}, {when(run.submitted_ns)}" if run.actor else ""),
         ("delivered", delivered_text(run)),
         ("review", review),
         ("rollback", rollback),
@@ -159,8 +161,9 @@ def spent_text(spent: Spent) -> str:
     """Money for people, and how many attempts it says nothing of; empty when no tool costs anything."""
     if not spent.attempts:
         return ""
-    unknown = f"; what {spent.unpriced} attempts cost is unknown" if spent.unpriced else ""
-    return f"{usd_text(spent.cost_nano)}{unknown}"
+    if not spent.unpriced:
+        return usd_text(spent.cost_nano)
+    return f"{usd_text(spent.cost_nano)}, and that of {spent.unpriced} of {spent.attempts} attempts, which nobody knows"
 
 
 def tokens_text(spent: Spent) -> str:

@@ -168,10 +168,10 @@ def _diagnostics(client: Client, attempts: Sequence[Attempt]) -> list[str]:
     return []
 
 
-def diagnostics_lines(data: bytes) -> list[str]:
+def diagnostics_lines(data: bytes, *, brief: bool = False) -> list[str]:
     """What an artifact with diagnostics says, in short: each check with the end of its output, then the first findings.
 
-    Nothing where no check is in it, and where it cannot be read.
+    `brief`: no output where there are findings. Nothing where no check is in it, and where it cannot be read.
     """
     try:
         found = msgspec.json.decode(data, type=dict[str, Any])
@@ -180,11 +180,13 @@ def diagnostics_lines(data: bytes) -> list[str]:
     lines: list[str] = []
     if found.get("checks") == []:
         return lines
+    told = _objects(found.get("diagnostics"))
     for check in _objects(found.get("checks")):
+        if brief and told:
+            break
         lines.append(f"  {check.get('check', '')}: exit code {check.get('exit_code', '-')}")
         tail = str(check.get("output_tail", "")).splitlines()[-TAIL_LINES:]
         lines += [f"    {one_line(line, 200)}" for line in tail]
-    told = _objects(found.get("diagnostics"))
     for item in told[:DIAGNOSTICS_SHOWN]:
         where = ":".join(str(item[key]) for key in ("path", "line", "column") if item.get(key))
         lines.append(f"  {where}: {item.get('code') or item.get('tool', '')} {item.get('message', '')}")

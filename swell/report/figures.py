@@ -139,6 +139,13 @@ class ErrorGroup(msgspec.Struct, frozen=True, kw_only=True):
     last_ns: int
 
 
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt that has failed; `mended`: what it was for has completed nevertheless."""
+
+    attempt: Attempt
+    mended: bool
+
+
 class FirstPass(msgspec.Struct, frozen=True, kw_only=True):
     """Of a tool's workstreams that have ended, how many completed without FIX or recovery, and how many FIX all had."""
 
@@ -173,14 +180,14 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     by_model: list[tuple[str, Spent]]
     by_step: list[tuple[str, Spent]]
     by_basis: list[tuple[str, Spent]]
-    failures: list[Attempt]
+    failures: list[Failure]
     errors: list[ErrorGroup]
 
 
 def is_unpriced(attempt: Attempt) -> bool:
-    """Whether a coding tool worked and ended, and nobody knows what that has cost: what the ledger counts for a run."""
+    """Whether a tool that costs something worked and ended, and nobody knows what that has cost."""
     is_done = bool(attempt.started_ns and attempt.closed_ns)
-    return attempt.step in AI_STEPS and not attempt.mechanical and is_done and attempt.cost_nano is None
+    return bool(attempt.cap) and is_done and attempt.cost_nano is None
 
 
 def worked_s(attempt: Attempt, now_ns: int) -> float:
@@ -196,6 +203,17 @@ def queued_s(attempt: Attempt, now_ns: int) -> float:
 def has_failed(attempt: Attempt) -> bool:
     """Whether it was closed for a reason that is its own: not one that somebody cancelled."""
     return bool(attempt.closed_ns) and not attempt.ok and attempt.state != "cancelled"
+
+
+def failures(workstreams: Sequence[Workstream], attempts: Sequence[Attempt]) -> list[Failure]:
+    """What has failed: first what nothing has mended, each time the newest first."""
+    completed = {item.workstream for item in workstreams if item.state == "completed"}
+    found = [
+        Failure(attempt=attempt, mended=(attempt.on_behalf or attempt.workstream) in completed)
+        for attempt in reversed(attempts)
+        if has_failed(attempt)
+    ]
+    return sorted(found, key=lambda failure: failure.mended)
 
 
 def figures(
@@ -233,7 +251,7 @@ def figures(
         by_model=_grouped(costly, _model),
         by_step=_grouped(costly, lambda attempt: attempt.step),
         by_basis=_grouped(costly, lambda attempt: attempt.basis),
-        failures=[attempt for attempt in attempts if has_failed(attempt)],
+        failures=failures(workstreams, attempts),
         errors=_errors(attempts),
     )
 

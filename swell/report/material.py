@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Self
 import msgspec
 
 from swell.errors import SwellError
-from swell.report.figures import Figures, figures, has_failed
+from swell.report.figures import Figures, failures, figures
 from swell.tables import diagnostics_lines
 from swell.values import Artifact, Attempt, Event, LedgerStatus, Patch, Run, Wave, Workstream
 
@@ -98,6 +98,21 @@ class Material(msgspec.Struct, frozen=True, kw_only=True):
             read_ns=now_ns,
         )
 
+    def json(self) -> str:
+        """The run, its figures, what failed checks said and the events worth a word, as one JSON object."""
+        told = {
+            "run": self.run,
+            "figures": self.figures(),
+            "findings": [
+                {"workstream": workstream, "attempt": attempt, "lines": lines}
+                for (workstream, attempt), lines in self.findings.items()
+            ],
+            "events": self.events,
+            "position": self.status.position,
+            "read_ns": self.read_ns,
+        }
+        return msgspec.json.encode(told).decode()
+
     def figures(self) -> Figures:
         """Its figures, as of when it was read."""
         return figures(
@@ -162,18 +177,18 @@ def _spec(client: Client, told: object) -> RunSpec | None:
 def _findings(
     client: Client, workstreams: Sequence[Workstream], attempts: Sequence[Attempt]
 ) -> dict[tuple[str, int], list[str]]:
-    """What the checks of failed attempts say, by workstream and number: of FAILURES_MAX, first of what has not completed."""
-    completed = {item.workstream for item in workstreams if item.state == "completed"}
-    failed = [attempt for attempt in reversed(attempts) if has_failed(attempt)]
+    """What the checks of failed attempts say, by workstream and number: of FAILURES_MAX, first of what nothing has mended."""
     found: dict[tuple[str, int], list[str]] = {}
-    for attempt in sorted(failed, key=lambda attempt: attempt.workstream in completed):
+    for failure in failures(workstreams, attempts):
+        attempt = failure.attempt
         kept = next((artifact for artifact in attempt.artifacts if artifact.role == "diagnostics"), None)
         if kept is None or kept.size_bytes > DIAGNOSTICS_BYTES_MAX:
             continue
         if len(found) == FAILURES_MAX:
             break
         try:
-            lines = diagnostics_lines(_read(client, kept, DIAGNOSTICS_BYTES_MAX))
+            lines = diagnostics_lines(_read(client, kept, DIAGNOSTICS_BYTES_MAX), brief=True)
+            lines = [line.removeprefix("  ") for line in lines]
         except SwellError as error:
             lines = [error.message]
         found[attempt.workstream, attempt.attempt] = lines

@@ -46,8 +46,10 @@ class Served:
         stub: ledger_pb2_grpc.LedgerServiceStub,
         live: MemoryLive,
         start: asyncio.Event,
+        address: str,
     ) -> None:
         self.log = log
+        self.address = address
         self.start = start
         self.live = live
         self.absorber = absorber
@@ -100,7 +102,8 @@ async def serving(
     ledger_pb2_grpc.add_LedgerServiceServicer_to_server(answers, server)
     port = await serve(server, "127.0.0.1:0", [SERVICE], Health([SERVICE]))
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        served = Served(log, absorber, ledger_pb2_grpc.LedgerServiceStub(channel), live, start)
+        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        served = Served(log, absorber, stub, live, start, f"127.0.0.1:{port}")
         if absorbed:
             await served.level()
         try:

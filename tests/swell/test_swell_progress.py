@@ -121,7 +121,8 @@ def test_many_reviews_are_counted_not_listed() -> None:
 def an_attempt(**given: object) -> Attempt:
     told = {"run": "r1", "workstream": "a", "attempt": 1, "step": "edit", "state": "finished", "ok": True}
     empty = {"str": "", "int": 0, "bool": False, "float": 0.0}
-    fields = {name: empty.get(getattr(kind, "__name__", ""), []) for name, kind in Attempt.__annotations__.items()}
+    required = [field for field in msgspec.structs.fields(Attempt) if field.required]
+    fields = {field.name: empty.get(getattr(field.type, "__name__", ""), []) for field in required}
     return msgspec.convert({**fields, "exit_code": None, "tool": "aider", **told, **given}, Attempt)
 
 
