@@ -27,6 +27,7 @@ def main(arguments: list[str]) -> int:
     for question in (["log", "--oneline", "--branches"], ["status", "--short", "--branch"]):
         print(f"\n$ git -C {repository} {' '.join(question)}", flush=True)
         subprocess.run(["git", "-C", str(repository), *question], check=False)
+    print("\nnext: swell report last, or swell report last --html report.html")
     return code
 
 

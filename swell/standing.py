@@ -250,11 +250,12 @@ def why_text(row: WorkstreamFigures, now_ns: int) -> str:
     item = row.item
     if item.state == "completed" and item.reason in {"", "merged"}:
         return ""
+    if item.waiting_for:
+        until = f" until {when(item.waiting_until_ns)}" if item.waiting_until_ns else ""
+        return f"waits for {item.waiting_for.replace('_', ' ')}{until}: {item.waiting_reason}"
     said = one_line(row.why, 500)
-    if item.waiting_for and item.waiting_until_ns:
-        return f"{said} (until {when(item.waiting_until_ns)})"
     newest = next((attempt for attempt in reversed(row.attempts) if not attempt.closed_ns), None)
-    if newest is not None and not item.waiting_for and not row.ended_ns:
+    if newest is not None and not row.ended_ns:
         since_ns = newest.started_ns or newest.scheduled_ns
         return f"{said}, for {duration(max(now_ns - since_ns, 0) / 1e9)}"
     limit = f" (FIX ended: {item.fix_limit.replace('_', ' ')})" if item.fix_limit and item.state != "completed" else ""
