@@ -57,39 +57,45 @@ class RunStatus(msgspec.Struct, frozen=True):
 
 
 class RunDetail(msgspec.Struct, frozen=True):
-    """A run, its workstreams or one of them, and their attempts, at `now_ns` of this machine's clock."""
+    """A run with its attempts, at `now_ns` of this machine's clock; `workstream` is the only one that is told of, "" for all."""
 
-    run: Run
-    workstreams: list[Workstream]
-    attempts: list[Attempt]
-    waves: list[Wave]
-    now_ns: int
+    status: RunStatus
+    workstream: str
 
     @classmethod
     def of(cls, client: Client, run: str, workstream: str) -> Self:
         """Read it. Raises SwellError WORKSTREAM_NOT_FOUND."""
-        known = client.list_workstreams(run)
+        status = RunStatus.of(client, run)
         if workstream:
-            require_workstream(known, run, workstream)
-            known = [item for item in known if item.workstream == workstream]
-        found = client.get_run(run)
-        return cls(found, known, client.list_attempts(run, workstream), client.list_waves(run), time.time_ns())
+            require_workstream(status.workstreams, run, workstream)
+        return cls(status, workstream)
 
     def json(self) -> str:
         """Run, workstreams and attempts as one JSON object."""
-        told = {"run": self.run, "workstreams": self.workstreams, "attempts": self.attempts}
+        told = {
+            "run": self.status.run,
+            "workstreams": [item for item in self.status.workstreams if self._is_meant(item)],
+            "attempts": self._attempts(),
+        }
         return msgspec.json.encode(told).decode()
 
     def lines(self, screen: Screen) -> list[str]:
         """The run, its workstreams, and every attempt with its outcome, its cost and what it left behind."""
-        found = plain_figures(self.run, self.workstreams, self.attempts, self.waves, self.now_ns)
-        lines = run_lines(self.run, found, screen)
-        lines += ["", *workstream_lines(found.workstreams, self.now_ns, screen)]
-        for attempt in self.attempts:
+        status = self.status
+        found = plain_figures(status.run, status.workstreams, status.attempts, status.waves, status.now_ns)
+        rows = [row for row in found.workstreams if self._is_meant(row.item)]
+        lines = [*run_lines(status.run, found, screen), "", *workstream_lines(rows, status.now_ns, screen)]
+        for attempt in self._attempts():
             head, *rest = attempt_lines(attempt)
             lines += ["", screen.paint(head, "" if attempt.ok or not attempt.closed_ns else "bad")]
             lines += [part for line in rest for part in screen.wrapped(line, "  ")]
         return lines
+
+    def _is_meant(self, item: Workstream | Attempt) -> bool:
+        return self.workstream in {"", item.workstream}
+
+    def _attempts(self) -> list[Attempt]:
+        return [attempt for attempt in self.status.attempts if self._is_meant(attempt)]
 
 
 def plain_figures(
@@ -104,7 +110,7 @@ def plain_figures(
 
 def run_lines(run: Run, found: Figures, screen: Screen, facts: Sequence[tuple[str, str]] = ()) -> list[str]:
     """The run with its state, reason, progress, cost and what it delivered; `facts` are told at the end of it."""
-    why = f": {run.reason}" if run.reason else ""
+    why = f": {run.reason}" if run.reason and run.state != "running" else ""
     head, *more = screen.wrapped(f"run {run.run} {run.state}{why}")
     shown = f"run {run.run} {run.state}"
     if head.startswith(shown):
@@ -116,7 +122,8 @@ def run_facts(run: Run, found: Figures) -> list[tuple[str, str]]:
     """What there is to be said of a run, by name; what is empty is left out by whoever shows it."""
     review = ""
     if run.awaiting_review and not run.finished_ns:
-        review = f"{run.awaiting_review} wait for a person: swell review list --run {run.run}"
+        verb = "waits" if run.awaiting_review == 1 else "wait"
+        review = f"{run.awaiting_review} {verb} for a person: swell review list --run {run.run}"
     rollback = f"{run.rollback}: {run.rollback_reason}".rstrip(": ") if run.rollback else ""
     labels = ", ".join(f"{name}={value}" for name, value in list(run.labels.items())[:LABELS_SHOWN])
     return [
@@ -144,9 +151,10 @@ def progress_text(run: Run, found: Figures) -> str:
         (run.cancelled, "cancelled"),
         (run.awaiting_review, "in review"),
         (taken_back, "taken back"),
+        (0 if run.finished_ns else run.workstreams - len(found.workstreams), "not begun"),
     ]
     share = run.completed / run.workstreams if run.workstreams else 0.0
-    said = "".join(f", {count} {name}" for count, name in counts if count)
+    said = "".join(f", {count} {name}" for count, name in counts if count > 0)
     return f"{bar(share, BAR_WIDTH)} {run.completed}/{run.workstreams} completed{said}"
 
 

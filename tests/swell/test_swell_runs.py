@@ -95,7 +95,39 @@ def test_a_run_can_be_looked_at_afterwards(swell: Swell, bundles: Bundles, repo:
     assert {"run_requested", "step_finished", "run_finished"} <= kinds
     assert "run_finished" in swell("events", run, "--kind", "run_finished").stdout
     assert json.loads(swell("show", run, "--json").stdout)["run"]["run"] == run
+    assert set(json.loads(swell("status", run, "--json").stdout)) == {"run", "workstreams", "waves"}
     assert "finished: partial" in swell("watch", run).stdout
+
+
+def test_a_run_is_reported_on(swell: Swell, bundles: Bundles, repo: Path, tmp_path: Path, at_once: Path) -> None:
+    folder = bundles(bundle("ws-a"), bundle("ws-b", "break", "src/b.py"))
+    swell("run", folder, "--repo", repo, "--review", "fail", "--recovery", at_once)
+    lines = swell("report", "last").stdout
+    for said in (
+        "1/2 completed, 1 failed",
+        "Merges and gates",
+        "ws-b/1 edit: tool_failed",
+        "no \\x1b[31mway",
+        "delivered",
+    ):
+        assert said in lines
+    file = tmp_path / "report.html"
+    assert f"wrote {file}" in swell("report", "last", "--html", file).stdout
+    text = file.read_text()
+    assert text.startswith("<!doctype html>")
+    assert '<span class="add">+X = 2</span>' in text
+    assert "\x1b" not in text
+    again = swell("report", "last", "--html", file)
+    assert (again.exit_code, "--force" in again.stderr) == (2, True)
+    assert swell("report", "last", "--html", file, "--force").exit_code == 0
+    assert swell("report", "last", "--html", "-").stdout.startswith("<!doctype html>")
+    found = json.loads(swell("report", "last", "--json").stdout)
+    assert [(row["item"]["workstream"], row["item"]["state"]) for row in found["figures"]["workstreams"]] == [
+        ("ws-a", "completed"),
+        ("ws-b", "failed"),
+    ]
+    assert swell("report", "last", "--json", "--html", "-").exit_code == 2
+    assert swell("report", "last", "--html", tmp_path / "no" / "where.html").exit_code == 2
 
 
 def test_what_does_not_exist_is_said_so(swell: Swell, bundles: Bundles, repo: Path) -> None:
