@@ -256,6 +256,15 @@ def figures(
     )
 
 
+def worth_a_row(rows: Sequence[WorkstreamFigures], most: int) -> list[WorkstreamFigures]:
+    """At most so many, in their order: what has not completed rather than what has, then what took longest."""
+    if len(rows) <= most:
+        return list(rows)
+    kept = sorted(rows, key=lambda row: (row.item.state == "completed", -row.took_s))[:most]
+    names = {row.item.workstream for row in kept}
+    return [row for row in rows if row.item.workstream in names]
+
+
 def _costs(attempt: Attempt) -> bool:
     return attempt.cost_nano is not None or is_unpriced(attempt) or Spent.of([attempt]).tokens > 0
 

@@ -128,18 +128,20 @@ class Material(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _events(client: Client, run: Run, attempts: Sequence[Attempt]) -> Iterator[Event]:
-    """What is worth a word, in the order of the log: of the run, and of the tools it used while it ran."""
+    """What is worth a word, in the order of the log: of the run, and of the tools, providers and pools it used meanwhile."""
     own = client.list_events(run.run, kinds=NOTABLE, limit=NOTES_MAX + 1)
     first = next(own, None)
     if first is None:
         return
-    tools = {attempt.tool for attempt in attempts}
+    about = {("tool", attempt.tool) for attempt in attempts} | {("pool", attempt.pool) for attempt in attempts}
+    about |= {("tool", f"provider:{attempt.provider}") for attempt in attempts} | {("all", "")}
     until_ns = run.finished_ns or 2**63
     across: list[Event] = []
     for event in client.list_events("fleet", kinds=ACROSS_RUNS, after=first.position, limit=10 * NOTES_MAX):
         if event.time_ns > until_ns:
             break
-        if event.payload.get("tool", "") in {"", *tools}:
+        name = event.payload.get("tool", event.payload.get("name", ""))
+        if (event.payload.get("scope", "tool"), name) in about:
             across.append(event)
     yield from sorted([first, *own, *across], key=lambda event: (event.position, event.index))
 

@@ -18,7 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from services.outcome import usd_text
 from swell.listing import check_lines, when
-from swell.report.figures import STEPS, queued_s, worked_s
+from swell.report.figures import STEPS, queued_s, worked_s, worth_a_row
 from swell.report.notes import notes
 from swell.report.terminal import failure_title, outcome, path_text, percent, seconds
 from swell.report.timeline import timeline
@@ -28,6 +28,7 @@ from swell.text import size, visible
 if TYPE_CHECKING:
     from swell.report.material import Diff, Material
 
+WORKSTREAMS_SHOWN: Final = 3000
 FAILURES_SHOWN: Final = 100
 ATTEMPTS_SHOWN: Final = 500
 CELL_CHARACTERS_MAX: Final = 2000
@@ -61,6 +62,8 @@ def page(material: Material) -> str:
             ("step", found.by_step),
             ("basis", found.by_basis),
         ],
+        "workstreams": worth_a_row(found.workstreams, WORKSTREAMS_SHOWN),
+        "workstreams_left": max(len(found.workstreams) - WORKSTREAMS_SHOWN, 0),
         "errors": [error for error in found.errors if error.count > 1],
         "failures": found.failures[:FAILURES_SHOWN],
         "failures_left": max(len(found.failures) - FAILURES_SHOWN, 0),

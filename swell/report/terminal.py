@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from services.outcome import usd_text
 from swell.listing import check_lines, when
+from swell.report.figures import worth_a_row
 from swell.report.notes import notes
 from swell.screen import Cell, Screen, number, state_cell
 from swell.standing import cost_text, count_text, run_lines, wave_lines, workstream_lines
@@ -90,11 +91,9 @@ def seconds(length: float) -> str:
 
 
 def _workstreams(found: Figures, now_ns: int, screen: Screen) -> list[str]:
-    rows = found.workstreams
-    if len(rows) > ROWS_MAX:
-        rows = sorted(rows, key=lambda row: (row.item.state == "completed", -row.took_s))[:ROWS_MAX]
+    rows = worth_a_row(found.workstreams, ROWS_MAX)
     left = len(found.workstreams) - len(rows)
-    more = [f"and {left} more, which completed: swell status shows all"] if left else []
+    more = [f"and {left} more: swell status shows all"] if left else []
     return [*workstream_lines(rows, now_ns, screen), *more] if rows else []
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Self
 import msgspec
 
 from services.events import LINE
-from swell.report.figures import has_failed
+from swell.report.figures import has_failed, worth_a_row
 from swell.text import duration
 
 if TYPE_CHECKING:
@@ -144,17 +144,14 @@ def timeline(run: Run, found: Figures, now_ns: int) -> Timeline:
     end_ns = max([run.finished_ns or now_ns, *ends]) if attempts or not run.finished_ns else run.finished_ns
     busy = [(attempt.scheduled_ns, attempt.closed_ns or now_ns) for attempt in attempts]
     scale = Scale.of(start_ns, end_ns, busy)
-    shown = [row for row in found.workstreams if row.attempts]
-    if len(shown) > ROWS_MAX:
-        kept = sorted(shown, key=lambda row: (row.item.state == "completed", -row.took_s))[:ROWS_MAX]
-        names = {row.item.workstream for row in kept}
-        shown = [row for row in shown if row.item.workstream in names]
+    begun = [row for row in found.workstreams if row.attempts]
+    shown = worth_a_row(begun, ROWS_MAX)
     rows = [_row(row.item.workstream, row.item.state, row.attempts, scale, now_ns) for row in shown]
     if found.line:
         rows.append(_row("the line", "", found.line, scale, now_ns))
     return Timeline(
         rows=rows,
-        rows_left=sum(bool(row.attempts) for row in found.workstreams) - len(shown),
+        rows_left=len(begun) - len(shown),
         ticks=_ticks(scale, start_ns),
         bands=_bands(found, scale, end_ns),
         gaps=[

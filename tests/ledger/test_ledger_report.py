@@ -18,6 +18,7 @@ from services.checks import Checks
 from services.ledger.v1 import ledger_pb2 as pb
 from services.outcome import Cost, Usage
 from services.spec import Options, Repository, RunSpec, encode_spec
+from services.wire import run_subject
 from swell.client import Client
 from swell.report.material import Material
 from swell.report.page import page
@@ -147,6 +148,15 @@ def told() -> TimedStory:
         ev.WaveFinished(wave=0),
         ev.WaveStarted(wave=1, workstreams=["ws-c"]),
     )
+    across = [
+        ev.ToolBreakerOpened(tool=tool, failures=3, until_ns=START_NS, reason=f"{tool} is down")
+        for tool in ("claude", "unused", "provider:anthropic")
+    ]
+    paused = [
+        ev.FleetPaused(scope=scope, name=name, actor="bob")
+        for scope, name in (("pool", "p"), ("pool", "other"), ("all", ""))
+    ]
+    story.entry(run_subject("fleet"), *across, *paused, run="fleet")
     # Its executor was given up: what it tells later counts.
     story.decide(scheduled("ws-c", 1, "edit", **ai))
     story.live("ws-c", 1, ev.StepStarted(executor="e1", boot="k1"))
@@ -261,8 +271,14 @@ async def test_a_report_tells_what_happened(tmp_path):
         "its FIX went round",
         "ws-c review: retry by bob",
         "delivered: branch swell/r1",
+        "claude is down",
+        "provider:anthropic is down",
+        "pool p paused by bob",
+        "everything paused by bob",
     ):
         assert said in text, text
+    assert "unused" not in text
+    assert "pool other" not in text
     assert "many words" not in text, "findings say more than output"
     same = lines[lines.index("The same again") + 2]
     assert same.split() == ["2", "check_failed", "static", "ws-a,ws-b", "mypy:", "wrong"]

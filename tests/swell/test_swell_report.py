@@ -3,6 +3,7 @@
 import io
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.report.figures import Spread
+from swell.report.figures import STEPS, Spread
 from swell.report.material import Definition, Diff, Material
 from swell.report.page import page, shown_diff
 from swell.report.terminal import report_lines
@@ -142,6 +143,33 @@ def test_a_page_has_an_outline_and_its_tables_have_headings() -> None:
     targets = re.findall(r'href="#([\w-]+)"', text)
     assert targets
     assert all(f'<section id="{target}">' in text for target in targets)
+
+
+def test_what_is_written_can_be_read_on_what_it_is_written_on() -> None:
+    style = (files("swell.report") / "page.css").read_text()
+    themes = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    assert len(themes) == 3, "light, dark, on paper"
+    light = dict(re.findall(r"--([\w-]+): (#\w{6})", themes[0]))
+    for theme in themes:
+        colour = {**light, **dict(re.findall(r"--([\w-]+): (#\w{6})", theme))}
+        pairs = [(text, ground) for text in ("text", "soft", "link") for ground in ("ground", "panel", "band")]
+        pairs += [(state, "ground") for state in ("good", "bad", "wait", "odd")]
+        pairs += [("add-text", "add"), ("del-text", "del"), ("hunk-text", "hunk")]
+        found = {pair: contrast(colour[pair[0]], colour[pair[1]]) for pair in pairs}
+        found |= {("white", step): contrast("#ffffff", colour[step]) for step in STEPS}
+        assert {pair: ratio for pair, ratio in found.items() if ratio < 4.5} == {}
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast of two colours, as WCAG 2 defines it."""
+
+    def light(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        parts = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+    brighter, darker = sorted((light(one), light(other)), reverse=True)
+    return (brighter + 0.05) / (darker + 0.05)
 
 
 def test_lines_are_steered_by_nothing_that_they_show() -> None:
