@@ -119,6 +119,8 @@ def test_the_packaged_example_runs_from_another_folder(installed: Installed, tmp
     assert len(summary["workstreams"]) == 7
     assert git(repo, "rev-parse", summary["branch"]) == summary["commit"]
     assert witness(repo) == before
+    told = installed.run(installed.python.parent / "swell", "report", "last", "--html", "-", cwd=tmp_path)
+    assert told.stdout.startswith("<!doctype html>"), told.stderr
     running = processes(str(installed.state_dir))
     assert running
     assert not [line for line in running.values() if str(CHECKOUT / "swell") in line]

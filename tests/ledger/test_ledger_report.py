@@ -311,6 +311,23 @@ async def test_artifacts_that_are_gone_are_said_to_be(tmp_path):
     assert "artifacts are collected once no live run refers to them" in text
 
 
+async def test_of_a_diff_of_ten_megabytes_only_the_beginning_is_read(tmp_path):
+    story = told()
+    large = PATCH + b"+one more line\n" * (10 * 2**20 // 15)
+    kept = story.kept("patch", large)
+    story.live("ws-c", 2, ev.StepStarted(executor="e1", boot="k1"))
+    story.live(
+        "ws-c", 2, ev.StepFinished(ok=True, snapshot=snapshot("f"), files=["x"], files_total=1, artifacts=[kept])
+    )
+    async with reported(tmp_path, story) as (material, _):
+        text = page(material)
+    diff = next(diff for diff in material.diffs if diff.workstream == "ws-c")
+    assert len(diff.text) + diff.cut_bytes == len(large)
+    assert diff.text.endswith("+one more line\n")
+    assert len(text) < 2**18
+    assert "9.9 MiB more are not shown: <code>swell diff r1 ws-c</code>" in text
+
+
 async def test_waves_are_listed_in_pages(tmp_path):
     async with serving(tmp_path, told().records) as ledger:
         request = pb.ListWavesRequest(run="r1", page_size=1)

@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swell.listing import when
 from swell.report.figures import STEPS, Spread
 from swell.report.material import Definition, Diff, Material
 from swell.report.page import page, shown_diff
 from swell.report.terminal import report_lines
 from swell.report.timeline import Scale
 from swell.screen import Cell, Screen
+from swell.standing import RunStatus
 from swell.values import Attempt, Event, LedgerStatus, Patch, Run, Wave, Workstream
 
 S = 10**9
@@ -223,6 +225,63 @@ def test_a_run_that_has_not_begun_has_a_page() -> None:
     text = page(material(a_run(state="pending", finished_ns=0), [], []))
     assert "Nothing has begun." in text
     assert Seen(text).open == []
+
+
+# How a run stands
+
+
+def status_of(run: Run, workstreams: list[Workstream], attempts: list[Attempt]) -> list[str]:
+    return RunStatus(run, workstreams, [], attempts, START + 60 * S).lines(Screen(80))
+
+
+OPEN = {"ok": False, "closed_ns": 0}
+
+
+@pytest.mark.parametrize(
+    ("item", "attempt", "said"),
+    [
+        ({"state": "editing"}, {**OPEN, "executor": "e1", "tool": "claude"}, "edit by claude on e1, for 50.0 s"),
+        ({"state": "ready"}, {**OPEN, "started_ns": 0, "pool": "gpu"}, "edit waits for a free slot in pool gpu, for 50.0 s"),
+        ({"state": "ready", "waiting_for": "tool_breaker", "waiting_reason": "claude is down", "waiting_until_ns": START}, {},
+         f"waits for tool breaker until {when(START)}: claude is down"),
+        ({"state": "blocked", "reason": "dependency ws-z failed"}, {}, "dependency ws-z failed"),
+        ({"state": "failed", "reason": "red", "fix_limit": "max_fix_iterations"}, {}, "red (FIX ended: max fix iterations)"),
+    ],
+)  # fmt: skip
+def test_a_workstream_says_what_it_waits_for(item: dict[str, Any], attempt: dict[str, Any], said: str) -> None:
+    told = {"finished_ns": 0, **item}
+    lines = status_of(
+        a_run(state="running"), [a_workstream("ws-a", **told)], [an_attempt("ws-a", 1, "edit", 10, **attempt)]
+    )
+    assert lines[-1] == f"      {said}"
+
+
+def test_what_is_merged_needs_no_words() -> None:
+    lines = status_of(a_run(), [a_workstream("ws-a", reason="merged")], [])
+    assert lines[-1].split() == ["1", "ws-a", "completed", "5.0", "s", "-", "-", "-"]
+
+
+def test_a_run_says_how_far_it_is_and_what_it_has_cost() -> None:
+    run = a_run(
+        state="paused", reason="waits for the review of ws-a", finished_ns=0, workstreams=4, completed=1, awaiting_review=1,
+        labels={"team": "core"},
+    )  # fmt: skip
+    rows = [a_workstream("ws-a", state="awaiting_review"), a_workstream("ws-b")]
+    dear = an_attempt(
+        "ws-b", 1, "edit", 1, cost_nano=25 * 10**7, cap="soft", input_tokens=12_345, output_tokens=2_000_000
+    )
+    lost = an_attempt("ws-a", 1, "edit", 1, cap="soft", ok=False)
+    lines = status_of(run, rows, [dear, lost])
+    assert lines[0] == "run r1 paused: waits for the review of ws-a"
+    for fact in (
+        "1/4 completed, 1 in review, 2 not begun",
+        "1 min 00 s so far",
+        "$0.25, and that of 1 of 2 attempts, which nobody knows",
+        "12.3k in, 2.0M out",
+        "1 waits for a person: swell review list --run r1",
+        "team=core",
+    ):
+        assert any(line.endswith(fact) for line in lines), fact
 
 
 # The line of time
