@@ -19,7 +19,7 @@ Swell = Callable[..., Result]
 Bundles = Callable[..., Path]
 
 COMMANDS = (
-    "init", "plan", "validate", "run", "submit", "status", "list", "show", "logs", "diff", "events", "watch", "cancel",
+    "init", "plan", "validate", "run", "submit", "status", "report", "list", "show", "logs", "diff", "events", "watch", "cancel",
     "dev", "serve",
 )  # fmt: skip
 

@@ -92,6 +92,7 @@ def test_no_canary_is_in_any_byte_that_a_cluster_keeps(
     said = [swell(*words) for words in (
         ("show", "run-canary"), ("events", "run-canary"), ("logs", "run-canary", "ws-fails"),
         ("logs", "run-canary", "ws-leaks"), ("diff", "run-canary", "ws-changes"),
+        ("report", "run-canary"), ("report", "run-canary", "--html", "-"),
     )]  # fmt: skip
     pieces = [("run output", ran.output.encode()), *(("answers", one.output.encode()) for one in said)]
     pieces += [*files(cluster), *rows(cluster, tmp_path / "copy.duckdb")]
