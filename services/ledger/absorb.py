@@ -299,7 +299,8 @@ class Absorber:
         batch = self._projector.fold(records)
         folded = time.monotonic()
         self._store.commit(batch)
-        self._metrics.committed(folded - started, time.monotonic() - folded)
+        delay_s = None if self.catching_up else time.time() - records[0].time_ns / 1e9
+        self._metrics.committed(folded - started, time.monotonic() - folded, delay_s)
         return batch
 
     @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Final, Protocol
 
-from services.metrics import COMMIT_BUCKETS_S, Exposition, Reading, Series
+from services.metrics import COMMIT_BUCKETS_S, DELAY_BUCKETS_S, Exposition, Reading, Series
 
 POSITION = Series("swell_ledger_position", "gauge", "The position in the log up to which entries are committed.")
 LAG = Series("swell_ledger_lag_entries", "gauge", "Positions of the log that are not committed yet, as last looked at.")
@@ -81,10 +81,18 @@ class LedgerMetrics:
             "swell_ledger_commit_duration_seconds", "How long batches took to be committed.", buckets=COMMIT_BUCKETS_S
         )
 
-    def committed(self, fold_s: float, commit_s: float) -> None:
-        """A batch is stored; called from the thread that writes."""
+        self._delay_s = exposition.histogram(
+            "swell_ledger_commit_delay_seconds",
+            "From the time that the log gave an entry to its commit, of the oldest of each batch; not while it catches up.",
+            buckets=DELAY_BUCKETS_S,
+        )
+
+    def committed(self, fold_s: float, commit_s: float, delay_s: float | None) -> None:
+        """A batch is stored; called from the thread that writes. `delay_s` is the age of its oldest entry, None for none told."""
         self._fold_s.observe((), fold_s)
         self._commit_s.observe((), commit_s)
+        if delay_s is not None:
+            self._delay_s.observe((), max(delay_s, 0.0))
 
     def read(self, absorber: Absorbing, store: Stored) -> None:
         """Have the gauges read from now on."""

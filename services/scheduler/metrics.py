@@ -18,6 +18,7 @@ from services.bus import BusError, RefusedError, StreamIdentity
 from services.events import (
     AnyEvent,
     AttemptGranted,
+    BudgetReached,
     Delay,
     ExecutorState,
     ExecutorTransitioned,
@@ -26,6 +27,7 @@ from services.events import (
     MergeRefused,
     PauseScope,
     RecoveryChosen,
+    ResultRefused,
     RunFinished,
     Step,
     StepCancelled,
@@ -36,8 +38,20 @@ from services.events import (
     StepStarted,
     ToolBreakerOpened,
     WorkstreamState,
+    WorkstreamTransitioned,
 )
-from services.metrics import STEP_BUCKETS_S, WAIT_BUCKETS_S, Bounded, Exposition, Reading, Series
+from services.metrics import (
+    LABEL_CHARS_MAX,
+    OTHER,
+    RUN_BUCKETS_S,
+    STEP_BUCKETS_S,
+    WAIT_BUCKETS_S,
+    Bounded,
+    Exposition,
+    Reading,
+    Series,
+)
+from services.scheduler.budget import Account, run_account
 from services.scheduler.fleet import ExecutorLife, Fleet
 from services.scheduler.grants import standing
 from services.scheduler.rates import Bucket, opens_ns
@@ -50,8 +64,14 @@ TOOLS_MAX: Final = 200
 POOLS_MAX: Final = 50
 """Pools that are told apart: their names come from executors."""
 
+MODELS_MAX: Final = 500
+"""Pairs of a tool and a model that are told apart: models are named by tools."""
+
 ASKING_MAX: Final = 10_000
 """Attempts that wait for their share and whose waiting is timed."""
+
+CLOSED_MAX: Final = 10_000
+"""Attempts that closed before it was known what they cost, and whose late cost is counted."""
 
 RATES_MAX: Final = 200
 """Rates that are told: a configuration may name more."""
@@ -62,8 +82,12 @@ LOG_TIMEOUT_S: Final = 1.0
 WORKSTREAMS_AT_ONCE: Final = 5000
 """How many are counted before the loop gets its turn."""
 
+_TOKENS: Final = ("input", "cache_read", "cache_write", "output")
 _LIVE_STATES: Final = ("pending", "running", "paused", "ended")
 _BREAKER_STATES: Final = ("closed", "open", "half_open")
+_RUN_BUDGET_KEYS: Final = (
+    ("yes", "limit"), ("yes", "spent"), ("yes", "reserved"), ("no", "spent"), ("no", "reserved"),
+)  # fmt: skip
 
 LEADER = Series("swell_scheduler_leader", "gauge", "1 if this scheduler holds the lease and decides.")
 CAUGHT_UP = Series("swell_scheduler_caught_up", "gauge", "1 if what the log held at the start is folded.")
@@ -114,6 +138,12 @@ BUDGETS = Series(
     "Money of today, UTC, of the `fleet` or a `tool`: `limit` where there is a budget, `spent`, `reserved`.",
     ("scope", "tool", "amount"),
 )
+RUN_BUDGETS = Series(
+    "swell_scheduler_run_budget_dollars",
+    "gauge",
+    "Money of live runs together, with and without a budget of their own (limited: yes, no): `limit`, `spent`, `reserved`.",
+    ("limited", "amount"),
+)
 GRANTS = Series(
     "swell_scheduler_grants_unused", "gauge", "Attempts that have their share across runs and are not scheduled yet."
 )
@@ -135,14 +165,15 @@ SLOTS = Series(
 
 READ: Final = (
     LEADER, CAUGHT_UP, HALTED, POSITION, LAG, SNAPSHOT_AGE, RUNS, RUNS_ENDED, WORKSTREAMS, ATTEMPTS, QUEUE, QUEUE_OLDEST,
-    DELAYED, REVIEWS, BREAKERS, PAUSES, BUDGETS, GRANTS, RATE_WAIT, EXECUTORS, SLOTS,
+    DELAYED, REVIEWS, BREAKERS, PAUSES, BUDGETS, RUN_BUDGETS, GRANTS, RATE_WAIT, EXECUTORS, SLOTS,
 )  # fmt: skip
 
 
 _NOTED: Final[frozenset[type]] = frozenset(
     {
         StepScheduled, StepStarted, StepFinished, StepCancelled, StepLost, FixLoopEnded, RecoveryChosen, GateFlaked, MergeRefused,
-        RunFinished, ToolBreakerOpened, ExecutorTransitioned, StepDelayed, AttemptGranted,
+        RunFinished, ToolBreakerOpened, ExecutorTransitioned, StepDelayed, AttemptGranted, WorkstreamTransitioned, BudgetReached,
+        ResultRefused,
     }
 )  # fmt: skip
 """Kinds of events of which more is told than their number."""
@@ -191,6 +222,7 @@ class SchedulerMetrics:
         self._exposition = exposition
         self._tools = Bounded(TOOLS_MAX)
         self._pools = Bounded(POOLS_MAX)
+        self._models = Bounded(MODELS_MAX)
         self._seen_tools: dict[str, None] = {}
         counter, histogram = exposition.counter, exposition.histogram
         self._entries = counter("swell_scheduler_entries_folded_total", "Entries of the log that were folded.")
@@ -250,6 +282,48 @@ class SchedulerMetrics:
             "pool",
             "state",
         )
+        self._run_duration = histogram(
+            "swell_scheduler_run_duration_seconds",
+            "Time from a run's acceptance to its end, pauses included, by the times of the log.",
+            "state",
+            buckets=RUN_BUCKETS_S,
+        )
+        self._workstreams = counter(
+            "swell_scheduler_workstream_transitions_total", "Moves of workstreams, by the state they went to.", "state"
+        )
+        self._cost = counter(
+            "swell_scheduler_cost_dollars_total",
+            "What attempts have cost, by tool, model, and where the figure comes from.",
+            "tool",
+            "model",
+            "basis",
+        )
+        self._tokens = counter(
+            "swell_scheduler_tokens_total",
+            "Tokens that attempts have told, by tool, model, and kind: input, cache_read, cache_write or output.",
+            "tool",
+            "model",
+            "kind",
+        )
+        self._unpriced = counter(
+            "swell_scheduler_unpriced_attempts_total",
+            "Attempts of tools that cost money whose close did not tell how much.",
+            "tool",
+        )
+        self._thresholds = counter(
+            "swell_scheduler_budgets_reached_total",
+            "Thresholds of budgets that spending has reached: warning (0.8 of it by default) or exceeded.",
+            "scope",
+            "threshold",
+        )
+        self._late_tools: dict[tuple[str, str, int], str] = {}
+        self._leadership = counter(
+            "swell_scheduler_leadership_changes_total",
+            "How often this scheduler took the lease (leading) or found it lost (standing_by).",
+            "to",
+        )
+        for to in ("leading", "standing_by"):
+            self._leadership.add((to,), 0)
         self._stood_still = counter(
             "swell_scheduler_stood_still_total",
             "How often this scheduler found that it had stood still, and stepped back.",
@@ -261,8 +335,10 @@ class SchedulerMetrics:
 
     # Told by the shell
 
-    def folded(self, place: Place, entry: Entry, time_ns: int, attempt: Attempt | None) -> None:
-        """An entry is about to be folded; `attempt` is the open one on whose subject it stands."""
+    def folded(
+        self, place: Place, entry: Entry, time_ns: int, attempt: Attempt | None, run: RunState | None = None
+    ) -> None:
+        """An entry is about to be folded; `attempt` is the open one on whose subject it stands, `run` its run if it lives."""
         self._entries.add()
         for event in entry.events:
             kind = type(event)
@@ -271,9 +347,9 @@ class SchedulerMetrics:
                 labels = self._kinds[kind] = (str(kind.__struct_config__.tag),)
             self._events.add(labels)
             if kind in _NOTED:
-                self._note(place, event, time_ns, attempt)
+                self._note(place, event, time_ns, attempt, run)
 
-    def _note(self, place: Place, event: AnyEvent, time_ns: int, attempt: Attempt | None) -> None:
+    def _note(self, place: Place, event: AnyEvent, time_ns: int, attempt: Attempt | None, run: RunState | None) -> None:
         match event:
             case StepScheduled():
                 self._scheduled.add((event.step,))
@@ -281,16 +357,23 @@ class SchedulerMetrics:
                     self._fixes.add((event.fix.step,))
             case StepStarted() if attempt is not None and not attempt.started_ns:
                 waited_s = max(time_ns - attempt.scheduled_ns, 0) / 1e9
-                self._wait.observe((self._pools(attempt.scheduled.pool),), waited_s)
+                self._wait.observe((self._pools(attempt.scheduled.pool),), waited_s, _key(place))
             case StepFinished() if attempt is not None:
                 self._close(attempt, "ok" if event.ok else event.error_class or "unknown")
-                scheduled = attempt.scheduled
-                key = (place.run, scheduled.workstream, scheduled.attempt)
-                self._duration.observe((scheduled.step,), max(event.wall_s, 0.0), key)
+                self._duration.observe((attempt.scheduled.step,), max(event.wall_s, 0.0), _key(place))
+                self._spend(place, attempt, event)
             case StepCancelled() if attempt is not None:
                 self._close(attempt, event.error_class or "cancelled")
+                self._spend(place, attempt, None)
             case StepLost() if attempt is not None:
                 self._close(attempt, "lost")
+                self._spend(place, attempt, None)
+            case ResultRefused():
+                tool = self._late_tools.pop(_key(place), None)
+                if tool is not None:
+                    self._used(tool, event.result)
+            case WorkstreamTransitioned():
+                self._workstreams.add((event.to_state,))
             case FixLoopEnded():
                 self._fix_ends.add((event.limit,))
             case RecoveryChosen():
@@ -301,6 +384,16 @@ class SchedulerMetrics:
                 self._merges.add((event.reason,))
             case RunFinished():
                 self._finished.add((event.state,))
+                if run is not None and run.accepted_ns:
+                    self._run_duration.observe((event.state,), max(time_ns - run.accepted_ns, 0) / 1e9)
+            case _:
+                self._note_shared(place, event, time_ns)
+
+    def _note_shared(self, place: Place, event: AnyEvent, time_ns: int) -> None:
+        """Of what runs share: money, rates, tools, executors."""
+        match event:
+            case BudgetReached():
+                self._thresholds.add((_scope_of(event), event.threshold))
             case StepDelayed(cause="limit"):
                 self._asked_ns.setdefault((place.run, event.step.workstream, event.step.attempt), time_ns)
                 while len(self._asked_ns) > ASKING_MAX:
@@ -313,12 +406,7 @@ class SchedulerMetrics:
             case ToolBreakerOpened():
                 self._opened.add((self._tools(event.tool),))
             case ExecutorTransitioned():
-                self._moves.add(
-                    (
-                        self._pools(event.pool),
-                        event.to_state,
-                    )
-                )
+                self._moves.add((self._pools(event.pool), event.to_state))
             case _:
                 pass
 
@@ -332,6 +420,40 @@ class SchedulerMetrics:
                 outcome,
             )
         )
+
+    def _spend(self, place: Place, attempt: Attempt, result: StepFinished | None) -> None:
+        """Of an attempt that closes, what it used; what its close does not tell may still come late, once."""
+        scheduled = attempt.scheduled
+        if result is not None:
+            self._used(scheduled.tool, result)
+        elif attempt.executor and scheduled.tool:
+            self._late_tools[_key(place)] = scheduled.tool
+            while len(self._late_tools) > CLOSED_MAX:
+                del self._late_tools[next(iter(self._late_tools))]
+        begun = result is not None or bool(attempt.executor)
+        known = result is not None and result.cost is not None and result.cost.basis != "unknown"
+        if scheduled.cap is not None and begun and not known:
+            self._unpriced.add((self._tools(scheduled.tool),))
+
+    def _used(self, tool: str, result: StepFinished) -> None:
+        if result.cost is None and result.usage is None:
+            return
+        labels = (self._tools(tool), self._model(tool, result.model))
+        if result.cost is not None:
+            self._cost.add((*labels, result.cost.basis), result.cost.nano_usd / 1e9)
+        if result.usage is not None:
+            for kind in _TOKENS:
+                self._tokens.add((*labels, kind), getattr(result.usage, f"{kind}_tokens"))
+
+    def _model(self, tool: str, model: str) -> str:
+        """The label of a model; the bound is on pairs, since a tool may name what it likes."""
+        if not model:
+            return "none"
+        return OTHER if self._models(f"{tool}\n{model}") == OTHER else model[:LABEL_CHARS_MAX]
+
+    def leads(self, leading: bool) -> None:
+        """The scheduler has taken the lease, or found that it no longer holds it."""
+        self._leadership.add(("leading" if leading else "standing_by",))
 
     def unreadable(self) -> None:
         """An entry cannot be read."""
@@ -370,6 +492,7 @@ class SchedulerMetrics:
                 *self._executors(scheduler),
                 *_pauses(scheduler),
                 *self._shared(scheduler),
+                *_run_budgets(scheduler),
             ]
 
         self._exposition.read(READ, reader)
@@ -497,6 +620,31 @@ def _delays(run: RunState) -> Iterator[str]:
             yield delayed.cause
     if run.line is not None and run.line.delayed is not None:
         yield run.line.delayed.cause
+
+
+def _key(place: Place) -> tuple[str, str, int]:
+    return place.run, place.workstream, place.attempt
+
+
+def _scope_of(event: BudgetReached) -> str:
+    """Whose budget it is."""
+    if event.day:
+        return "tool" if event.tool else "fleet"
+    return "workstream" if event.workstream else "run"
+
+
+def _run_budgets(scheduler: Folding) -> list[Reading]:
+    """Sums over live runs: which run it is of is the ledger's to tell."""
+    sums: Tally[tuple[str, str]] = Tally()
+    for run in scheduler.runs.values():
+        name = run_account(run.run)
+        budget, account = run.book.budgets.get(name), run.book.accounts.get(name) or Account()
+        limited = "no" if budget is None else "yes"
+        if budget is not None:
+            sums[limited, "limit"] += budget.limit_nano
+        sums[limited, "spent"] += account.spent_nano
+        sums[limited, "reserved"] += account.reserved_nano
+    return [(RUN_BUDGETS, key, sums[key] / 1e9) for key in _RUN_BUDGET_KEYS]
 
 
 def _pauses(scheduler: Folding) -> list[Reading]:

@@ -319,7 +319,7 @@ class Shell:
         attempt = attempt if place.kind == "attempt" else None
         scheduled = attempt.scheduled if attempt is not None else None
         if recorded.sequence > self._live_after:
-            self._metrics.folded(place, entry, recorded.time_ns, attempt)
+            self._metrics.folded(place, entry, recorded.time_ns, attempt, run)
         fleets.evolve(self.fleet, recorded.sequence, recorded.time_ns, place, entry, scheduled)
         if place.run == FLEET:
             return FLEET
@@ -631,6 +631,8 @@ class Shell:
         self._metrics.stood_still()
         self._ticked = time.monotonic()
         self._sightings.since_ns = self.clock.now_ns()
+        if self.leader:
+            self._metrics.leads(False)
         self.leader = False
         return True
 
@@ -653,6 +655,7 @@ class Shell:
             if leading != self.leader:
                 log.info("scheduler.leading" if leading else "scheduler.standing_by", name=self._name)
                 self.leader = leading
+                self._metrics.leads(leading)
                 if leading:
                     self._sightings.since_ns = self.clock.now_ns()
                     for run in (FLEET, *self.runs):

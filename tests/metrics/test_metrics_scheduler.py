@@ -10,11 +10,13 @@ from played_cluster import PlayedSteps, Told, until
 
 from services.events import (
     AttemptGranted,
+    BudgetReached,
     BudgetRequested,
     ExecutorTransitioned,
     FixInput,
     PauseRequested,
     Rate,
+    ResultRefused,
     RunFinished,
     Snapshot,
     StepCancelled,
@@ -24,12 +26,15 @@ from services.events import (
     StepScheduled,
     StepStarted,
     ToolBreakerOpened,
+    WorkstreamTransitioned,
 )
 from services.metrics import OTHER, Exposition
+from services.outcome import Cost, Usage
+from services.scheduler.budget import Budget, Draw, reserve, run_account, set_budget
 from services.scheduler.fleet import FLEET
 from services.scheduler.grants import SharedLimits
-from services.scheduler.metrics import POOLS_MAX, TOOLS_MAX, SchedulerMetrics
-from services.scheduler.state import Attempt
+from services.scheduler.metrics import MODELS_MAX, POOLS_MAX, TOOLS_MAX, SchedulerMetrics
+from services.scheduler.state import Attempt, RunState
 from services.wire import (
     Entry,
     Place,
@@ -71,6 +76,11 @@ async def test_counters_agree_with_the_log(cluster):
     assert told.value("swell_scheduler_queue_wait_seconds_count", pool="default") == waits == len(steps)
     assert told.by("swell_scheduler_fix_iterations_total", "step") == {("static",): 1}
     assert told.by("swell_scheduler_runs_finished_total", "state") == {("completed",): 1}
+    assert told.by("swell_scheduler_run_duration_seconds_count", "state") == {("completed",): 1}
+    moves = Counter((event.to_state,) for event in cluster.of(WorkstreamTransitioned))
+    assert moves["completed",] == 2
+    assert told.by("swell_scheduler_workstream_transitions_total", "state") == moves
+    assert told.by("swell_scheduler_leadership_changes_total", "to") == {("leading",): 1}
     kinds = Counter((type(event).__struct_config__.tag,) for _, event in cluster.events())
     assert told.by("swell_scheduler_events_folded_total", "kind") == kinds
     assert told.value("swell_scheduler_entries_folded_total") == len(cluster.server.events.messages)
@@ -311,3 +321,116 @@ def test_a_close_of_an_attempt_that_is_closed_already_counts_as_nothing_but_an_e
     told = Scrape(exposition.text())
     assert told.by("swell_scheduler_steps_closed_total", "step") == {}
     assert told.value("swell_scheduler_events_folded_total", kind="step_finished") == 1
+
+
+PLACE = Place("attempt", "r1", "ws-a", 1)
+LATE = msgspec.structs.replace(PLACE, kind="late")
+USAGE = Usage(input_tokens=100, cache_read_tokens=40, output_tokens=7)
+PAID = StepFinished(ok=True, cost=Cost(nano_usd=250_000_000, basis="reported"), usage=USAGE, model="m-1")
+
+
+def spent_by(tool, *closes, cap="enforced"):
+    """What is told after these (place, event) of an attempt that an executor had begun."""
+    exposition = Exposition("scheduler")
+    metrics = SchedulerMetrics(exposition)
+    attempt = close_of(tool)
+    attempt.executor = "e1"
+    attempt.scheduled = msgspec.structs.replace(attempt.scheduled, cap=cap)
+    for place, event in closes:
+        entry = Entry(id="i", run="r1", at_ns=0, by="x", events=[event])
+        metrics.folded(place, entry, 3, attempt if place.kind == "attempt" else None)
+    return Scrape(exposition.text())
+
+
+def test_an_attempt_counts_with_its_cost_and_tokens():
+    told = spent_by("claude", (PLACE, PAID))
+    assert told.by("swell_scheduler_cost_dollars_total", "tool", "model", "basis") == {
+        ("claude", "m-1", "reported"): 0.25
+    }
+    assert told.by("swell_scheduler_tokens_total", "tool", "model", "kind") == {
+        ("claude", "m-1", "input"): 100, ("claude", "m-1", "cache_read"): 40, ("claude", "m-1", "output"): 7,
+    }  # fmt: skip
+    assert told.by("swell_scheduler_unpriced_attempts_total") == {}
+
+
+@pytest.mark.parametrize("close", [StepLost(reason="no beat"), StepCancelled(reason="enough")])
+def test_what_is_learnt_after_the_close_counts_once(close):
+    late = (LATE, ResultRefused(executor="e1", boot="b", result=PAID))
+    told = spent_by("claude", (PLACE, close), late, late)
+    assert told.by("swell_scheduler_cost_dollars_total", "tool") == {("claude",): 0.25}
+    assert told.by("swell_scheduler_unpriced_attempts_total", "tool") == {("claude",): 1}
+
+
+def test_a_late_word_on_an_attempt_that_has_told_counts_as_nothing():
+    told = spent_by("claude", (PLACE, PAID), (LATE, ResultRefused(executor="e1", boot="b", result=PAID)))
+    assert told.by("swell_scheduler_cost_dollars_total", "tool") == {("claude",): 0.25}
+
+
+@pytest.mark.parametrize(
+    ("close", "cap", "unpriced"),
+    [
+        (StepFinished(ok=True), "soft", {("claude",): 1}),
+        (StepFinished(ok=True, cost=Cost(nano_usd=0, basis="unknown")), "soft", {("claude",): 1}),
+        (StepFinished(ok=True), None, {}),
+        (StepLost(reason="no beat"), None, {}),
+    ],
+)
+def test_a_tool_that_costs_and_does_not_tell_is_counted(close, cap, unpriced):
+    told = spent_by("claude", (PLACE, close), cap=cap)
+    assert told.by("swell_scheduler_unpriced_attempts_total", "tool") == unpriced
+
+
+def test_a_tool_cannot_make_series_without_end_by_naming_models():
+    exposition = Exposition("scheduler")
+    metrics = SchedulerMetrics(exposition)
+    for number in range(2 * MODELS_MAX):
+        paid = msgspec.structs.replace(PAID, model=f"m-{number}" if number else "")
+        metrics.folded(PLACE, Entry(id="i", run="r1", at_ns=0, by="x", events=[paid]), 3, close_of("claude"))
+    told = Scrape(exposition.text()).by("swell_scheduler_cost_dollars_total", "tool", "model")
+    assert len(told) == MODELS_MAX + 2
+    assert told["claude", "none"] == 0.25
+    assert told["claude", OTHER] == 0.25 * (MODELS_MAX - 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "scope"),
+    [
+        ({}, "run"), ({"workstream": "ws-a"}, "workstream"), ({"day": "2026-11-23"}, "fleet"),
+        ({"day": "2026-11-23", "tool": "claude"}, "tool"),
+    ],
+)  # fmt: skip
+def test_a_threshold_is_counted_by_whose_budget_it_is(fields, scope):
+    exposition = Exposition("scheduler")
+    reached = BudgetReached(threshold="warning", limit_nano=10, spent_nano=8, **fields)
+    entry = Entry(id="i", run="r1", at_ns=0, by="x", events=[reached])
+    SchedulerMetrics(exposition).folded(Place("run", "r1"), entry, 3, None)
+    told = Scrape(exposition.text())
+    assert told.by("swell_scheduler_budgets_reached_total", "scope", "threshold") == {(scope, "warning"): 1}
+
+
+async def test_budgets_of_runs_are_told_as_sums(cluster):
+    scheduler = cluster.scheduler()
+    await until(lambda: scheduler.part.caught_up)
+    for number in range(3):
+        run = RunState(run=f"r{number}")
+        account = run_account(run.run)
+        reserve(run.book, Draw(attempt="ws-a/1", accounts=(account,), cap_nano=2 * 10**9))
+        if number:
+            set_budget(run.book, account, Budget(limit_nano=5 * 10**9))
+        scheduler.part.runs[run.run] = run
+    told = await scheduler.scrape()
+    assert told.by("swell_scheduler_run_budget_dollars", "limited", "amount") == {
+        ("yes", "limit"): 10, ("yes", "reserved"): 4, ("no", "reserved"): 2,
+    }  # fmt: skip
+    scheduler.part.runs.clear()
+
+
+async def test_a_lease_that_changes_hands_is_counted(cluster):
+    scheduler = cluster.scheduler()
+    await until(lambda: scheduler.part.leader)
+    scheduler.part._ticked -= 3600
+    scheduler.part._stood_still()
+    await until(lambda: scheduler.part.leader)
+    told = await scheduler.scrape()
+    assert told.by("swell_scheduler_leadership_changes_total", "to") == {("leading",): 2, ("standing_by",): 1}
+    assert told.value("swell_scheduler_stood_still_total") == 1
