@@ -10,7 +10,7 @@ TESTS_AT_ONCE ?= 2
 KILLS ?= 1000
 EVENTS ?= 10000000
 
-.PHONY: help demo test check lint types proto soak bench bench-ledger tools-test lock
+.PHONY: help demo test check lint types proto soak bench bench-ledger tools-test metrics-test lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ bench-ledger: $(STAMP) ## Measure the ledger with EVENTS events in its log (10,0
 
 tools-test: $(STAMP) ## Install the real coding tools (pinned, cached) and drive them through Swell: TOOLS="claude codex" for some
 	$(BIN)/python -m tests.real_tools $(if $(TOOLS),--tools $(TOOLS))
+
+metrics-test: $(STAMP) ## Show dashboards and rules a real run: needs prometheus and promtool on PATH (Debian: apt-get install prometheus)
+	$(BIN)/python -m tests.deploy
 
 lock: ## Resolve the pinned versions anew (needs Python 3.13 with pip-tools as PYTHON: it needs the most)
 	$(PYTHON) -m piptools compile --quiet --extra dev --extra example --generate-hashes --strip-extras --allow-unsafe \

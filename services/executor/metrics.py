@@ -94,6 +94,8 @@ class ExecutorMetrics:
             self._claims.add((outcome,), 0)
         for step in get_args(Step):
             self._refused.add((step,), 0)
+            self._closed.add((step, "ok"), 0)
+            self._tool_s.add((step,), 0)
 
     @contextlib.contextmanager
     def claiming(self) -> Iterator[None]:

@@ -16,12 +16,14 @@ from typing import Final, Protocol, get_args
 
 from services.bus import BusError, RefusedError, StreamIdentity
 from services.events import (
+    TERMINAL_RUN,
     AnyEvent,
     AttemptGranted,
     BudgetReached,
     Delay,
     ExecutorState,
     ExecutorTransitioned,
+    FixLimit,
     FixLoopEnded,
     GateFlaked,
     MergeRefused,
@@ -36,6 +38,7 @@ from services.events import (
     StepLost,
     StepScheduled,
     StepStarted,
+    Strategy,
     ToolBreakerOpened,
     WorkstreamState,
     WorkstreamTransitioned,
@@ -51,6 +54,7 @@ from services.metrics import (
     Reading,
     Series,
 )
+from services.outcome import BudgetThreshold
 from services.scheduler.budget import Account, run_account
 from services.scheduler.fleet import ExecutorLife, Fleet
 from services.scheduler.grants import standing
@@ -291,9 +295,10 @@ class SchedulerMetrics:
         self._workstreams = counter(
             "swell_scheduler_workstream_transitions_total", "Moves of workstreams, by the state they went to.", "state"
         )
-        self._cost = counter(
-            "swell_scheduler_cost_dollars_total",
-            "What attempts have cost, by tool, model, and where the figure comes from.",
+        self._cost = counter("swell_scheduler_cost_dollars_total", "What attempts have cost, by tool.", "tool")
+        self._model_cost = counter(
+            "swell_scheduler_model_cost_dollars_total",
+            "The same by tool, model, and where the figure comes from.",
             "tool",
             "model",
             "basis",
@@ -322,16 +327,38 @@ class SchedulerMetrics:
             "How often this scheduler took the lease (leading) or found it lost (standing_by).",
             "to",
         )
-        for to in ("leading", "standing_by"):
-            self._leadership.add((to,), 0)
         self._stood_still = counter(
             "swell_scheduler_stood_still_total",
             "How often this scheduler found that it had stood still, and stepped back.",
         )
-        for outcome in ("stored", "refused", "unanswered"):
-            self._appends.add((outcome,), 0)
-        self._kinds: dict[type, tuple[str]] = {}
+        self._kinds: dict[type, tuple[str]] = {kind: (str(kind.__struct_config__.tag),) for kind in get_args(AnyEvent)}
+        self._begin_at_nothing()
         self._counted: dict[str, tuple[int, Tally[str]]] = {}
+
+    def _begin_at_nothing(self) -> None:
+        """Show what can be counted before it is: a rate does not see the first of what was not there before."""
+        for counter, values in (
+            (self._appends, ("stored", "refused", "unanswered")),
+            (self._leadership, ("leading", "standing_by")),
+            (self._scheduled, get_args(Step)),
+            (self._fixes, ("static", "runtime")),
+            (self._fix_ends, get_args(FixLimit)),
+            (self._recoveries, get_args(Strategy)),
+            (self._merges, ("conflict", "red", "error")),
+            (self._finished, sorted(TERMINAL_RUN)),
+            (self._workstreams, get_args(WorkstreamState)),
+        ):
+            for value in values:
+                counter.add((value,), 0)
+        for labels in self._kinds.values():
+            self._events.add(labels, 0)
+        for step in get_args(Step):
+            self._duration.begin((step,))
+        for state in sorted(TERMINAL_RUN):
+            self._run_duration.begin((state,))
+        for scope in ("run", "workstream", "tool", "fleet"):
+            for threshold in get_args(BudgetThreshold):
+                self._thresholds.add((scope, threshold), 0)
 
     # Told by the shell
 
@@ -342,10 +369,7 @@ class SchedulerMetrics:
         self._entries.add()
         for event in entry.events:
             kind = type(event)
-            labels = self._kinds.get(kind)
-            if labels is None:
-                labels = self._kinds[kind] = (str(kind.__struct_config__.tag),)
-            self._events.add(labels)
+            self._events.add(self._kinds[kind])
             if kind in _NOTED:
                 self._note(place, event, time_ns, attempt, run)
 
@@ -353,6 +377,13 @@ class SchedulerMetrics:
         match event:
             case StepScheduled():
                 self._scheduled.add((event.step,))
+                tool = self._tools(event.tool)
+                self._closed.add((event.step, tool, "ok"), 0)
+                if event.tool:
+                    self._opened.add((tool,), 0)
+                if event.cap is not None:
+                    self._cost.add((tool,), 0)
+                    self._unpriced.add((tool,), 0)
                 if event.step == "fix" and event.fix is not None:
                     self._fixes.add((event.fix.step,))
             case StepStarted() if attempt is not None and not attempt.started_ns:
@@ -369,9 +400,9 @@ class SchedulerMetrics:
                 self._close(attempt, "lost")
                 self._spend(place, attempt, None)
             case ResultRefused():
-                tool = self._late_tools.pop(_key(place), None)
-                if tool is not None:
-                    self._used(tool, event.result)
+                told_late = self._late_tools.pop(_key(place), None)
+                if told_late is not None:
+                    self._used(told_late, event.result)
             case WorkstreamTransitioned():
                 self._workstreams.add((event.to_state,))
             case FixLoopEnded():
@@ -395,6 +426,7 @@ class SchedulerMetrics:
             case BudgetReached():
                 self._thresholds.add((_scope_of(event), event.threshold))
             case StepDelayed(cause="limit"):
+                self._granted.add((self._tools(event.step.tool),), 0)
                 self._asked_ns.setdefault((place.run, event.step.workstream, event.step.attempt), time_ns)
                 while len(self._asked_ns) > ASKING_MAX:
                     del self._asked_ns[next(iter(self._asked_ns))]
@@ -440,7 +472,9 @@ class SchedulerMetrics:
             return
         labels = (self._tools(tool), self._model(tool, result.model))
         if result.cost is not None:
-            self._cost.add((*labels, result.cost.basis), result.cost.nano_usd / 1e9)
+            dollars = result.cost.nano_usd / 1e9
+            self._cost.add(labels[:1], dollars)
+            self._model_cost.add((*labels, result.cost.basis), dollars)
         if result.usage is not None:
             for kind in _TOKENS:
                 self._tokens.add((*labels, kind), getattr(result.usage, f"{kind}_tokens"))

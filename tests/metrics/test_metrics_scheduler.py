@@ -323,6 +323,29 @@ def test_a_close_of_an_attempt_that_is_closed_already_counts_as_nothing_but_an_e
     assert told.value("swell_scheduler_events_folded_total", kind="step_finished") == 1
 
 
+def test_what_may_be_counted_is_shown_before_it_is():
+    """A rate does not see the first of what was not there before."""
+    exposition = Exposition("scheduler")
+    metrics = SchedulerMetrics(exposition)
+    scheduled = msgspec.structs.replace(close_of("claude").scheduled, cap="soft")
+    entry = Entry(id="i", run="r1", at_ns=0, by="x", events=[scheduled])
+    metrics.folded(Place("run", "r1"), entry, 3, None)
+    told = Scrape(exposition.text())
+    assert told.value("swell_scheduler_steps_scheduled_total", step="edit") == 1
+    for name, labels in (
+        ("swell_scheduler_steps_closed_total", {"step": "edit", "tool": "claude", "outcome": "ok"}),
+        ("swell_scheduler_cost_dollars_total", {"tool": "claude"}),
+        ("swell_scheduler_unpriced_attempts_total", {"tool": "claude"}),
+        ("swell_scheduler_tool_breaker_opened_total", {"tool": "claude"}),
+        ("swell_scheduler_step_duration_seconds_count", {"step": "edit"}),
+        ("swell_scheduler_run_duration_seconds_count", {"state": "partial"}),
+        ("swell_scheduler_events_folded_total", {"kind": "step_lost"}),
+        ("swell_scheduler_budgets_reached_total", {"scope": "fleet", "threshold": "exceeded"}),
+        ("swell_scheduler_merges_refused_total", {"reason": "conflict"}),
+    ):
+        assert told.value(name, **labels) == 0
+
+
 PLACE = Place("attempt", "r1", "ws-a", 1)
 LATE = msgspec.structs.replace(PLACE, kind="late")
 USAGE = Usage(input_tokens=100, cache_read_tokens=40, output_tokens=7)
@@ -344,7 +367,8 @@ def spent_by(tool, *closes, cap="enforced"):
 
 def test_an_attempt_counts_with_its_cost_and_tokens():
     told = spent_by("claude", (PLACE, PAID))
-    assert told.by("swell_scheduler_cost_dollars_total", "tool", "model", "basis") == {
+    assert told.by("swell_scheduler_cost_dollars_total", "tool") == {("claude",): 0.25}
+    assert told.by("swell_scheduler_model_cost_dollars_total", "tool", "model", "basis") == {
         ("claude", "m-1", "reported"): 0.25
     }
     assert told.by("swell_scheduler_tokens_total", "tool", "model", "kind") == {
@@ -386,7 +410,9 @@ def test_a_tool_cannot_make_series_without_end_by_naming_models():
     for number in range(2 * MODELS_MAX):
         paid = msgspec.structs.replace(PAID, model=f"m-{number}" if number else "")
         metrics.folded(PLACE, Entry(id="i", run="r1", at_ns=0, by="x", events=[paid]), 3, close_of("claude"))
-    told = Scrape(exposition.text()).by("swell_scheduler_cost_dollars_total", "tool", "model")
+    scraped = Scrape(exposition.text())
+    assert scraped.by("swell_scheduler_cost_dollars_total", "tool") == {("claude",): 0.25 * 2 * MODELS_MAX}
+    told = scraped.by("swell_scheduler_model_cost_dollars_total", "tool", "model")
     assert len(told) == MODELS_MAX + 2
     assert told["claude", "none"] == 0.25
     assert told["claude", OTHER] == 0.25 * (MODELS_MAX - 1)
