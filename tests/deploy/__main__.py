@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import sys
 import tempfile
 import time
@@ -22,7 +23,7 @@ import msgspec
 
 from tests.deploy.prometheus import MissingError, Prometheus, QueryError, promtool
 from tests.deploy.shipped import CONFIG, DASHBOARDS, DOCUMENT, ROW, RULE_TESTS, RULES, Panel, filled, panels, rules
-from tests.deploy.work import limit, local_cluster, run_example, run_troubled, until
+from tests.deploy.work import Told, limit, local_cluster, run_example, run_troubled, told_by_ledger, until
 
 SERVICES: Final = ("scheduler", "executor", "ledger")
 VALUES: Final = {"__rate_interval": "15s", "__interval": "2s", "__range": "30m", "pool": ".*", "tool": ".*"}
@@ -37,7 +38,7 @@ MAY_BE_EMPTY: Final = {
 """Panels that show nothing of these runs, and why."""
 
 BEYOND_MAX: Final = 0.05
-"""What part of a histogram's observations may lie beyond its last bound, or all below its first."""
+"""What part of a histogram's observations may lie beyond its last bound."""
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -97,8 +98,10 @@ def _live(folder: Path) -> list[str]:
             run_example(cluster, folder)
             run_troubled(cluster, folder)
             time.sleep(SETTLE_S)
-            wrong = _scrapes(targets, folder, [run.run for run in cluster.client.list_runs()])
+            told = told_by_ledger(cluster)
+            wrong = _scrapes(targets, folder, told.runs)
             ended = time.time()
+            wrong += _agreement(prometheus, told, since, ended)
             wrong += _buckets(prometheus, since, ended)
             wrong += _rules(prometheus, since, ended)
             wrong += _exemplars(prometheus, since, ended)
@@ -120,6 +123,29 @@ def _scrapes(targets: dict[str, str], folder: Path, runs: list[str]) -> list[str
         wrong += [f"the scrape of {job} names the run {run}" for run in runs if run in text]
         if code or output:
             wrong.append(f"promtool check metrics on {job} ends with {code}: {output}")
+    return wrong
+
+
+def _agreement(prometheus: Prometheus, told: Told, since: float, ended: float) -> list[str]:
+    """Whether sums over all time are what the ledger has."""
+    rows, wrong = [], []
+    for what, expr, wanted in (
+        ("dollars", "sum(swell_scheduler_cost_dollars_total)", told.dollars),
+        ("dollars by model", "sum(swell_scheduler_model_cost_dollars_total)", told.dollars),
+        ("tokens", "sum(swell_scheduler_tokens_total)", told.tokens),
+        ("attempts closed", "sum(swell_scheduler_steps_closed_total)", told.closed),
+        ("attempts lost", 'sum(swell_scheduler_events_folded_total{kind="step_lost"})', told.lost),
+        ("runs ended", "sum(swell_scheduler_run_duration_seconds_count)", len(told.runs)),
+    ):
+        found = prometheus.over(expr, since, ended)[0].values[-1]
+        rows.append((what, f"{found:g}", f"{wanted:g}"))
+        if not math.isclose(found, wanted):
+            wrong.append(f"{what}: {found:g} in Prometheus, {wanted:g} in the ledger")
+    rows += [
+        (f"slowest scrape of {one.labels['job']}", f"{max(one.values):.3f} s", "")
+        for one in prometheus.over("max by (job) (scrape_duration_seconds)", since, ended)
+    ]
+    _print(("what", "Prometheus", "ledger"), rows)
     return wrong
 
 

@@ -9,9 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeVar
+
+import msgspec
 
 from examples.materialise import materialise
 from services.bundle import parse_bundles
@@ -82,6 +85,16 @@ class Local:
         return found
 
 
+class Told(msgspec.Struct, frozen=True):
+    """What the ledger has of all runs."""
+
+    runs: list[str]
+    dollars: float
+    tokens: int
+    closed: int
+    lost: int
+
+
 @contextlib.contextmanager
 def local_cluster(folder: Path) -> Iterator[Local]:
     """A cluster of its own, ended at the end."""
@@ -132,6 +145,24 @@ def run_troubled(cluster: Local, folder: Path) -> None:
     time.sleep(STILL_S)
     client.cancel_run(run, reason="what was to be seen was seen", actor=ACTOR)
     until(lambda: client.get_run(run).state == "cancelled", "the end of the run")
+
+
+def told_by_ledger(cluster: Local) -> Told:
+    """Sums over every event of every run."""
+    runs = [run.run for run in cluster.client.list_runs()]
+    events = [event for run in runs for event in cluster.client.list_events(run)]
+    results = [event.payload for event in events if event.kind == "step_finished"]
+    results += [event.payload["result"] for event in events if event.kind == "result_refused"]
+    kinds = Counter(event.kind for event in events)
+    return Told(
+        runs=runs,
+        dollars=sum(result["cost"]["nano_usd"] for result in results if "cost" in result) / 1e9,
+        tokens=sum(
+            count for result in results for name, count in result.get("usage", {}).items() if name.endswith("_tokens")
+        ),
+        closed=kinds["step_finished"] + kinds["step_lost"] + kinds["step_cancelled"],
+        lost=kinds["step_lost"],
+    )
 
 
 def _completed(client: Client, run: str) -> set[str]:
