@@ -63,6 +63,7 @@ COMMAND_ACK_WAIT_S = 5.0  # a claim takes milliseconds; one that died in between
 _WRONG_SEQUENCE = (10071, 10164)
 _NO_ROOM = (10023, 10028, 10047, 10077)  # insufficient resources, memory, storage; the store failed
 _TRY_LATER = (429, 503)
+_NO_MESSAGE = (10037, 10043, 10057)  # not found, not in the stream, could not be deleted because it is not there
 _REMEDY = "check the NATS server, its log and its disk; after a full disk it stores again only once restarted"
 _HEARTBEAT_S = 2.0
 _SILENCE_S = 6.0
@@ -406,6 +407,25 @@ class Bus:
         """The message at a sequence, or None when there is none."""
         answer = await self._api(f"STREAM.MSG.GET.{stream}", {"seq": sequence})
         return _message_of(answer, f"sequence {sequence}")
+
+    async def purge(self, subject: str, *, before: int) -> int:
+        """Remove what SWELL_EVENTS holds of a subject or wildcard before a sequence, for good; how many it was.
+
+        Raises BusUnavailableError, BusError when the server does not allow it.
+        """
+        answer = await self._api(f"STREAM.PURGE.{EVENTS}", {"filter": subject, "seq": before})
+        if "error" in answer:
+            raise _not_purged(f"{subject} before {before}", answer)
+        return int(answer.get("purged", 0))
+
+    async def erase(self, sequence: int) -> bool:
+        """Remove one message of SWELL_EVENTS for good; whether it was there. Raises as `purge`."""
+        answer = await self._api(f"STREAM.MSG.DELETE.{EVENTS}", {"seq": sequence, "no_erase": True})
+        if "error" not in answer:
+            return True
+        if answer["error"].get("err_code") in _NO_MESSAGE:
+            return False
+        raise _not_purged(f"sequence {sequence}", answer)
 
     async def command(self, subject: str, data: bytes) -> bool:
         """Publish a command unless its subject holds one already. Commands carry no message id: they may be re-issued."""
@@ -1041,6 +1061,13 @@ UNSET: dict[str, tuple[str, ...]] = dict.fromkeys(
     ("max_msgs", "max_bytes", "max_msgs_per_subject", "persist_mode", "sources", "mirror", "subject_transform"),
 )
 """What must not be set on a stream whose acknowledged messages have to be there for ever."""
+
+
+def _not_purged(what: str, answer: Mapping[str, Any]) -> BusError:
+    return BusError(
+        f"{what} cannot be removed ({answer['error'].get('description')}): "
+        f"allow purging and deleting in stream {EVENTS} on the NATS server"
+    )
 
 
 def _numbers(reply: str) -> tuple[int, int, int, int]:

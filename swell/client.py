@@ -18,6 +18,8 @@ from swell.errors import SwellError
 from swell.values import (
     Adjustment,
     Answer,
+    ArchiveProgress,
+    ArchiveResult,
     Artifact,
     Attempt,
     Budget,
@@ -30,6 +32,7 @@ from swell.values import (
     Fleet,
     FleetPause,
     Header,
+    LedgerCopy,
     LedgerStatus,
     Patch,
     PatchMove,
@@ -646,6 +649,60 @@ class Client:
                     raise self._error(error) from error
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, 1.0)
+
+    # Archive, backup and restore
+
+    def archive_ledger(
+        self, older_than_days: int, *, purge: bool = False, dry_run: bool = False
+    ) -> Iterator[ArchiveProgress | ArchiveResult]:
+        """Archive what is over and older than so many days; with `purge` it leaves the log, too. Progress, then one result."""
+        request = self._ledger_pb2.ArchiveLedgerRequest(older_than_days=older_than_days, purge=purge, dry_run=dry_run)
+        call = self._ledger.ArchiveLedger(request, timeout=VERIFY_TIMEOUT_S, metadata=self._metadata)
+        try:
+            for answer in call:
+                match answer.WhichOneof("said"):
+                    case "progress":
+                        yield _plain(answer.progress, ArchiveProgress)
+                    case "result":
+                        yield _plain(answer.result, ArchiveResult)
+                    case _:
+                        continue
+        except self._grpc.RpcError as error:
+            raise self._error(error) from error
+        finally:
+            call.cancel()
+
+    def backup_ledger(self) -> Iterator[LedgerCopy | bytes]:
+        """A copy of the ledger's file: what it is, its bytes, and at last what it is with its SHA-256."""
+        request = self._ledger_pb2.BackupLedgerRequest()
+        call = self._ledger.BackupLedger(request, timeout=VERIFY_TIMEOUT_S, metadata=self._metadata)
+        try:
+            for answer in call:
+                if answer.WhichOneof("said") == "chunk":
+                    yield answer.chunk
+                else:
+                    yield _plain(answer.copy, LedgerCopy)
+        except self._grpc.RpcError as error:
+            raise self._error(error) from error
+        finally:
+            call.cancel()
+
+    def restore_ledger(
+        self, chunks: Iterable[bytes], *, size_bytes: int, sha256: str, reason: str
+    ) -> tuple[LedgerCopy, int]:
+        """Send a file that takes the place of the ledger's; what it is, and the end of the log."""
+        message, header = self._ledger_pb2.RestoreLedgerRequest, self._ledger_pb2.RestoreHeader
+
+        def parts() -> Iterator[Any]:
+            yield message(header=header(size_bytes=size_bytes, sha256=sha256, reason=reason))
+            for chunk in chunks:
+                yield message(chunk=chunk)
+
+        try:
+            answer = self._ledger.RestoreLedger(parts(), timeout=VERIFY_TIMEOUT_S, metadata=self._metadata)
+        except self._grpc.RpcError as error:
+            raise self._error(error) from error
+        return _plain(answer.copy, LedgerCopy), int(answer.stream_last)
 
     def _error(self, error: grpc.RpcError) -> SwellError:
         """The status of a call as our error: its ErrorInfo gives reason and remedy."""

@@ -14,6 +14,7 @@ from swell.follow import review_commands
 from swell.listing import attempt_lines, require_workstream, when, write_diff
 from swell.text import columns, duration, one_line, size
 from swell.values import (
+    ArchiveResult,
     Budget,
     Difference,
     Fleet,
@@ -265,6 +266,23 @@ class LedgerState(msgspec.Struct, frozen=True):
             f"  absorbs   {now.events_per_s:.0f} events a second",
             f"  runs for  {duration(max(time.time_ns() - now.started_ns, 0) / 1e9)}",
         ]
+
+
+def archived_lines(result: ArchiveResult, *, dry_run: bool) -> list[str]:
+    """What came of archiving."""
+    if dry_run:
+        lines = [
+            f"would archive {result.entries} entries, the end of {result.runs} runs, behind position {result.archived_to}"
+        ]
+    else:
+        made = f"{result.entries} entries, the end of {result.runs} runs, in {result.segments} segments of {size(result.size_bytes)}"
+        lines = [f"archived up to position {result.archived_to}: {made}, {duration(result.wall_s)}"]
+    if result.purged_runs or result.kept_runs:
+        kept = f"; {result.kept_runs} stay in the log for now: {result.kept_why}" if result.kept_runs else ""
+        lines.append(f"  removed from the log: {result.purged_entries} entries of {result.purged_runs} runs{kept}")
+    if result.held_by:
+        lines.append(f"  the archive ends there because run {result.held_by} {result.why}")
+    return lines
 
 
 def difference_line(found: Difference) -> str:

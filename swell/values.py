@@ -477,6 +477,41 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     folded: str
 
 
+class ArchiveProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far archiving is: up to `position` of `end`, or (purging) so many runs of so many."""
+
+    phase: str
+    position: int
+    end: int
+
+
+class ArchiveResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of archiving; `held_by` is the run that stops the archive at `archived_to` and `why`, empty if nothing does."""
+
+    archived_to: int
+    segments: int
+    entries: int
+    runs: int
+    size_bytes: int
+    purged_runs: int
+    purged_entries: int
+    kept_runs: int
+    kept_why: str
+    held_by: str
+    why: str
+    wall_s: float
+
+
+class LedgerCopy(msgspec.Struct, frozen=True, kw_only=True):
+    """A copy of the ledger's file: the tables as of `position`, where the chain has this hash."""
+
+    position: int
+    hash: str
+    stream_created_ns: int
+    size_bytes: int
+    sha256: str
+
+
 class VerifyResult(msgspec.Struct, frozen=True, kw_only=True):
     """What came of a verification; `chain_broken_at` is 0 when the chain of hashes holds."""
 

@@ -92,6 +92,9 @@ class _Stream:
         gone = self.messages.pop(sequence, None)
         if gone is not None and self.by_subject.get(gone.subject) == sequence:
             del self.by_subject[gone.subject]
+            left = max((s for s, message in self.messages.items() if message.subject == gone.subject), default=0)
+            if left:
+                self.by_subject[gone.subject] = left
 
     def newest(self, subject: str) -> Recorded | None:
         self.expire()
@@ -289,6 +292,20 @@ class MemoryBus:
         kept = self.server.stream(stream)
         kept.expire()
         return kept.messages.get(sequence)
+
+    async def purge(self, subject: str, *, before: int) -> int:
+        await self._turn()
+        kept = self.server.events
+        gone = [s for s, message in kept.messages.items() if s < before and matches(subject, message.subject)]
+        for sequence in gone:
+            kept.remove(sequence)
+        return len(gone)
+
+    async def erase(self, sequence: int) -> bool:
+        await self._turn()
+        there = sequence in self.server.events.messages
+        self.server.events.remove(sequence)
+        return there
 
     async def follow(
         self, after: int, *, linger_s: float = 0.0, batch_max: int = 2000, stream: str = EVENTS, subject: str = ">"

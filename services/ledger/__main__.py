@@ -22,8 +22,12 @@ from services import telemetry
 from services.bus import Bus, BusError
 from services.config import ConfigError, load
 from services.ledger.absorb import Absorber
+from services.ledger.archive import Archivist
 from services.ledger.config import PREFIX, LedgerConfig
+from services.ledger.copying import Copies, remove_left
+from services.ledger.history import History
 from services.ledger.metrics import LedgerMetrics
+from services.ledger.segment import Archive
 from services.ledger.server import SERVICE, LedgerServer
 from services.ledger.store import Store, StoreDamagedError, StoreError
 from services.ledger.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
@@ -65,9 +69,12 @@ async def run(config: LedgerConfig) -> None:
             aside_max=config.aside_max,
         )
         open_things.callback(store.close)
+        await asyncio.to_thread(remove_left, config.file)
         bus = await Bus.connect(config.bus, name="swell-ledger")
         open_things.push_async_callback(bus.close)
         await bus.ensure_streams()
+        archive = None if config.archive is None else Archive(config.archive)
+        history = History(archive, missing_up_to=config.missing_up_to)
         absorber = Absorber(
             store,
             bus,
@@ -76,6 +83,7 @@ async def run(config: LedgerConfig) -> None:
             watch_backlog=config.watch_backlog,
             lag_max=config.live_lag_max,
             metrics=metrics,
+            history=history,
         )
         await absorber.verify()
         metrics.read(absorber, store)
@@ -92,28 +100,58 @@ async def run(config: LedgerConfig) -> None:
             batch_max=config.batch_max,
             memory_limit_mb=config.memory_limit_mb,
             query_timeout_s=config.query_timeout_s,
+            history=history,
         )
         open_things.push_async_callback(verifier.close)
+        archivist = None if archive is None else _archivist(config, store, absorber, bus, archive, verifier, metrics)
         answers = LedgerServer(
             store,
             absorber,
             bus.objects,
             bus,
             verifier,
+            archivist=archivist,
+            copies=Copies(store, bus),
             heartbeat_s=config.heartbeat_s,
             artifact_bytes_max=config.artifact_bytes_max,
             started_ns=started_ns,
         )
         add_LedgerServiceServicer_to_server(answers, server)  # type: ignore[no-untyped-call]  # generated code
-        await _serve(config, server, absorber, stop, metrics_port)
+        await _serve(config, server, absorber, stop, metrics_port, archivist)
         if store.condemned:
             raise StoreDamagedError(
                 f"{store.file} is condemned: {store.condemned}. Start the ledger again: it rebuilds it"
             )
 
 
+def _archivist(
+    config: LedgerConfig,
+    store: Store,
+    absorber: Absorber,
+    bus: Bus,
+    archive: Archive,
+    verifier: Verifier,
+    metrics: LedgerMetrics,
+) -> Archivist:
+    return Archivist(
+        store,
+        absorber,
+        bus,
+        archive,
+        after_days=config.archive_after_days,
+        purge=config.purge_archived,
+        is_verifying=lambda: verifier.running,
+        metrics=metrics,
+    )
+
+
 async def _serve(
-    config: LedgerConfig, server: grpc.aio.Server, absorber: Absorber, stop: asyncio.Event, metrics_port: int
+    config: LedgerConfig,
+    server: grpc.aio.Server,
+    absorber: Absorber,
+    stop: asyncio.Event,
+    metrics_port: int,
+    archivist: Archivist | None,
 ) -> None:
     """Absorb and answer until `stop`, until the file is condemned, or until absorbing fails."""
     health = Health([SERVICE])
@@ -123,6 +161,7 @@ async def _serve(
     stopping = asyncio.create_task(stop.wait())
     condemned = asyncio.create_task(absorber.condemned.wait())
     working = {absorbing, measuring, stopping, condemned}
+    archiving = set() if archivist is None else {asyncio.create_task(archivist.run())}
     try:
         if config.ready_file is not None:
             announce(config.ready_file, port, metrics_port)
@@ -131,7 +170,7 @@ async def _serve(
     finally:
         await health.leave()
         ended = [task for task in (absorbing, measuring) if task.done()]
-        await _end(working)
+        await _end(working | archiving)
         absorber.close()
         if config.ready_file is not None:
             config.ready_file.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ import structlog
 
 from services.bus import BusError, Recorded, StreamIdentity
 from services.ledger import queries
+from services.ledger.history import History
 from services.ledger.metrics import LedgerMetrics
 from services.ledger.projector import Batch, Projector
 from services.ledger.queries import EntryEvents
@@ -149,12 +150,14 @@ class Absorber:
         watch_backlog: int = 10_000,
         lag_max: int = 1000,
         metrics: LedgerMetrics | None = None,
+        history: History | None = None,
     ) -> None:
         """`linger_s` is how long a batch is let fill; `batch_max`, `watch_backlog` and `lag_max` count entries.
 
         Up to `lag_max` entries behind the log the ledger is caught up. `metrics` are told of commits; by default nobody
-        reads them.
+        reads them. `history` knows the archive; by default there is none, and the stream must be whole.
         """
+        self._history = history or History()
         self._metrics = metrics or LedgerMetrics(Exposition("ledger"))
         self._store = store
         self._log = event_log
@@ -174,6 +177,11 @@ class Absorber:
         self.entries = 0
         self.events = 0
         self.commits = 0
+
+    @property
+    def log(self) -> EventLog:
+        """What is absorbed."""
+        return self._log
 
     @property
     def lag(self) -> int:
@@ -241,7 +249,8 @@ class Absorber:
     async def verify(self) -> None:
         """Check once, before `run`, that the file and the log belong together, and how far it has to catch up.
 
-        Raises services.ledger.store.LedgerMismatchError, services.bus.BusError.
+        Raises services.ledger.store.LedgerMismatchError, services.ledger.segment.ArchiveError,
+        services.ledger.history.LogGapError, services.bus.BusError.
         """
         identity = await self._log.identity()
         self.stream_last = identity.last
@@ -249,11 +258,12 @@ class Absorber:
         self._store.verify(identity, at_tip)
         if self._store.stream_created_ns == 0:
             self._store.bind(identity.created_ns)
-        if self.position + 1 < identity.first:
-            log.warning("ledger.purged", position=self.position, first=identity.first)
+        await self._history.load(identity.created_ns)
+        newest = await self._log.last(ALL_EVENTS)  # the stream's own end may be purged
+        end = max(0 if newest is None else newest.sequence, self._history.archived)
+        self._history.check_end(max(end, self.position), identity.last)
         if self._store.made_anew or self.lag > self._lag_max:
-            newest = await self._log.last(ALL_EVENTS)  # the stream's own end may be purged
-            self._catch_up_to = 0 if newest is None else newest.sequence
+            self._catch_up_to = end
 
     async def look(self) -> None:
         """Look after the file, and bring `stream_last` up to date; leave it when the log cannot be reached."""
@@ -266,7 +276,11 @@ class Absorber:
     async def run(self) -> None:
         """Absorb until cancelled. Raises services.ledger.store.StoreError; the process should end then."""
         self._marks.append((time.monotonic(), self.entries, self.events))
-        following = self._log.follow(self.position, linger_s=self._linger_s, batch_max=self._batch_max)
+        following = self._history.batches(
+            self._store.stream_created_ns,
+            lambda: self._store.tip,
+            lambda after: self._log.follow(after, linger_s=self._linger_s, batch_max=self._batch_max),
+        )
         async with aclosing(following) as batches:  # type: ignore[type-var]  # an async generator, typed as an iterator
             async for records in batches:
                 started = time.monotonic()

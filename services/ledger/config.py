@@ -24,6 +24,10 @@ class LedgerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     `ready_file`: where {"port": …, "pid": …} is written once calls are answered, with "metrics_port" if there is one,
     and removed at the end; after a kill it is stale until the next start, so compare `pid`. Default none.
     `metrics_address`: where Prometheus finds /metrics, host:port, port 0 for any; loopback only. Default "": nowhere.
+    `archive`: the folder of the archive; every replica reads the same one, or a copy. Default none.
+    `archive_after_days`: what is over and older than that is archived without being asked, days. Default 0: only by command.
+    `purge_archived`: what was so archived and verified also leaves the log (docs/retention.md). Default false.
+    `missing_up_to`: up to that position entries may be missing for good: the ledger goes on without them. Default 0: none may.
     `linger_s`: how long a batch is let fill before it is committed, seconds. Default 0.05.
     `batch_max`: entries of one commit at most; a ledger that is behind is faster in large ones. Default 5,000.
     `memory_limit_mb`: DuckDB's memory, megabytes. Default 256.
@@ -48,6 +52,10 @@ class LedgerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     token_file: Path | None = None
     ready_file: Path | None = None
     metrics_address: str = ""
+    archive: Path | None = None
+    archive_after_days: Annotated[int, Meta(ge=0, le=36_500)] = 0
+    purge_archived: bool = False
+    missing_up_to: Annotated[int, Meta(ge=0)] = 0
     linger_s: Annotated[float, Meta(ge=0, le=5)] = 0.05
     batch_max: Annotated[int, Meta(ge=1, le=100_000)] = 5000
     memory_limit_mb: Annotated[int, Meta(ge=32)] = 256

@@ -21,8 +21,14 @@ WATCHES = Series("swell_ledger_watches", "gauge", "Watches under way.")
 ENTRIES = Series("swell_ledger_entries_folded_total", "counter", "Entries committed, a replay's among them.")
 EVENTS = Series("swell_ledger_events_folded_total", "counter", "Events in the entries committed.")
 
+ARCHIVE_POSITION = Series("swell_ledger_archive_position", "gauge", "The position up to which the log is archived.")
+ARCHIVE_BYTES = Series("swell_ledger_archive_bytes", "gauge", "Size of the archive's segments.")
+ARCHIVE_FAILING = Series("swell_ledger_archive_failing", "gauge", "1 if the last attempt to archive or purge failed.")
+PURGED_RUNS = Series("swell_ledger_purged_runs_total", "counter", "Archived runs that were removed from the stream.")
+
 READ: Final = (
     POSITION, LAG, CAUGHT_UP, REBUILDING, PROGRESS, CONDEMNED, ASIDE, FILE_BYTES, WATCHES, ENTRIES, EVENTS,
+    ARCHIVE_POSITION, ARCHIVE_BYTES, ARCHIVE_FAILING, PURGED_RUNS,
 )  # fmt: skip
 
 
@@ -74,6 +80,8 @@ class LedgerMetrics:
     def __init__(self, exposition: Exposition) -> None:
         """Declare the histograms in `exposition`."""
         self._exposition = exposition
+        self._archive_position = self._archive_bytes = self._purged_runs = 0
+        self._archive_failing = False
         self._fold_s = exposition.histogram(
             "swell_ledger_fold_duration_seconds", "How long batches took to be folded.", buckets=COMMIT_BUCKETS_S
         )
@@ -94,6 +102,18 @@ class LedgerMetrics:
         if delay_s is not None:
             self._delay_s.observe((), max(delay_s, 0.0))
 
+    def archived(self, position: int, size_bytes: int) -> None:
+        """The archive reaches that far."""
+        self._archive_position, self._archive_bytes = position, size_bytes
+
+    def archiving(self, *, failed: bool) -> None:
+        """An attempt to archive has ended."""
+        self._archive_failing = failed
+
+    def purged(self, runs: int) -> None:
+        """So many more runs have left the stream."""
+        self._purged_runs += runs
+
     def read(self, absorber: Absorbing, store: Stored) -> None:
         """Have the gauges read from now on."""
 
@@ -111,6 +131,10 @@ class LedgerMetrics:
                 (WATCHES, (), absorber.watches),
                 (ENTRIES, (), absorber.entries),
                 (EVENTS, (), absorber.events),
+                (ARCHIVE_POSITION, (), self._archive_position),
+                (ARCHIVE_BYTES, (), self._archive_bytes),
+                (ARCHIVE_FAILING, (), self._archive_failing),
+                (PURGED_RUNS, (), self._purged_runs),
             ]
 
         self._exposition.read(READ, reader)

@@ -6,9 +6,10 @@ level with the absorber and joins the live commits in that same instant, so noth
 
 # ruff: noqa: N802, ARG002 - the names and arguments of the methods are those of the generated base class
 import asyncio
+import contextlib
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any, Protocol, TypeVar
 
@@ -19,11 +20,14 @@ from services import events
 from services.bus import BusError, BusUnavailableError, ObjectMissingError
 from services.ledger import queries
 from services.ledger.absorb import Absorber, WatchEndedError, WatchOverflowError
+from services.ledger.archive import Archivist, Outcome
+from services.ledger.copying import Copied, Copies, CopyBusyError
 from services.ledger.pages import cursor_of, page_size, token_of
 from services.ledger.patches import PatchRow
 from services.ledger.projector import VERSION, AttemptRow, RunRow, WorkstreamRow
 from services.ledger.queries import EntryEvents, EventRecord
-from services.ledger.store import QueryTooSlowError, Store, StoreDamagedError
+from services.ledger.segment import ArchiveBusyError, ArchiveError
+from services.ledger.store import QueryTooSlowError, Store, StoreDamagedError, StoreError
 from services.ledger.v1 import ledger_pb2 as pb
 from services.ledger.v1 import ledger_pb2_grpc
 from services.ledger.verify import Difference, Progress, Result, Verifier, VerifyBusyError, VerifyError
@@ -37,6 +41,7 @@ CHUNK_BYTES = 1024 * 1024
 ANSWER_BYTES = 3 * 1024 * 1024
 KINDS_MAX = 64
 DIFFERENCES_MAX = 1000
+DAYS_MAX = 36_500
 REASON_CHARACTERS_MAX = 500
 LIVE_BYTES_MAX = 64 * 1024
 NAME_CHARACTERS_MAX = 512
@@ -94,11 +99,15 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         live: LiveOutput,
         verifier: Verifier,
         *,
+        archivist: Archivist | None = None,
+        copies: Copies | None = None,
         heartbeat_s: float = 15.0,
         artifact_bytes_max: int = 1024**3,
         started_ns: int = 0,
     ) -> None:
-        """Serve what `store` holds and `absorber` commits."""
+        """Serve what `store` holds and `absorber` commits. Without an `archivist` there is no archive."""
+        self._archivist = archivist
+        self._copies = copies or Copies(store, absorber.log)
         self._store = store
         self._absorber = absorber
         self._objects = objects
@@ -346,11 +355,7 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         """Progress, the first differences, and what came of it."""
         most = _differences_max(request.differences_max)
         if self._absorber.catching_up:
-            raise RpcError(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                "LEDGER_BEHIND",
-                "the ledger is not whole yet: verify it once GetStatus says caught_up",
-            )
+            raise _not_whole("verify it")
         told = 0
         try:
             async with aclosing(self._verifier.verify()) as saying:
@@ -398,6 +403,82 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         answer = pb.RebuildLedgerResponse(position=self._absorber.position, stream_last=self._absorber.stream_last)
         self._absorber.condemn(f"a rebuild was asked for: {request.reason or 'no reason given'}")
         return answer
+
+    async def ArchiveLedger(
+        self, request: pb.ArchiveLedgerRequest, context: Any
+    ) -> AsyncIterator[pb.ArchiveLedgerResponse]:
+        """Progress, and what came of it."""
+        if not 0 <= request.older_than_days <= DAYS_MAX:
+            raise invalid("older_than_days", f"{request.older_than_days} cannot be used: give 0 to {DAYS_MAX}")
+        if self._archivist is None:
+            raise RpcError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "NO_ARCHIVE",
+                "this ledger has no archive: set `archive` in its settings to a folder, and start it again",
+            )
+        if self._absorber.catching_up:
+            raise _not_whole("archive it")
+        working = self._archivist.work(request.older_than_days, purge=request.purge, dry_run=request.dry_run)
+        with self._copy_errors():
+            async with aclosing(working) as saying:
+                async for said in saying:
+                    match said:
+                        case Outcome():
+                            told = pb.ArchiveResult(**_said(said, _ARCHIVED_FIELDS))
+                            yield pb.ArchiveLedgerResponse(result=told)
+                        case _:
+                            yield pb.ArchiveLedgerResponse(
+                                progress=pb.ArchiveProgress(phase=said.phase, position=said.position, end=said.end)
+                            )
+
+    async def BackupLedger(
+        self, request: pb.BackupLedgerRequest, context: Any
+    ) -> AsyncIterator[pb.BackupLedgerResponse]:
+        """What the copy is, its bytes, and what it is with its digest."""
+        with self._copy_errors():
+            async with aclosing(self._copies.backup()) as copying:
+                async for said in copying:
+                    if isinstance(said, bytes):
+                        yield pb.BackupLedgerResponse(chunk=said)
+                    else:
+                        yield pb.BackupLedgerResponse(copy=_copy(said))
+
+    async def RestoreLedger(
+        self, request_iterator: AsyncIterator[pb.RestoreLedgerRequest], context: Any
+    ) -> pb.RestoreLedgerResponse:
+        """Take a file, and condemn the present one; whoever started this process starts it again."""
+        parts = aiter(request_iterator)
+        first = await anext(parts, None)
+        if first is None or first.WhichOneof("part") != "header":
+            raise invalid("part", "send the header first, then the file")
+        header = first.header
+        _matching(_DIGEST, "sha256", header.sha256, "give the SHA-256 of the file as 64 lower-case hex digits")
+        if header.size_bytes <= 0:
+            raise invalid("size_bytes", f"{header.size_bytes} cannot be the size of a file")
+        if len(header.reason) > REASON_CHARACTERS_MAX:
+            raise invalid(
+                "reason", f"{len(header.reason)} characters are too many: use at most {REASON_CHARACTERS_MAX}"
+            )
+        with self._copy_errors():
+            copied = await self._copies.restore(header.sha256, header.size_bytes, _chunks(parts))
+        answer = pb.RestoreLedgerResponse(copy=_copy(copied), stream_last=self._absorber.stream_last)
+        self._absorber.condemn(f"a restore was asked for: {header.reason or 'no reason given'}")
+        return answer
+
+    @contextlib.contextmanager
+    def _copy_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (ArchiveBusyError, CopyBusyError) as error:
+            raise RpcError(grpc.StatusCode.ABORTED, "BUSY", str(error)) from error
+        except StoreDamagedError as error:
+            self._absorber.condemn(str(error))
+            raise _damaged(error) from error
+        except StoreError as error:
+            reason = "ARCHIVE_UNUSABLE" if isinstance(error, ArchiveError) else "COPY_IMPOSSIBLE"
+            raise RpcError(grpc.StatusCode.FAILED_PRECONDITION, reason, str(error)) from error
+        except BusError as error:
+            raise RpcError(grpc.StatusCode.UNAVAILABLE, "BUS_UNAVAILABLE", str(error)) from error
 
     async def WatchEvents(self, request: pb.WatchEventsRequest, context: Any) -> AsyncIterator[pb.WatchEventsResponse]:
         """Entries after a position, stored and then live; a message without events says how far the watch has come."""
@@ -596,6 +677,8 @@ _MOVE_FIELDS = _fields(pb.PatchMove, "index")
 _PROGRESS_FIELDS = _fields(pb.VerifyProgress)
 _DIFFERENCE_FIELDS = _fields(pb.Difference)
 _RESULT_FIELDS = _fields(pb.VerifyResult, "hash")
+_ARCHIVED_FIELDS = _fields(pb.ArchiveResult)
+_COPY_FIELDS = _fields(pb.LedgerCopy, "hash")
 
 
 def _no_run(run: str) -> RpcError:
@@ -604,6 +687,23 @@ def _no_run(run: str) -> RpcError:
         "RUN_NOT_FOUND",
         f"no run {run} is recorded: check the id with ListRuns; a run just submitted appears within moments",
         {"run": run},
+    )
+
+
+def _copy(copied: Copied) -> pb.LedgerCopy:
+    return pb.LedgerCopy(hash=copied.hash.hex(), **_said(copied, _COPY_FIELDS))
+
+
+async def _chunks(parts: AsyncIterator[pb.RestoreLedgerRequest]) -> AsyncIterator[bytes]:
+    async for part in parts:
+        yield part.chunk
+
+
+def _not_whole(what: str) -> RpcError:
+    return RpcError(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "LEDGER_BEHIND",
+        f"the ledger is not whole yet: {what} once GetStatus says caught_up",
     )
 
 

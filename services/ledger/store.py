@@ -16,6 +16,7 @@ import os
 import queue
 import re
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -47,6 +48,7 @@ JOURNAL_LIMIT = "64MB"
 absorbed, and is replayed within a second after a kill."""
 
 _SCHEMA = Path(__file__).with_name("schema.sql")
+_ALL_COLUMNS = "SELECT table_name, column_name, data_type FROM duckdb_columns() WHERE NOT internal ORDER BY table_name, column_index"
 _CLOSED_STATES = "('finished', 'cancelled', 'lost')"
 _CURRENT_PATCHES = (
     "patches WHERE run = ? AND (workstream, attempt) IN (SELECT workstream, patch FROM workstreams WHERE run = ?)"
@@ -163,6 +165,7 @@ class Store:
         self.made_anew = made_anew
         self.condemned = ""
         self._lock = lock
+        self._committing = threading.Lock()
         self._inode = file.stat().st_ino
         self._connection = connection
         self._query_timeout_s = query_timeout_s
@@ -218,6 +221,7 @@ class Store:
         }
         try:
             remove_scratch(file)
+            _take_restored(file, aside_max)
             reason = _unusable(file)
             if reason:
                 _move_aside(file, reason, aside_max)
@@ -295,10 +299,16 @@ class Store:
     def size_bytes(self) -> int:
         """The size of the file and its journal."""
         total = 0
-        for part in (self.file, _journal(self.file)):
+        for part in (self.file, journal_of(self.file)):
             with contextlib.suppress(OSError):
                 total += part.stat().st_size
         return total
+
+    def journal_bytes(self) -> int:
+        """The size of the journal between two commits: so much of it is whole. Blocks for one commit at most."""
+        with self._committing, contextlib.suppress(FileNotFoundError):
+            return journal_of(self.file).stat().st_size
+        return 0
 
     @property
     def aside_files(self) -> int:
@@ -371,6 +381,13 @@ class Store:
             "pauses": [msgspec.structs.astuple(row) for row in batch.pauses or ()],
             "waves": [msgspec.structs.astuple(row) for row in batch.waves],
         }
+        with self._committing:
+            self._commit(batch, rows)
+        self.tip = batch.tip
+        for row in batch.runs:
+            self._runs.add(row.run)
+
+    def _commit(self, batch: Batch, rows: dict[str, Sequence[Sequence[object]]]) -> None:
         try:
             self._connection.begin()
             if batch.pauses is not None:
@@ -389,9 +406,6 @@ class Store:
             with contextlib.suppress(duckdb.Error):
                 self._connection.rollback()
             self._fail(error, writing=True)
-        self.tip = batch.tip
-        for row in batch.runs:
-            self._runs.add(row.run)
 
     # What the fold needs back
 
@@ -517,6 +531,72 @@ def _check_tables(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute(f"SELECT * FROM {table} LIMIT 1").fetchall()  # noqa: S608 - constants
 
 
+class Seal(msgspec.Struct, frozen=True):
+    """What a closed file is: folded from which stream, up to which entry, and the hash before that."""
+
+    stream_created_ns: int
+    tip: Tip
+    hash_before: bytes
+
+
+def seal(file: Path, *, memory_limit_mb: int = 256) -> Seal:
+    """Merge the journal of a file that nobody has open into it, and check that it is one of ours. Blocks.
+
+    Raises StoreError for one that is damaged, of another version of the projection, or with other tables.
+    """
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": f"{memory_limit_mb}MB",
+        "threads": 1,
+        "enable_external_access": False,
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+    }
+    try:
+        with contextlib.closing(_connect(file, settings)) as connection:
+            connection.execute("CHECKPOINT").fetchall()
+            columns = connection.execute(_ALL_COLUMNS).fetchall()
+            created, position, entry, digest = connection.execute(
+                "SELECT stream_created_ns, position, entry, hash FROM meta"
+            ).fetchall()[0]
+            newest = connection.execute("SELECT position, hash FROM entries ORDER BY position DESC LIMIT 2").fetchall()
+    except duckdb.Error as error:
+        _complain_of_surroundings(file, error)
+        raise StoreError(f"{file} is no file of this version of the ledger: {error}") from error
+    tip = Tip(position, entry, bytes(digest))
+    if (newest[0] if newest else (0, projector.GENESIS)) != (tip.position, tip.hash) or columns != _expected_columns():
+        raise StoreError(f"{file} is no file of the ledger: its tables do not fit together")
+    return Seal(created, tip, bytes(newest[1][1]) if len(newest) > 1 else projector.GENESIS)
+
+
+def _expected_columns() -> list[tuple[Any, ...]]:
+    with contextlib.closing(duckdb.connect(":memory:")) as connection:
+        connection.execute(_SCHEMA.read_text()).fetchall()
+        return connection.execute(_ALL_COLUMNS).fetchall()
+
+
+def restored_file(file: Path) -> Path:
+    """Where a file stands that takes the place of `file` when that is next opened."""
+    return file.with_name(file.name + ".restore")
+
+
+def _take_restored(file: Path, aside_max: int) -> None:
+    """Let a restored file take its place; one that cannot be used is left aside, and nothing changes."""
+    restored = restored_file(file)
+    if not restored.exists():
+        return
+    try:
+        sealed = seal(restored)
+    except StoreError as error:
+        refused = restored.with_name(restored.name + "-refused")
+        log.error("ledger.restore_refused", file=str(restored), moved_to=str(refused), error=str(error))
+        restored.replace(refused)
+        return
+    if file.exists() or journal_of(file).exists():
+        _move_aside(file, "a restored file takes its place", aside_max)
+    restored.replace(file)
+    log.info("ledger.restored", file=str(file), position=sealed.tip.position)
+
+
 def _take_lock(file: Path) -> int:
     """A lock that outlives no process; kept beside the file, which may be moved."""
     name = file.with_name(file.name + ".lock")
@@ -552,7 +632,8 @@ def _condemned(file: Path) -> Path:
     return file.with_name(file.name + ".condemned")
 
 
-def _journal(file: Path) -> Path:
+def journal_of(file: Path) -> Path:
+    """Where the journal of a file stands."""
     return file.with_name(file.name + ".wal")
 
 
@@ -577,7 +658,7 @@ def _unusable(file: Path) -> str:
     mark = _condemned(file)
     if mark.exists():
         return mark.read_text(errors="replace")[:2000] or "it was found damaged while in use"
-    if not file.exists() and _journal(file).exists():
+    if not file.exists() and journal_of(file).exists():
         return "it was deleted, its journal was not"
     return ""
 
@@ -586,8 +667,8 @@ def _move_aside(file: Path, reason: str, aside_max: int) -> None:
     number = max(_aside(file), default=0) + 1
     target = file.with_name(f"{file.name}.corrupt-{number}")
     log.warning("ledger.rebuild", file=str(file), moved_to=str(target), reason=reason)
-    if _journal(file).exists():
-        _journal(file).replace(target.with_name(target.name + ".wal"))
+    if journal_of(file).exists():
+        journal_of(file).replace(target.with_name(target.name + ".wal"))
     if file.exists():
         file.replace(target)
     _condemned(file).unlink(missing_ok=True)

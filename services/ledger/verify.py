@@ -1,4 +1,4 @@
-"""Whether the ledger's tables are what the log says: fold the log anew into a second file, and compare row for row.
+"""Whether the ledger's tables are what the log says: fold archive and log anew into a second file, and compare row for row.
 
 What it promises:
 
@@ -21,7 +21,9 @@ import msgspec
 
 from services.bus import BusError, Recorded, StreamIdentity
 from services.ledger.absorb import ALL_EVENTS, Absorber, EventLog
+from services.ledger.history import History, LogGapError
 from services.ledger.projector import GENESIS, Projector, chained
+from services.ledger.segment import ArchiveError
 from services.ledger.store import Store, StoreError, remove_scratch, scratch_file
 
 KEYS: dict[str, tuple[str, ...]] = {
@@ -252,8 +254,10 @@ class Verifier:
         batch_max: int = 5000,
         memory_limit_mb: int = 256,
         query_timeout_s: float = 30.0,
+        history: History | None = None,
     ) -> None:
-        """`memory_limit_mb` is what the second file may take besides; `batch_max` counts entries."""
+        """`memory_limit_mb` is what the second file may take besides; `batch_max` counts entries. `history` as the absorber's."""
+        self._history = history or History()
         self._store = store
         self._absorber = absorber
         self._log = event_log
@@ -293,12 +297,10 @@ class Verifier:
             self._idle.set()
 
     async def _check_room(self) -> None:
-        identity = await self._asked_log()
-        if identity.first > 1:
-            raise VerifyError(
-                f"the log starts at {identity.first}: what was before it cannot be folded anew, "
-                "so only a log that nothing was purged from can be verified as a whole"
-            )
+        try:
+            await self._history.load((await self._asked_log()).created_ns)
+        except StoreError as error:
+            raise VerifyError(str(error)) from error
         needed = 2 * self._store.size_bytes
         free = shutil.disk_usage(self._store.file.parent).free
         if free < needed:
@@ -363,7 +365,11 @@ class Verifier:
                 raise VerifyError(f"the second file beside the ledger's cannot be written: {error}") from error
 
         told = time.monotonic()
-        reading = self._log.replay(ALL_EVENTS, after=second.tip.position, batch_max=self._batch_max)
+        reading = self._history.batches(
+            second.stream_created_ns,
+            lambda: second.tip,
+            lambda after: self._log.replay(ALL_EVENTS, after=after, batch_max=self._batch_max),
+        )
         try:
             async with aclosing(reading) as batches:  # type: ignore[type-var]  # an async generator, typed as an iterator
                 async for batch in batches:
@@ -373,7 +379,7 @@ class Verifier:
                     if time.monotonic() - told > TELL_S:
                         told = time.monotonic()
                         yield Progress("folding", second.tip.position, end)
-        except BusError as error:
+        except (BusError, LogGapError, ArchiveError) as error:
             raise VerifyError(f"the log could not be read to position {end}: {error}") from error
 
     def _open_second(self) -> Store:

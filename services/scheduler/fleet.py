@@ -45,6 +45,7 @@ from services.events import (
     RequestAnswered,
     ResultRefused,
     ResumeRequested,
+    RunFinished,
     StepCancelled,
     StepFinished,
     StepLost,
@@ -329,6 +330,8 @@ def evolve(
                     grants.scheduled(fleet.shared, time_ns, place.run, event)
                 case GrantReturned() if place.kind == "run":
                     grants.returned(fleet.shared, place.run, event)
+                case RunFinished() if place.kind == "run":
+                    grants.ended(fleet.shared, place.run)
                 case ResultRefused() if place.kind == "late":
                     grants.learnt(fleet.shared, place.run, place.workstream, place.attempt, event.result)
                 case _:

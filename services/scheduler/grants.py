@@ -4,8 +4,8 @@
                   └── not scheduled before it expires ──▶ returned on the run's subject: the cap is free again
 
 A grant is given on the fleet's subject, after the sequence that was folded there, so two schedulers never give the same
-money or rate twice. It is used, or returned, on its run's subject alone, so never both; only for a run that is over, which
-schedules nothing more, it is returned on the fleet's. What a returned grant took from a rate is not given back.
+money or rate twice. It is used, or returned, on its run's subject alone, so never both, and ends with its run; one that is
+given after that is returned on the fleet's. What a returned grant took from a rate is not given back.
 
 The limits in force stand in the log: those of the configuration (`LimitsSet`), and over them what people have set
 (`BudgetChanged`); hence the fold is the same whatever a scheduler's own file says. Every attempt of an AI tool is counted,
@@ -250,6 +250,12 @@ def returned(shared: Shared, run: str, event: GrantReturned) -> None:
     """Fold that a grant is not used."""
     if _taken(shared, run, event.workstream, event.attempt) is not None:
         release(shared.book, _holder(run, event.workstream, event.attempt))
+
+
+def ended(shared: Shared, run: str) -> None:
+    """Fold the end of a run: it uses no grant any more. Of a run that left the stream, its grants and this are what is left."""
+    for workstream, attempt in shared.grants.pop(run, {}):
+        release(shared.book, _holder(run, workstream, attempt))
 
 
 def granted(shared: Shared, time_ns: int, event: AttemptGranted) -> None:

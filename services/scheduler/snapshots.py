@@ -189,8 +189,8 @@ class Snapshots:
         elif pointer.position > identity.last:
             problem = f"it was made at position {pointer.position}, and the log ends at {identity.last}"
         elif pointer.position >= identity.first:
-            recorded = await self._bus.read(pointer.position)
-            if recorded is None or id_of(recorded.data) != pointer.entry:
+            recorded = await self._bus.read(pointer.position)  # None: it is archived, and left the stream with its run
+            if recorded is not None and id_of(recorded.data) != pointer.entry:
                 problem = f"the log has another entry at position {pointer.position}"
         if problem:
             raise SnapshotMismatchError(

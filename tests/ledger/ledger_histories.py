@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from hypothesis import strategies as st
 
 from services import events as ev
-from services.bus import ObjectMissingError, Recorded, StreamIdentity
+from services.bus import COMMANDS, EVENTS, ObjectMissingError, Recorded, StreamIdentity
 from services.outcome import Cost, Usage
 from services.wire import Entry, attempt_subject, encode_entry, late_subject, request_subject, run_subject
 
@@ -113,12 +113,23 @@ def steady(runs: int, workstreams: int) -> list[Recorded]:
     return story.records
 
 
+def _is_on(subject: str, pattern: str) -> bool:
+    """Whether a subject is one of a NATS wildcard."""
+    places, named = pattern.split("."), subject.split(".")
+    rest = places[-1] == ">"
+    places = places[:-1] if rest else places
+    fits = len(named) > len(places) if rest else len(named) == len(places)
+    return fits and all(place in ("*", name) for place, name in zip(places, named, strict=False))
+
+
 class MemoryLog:
     """An event log in memory: ordered, replayed, then live. Purging leaves holes, as it does in a stream."""
 
     def __init__(self, records: list[Recorded] = (), *, created_ns: int = 42) -> None:
         self.records = list(records)
         self.created_ns = created_ns
+        self.commands: list[Recorded] = []
+        self.last_sequence = 0
         self.connected = True
         self._grown = asyncio.Event()
 
@@ -128,14 +139,26 @@ class MemoryLog:
 
     async def identity(self) -> StreamIdentity:
         if not self.records:
-            return StreamIdentity(self.created_ns, 0, 0)
-        return StreamIdentity(self.created_ns, self.records[0].sequence, self.records[-1].sequence)
+            return StreamIdentity(self.created_ns, self.last_sequence + bool(self.last_sequence), self.last_sequence)
+        last = max(self.last_sequence, self.records[-1].sequence)
+        return StreamIdentity(self.created_ns, self.records[0].sequence, last)
 
     async def read(self, sequence: int) -> Recorded | None:
         return next((record for record in self.records if record.sequence == sequence), None)
 
-    async def last(self, subject: str) -> Recorded | None:
-        return self.records[-1] if self.records else None
+    async def last(self, subject: str, stream: str = EVENTS) -> Recorded | None:
+        held = self.commands if stream == COMMANDS else self.records
+        return next((one for one in reversed(held) if _is_on(one.subject, subject)), None)
+
+    async def purge(self, subject: str, *, before: int) -> int:
+        gone = [one for one in self.records if one.sequence < before and _is_on(one.subject, subject)]
+        self.records = [one for one in self.records if one not in gone]
+        return len(gone)
+
+    async def erase(self, sequence: int) -> bool:
+        held = len(self.records)
+        self.records = [one for one in self.records if one.sequence != sequence]
+        return len(self.records) < held
 
     async def replay(self, subject: str, *, after: int = 0, batch_max: int = 2000) -> AsyncIterator[list[Recorded]]:
         records = [record for record in self.records if record.sequence > after]
