@@ -261,6 +261,36 @@ async def test_two_followers_see_the_same(bus, run):
 # Replaying
 
 
+async def test_what_is_purged_is_gone_and_nothing_else(bus, run):
+    """A subject ends where its newest message that is left stands; one without any accepts a first one again."""
+    decisions, attempt = f"swell.event.{run}.run", f"swell.event.{run}.w.1"
+    at = [
+        await bus.add(subject, b"%d" % number)
+        for number, subject in enumerate([decisions, attempt, decisions, attempt])
+    ]
+    late = await bus.add(f"{attempt}.late", b"4")
+    assert await bus.purge(f"swell.event.{run}.*.>", before=late) == 2
+    assert await bus.purge(decisions, before=at[2]) == 1
+    assert [(one.sequence, one.data) for one in await replayed(bus, f"swell.event.{run}.>")] == [
+        (at[2], b"2"),
+        (late, b"4"),
+    ]
+    assert await bus.purge(decisions, before=at[2]) == 0
+    with pytest.raises(RefusedError):
+        await bus.append(decisions, b"5", expect=at[0])
+    assert await bus.append(decisions, b"5", expect=at[2]) > late
+    assert await bus.append(attempt, b"6", expect=0) > late
+
+
+async def test_a_single_message_is_erased_once(bus, run):
+    subject = f"swell.event.{run}.request"
+    first, second = await bus.add(subject, b"1"), await bus.add(subject, b"2")
+    assert await bus.erase(second)
+    assert not await bus.erase(second)
+    assert await bus.read(second) is None
+    assert (await bus.last(subject)).sequence == first
+
+
 async def replayed(bus, subject, **options):
     return [message async for batch in bus.replay(subject, **options) for message in batch]
 

@@ -123,6 +123,12 @@ async def test_a_snapshot_of_another_log_stops_the_start_with_a_remedy(kept, cha
     assert "fold_snapshot_entries = 0" in str(caught.value)
 
 
+async def test_an_entry_that_left_the_stream_with_its_run_is_no_other_entry(kept):
+    await kept.bus.add(run_subject("later"), b"{}")
+    assert await kept.bus.erase(kept.position)
+    assert (await kept.snapshots().restore()).position == kept.position
+
+
 @pytest.mark.parametrize("damage", ["object", "code", "pointer"])
 async def test_a_snapshot_that_cannot_be_used_is_ignored(kept, damage):
     match damage:
