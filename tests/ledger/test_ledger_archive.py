@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from ledger_disk import small_disk
 from ledger_histories import START_NS, MemoryLog, Story, moved, scheduled, steady
 
 from services import events as ev
@@ -407,6 +408,30 @@ async def test_one_writer_at_a_time_and_leftovers_are_removed(world):
     assert not left[1].exists()
     assert left[0].read_bytes() != b"half"
     assert sorted({file.suffix for file in folder.iterdir()}) == [".json", ".lock", ".parquet", ".txt"]
+
+
+async def test_a_full_disk_adds_nothing_and_drops_nothing(world, tmp_path):
+    records = mixed()
+    made = world(records)
+    with small_disk(tmp_path / "disk", 1) as disk:
+        made.archive = Archive(disk / "archive")
+        assert (await made.work(days=0, segment=30, now_ns=LATER_NS)).segments
+        (tmp_path / "rest").mkdir()
+        more = steady(60, 2)
+        other = World(tmp_path / "rest", more)
+        other.archive = Archive(disk / "other")
+        (disk / "filler").write_bytes(bytes(disk_free(disk) - 20_000))
+        with pytest.raises(ArchiveError, match=r"has [\d,]+ bytes free: make room.*Nothing was dropped"):
+            await other.work(segment=10_000, purge=True)
+        assert other.log.records == more
+        assert [file.name for file in (disk / "other").iterdir()] == ["archive.lock"]
+        (disk / "filler").unlink()
+        assert (await other.work(segment=10_000)).segments == 1
+        other.store.close()
+
+
+def disk_free(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
 
 
 WRITER = """

@@ -4,13 +4,13 @@ import contextlib
 import hashlib
 import os
 import shutil
-import subprocess
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import duckdb
 import pytest
+from ledger_disk import small_disk
 from ledger_histories import MemoryLog, steady
 
 from services.ledger.copying import Copied, Copies, CopyBusyError, CopyError, copy_store, remove_left
@@ -66,29 +66,18 @@ def test_a_copy_of_a_ledger_in_use_is_a_whole_batch_of_it(tmp_path):
     assert equal(tmp_path / "copy-1", tmp_path / "straight")
 
 
-@pytest.fixture
-def small_disk(tmp_path) -> Iterator[Path]:
-    """A folder with room for 6 MiB; root only."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("only root may mount a small disk")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-async def test_a_full_disk_refuses_a_copy_and_leaves_nothing(tmp_path, small_disk):
-    store = folded(tmp_path / "l", steady(4, 10))
-    (small_disk / "filler").write_bytes(bytes(6 * 1024 * 1024 - 500_000))
-    with pytest.raises(CopyError, match="Make room there"):
-        copy_store(store, small_disk / "copy")
-    assert [file.name for file in small_disk.iterdir()] == ["filler"]
-    store.close()
-    store = folded(small_disk / "l", steady(1, 1))
-    with pytest.raises(CopyError, match=r"bytes free, a copy needs .*make room"):
-        await anext(Copies(store, MemoryLog()).backup())
-    store.close()
+async def test_a_full_disk_refuses_a_copy_and_leaves_nothing(tmp_path):
+    with small_disk(tmp_path / "disk", 6) as disk:
+        store = folded(disk / "l", steady(1, 1))
+        held = sorted(file.name for file in disk.iterdir())
+        (disk / "filler").write_bytes(bytes(3_000_000))
+        with pytest.raises(CopyError, match="Make room there"):
+            copy_store(store, disk / "copy")
+        assert sorted(file.name for file in disk.iterdir()) == ["filler", *held]
+        with pytest.raises(CopyError, match=r"bytes free, a copy needs .*make room"):
+            await anext(Copies(store, MemoryLog()).backup())
+        (disk / "filler").unlink()
+        store.close()
 
 
 async def received(copies: Copies) -> tuple[Copied, bytes]:

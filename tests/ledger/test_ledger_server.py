@@ -622,3 +622,47 @@ async def test_damage_met_by_a_question_condemns_the_file(tmp_path):
         everything = pages(ledger.stub.ListEvents, pb.ListEventsRequest(page_size=1000), "events")
         assert await reason(everything) == (grpc.StatusCode.UNAVAILABLE, "LEDGER_DAMAGED")
         assert ledger.absorber.condemned.is_set()
+
+
+async def test_an_archive_needs_a_folder_and_days_that_make_sense(tmp_path):
+    async with serving(tmp_path, steady(1, 1)) as ledger:
+        for days, said in ((0, "NO_ARCHIVE"), (-1, "INVALID_FIELD"), (36_501, "INVALID_FIELD")):
+            call = ledger.stub.ArchiveLedger(pb.ArchiveLedgerRequest(older_than_days=days)).read()
+            assert (await reason(call))[1] == said
+
+
+def sent(data: bytes, digest: str = "", **header):
+    yield pb.RestoreLedgerRequest(
+        header=pb.RestoreHeader(**({"size_bytes": len(data), "sha256": digest or sha256(data)} | header))
+    )
+    for first in range(0, len(data), 32_768):
+        yield pb.RestoreLedgerRequest(chunk=data[first : first + 32_768])
+
+
+async def test_a_backup_comes_in_chunks_and_takes_the_place_of_the_file(tmp_path):
+    records = steady(2, 5)
+    async with serving(tmp_path, records) as ledger:
+        said = [answer async for answer in ledger.stub.BackupLedger(pb.BackupLedgerRequest())]
+        data = b"".join(answer.chunk for answer in said)
+        assert (said[0].copy.position, said[0].copy.sha256) == (len(records), "")
+        assert (said[-1].copy.size_bytes, said[-1].copy.sha256) == (len(data), sha256(data))
+        restore = ledger.stub.RestoreLedger
+        refused = [
+            (iter(()), "INVALID_FIELD"),
+            (iter([pb.RestoreLedgerRequest(chunk=b"x")]), "INVALID_FIELD"),
+            (sent(data, "f" * 63), "INVALID_FIELD"),
+            (sent(data, size_bytes=0), "INVALID_FIELD"),
+            (sent(data, reason="x" * 501), "INVALID_FIELD"),
+            (sent(data, "f" * 64), "COPY_IMPOSSIBLE"),
+            (sent(b"nonsense" * 5000), "COPY_IMPOSSIBLE"),
+            (sent(b"x", size_bytes=2**62), "COPY_IMPOSSIBLE"),
+        ]
+        for parts, why in refused:
+            assert (await reason(restore(parts)))[1] == why
+        assert not ledger.absorber.condemned.is_set()
+        answer = await restore(sent(data, reason="a drill"))
+        assert (answer.copy.position, answer.stream_last) == (len(records), len(records))
+        assert ledger.absorber.condemned.is_set()
+    async with serving(tmp_path, records) as ledger:
+        assert (tmp_path / "l.corrupt-1").exists()
+        assert (await ledger.stub.GetRun(pb.GetRunRequest(run="run0"))).run.state == "completed"

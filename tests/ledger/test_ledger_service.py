@@ -16,6 +16,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ledger_histories import sha256, steady
 
 from services.bus import Bus, BusConfig
+from services.ledger.absorb import Absorber
+from services.ledger.archive import DAY_NS, Archivist, Outcome
+from services.ledger.history import History
+from services.ledger.segment import Archive
+from services.ledger.store import Store
 from services.ledger.v1 import ledger_pb2 as pb
 from services.ledger.v1 import ledger_pb2_grpc
 
@@ -175,6 +180,65 @@ async def test_it_rebuilds_after_a_rebuild_was_asked_for_and_after_its_file_was_
     assert "deleted or replaced while in use" in told
     assert "ledger.rebuilding" in told
     assert "ledger.whole" in told
+
+
+async def test_a_drill_the_file_is_lost_the_stream_is_purged_and_a_backup_comes_back(tmp_path, nats):
+    """What was asked before is answered after each loss, to the byte."""
+    records = steady(3, 5)
+    archive = {"SWELL_LEDGER_ARCHIVE": str(tmp_path / "archive"), "SWELL_LEDGER_LAG_INTERVAL_S": "0.05"}
+    async with connected(nats) as bus:
+        for record in records:
+            await bus.add(record.subject, record.data)
+
+    async def answers_of(channel) -> bytes:
+        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        await reached(stub, len(records))
+        said = [answer async for answer in stub.VerifyLedger(pb.VerifyLedgerRequest())]
+        assert said[-1].result.ok
+        return (await stub.ListRuns(pb.ListRunsRequest())).SerializeToString(deterministic=True)
+
+    async with running(tmp_path, nats, **archive) as (process, channel):
+        before = await answers_of(channel)
+        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        said = [answer async for answer in stub.ArchiveLedger(pb.ArchiveLedgerRequest(purge=True))]
+        result = said[-1].result
+        assert (result.archived_to, result.runs, result.purged_runs) == (len(records), 3, 0)
+        assert (result.kept_runs, result.kept_why) == (3, "younger than 2 days")
+        backup = b"".join([answer.chunk async for answer in stub.BackupLedger(pb.BackupLedgerRequest())])
+    async with connected(nats) as bus:
+        assert (await purged(tmp_path, bus)).purged_runs == 3
+        left = [one async for batch in bus.replay("swell.event.>") for one in batch]
+        assert len(left) == 6, "of each run its request and its end"
+    (tmp_path / "l").unlink()
+    (tmp_path / "l.wal").unlink(missing_ok=True)
+    async with running(tmp_path, nats, **archive) as (process, channel):
+        assert await answers_of(channel) == before
+        sent = [pb.RestoreLedgerRequest(header=pb.RestoreHeader(size_bytes=len(backup), sha256=sha256(backup)))]
+        sent += [pb.RestoreLedgerRequest(chunk=backup[at : at + 32_768]) for at in range(0, len(backup), 32_768)]
+        await ledger_pb2_grpc.LedgerServiceStub(channel).RestoreLedger(iter(sent))
+        assert await asyncio.to_thread(process.wait, 10) == 3
+    async with running(tmp_path, nats, **archive) as (process, channel):
+        assert await answers_of(channel) == before
+    (tmp_path / "l").unlink()
+    (tmp_path / "l.wal").unlink(missing_ok=True)
+    env = {**os.environ, "SWELL_BUS_URL": nats, "SWELL_LEDGER_FILE": str(tmp_path / "l")}
+    command = [sys.executable, "-m", "services.ledger"]
+    alone = await asyncio.to_thread(subprocess.run, command, env=env, timeout=20, capture_output=True, text=True)
+    assert alone.returncode == 1
+    assert "the stream lacks positions 2 to " in alone.stdout + alone.stderr
+    assert "no archive is configured" in alone.stdout + alone.stderr
+
+
+async def purged(folder: Path, bus: Bus) -> Outcome:
+    """What an archivist does in a year from now, on the file of a ledger that is stopped."""
+    store = Store.open(folder / "l")
+    archive = Archive(folder / "archive")
+    absorber = Absorber(store, bus, history=History(archive))
+    archivist = Archivist(store, absorber, bus, archive, now_ns=lambda: time.time_ns() + 365 * DAY_NS)
+    *_, outcome = [said async for said in archivist.work(0, purge=True)]
+    store.close()
+    assert isinstance(outcome, Outcome)
+    return outcome
 
 
 async def test_another_log_stops_it_with_a_remedy(tmp_path, nats):
