@@ -107,8 +107,10 @@ class Parts:
         if name == "scheduler":
             lines += ['id = "local"']
         if name == "ledger":
-            folder = self._state_dir / "ledger"
-            lines += [f"file = {_quoted(folder / 'ledger.duckdb')}", f"archive = {_quoted(folder / 'archive')}"]
+            lines += [
+                f"file = {_quoted(self._state_dir / 'ledger' / 'ledger.duckdb')}",
+                f"archive = {_quoted(self._state_dir / 'archive')}",
+            ]
         lines += ["", "[bus]", f"url = {_quoted(self._nats_url)}", 'user = "swell"']
         lines += [f"password_file = {_quoted(self.password_file)}"]
         write_private(self._config(f"{name}.toml"), ("\n".join(lines) + "\n").encode())

@@ -35,3 +35,39 @@ def test_a_ledger_is_made_anew_and_knows_the_same(swell: Swell, bundles: Callabl
     assert shown.exit_code == 0, shown.output
     assert "whole again" in shown.stdout
     assert swell("show", "last", "--json").stdout == before
+
+
+def test_a_backup_is_one_file_and_takes_the_place_of_the_ledgers(
+    swell: Swell, bundles: Callable[..., Path], repo: Path, tmp_path: Path
+) -> None:
+    assert swell("run", bundles(bundle("ws-a")), "--repo", repo, "--dry-run").exit_code == 0
+    before = swell("show", "last", "--json").stdout
+    copy = tmp_path / "copy.duckdb"
+    shown = swell("ledger", "backup", "--to", copy)
+    assert shown.exit_code == 0, shown.output
+    assert f"is in {copy}" in shown.stdout
+    assert [file.name for file in tmp_path.glob("copy*")] == ["copy.duckdb"]
+    assert swell("ledger", "backup", "--to", copy).exit_code == 2, "nothing is written over"
+    assert swell("ledger", "restore", "--from", tmp_path / "none", "--yes").exit_code == 2
+    (tmp_path / "bad").write_bytes(b"nonsense" * 100)
+    refused = swell("ledger", "restore", "--from", tmp_path / "bad", "--yes")
+    assert refused.exit_code == 2
+    assert "no file of this version" in refused.stderr
+    assert swell("ledger", "restore", "--from", copy).exit_code == 1, "nobody said yes"
+    shown = swell("ledger", "restore", "--from", copy, "--yes", "--reason", "a drill")
+    assert shown.exit_code == 0, shown.output
+    assert "whole again" in shown.stdout
+    assert swell("show", "last", "--json").stdout == before
+
+
+def test_what_is_over_is_archived_and_asked_as_before(swell: Swell, bundles: Callable[..., Path], repo: Path) -> None:
+    assert swell("run", bundles(bundle("ws-a")), "--repo", repo, "--dry-run").exit_code == 0
+    before = swell("show", "last", "--json").stdout
+    assert "would archive" in swell("ledger", "archive", "--older-than", "0", "--dry-run").stdout
+    shown = swell("ledger", "archive", "--older-than", "0", "--purge")
+    assert shown.exit_code == 0, shown.output
+    assert "archived up to position" in shown.stdout
+    assert "younger than 2 days" in shown.stdout
+    again = json.loads(swell("ledger", "archive", "--older-than", "0", "--json").stdout)
+    assert (again["kind"], again["segments"]) == ("archive_result", 0)
+    assert swell("show", "last", "--json").stdout == before

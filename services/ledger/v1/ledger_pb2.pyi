@@ -780,3 +780,111 @@ class ListWavesResponse(_message.Message):
     next_page_token: str
     position: int
     def __init__(self, waves: _Optional[_Iterable[_Union[Wave, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...
+
+class ArchiveLedgerRequest(_message.Message):
+    __slots__ = ("older_than_days", "purge", "dry_run")
+    OLDER_THAN_DAYS_FIELD_NUMBER: _ClassVar[int]
+    PURGE_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    older_than_days: int
+    purge: bool
+    dry_run: bool
+    def __init__(self, older_than_days: _Optional[int] = ..., purge: _Optional[bool] = ..., dry_run: _Optional[bool] = ...) -> None: ...
+
+class ArchiveLedgerResponse(_message.Message):
+    __slots__ = ("progress", "result")
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    progress: ArchiveProgress
+    result: ArchiveResult
+    def __init__(self, progress: _Optional[_Union[ArchiveProgress, _Mapping]] = ..., result: _Optional[_Union[ArchiveResult, _Mapping]] = ...) -> None: ...
+
+class ArchiveProgress(_message.Message):
+    __slots__ = ("phase", "position", "end")
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    phase: str
+    position: int
+    end: int
+    def __init__(self, phase: _Optional[str] = ..., position: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
+
+class ArchiveResult(_message.Message):
+    __slots__ = ("archived_to", "segments", "entries", "runs", "size_bytes", "purged_runs", "purged_entries", "kept_runs", "kept_why", "held_by", "why", "wall_s")
+    ARCHIVED_TO_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PURGED_RUNS_FIELD_NUMBER: _ClassVar[int]
+    PURGED_ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    KEPT_RUNS_FIELD_NUMBER: _ClassVar[int]
+    KEPT_WHY_FIELD_NUMBER: _ClassVar[int]
+    HELD_BY_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    WALL_S_FIELD_NUMBER: _ClassVar[int]
+    archived_to: int
+    segments: int
+    entries: int
+    runs: int
+    size_bytes: int
+    purged_runs: int
+    purged_entries: int
+    kept_runs: int
+    kept_why: str
+    held_by: str
+    why: str
+    wall_s: float
+    def __init__(self, archived_to: _Optional[int] = ..., segments: _Optional[int] = ..., entries: _Optional[int] = ..., runs: _Optional[int] = ..., size_bytes: _Optional[int] = ..., purged_runs: _Optional[int] = ..., purged_entries: _Optional[int] = ..., kept_runs: _Optional[int] = ..., kept_why: _Optional[str] = ..., held_by: _Optional[str] = ..., why: _Optional[str] = ..., wall_s: _Optional[float] = ...) -> None: ...
+
+class BackupLedgerRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class BackupLedgerResponse(_message.Message):
+    __slots__ = ("copy", "chunk")
+    COPY_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    copy: LedgerCopy
+    chunk: bytes
+    def __init__(self, copy: _Optional[_Union[LedgerCopy, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+
+class LedgerCopy(_message.Message):
+    __slots__ = ("position", "hash", "stream_created_ns", "size_bytes", "sha256")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    STREAM_CREATED_NS_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    hash: str
+    stream_created_ns: int
+    size_bytes: int
+    sha256: str
+    def __init__(self, position: _Optional[int] = ..., hash: _Optional[str] = ..., stream_created_ns: _Optional[int] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[str] = ...) -> None: ...
+
+class RestoreLedgerRequest(_message.Message):
+    __slots__ = ("header", "chunk")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    header: RestoreHeader
+    chunk: bytes
+    def __init__(self, header: _Optional[_Union[RestoreHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+
+class RestoreHeader(_message.Message):
+    __slots__ = ("size_bytes", "sha256", "reason")
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    size_bytes: int
+    sha256: str
+    reason: str
+    def __init__(self, size_bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class RestoreLedgerResponse(_message.Message):
+    __slots__ = ("copy", "stream_last")
+    COPY_FIELD_NUMBER: _ClassVar[int]
+    STREAM_LAST_FIELD_NUMBER: _ClassVar[int]
+    copy: LedgerCopy
+    stream_last: int
+    def __init__(self, copy: _Optional[_Union[LedgerCopy, _Mapping]] = ..., stream_last: _Optional[int] = ...) -> None: ...

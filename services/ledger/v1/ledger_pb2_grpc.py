@@ -125,6 +125,21 @@ class LedgerServiceStub:
                 request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListWavesRequest.SerializeToString,
                 response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListWavesResponse.FromString,
                 _registered_method=True)
+        self.ArchiveLedger = channel.unary_stream(
+                '/swell.ledger.v1.LedgerService/ArchiveLedger',
+                request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ArchiveLedgerRequest.SerializeToString,
+                response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ArchiveLedgerResponse.FromString,
+                _registered_method=True)
+        self.BackupLedger = channel.unary_stream(
+                '/swell.ledger.v1.LedgerService/BackupLedger',
+                request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.BackupLedgerRequest.SerializeToString,
+                response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.BackupLedgerResponse.FromString,
+                _registered_method=True)
+        self.RestoreLedger = channel.stream_unary(
+                '/swell.ledger.v1.LedgerService/RestoreLedger',
+                request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.RestoreLedgerRequest.SerializeToString,
+                response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.RestoreLedgerResponse.FromString,
+                _registered_method=True)
 
 
 class LedgerServiceServicer:
@@ -258,6 +273,28 @@ class LedgerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ArchiveLedger(self, request, context):
+        """Moves what is over and old into the archive, and on request out of the log. Progress first, then one result. One at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BackupLedger(self, request, context):
+        """Copies the ledger's file while it is in use, and sends it: what it is, its bytes, and at last its digest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreLedger(self, request_iterator, context):
+        """Takes such a file, checks that it is of this log, and condemns the present one: the service ends with exit code 3, and its
+        next start uses the file that was sent and goes on behind it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LedgerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -350,6 +387,21 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.ListWaves,
                     request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListWavesRequest.FromString,
                     response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListWavesResponse.SerializeToString,
+            ),
+            'ArchiveLedger': grpc.unary_stream_rpc_method_handler(
+                    servicer.ArchiveLedger,
+                    request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ArchiveLedgerRequest.FromString,
+                    response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ArchiveLedgerResponse.SerializeToString,
+            ),
+            'BackupLedger': grpc.unary_stream_rpc_method_handler(
+                    servicer.BackupLedger,
+                    request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.BackupLedgerRequest.FromString,
+                    response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.BackupLedgerResponse.SerializeToString,
+            ),
+            'RestoreLedger': grpc.stream_unary_rpc_method_handler(
+                    servicer.RestoreLedger,
+                    request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.RestoreLedgerRequest.FromString,
+                    response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.RestoreLedgerResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -839,6 +891,87 @@ class LedgerService:
             '/swell.ledger.v1.LedgerService/ListWaves',
             services_dot_ledger_dot_v1_dot_ledger__pb2.ListWavesRequest.SerializeToString,
             services_dot_ledger_dot_v1_dot_ledger__pb2.ListWavesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ArchiveLedger(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/swell.ledger.v1.LedgerService/ArchiveLedger',
+            services_dot_ledger_dot_v1_dot_ledger__pb2.ArchiveLedgerRequest.SerializeToString,
+            services_dot_ledger_dot_v1_dot_ledger__pb2.ArchiveLedgerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BackupLedger(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/swell.ledger.v1.LedgerService/BackupLedger',
+            services_dot_ledger_dot_v1_dot_ledger__pb2.BackupLedgerRequest.SerializeToString,
+            services_dot_ledger_dot_v1_dot_ledger__pb2.BackupLedgerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreLedger(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/swell.ledger.v1.LedgerService/RestoreLedger',
+            services_dot_ledger_dot_v1_dot_ledger__pb2.RestoreLedgerRequest.SerializeToString,
+            services_dot_ledger_dot_v1_dot_ledger__pb2.RestoreLedgerResponse.FromString,
             options,
             channel_credentials,
             insecure,
