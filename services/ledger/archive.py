@@ -43,8 +43,8 @@ PURGE_DAYS_MIN = 2
 """What is younger stays in the stream: a scheduler folds the budgets of a day from the attempts of that day."""
 
 SEGMENT_ENTRIES_MAX = 250_000
-SEGMENT_BYTES_MAX = 64 * 1024 * 1024
-"""A segment is closed at that many entries, or bytes of them: it is held in memory while it is written."""
+SEGMENT_BYTES_MAX = 32 * 1024 * 1024
+"""A segment is closed at that many entries, or bytes of them: writing one takes memory of four times its bytes."""
 
 ROUTINE_S = 3600.0
 ROUTINE_ENTRIES_MIN = 10_000

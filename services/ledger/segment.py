@@ -324,6 +324,7 @@ def _memory() -> duckdb.DuckDBPyConnection:
         config={
             "memory_limit": f"{MEMORY_MB}MB",
             "threads": 1,
+            "temp_directory": "",
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
         },

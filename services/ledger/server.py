@@ -435,6 +435,7 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         self, request: pb.BackupLedgerRequest, context: Any
     ) -> AsyncIterator[pb.BackupLedgerResponse]:
         """What the copy is, its bytes, and what it is with its digest."""
+        _needs_deadline(context)
         with self._copy_errors():
             async with aclosing(self._copies.backup()) as copying:
                 async for said in copying:
@@ -447,6 +448,7 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         self, request_iterator: AsyncIterator[pb.RestoreLedgerRequest], context: Any
     ) -> pb.RestoreLedgerResponse:
         """Take a file, and condemn the present one; whoever started this process starts it again."""
+        _needs_deadline(context)
         parts = aiter(request_iterator)
         first = await anext(parts, None)
         if first is None or first.WhichOneof("part") != "header":
@@ -697,6 +699,14 @@ def _copy(copied: Copied) -> pb.LedgerCopy:
 async def _chunks(parts: AsyncIterator[pb.RestoreLedgerRequest]) -> AsyncIterator[bytes]:
     async for part in parts:
         yield part.chunk
+
+
+def _needs_deadline(context: Any) -> None:
+    """There is one copy at a time: a caller that stops reading or sending must not hold up the others for ever."""
+    if context.time_remaining() is None:
+        raise RpcError(
+            grpc.StatusCode.INVALID_ARGUMENT, "DEADLINE_REQUIRED", "say how long the call may take: set its deadline"
+        )
 
 
 def _not_whole(what: str) -> RpcError:

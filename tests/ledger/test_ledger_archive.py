@@ -21,13 +21,13 @@ from ledger_histories import START_NS, MemoryLog, Story, moved, scheduled, stead
 from services import events as ev
 from services.bus import Recorded
 from services.ledger.absorb import Absorber
-from services.ledger.archive import DAY_NS, Archivist, Outcome, due
+from services.ledger.archive import DAY_NS, SEGMENT_BYTES_MAX, Archivist, Outcome, due
 from services.ledger.history import History, LogGapError
-from services.ledger.projector import Projector
+from services.ledger.projector import Projector, chained
 from services.ledger.segment import Archive, ArchiveBusyError, ArchiveError
 from services.ledger.store import Store
 from services.ledger.verify import Difference, Result, Verifier, compare
-from services.wire import request_subject, run_subject
+from services.wire import ENTRY_BYTES_MAX, request_subject, run_subject
 
 LATER_NS = START_NS + 40 * DAY_NS
 
@@ -159,6 +159,19 @@ async def test_what_is_over_and_old_is_archived_in_segments_that_follow_each_oth
     assert (await made.work()).segments == 0, "nothing twice"
 
 
+def test_the_largest_segment_of_the_largest_entries_fits_into_memory(tmp_path):
+    """Of what cannot be packed, so many bytes that the next entry would be left for the next segment."""
+    rows, digest = [], bytes(32)
+    for position in range(1, SEGMENT_BYTES_MAX // ENTRY_BYTES_MAX + 1):
+        raw = random.Random(position).randbytes(ENTRY_BYTES_MAX)
+        digest = chained(digest, position, "swell.event.r.run", raw)
+        rows.append((position, "swell.event.r.run", START_NS, digest, raw))
+    archive = Archive(tmp_path)
+    with archive.writing(42):
+        archive.add(42, [rows[:100], rows[100:]], ["r"], len(rows))
+    assert archive.size_bytes > SEGMENT_BYTES_MAX * 0.99
+
+
 async def test_a_run_that_goes_on_holds_up_what_came_after_its_first_entry(world):
     story = Story()
     story.records = steady(1, 1)
@@ -174,15 +187,14 @@ async def test_a_run_that_goes_on_holds_up_what_came_after_its_first_entry(world
     assert (await made.work()).archived_to == len(story.records)
 
 
-@pytest.mark.parametrize("age_days", [0, 29, 31])
-async def test_age_counts_from_the_newest_entry(world, age_days):
+async def test_age_counts_from_the_newest_entry(world):
     made = world(steady(2, 1))
     newest_ns = made.log.records[-1].time_ns
-    outcome = await made.work(30, now_ns=newest_ns + age_days * DAY_NS)
-    assert bool(outcome.segments) == (age_days > 30)
     foreseen = await made.work(1, now_ns=newest_ns + 2 * DAY_NS, dry_run=True)
-    assert foreseen.entries == len(made.log.records) - made.archive.end
-    assert foreseen.segments == 0
+    assert (foreseen.entries, foreseen.segments, made.archive.end) == (len(made.log.records), 0, 0)
+    for age_days in (0, 29, 31):
+        outcome = await made.work(30, now_ns=newest_ns + age_days * DAY_NS)
+        assert bool(outcome.segments) == (age_days > 30)
 
 
 UNSETTLED = {
@@ -448,8 +460,8 @@ batch = Projector(Tip(), Nothing()).fold(steady(20, 4))
 rows = [(row[0], row[1], row[6], *row[9:]) for row in batch.entries]
 archive = Archive(Path(sys.argv[1]))
 with archive.writing(42):
-    print(archive.end, flush=True)
     while archive.end < len(rows):
+        print(archive.end, flush=True)
         last = min(archive.end + 40, len(rows))
         archive.add(42, [rows[archive.end : last]], [], last)
 print("whole", flush=True)
@@ -473,7 +485,8 @@ def test_a_killed_writer_leaves_whole_segments(tmp_path):
         )
         with writer:
             assert reached_by(writer) >= reached[-1]
-            time.sleep(random.uniform(0, 0.15))
+            reached_by(writer)
+            time.sleep(random.uniform(0, 0.03))
             writer.send_signal(signal.SIGKILL)
         archive = Archive(tmp_path / "a")
         archive.load(42)

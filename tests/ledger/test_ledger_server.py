@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import itertools
 from pathlib import Path
 
@@ -642,11 +643,13 @@ def sent(data: bytes, digest: str = "", **header):
 async def test_a_backup_comes_in_chunks_and_takes_the_place_of_the_file(tmp_path):
     records = steady(2, 5)
     async with serving(tmp_path, records) as ledger:
-        said = [answer async for answer in ledger.stub.BackupLedger(pb.BackupLedgerRequest())]
+        said = [answer async for answer in ledger.stub.BackupLedger(pb.BackupLedgerRequest(), timeout=30)]
         data = b"".join(answer.chunk for answer in said)
         assert (said[0].copy.position, said[0].copy.sha256) == (len(records), "")
         assert (said[-1].copy.size_bytes, said[-1].copy.sha256) == (len(data), sha256(data))
-        restore = ledger.stub.RestoreLedger
+        for call in (ledger.stub.BackupLedger(pb.BackupLedgerRequest()).read(), ledger.stub.RestoreLedger(sent(data))):
+            assert (await reason(call))[1] == "DEADLINE_REQUIRED"
+        restore = functools.partial(ledger.stub.RestoreLedger, timeout=30)
         refused = [
             (iter(()), "INVALID_FIELD"),
             (iter([pb.RestoreLedgerRequest(chunk=b"x")]), "INVALID_FIELD"),

@@ -204,7 +204,7 @@ async def test_a_drill_the_file_is_lost_the_stream_is_purged_and_a_backup_comes_
         result = said[-1].result
         assert (result.archived_to, result.runs, result.purged_runs) == (len(records), 3, 0)
         assert (result.kept_runs, result.kept_why) == (3, "younger than 2 days")
-        backup = b"".join([answer.chunk async for answer in stub.BackupLedger(pb.BackupLedgerRequest())])
+        backup = b"".join([answer.chunk async for answer in stub.BackupLedger(pb.BackupLedgerRequest(), timeout=30)])
     async with connected(nats) as bus:
         assert (await purged(tmp_path, bus)).purged_runs == 3
         left = [one async for batch in bus.replay("swell.event.>") for one in batch]
@@ -215,7 +215,7 @@ async def test_a_drill_the_file_is_lost_the_stream_is_purged_and_a_backup_comes_
         assert await answers_of(channel) == before
         sent = [pb.RestoreLedgerRequest(header=pb.RestoreHeader(size_bytes=len(backup), sha256=sha256(backup)))]
         sent += [pb.RestoreLedgerRequest(chunk=backup[at : at + 32_768]) for at in range(0, len(backup), 32_768)]
-        await ledger_pb2_grpc.LedgerServiceStub(channel).RestoreLedger(iter(sent))
+        await ledger_pb2_grpc.LedgerServiceStub(channel).RestoreLedger(iter(sent), timeout=30)
         assert await asyncio.to_thread(process.wait, 10) == 3
     async with running(tmp_path, nats, **archive) as (process, channel):
         assert await answers_of(channel) == before

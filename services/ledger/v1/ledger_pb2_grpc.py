@@ -281,7 +281,8 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BackupLedger(self, request, context):
-        """Copies the ledger's file while it is in use, and sends it: what it is, its bytes, and at last its digest.
+        """Copies the ledger's file while it is in use, and sends it: what it is, its bytes, and at last its digest. Needs a deadline,
+        and so does RestoreLedger: there is one of both at a time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
