@@ -21,11 +21,11 @@ from services.executor.diagnostics import REPORT_DECIDES, Counts, ReportError, f
 from services.executor.diagnostics.categories import as_profiled
 from services.executor.output import read_output
 from services.executor.sandbox import Sandbox
-from services.executor.secrets import Secrets
 from services.executor.tools import WITHOUT_SANDBOX, Invocation, invoke, untimely
 from services.executor.trial import Trials
 from services.executor.workspace import Workspace
 from services.git import readable
+from services.masking import Secrets
 from services.process import Supervisor, Tool
 from services.profiles import PlaceholderError, ToolProfile, substitute_one
 from services.scope import Droppings

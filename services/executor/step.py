@@ -70,7 +70,7 @@ from services.executor.ports import PortBlocks
 from services.executor.repositories import Repositories, Repository, has_room
 from services.executor.sandbox import Bubblewrap, Exposure, Sandbox, look
 from services.executor.scratch import Scratches, caches
-from services.executor.secrets import Masking, SecretMissingError, Secrets, gathered
+from services.executor.secrets import SecretMissingError, gathered
 from services.executor.snapshot import SnapshotError, Taken
 from services.executor.tampering import findings
 from services.executor.tools import (
@@ -88,6 +88,7 @@ from services.executor.tools import (
 from services.executor.trial import Trials
 from services.executor.workspace import Workspace, WorkspaceError
 from services.git import Git, GitError
+from services.masking import Masking, Secrets
 from services.outcome import Cost, Outcome, usd_text
 from services.prices import load_prices
 from services.process import Exit, Launch, ProcessError, Supervisor, Tool, child_environment

@@ -20,17 +20,10 @@ from services.events import FixInput
 from services.executor.journal import Journal
 from services.executor.metrics import ExecutorMetrics
 from services.executor.pulse import Pulse
-from services.executor.secrets import (
-    HELD_BYTES,
-    MASK,
-    SECRET_BYTES_MAX,
-    SecretMissingError,
-    Secrets,
-    gathered,
-    resolved,
-)
+from services.executor.secrets import SECRET_BYTES_MAX, SecretMissingError, gathered, masked_for_log, resolved
 from services.executor.step import StepConfig, Steps
 from services.executor.worker import Executor
+from services.masking import HELD_BYTES, MASK, Secrets
 from services.metrics import Exposition
 from services.profiles import ProfileError, Report, ToolProfile, parse_tool_profiles
 from services.wire import live_subject
