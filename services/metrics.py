@@ -272,7 +272,7 @@ class Exposition:
     def _readings(self) -> Iterable[Reading]:
         """In the thread of a scrape."""
         answer = self._asked.readings()
-        yield _BUILD, (self._service, _version()), 1
+        yield _BUILD, (self._service, version()), 1
         yield _RESPONSIVE, (), answer.readings is not None
         yield _LAG, (), answer.lag_s
         yield from answer.readings or ()
@@ -361,7 +361,7 @@ def _family(series: Series) -> CounterMetricFamily | GaugeMetricFamily:
     return kind(series.name, series.text, labels=series.labels)
 
 
-def _version() -> str:
+def version() -> str:
     try:
         return importlib.metadata.version("swell")
     except importlib.metadata.PackageNotFoundError:

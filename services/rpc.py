@@ -1,19 +1,25 @@
-"""What every gRPC server of Swell shares: who may call, how errors look, health, reflection, and where it may listen.
+"""What every gRPC server of Swell shares: who may call, how errors look, health, reflection, traces, and where it may listen.
 
 Errors are google.rpc.Status with exactly one ErrorInfo: an UPPER_SNAKE reason, the domain "swell", and whatever of the
 text is variable as metadata. The same reason always means the same error.
+
+A call is part of the trace that its metadata `traceparent` names, or begins one. Lines of the log about it say so, and the
+run that it is about.
 """
 
 import asyncio
 import contextlib
 import hmac
 import logging
+import os
+import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
@@ -28,14 +34,23 @@ from grpc_status import rpc_status  # type: ignore[import-untyped]
 
 from services.address import AddressError, loopback
 from services.metrics import CALL_BUCKETS_S, OTHER, Exposition, Reading, Series
+from services.otlp import Span
+from services.telemetry import about
+from services.trace import DRAWN_BYTES, METADATA, Trace, begun, parsed
 
 log = structlog.get_logger()
 
 DOMAIN = "swell"
 TOKEN_BYTES_MAX = 4096
 _OPEN_TO_ALL = "/grpc.health.v1.Health/"
+_OWN = f"/{DOMAIN}."
 
 _Context = grpc.aio.ServicerContext[Any, Any]
+
+Exporting: TypeAlias = Callable[[Sequence[Span]], None]
+"""Takes spans that have ended."""
+
+_caller: ContextVar[str] = ContextVar("caller", default="")
 
 IN_FLIGHT = Series("swell_rpc_in_flight", "gauge", "Calls under way, by method.", ("method",))
 
@@ -61,6 +76,11 @@ class BindError(RuntimeError):
 def invalid(field: str, message: str) -> RpcError:
     """The error for a request whose `field` cannot be used."""
     return RpcError(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", f"{field}: {message}", {"field": field})
+
+
+def caller() -> str:
+    """The traceparent of the call that is being answered here, for what is recorded because of it."""
+    return _caller.get()
 
 
 def status_of(error: RpcError) -> status_pb2.Status:
@@ -144,16 +164,21 @@ _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
 def create_server(
-    *, token: str | None, max_message_bytes: int, concurrent_rpcs: int, metrics: CallMetrics | None = None
+    *,
+    token: str | None,
+    max_message_bytes: int,
+    concurrent_rpcs: int,
+    metrics: CallMetrics | None = None,
+    exporting: Exporting | None = None,
 ) -> grpc.aio.Server:
     """A server that asks every caller but health probes for `authorization: Bearer <token>`; None asks nobody.
 
     `max_message_bytes` bounds a request, `concurrent_rpcs` the calls under way; more are refused. `metrics` are told of
-    each call; by default nobody reads them.
+    each call; by default nobody reads them. `exporting` gets a span of each call, by default nobody.
     """
     logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_cancellation)
     return grpc.aio.server(
-        interceptors=[_Boundary(token, metrics or CallMetrics(Exposition("")))],
+        interceptors=[_Boundary(token, metrics or CallMetrics(Exposition("")), exporting)],
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
             # Without this, two servers would share one port and each get some of the calls.
@@ -229,9 +254,10 @@ def check_bind(bind: str) -> None:
 class _Boundary(grpc.aio.ServerInterceptor):
     """The message boundary: who calls, and what becomes of exceptions."""
 
-    def __init__(self, token: str | None, metrics: CallMetrics) -> None:
-        """Ask for `token`, or nobody for anything if it is None; tell `metrics` of each call."""
+    def __init__(self, token: str | None, metrics: CallMetrics, exporting: Exporting | None) -> None:
+        """Ask for `token`, or nobody for anything if it is None; tell `metrics` of each call, and `exporting`."""
         self._metrics = metrics
+        self._exporting = exporting
         self._expected = None if token is None else f"Bearer {token}".encode()
 
     async def intercept_service(
@@ -247,7 +273,8 @@ class _Boundary(grpc.aio.ServerInterceptor):
         if handler is None:
             self._metrics.unimplemented()
             return None
-        return _bounded(handler, method, self._metrics)
+        exporting = self._exporting if method.startswith(_OWN) else None
+        return _bounded(handler, _Call(method, self._metrics, exporting))
 
     def _stranger(self, method: str) -> Any:
         async def refuse(request: Any, context: _Context) -> None:
@@ -275,8 +302,62 @@ async def _refuse_stranger(_request: Any, context: _Context) -> NoReturn:
     await context.abort_with_status(rpc_status.to_status(status_of(error)))
 
 
-def _bounded(handler: Any, method: str, metrics: CallMetrics) -> Any:
-    """The same handler; what it raises becomes a status, and how it ends is counted."""
+class _Call:
+    """What is done around each call of a method: it is counted, and part of a trace."""
+
+    def __init__(self, method: str, metrics: CallMetrics, exporting: Exporting | None) -> None:
+        self.method = method
+        self._metrics = metrics
+        self._exporting = exporting
+
+    @contextlib.contextmanager
+    def made(self, request: Any, context: _Context) -> Iterator[None]:
+        """Around a call; what ends it says how."""
+        asked = _traceparent(context)
+        trace = _trace_of_call(asked, exported=self._exporting is not None)
+        run = getattr(request, "run", "")
+        started_ns = time.time_ns()
+        told = _caller.set(trace.text)
+        try:
+            with about(run=run if isinstance(run, str) else "", trace=trace), self._metrics.call(self.method, context):
+                yield
+        finally:
+            _caller.reset(told)
+            if self._exporting is not None:
+                self._exporting([self._span(trace, asked, started_ns, context)])
+
+    def _span(self, trace: Trace, asked: Trace | None, started_ns: int, context: _Context) -> Span:
+        ended_by = sys.exception()
+        code = "CANCELLED" if isinstance(ended_by, asyncio.CancelledError) else _code_of(context)
+        _, service, name = self.method.split("/")
+        return Span(
+            trace=trace,
+            parent="" if asked is None else asked.span_id,
+            name=self.method[1:],
+            kind="server",
+            start_ns=started_ns,
+            end_ns=time.time_ns(),
+            error=None if code == grpc.StatusCode.OK.name else code,
+            attributes={"rpc.system": "grpc", "rpc.service": service, "rpc.method": name, "swell.code": code},
+        )
+
+
+def _trace_of_call(asked: Trace | None, *, exported: bool) -> Trace:
+    """The span of a call. One that nobody exports would be missing between caller and run: then it is the caller's own."""
+    if asked is not None and not exported:
+        return asked
+    fresh = begun(os.urandom(DRAWN_BYTES))
+    return fresh if asked is None else asked.within(fresh.span_id)
+
+
+def _traceparent(context: _Context) -> Trace | None:
+    """What the caller says of its trace; None if it says nothing that can be used."""
+    said = next((value for key, value in context.invocation_metadata() or () if key == METADATA), "")
+    return parsed(said) if isinstance(said, str) else None
+
+
+def _bounded(handler: Any, call: _Call) -> Any:
+    """The same handler; what it raises becomes a status, and what `call` does is done around it."""
     coding = {
         "request_deserializer": handler.request_deserializer,
         "response_serializer": handler.response_serializer,
@@ -286,38 +367,34 @@ def _bounded(handler: Any, method: str, metrics: CallMetrics) -> Any:
         make = (
             grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
         )
-        return make(_streaming(behaviour, method, metrics), **coding)
+        return make(_streaming(behaviour, call), **coding)
     behaviour = handler.stream_unary if handler.request_streaming else handler.unary_unary
     make = grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
-    return make(_answering(behaviour, method, metrics), **coding)
+    return make(_answering(behaviour, call), **coding)
 
 
-def _answering(
-    behaviour: Callable[[Any, _Context], Awaitable[Any]], method: str, metrics: CallMetrics
-) -> Callable[[Any, _Context], Any]:
+def _answering(behaviour: Callable[[Any, _Context], Awaitable[Any]], call: _Call) -> Callable[[Any, _Context], Any]:
     async def answer(request: Any, context: _Context) -> Any:
-        with metrics.call(method, context):
+        with call.made(request, context):
             try:
                 return await behaviour(request, context)
             except (asyncio.CancelledError, grpc.aio.AbortError):
                 raise  # swallowing a cancellation leaks memory of the native call
             except Exception as error:  # noqa: BLE001 - the message boundary
-                return await _abort(context, method, error)
+                return await _abort(context, call.method, error)
 
     return answer
 
 
-def _streaming(
-    behaviour: Callable[[Any, _Context], Any], method: str, metrics: CallMetrics
-) -> Callable[[Any, _Context], Any]:
+def _streaming(behaviour: Callable[[Any, _Context], Any], call: _Call) -> Callable[[Any, _Context], Any]:
     async def stream(request: Any, context: _Context) -> None:
-        with metrics.call(method, context):
+        with call.made(request, context):
             try:
                 await _streamed(behaviour(request, context), context)
             except (asyncio.CancelledError, grpc.aio.AbortError):
                 raise  # swallowing a cancellation leaks memory of the native call
             except Exception as error:  # noqa: BLE001 - the message boundary
-                await _abort(context, method, error)
+                await _abort(context, call.method, error)
 
     return stream
 

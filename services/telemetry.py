@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import math
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +20,7 @@ from typing import Any, Final
 
 import structlog
 
-from services.masking import KEY_BLOCK_BYTES, Secrets
+from services.masking import KEY_BLOCK_BYTES, SECRET_CHARS_MIN, Secrets
 from services.trace import Trace
 
 LEVEL_VARIABLE = "SWELL_LOG_LEVEL"
@@ -49,6 +50,9 @@ CUT: Final = "[cut]"
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _FIRST: Final = ("timestamp", "level", "service", "event", "run", "workstream", "attempt", "trace_id", "span_id")
 """The fields that begin a line, in this order; room is kept for them."""
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,60}")
+_OURS: Final = frozenset({"timestamp", "level", "service", "trace_id", "span_id"})
 
 log = structlog.get_logger()
 
@@ -100,9 +104,7 @@ def about(
     return structlog.contextvars.bound_contextvars(**{name: value for name, value in known.items() if value})
 
 
-def _unhandled(
-    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
-) -> None:  # pragma: no cover - of a process that ends
+def _unhandled(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     if issubclass(kind, KeyboardInterrupt):
         return
     log.error("service.crashed", exc_info=(kind, error, traceback))
@@ -110,9 +112,7 @@ def _unhandled(
 
 def _unhandled_in_thread(arguments: threading.ExceptHookArgs) -> None:
     if arguments.exc_value is not None and not isinstance(arguments.exc_value, SystemExit):
-        log.error(
-            "service.thread_crashed", exc_info=(arguments.exc_type, arguments.exc_value, arguments.exc_traceback)
-        )
+        log.error("service.thread_crashed", exc_info=(arguments.exc_type, arguments.exc_value, arguments.exc_traceback))
 
 
 class _Line:
@@ -129,11 +129,15 @@ class _Line:
         parts: list[str] = []
         left = LINE_CHARS_MAX
         for name in names:
-            key = self._text(str(name), FIELD_CHARS_MAX)
+            key = f'"{name}"' if _NAME.fullmatch(name) else self._text(str(name), FIELD_CHARS_MAX)
             room = min(left - len(key), FIRST_CHARS_MAX if name in _FIRST else TEXT_CHARS_MAX)
             if room < ROOM_MIN:
                 break
-            parts.append(f"{key}: {self._value(event[name], room - 4)}")  # what separates it from the next is counted
+            value = event[name]
+            # Ours, and of every line: nothing in them is to be looked for.
+            known = name in _OURS and isinstance(value, str)
+            # What separates a field from the next is counted.
+            parts.append(f"{key}: {json.dumps(value) if known else self._value(value, room - 4)}")
             left -= len(parts[-1]) + 2
         return "{" + ", ".join(parts) + "}"
 
@@ -160,7 +164,12 @@ class _Line:
 
     def _masked(self, text: str) -> str:
         """Without secrets, and without halves of characters, which no reader of JSON has to take."""
+        if len(text) < SECRET_CHARS_MIN and text.isascii():
+            return text
         return self._mask(text if text.isascii() else text.encode("utf-8", "replace").decode())
+
+    def _begins(self, text: str, limit: int) -> str:
+        return self._masked(text[: limit + KEY_BLOCK_BYTES])[:limit]
 
     def _plain(self, value: object, depth: int, nodes: list[int]) -> object:
         """The same in what JSON has; `nodes` counts down over the whole of it."""
@@ -173,16 +182,16 @@ class _Line:
             case float():
                 return value if math.isfinite(value) else str(value)
             case str():
-                return self._masked(value[:TEXT_CHARS_MAX])
+                return self._begins(value, TEXT_CHARS_MAX)
             case Mapping() if depth:
                 return {
-                    self._masked(str(name)[:FIELD_CHARS_MAX]): self._plain(one, depth - 1, nodes)
+                    self._begins(str(name), FIELD_CHARS_MAX): self._plain(one, depth - 1, nodes)
                     for name, one in _few(value.items(), nodes)
                 }
             case list() | tuple() | set() | frozenset() if depth:
                 return [self._plain(one, depth - 1, nodes) for one in _few(value, nodes)]
             case _:
-                return self._masked(_told(value)[:TEXT_CHARS_MAX])
+                return self._begins(_told(value), TEXT_CHARS_MAX)
 
 
 def _few(values: Iterable[Any], nodes: list[int]) -> Iterable[Any]:

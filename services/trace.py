@@ -1,6 +1,6 @@
 """Which trace and which span something belongs to, as W3C Trace Context says it from process to process. Pure.
 
-    caller's traceparent ──▶ the request's entry ──▶ the run's span ──▶ commands ──▶ the attempt's span ──▶ TRACEPARENT of its tools
+    caller's traceparent ──▶ the request's entry ──▶ decisions, commands ──▶ the attempt's span ──▶ TRACEPARENT of its tools
 
 * The trace of a run is the one that its submission was part of; of a run whose submission says nothing of one, it derives
   from the run's id.
@@ -54,14 +54,20 @@ def parsed(text: str) -> Trace | None:
     return Trace(found[2], found[3], bool(int(found[4], 16) & _SAMPLED))
 
 
+def normal(text: str) -> str:
+    """The traceparent, as this version writes it; "" for any other text."""
+    found = parsed(text)
+    return "" if found is None else found.text
+
+
 def begun(drawn: bytes) -> Trace:
     """A trace that begins here, with ids from DRAWN_BYTES random bytes."""
     return Trace(_id(drawn[:16]), _id(drawn[16:DRAWN_BYTES]))
 
 
-def of_run(run: str, request: str = "") -> Trace:
-    """The span of a run; `request` is the traceparent of the entry that asked for it."""
-    asked = parsed(request)
+def of_run(run: str, trace: str = "") -> Trace:
+    """The span of a run; `trace` is the traceparent of the request that submitted it, or of anything in that trace."""
+    asked = parsed(trace)
     own = hashlib.sha256(f"swell:{run}".encode()).digest()
     return Trace(_id(own[:16]), _id(own[16:24])) if asked is None else asked.within(_id(own[16:24]))
 

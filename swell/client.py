@@ -6,6 +6,7 @@ writes because their `request_id` makes a repetition harmless.
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import msgspec
 
+from services.trace import DRAWN_BYTES, METADATA, VARIABLE, begun, parsed
 from swell.cluster import has_room
 from swell.errors import SwellError
 from swell.values import (
@@ -132,7 +134,7 @@ class Client:
         self._channels = [grpc.insecure_channel(at, options) for at in (endpoints.scheduler, endpoints.ledger)]
         self._scheduler = scheduler_pb2_grpc.SchedulerServiceStub(self._channels[0])  # type: ignore[no-untyped-call]
         self._ledger = ledger_pb2_grpc.LedgerServiceStub(self._channels[1])  # type: ignore[no-untyped-call]
-        self._metadata = (("authorization", f"Bearer {endpoints.token}"),) if endpoints.token else ()
+        self._trace = parsed(os.environ.get(VARIABLE, ""))
 
     def __enter__(self) -> Self:
         return self
@@ -144,6 +146,12 @@ class Client:
         """End the connections and every watch."""
         for channel in self._channels:
             channel.close()
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        """Who calls, and in which trace: the one that we were started in, else one of the call's own."""
+        trace = self._trace or begun(os.urandom(DRAWN_BYTES))
+        token = self.endpoints.token
+        return ((METADATA, trace.text), *((("authorization", f"Bearer {token}"),) if token else ()))
 
     # The scheduler
 
@@ -176,7 +184,7 @@ class Client:
         return Submitted(run=answer.run, position=answer.position, warnings=_findings(answer.warnings))
 
     def _submit(self, parts: Iterator[Any]) -> Any:
-        return self._scheduler.SubmitRun(parts, timeout=SUBMIT_TIMEOUT_S, metadata=self._metadata)
+        return self._scheduler.SubmitRun(parts, timeout=SUBMIT_TIMEOUT_S, metadata=self._metadata())
 
     def cancel_run(self, run: str, *, reason: str, actor: str) -> int:
         """Ask for the end of a run; the position of the request."""
@@ -417,7 +425,7 @@ class Client:
     def verify_ledger(self, differences_max: int = 0) -> Iterator[VerifyProgress | Difference | VerifyResult]:
         """Progress, then differences, then one result: the ledger's tables against a fold of the whole log."""
         request = self._ledger_pb2.VerifyLedgerRequest(differences_max=differences_max)
-        call = self._ledger.VerifyLedger(request, timeout=VERIFY_TIMEOUT_S, metadata=self._metadata)
+        call = self._ledger.VerifyLedger(request, timeout=VERIFY_TIMEOUT_S, metadata=self._metadata())
         try:
             for answer in call:
                 match answer.WhichOneof("said"):
@@ -548,7 +556,7 @@ class Client:
         pause_s = 0.05
         while True:
             request = self._ledger_pb2.WatchEventsRequest(run=run, after_position=after)
-            call = self._ledger.WatchEvents(request, timeout=WATCH_TIMEOUT_S, metadata=self._metadata)
+            call = self._ledger.WatchEvents(request, timeout=WATCH_TIMEOUT_S, metadata=self._metadata())
             answered = False
             try:
                 for answer in call:
@@ -577,7 +585,7 @@ class Client:
     def read_artifact(self, artifact: Artifact) -> Iterator[bytes]:
         """The bytes of a stored object in pieces; the ledger checks their digest."""
         request = self._ledger_pb2.ReadArtifactRequest(name=artifact.name, digest=artifact.digest)
-        call = self._ledger.ReadArtifact(request, timeout=SUBMIT_TIMEOUT_S, metadata=self._metadata)
+        call = self._ledger.ReadArtifact(request, timeout=SUBMIT_TIMEOUT_S, metadata=self._metadata())
         try:
             for answer in call:
                 yield answer.chunk
@@ -589,7 +597,7 @@ class Client:
     def watch_output(self, run: str, workstream: str = "") -> Iterator[tuple[str, bytes]]:
         """(workstream, piece) of what the run's tools print from now on, until the iterator is closed."""
         request = self._ledger_pb2.WatchOutputRequest(run=run, workstream=workstream)
-        call = self._ledger.WatchOutput(request, metadata=self._metadata)
+        call = self._ledger.WatchOutput(request, metadata=self._metadata())
         try:
             for answer in call:
                 if answer.chunk:
@@ -634,7 +642,7 @@ class Client:
     # Calls
 
     def _call(self, method: Callable[..., Any], request: Any, *, timeout_s: float = CALL_TIMEOUT_S) -> Any:
-        return self._repeat(lambda: method(request, timeout=timeout_s, metadata=self._metadata))
+        return self._repeat(lambda: method(request, timeout=timeout_s, metadata=self._metadata()))
 
     def _repeat(self, call: Callable[[], _T]) -> _T:
         """The answer; while the service cannot be reached, the call is repeated for OUTAGE_S."""

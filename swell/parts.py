@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from services.otlp import VARIABLES
 from services.process import child_environment
 from swell.cluster import read_secret, write_private
 
@@ -71,7 +72,7 @@ class Parts:
         """The variables of a process. The executor gets ours, to hand on what a tool profile names in `env_allow`."""
         own = {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
         if name != "executor":
-            return child_environment(own, allow=("SWELL_LOG_LEVEL",))
+            return child_environment(own, allow=("SWELL_LOG_LEVEL", *VARIABLES))
         kept = {key: value for key, value in os.environ.items() if not key.startswith("SWELL_")}
         return {**kept, **own, **{key: os.environ[key] for key in ("SWELL_LOG_LEVEL",) if key in os.environ}}
 

@@ -12,7 +12,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
-from services.rpc import BindError, Health, RpcError, check_bind, create_server, read_token, serve
+from services.rpc import BindError, Health, RpcError, caller, check_bind, create_server, read_token, serve
+from services.trace import parsed
 
 NAME = "swell.test.v1.TestService"
 
@@ -23,6 +24,7 @@ class Calls:
     def __init__(self) -> None:
         self.entered = asyncio.Event()
         self.cancelled = asyncio.Event()
+        self.callers: list[str] = []
 
     async def one(self, request: bytes, context) -> bytes:
         await self._behave(request)
@@ -34,6 +36,7 @@ class Calls:
         yield request
 
     async def _behave(self, request: bytes) -> None:
+        self.callers.append(caller())
         match request:
             case b"refuse":
                 raise RpcError(grpc.StatusCode.FAILED_PRECONDITION, "TOO_LATE", "do it earlier", {"run": "r1"})
@@ -51,9 +54,9 @@ class Calls:
 
 
 @contextlib.asynccontextmanager
-async def served(token: str | None = None, *, concurrent_rpcs: int = 10):
+async def served(token: str | None = None, *, concurrent_rpcs: int = 10, exporting=None):
     calls, health = Calls(), Health([NAME])
-    server = create_server(token=token, max_message_bytes=1000, concurrent_rpcs=concurrent_rpcs)
+    server = create_server(token=token, max_message_bytes=1000, concurrent_rpcs=concurrent_rpcs, exporting=exporting)
     handlers = {
         "One": grpc.unary_unary_rpc_method_handler(calls.one),
         "Many": grpc.unary_stream_rpc_method_handler(calls.many),
@@ -240,3 +243,53 @@ def test_a_token_file_must_hold_a_token(tmp_path):
             read_token(file)
     file.write_bytes(b"secret\n")
     assert read_token(file) == "secret"
+
+
+# Traces
+
+ASKED = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def traced(channel, *said: str):
+    return channel.unary_unary(f"/{NAME}/One")(b"hello", metadata=[("traceparent", one) for one in said])
+
+
+async def test_a_call_is_part_of_its_callers_trace_and_of_no_other():
+    async with served() as (channel, calls, *_):
+        await traced(channel, ASKED)
+        await drained(channel.unary_stream(f"/{NAME}/Many")(b"hello", metadata=[("traceparent", ASKED)]))
+        assert calls.callers == [ASKED, ASKED]
+        await traced(channel)
+        await asyncio.gather(*(traced(channel, ASKED.replace("-b7", f"-a{n}")) for n in range(8)))
+    assert parsed(calls.callers[2]) is not None
+    assert calls.callers[2] != ASKED
+    assert {one[36:38] for one in calls.callers[3:]} == {f"a{n}" for n in range(8)}
+    assert caller() == ""
+
+
+@pytest.mark.parametrize("said", ["", "x" * 5000, f"{ASKED}-more", ASKED.upper(), "00-" + "0" * 32 + ASKED[35:]])
+async def test_what_is_no_traceparent_begins_a_trace(said):
+    async with served() as (channel, calls, *_):
+        await traced(channel, said)
+    assert parsed(calls.callers[0]) is not None
+    assert calls.callers[0][3:35] != ASKED[3:35]
+
+
+async def test_a_call_is_a_span_between_its_caller_and_what_it_asks_for():
+    """So what is recorded because of it names the call; probes are none."""
+    spans = []
+    async with served(exporting=spans.extend) as (channel, calls, *_):
+        await traced(channel, ASKED)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await one(channel, b"refuse")
+        await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=NAME))
+        waiting = asyncio.create_task(drained(many(channel, b"wait")))
+        await calls.entered.wait()
+        waiting.cancel()
+        await calls.cancelled.wait()
+    answered, refused, cancelled = spans
+    assert (answered.trace.text, answered.parent) == (calls.callers[0], ASKED[36:52])
+    assert (answered.trace.trace_id, answered.name, answered.error) == (ASKED[3:35], f"{NAME}/One", None)
+    assert answered.end_ns >= answered.start_ns
+    assert (refused.parent, refused.error) == ("", "FAILED_PRECONDITION")
+    assert (cancelled.error, cancelled.attributes["rpc.method"]) == ("CANCELLED", "Many")

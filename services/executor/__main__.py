@@ -25,6 +25,7 @@ from services.executor.housekeeping import Housekeeping
 from services.executor.journal import Journal, Key, StateDirBusyError, lock
 from services.executor.metrics import ExecutorMetrics
 from services.executor.pulse import Pulse, PulseGoneError
+from services.executor.secrets import masked_for_log
 from services.executor.step import StepConfig, Steps
 from services.executor.tools import tool_path
 from services.executor.worker import HAND_BACK_S, Executor, marker_of
@@ -201,7 +202,7 @@ def _name(config: ExecutorConfig) -> str:
 def main(arguments: Sequence[str], env: Mapping[str, str]) -> int:
     """Run with these arguments; return the exit code."""
     try:
-        telemetry.configure("executor", env)
+        telemetry.configure("executor", env, mask=masked_for_log)
         if len(arguments) > 1:
             raise ConfigError(f"the executor takes one argument, its configuration file, not {len(arguments)}")
         config = load(ExecutorConfig, Path(arguments[0]) if arguments else None, env, PREFIX)

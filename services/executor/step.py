@@ -95,6 +95,7 @@ from services.process import Exit, Launch, ProcessError, Supervisor, Tool, child
 from services.profiles import PlaceholderError, ToolProfile, model_of, placeholders
 from services.scope import Droppings, Scope, ScopePattern
 from services.spec import CHECKS_NAMED_MAX, Definitions, Ranges, decode_spec
+from services.trace import VARIABLE, of_attempt, of_run
 from services.wire import live_subject
 
 log = structlog.get_logger()
@@ -267,7 +268,7 @@ class Steps:
             result = StepFinished(ok=False, error_class="workspace_error", message=self._explained(error))
         except (BusError, OSError, ValueError) as error:
             if not _says_full(error):
-                log.error("step.failed", run=command.run, workstream=command.step.workstream, exc_info=error)
+                log.error("step.failed", exc_info=error)
             result = StepFinished(ok=False, error_class="workspace_error", message=self._explained(error))
         if result.cost is None and command.step.cap is not None:
             result = _free(result) if attempt is None else attempt.accounted(result)
@@ -355,6 +356,7 @@ class _Attempt:
         self.repository = repository
         self.key = (command.run, command.step.workstream, command.step.attempt)
         self.marker = f"{command.run}/{command.step.workstream}/{command.step.attempt}"
+        self.trace = of_attempt(of_run(command.run, command.trace), self.key)
         self.workstream = command.step.on_behalf or command.step.workstream
         self.secrets = gathered(self.spec.profiles.values(), steps.config.exposure.hidden)
         self.outcome: Outcome | None = None
@@ -448,6 +450,7 @@ class _Attempt:
             temporary=scratch / "tmp",
         )
         env |= caches(scratch / "cache")
+        env[VARIABLE] = self.trace.text
         if self._ports is not None:
             env |= {"SWELL_PORT_FIRST": str(self._ports.start), "SWELL_PORT_COUNT": str(len(self._ports))}
         path = tool_path(env["PATH"])
@@ -743,7 +746,7 @@ class _Attempt:
         """A snapshot with a secret in it is kept where it is, under a ref of its own, and leaves this machine in no form."""
         self._leaked = True
         await self.repository.mirror.keep(quarantine_ref(*self.key), taken.commit)
-        log.warning("step.quarantined", attempt=self.marker, commit=taken.commit, files=len(leaks))
+        log.warning("step.quarantined", commit=taken.commit, files=len(leaks))
         return StepFinished(
             ok=False,
             changed=True,
@@ -783,9 +786,9 @@ class _Attempt:
                 working.cancel()
                 await asyncio.wait({working})
         if working.cancelled():
-            log.warning("step.work_not_kept", attempt=self.marker, reason="keep_work_timeout_s is over")
+            log.warning("step.work_not_kept", reason="keep_work_timeout_s is over")
         elif (error := working.exception()) is not None:
-            log.warning("step.work_not_kept", attempt=self.marker, reason=self.secrets.mask_text(str(error)))
+            log.warning("step.work_not_kept", reason=self.secrets.mask_text(str(error)))
         else:
             self._kept = msgspec.structs.replace(working.result(), tool_wall_s=self._tool_wall_s())
 

@@ -12,6 +12,7 @@ Nothing durable lives here: kill an executor at any time. Its journal only lets 
 """
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -34,8 +35,11 @@ from services.executor.pulse import Pulse
 from services.executor.step import MESSAGE_CHARS, Steps, Stopped
 from services.metrics import Exposition
 from services.process import ProcessError
+from services.telemetry import about
+from services.trace import Trace, of_attempt, of_run
 from services.wire import (
     Entry,
+    Recorded,
     WireError,
     attempt_subject,
     decode_command,
@@ -71,12 +75,13 @@ Key = tuple[str, str, int]
 class Work(msgspec.Struct):
     """An attempt this executor has claimed. `sequence` is its claim; `ending` says why it does not go on, if it does not.
 
-    `step` is what it is asked to do. `processes` counts those that were ended for it.
+    `step` is what it is asked to do, `trace` its span. `processes` counts those that were ended for it.
     """
 
     key: Key
     sequence: int
     step: str
+    trace: Trace | None
     task: "asyncio.Task[StepFinished] | None" = None
     ending: Literal["", "closed", "handed_back"] = ""
     claimed_at: float = 0.0
@@ -208,12 +213,19 @@ class Executor:
             await self._refuse(delivery, str(error))
             return
         key = (command.run, command.step.workstream, command.step.attempt)
+        trace = span_of(command)
+        with _about(key, trace):
+            await self._work_on(key, trace, command, delivery)
+
+    async def _work_on(self, key: Key, trace: Trace, command: RunStep, delivery: Delivery) -> None:
         self._journal.opened(key)
-        sequence = await self._claim(key, delivery)
+        sequence = await self._claim(key, trace, delivery)
         if sequence == 0:
             self._journal.closed(key)
             return
-        work = Work(key=key, sequence=sequence, step=command.step.step, claimed_at=time.monotonic())
+        step = command.step.step
+        log.info("executor.claimed", step=step, tool=command.step.tool)
+        work = Work(key=key, sequence=sequence, step=step, trace=trace, claimed_at=time.monotonic())
         self._take_up(work)
         try:
             result = await self._carry_out(work, command)
@@ -234,31 +246,32 @@ class Executor:
         if not self._work and not self._stopping.is_set():
             self._pulse.enter("idle")
 
-    async def _claim(self, key: Key, delivery: Delivery) -> int:
+    async def _claim(self, key: Key, trace: Trace | None, delivery: Delivery) -> int:
         """The sequence of our claim; 0 when the attempt is somebody else's, or over."""
         fenced = claims.claim(self._name, self._boot)
-        data = encode_entry(self._entry(key[0], fenced.events))
+        data = encode_entry(self._entry(key[0], fenced.events, trace))
         try:
             with self._metrics.claiming():
                 sequence = await self._bus.append(attempt_subject(*key), data, expect=fenced.expect)
         except RefusedError:
             sequence = 0
         except BusUnavailableError as error:
-            log.warning("executor.claim_unanswered", attempt=key, error=str(error))
+            log.warning("executor.claim_unanswered", error=str(error))
             return 0
         await delivery.ack()
         return sequence
 
     async def _refuse(self, delivery: Delivery, reason: str) -> None:
         """A command this version cannot read is refused with a fact, so that nobody waits for it."""
-        log.error("executor.unreadable_command", subject=delivery.subject, error=reason)
         tokens = delivery.subject.split(".")
         key = (tokens[3], tokens[4], int(tokens[5]))
-        sequence = await self._claim(key, delivery)
-        if sequence:
-            work = Work(key=key, sequence=sequence, step=UNREADABLE)
-            message = f"{reason}: upgrade this executor"[:MESSAGE_CHARS]
-            await self._close(work, StepFinished(ok=False, error_class="protocol_error", message=message))
+        with _about(key):
+            log.error("executor.unreadable_command", subject=delivery.subject, error=reason)
+            sequence = await self._claim(key, None, delivery)
+            if sequence:
+                work = Work(key=key, sequence=sequence, step=UNREADABLE, trace=None)
+                message = f"{reason}: upgrade this executor"[:MESSAGE_CHARS]
+                await self._close(work, StepFinished(ok=False, error_class="protocol_error", message=message))
 
     async def _carry_out(self, work: Work, command: RunStep) -> StepFinished | None:
         """The result; of a step that is ended early what it leaves, or None when that is nothing and the attempt closed."""
@@ -276,7 +289,7 @@ class Executor:
         error = work.task.exception()
         if error is None:
             return work.task.result()
-        log.error("executor.step_crashed", attempt=work.key, exc_info=error)
+        log.error("executor.step_crashed", exc_info=error)
         message = f"the executor could not carry it out: {type(error).__name__}: {error}"
         return StepFinished(ok=False, error_class="unknown", message=message[:MESSAGE_CHARS])
 
@@ -304,8 +317,9 @@ class Executor:
         """Append the result after our claim, or what came too late to the late subject; whether everything is told."""
         if result is not None and await self._appended(work, result):
             self._metrics.closed(work.step, result)
+            log.info("executor.closed", ok=result.ok, error_class=result.error_class, wall_s=result.wall_s)
             return True
-        log.info("executor.result_refused", attempt=work.key)
+        log.info("executor.result_refused")
         self._metrics.refused(work.step, result)
         events: list[AnyEvent] = []
         if result is not None:
@@ -314,49 +328,49 @@ class Executor:
             # The supervisor has ended what it knew; this proves it, and finds what a former supervisor left.
             swept = await process.sweep([marker_of(work.key)])
         except ProcessError as error:
-            log.error("executor.processes_live", attempt=work.key, error=str(error))
-            await self._late(work.key, events)
+            log.error("executor.processes_live", error=str(error))
+            await self._late(work.key, events, work.trace)
             return False
         processes = work.processes + sum(swept.values())
         self._metrics.reaped(processes)
         events.append(ProcessesReaped(executor=self._name, boot=self._boot, processes=processes))
-        return await self._late(work.key, events)
+        return await self._late(work.key, events, work.trace)
 
     async def _appended(self, work: Work, result: StepFinished) -> bool:
         """Whether the close is ours; tried until it is, or somebody else's."""
         run = work.key[0]
         fenced = claims.close(result, work.sequence)
         try:
-            data = encode_entry(self._entry(run, fenced.events))
+            data = encode_entry(self._entry(run, fenced.events, work.trace))
         except WireError as error:
-            log.error("executor.result_too_large", attempt=work.key, error=str(error))
-            data = encode_entry(self._entry(run, claims.close(_minimal(result), work.sequence).events))
+            log.error("executor.result_too_large", error=str(error))
+            data = encode_entry(self._entry(run, claims.close(_minimal(result), work.sequence).events, work.trace))
         while work.ending != "closed":
             try:
                 await self._bus.append(attempt_subject(*work.key), data, expect=fenced.expect)
             except RefusedError:
                 return False
             except BusError as error:
-                log.warning("executor.close_retry", attempt=work.key, error=str(error))
+                log.warning("executor.close_retry", error=str(error))
                 await asyncio.sleep(RETRY_S)
             else:
                 return True
         return False
 
-    async def _late(self, key: Key, events: list[AnyEvent]) -> bool:
+    async def _late(self, key: Key, events: list[AnyEvent], trace: Trace | None) -> bool:
         """Add to the late subject, for as long as it takes; while draining once. Whether it is stored."""
         if not events:
             return True
         try:
-            data = encode_entry(self._entry(key[0], events))
+            data = encode_entry(self._entry(key[0], events, trace))
         except WireError as error:
-            log.error("executor.late_fact_lost", attempt=key, error=str(error))
+            log.error("executor.late_fact_lost", error=str(error))
             return False
         while True:
             try:
                 await self._bus.add(late_subject(*key), data)
             except BusError as error:
-                log.warning("executor.late_fact_retry", attempt=key, error=str(error))
+                log.warning("executor.late_fact_retry", error=str(error))
                 if self._stopping.is_set():
                     return False
                 await asyncio.sleep(RETRY_S)
@@ -367,32 +381,42 @@ class Executor:
         """Say of each attempt that a former life had open that nothing of it lives; then it is forgotten."""
         for key, processes in leftovers.items():
             self._metrics.reaped(processes)
-            told = await self._is_told(key)
-            reaped = ProcessesReaped(executor=self._name, boot=self._boot, processes=processes)
-            if told or await self._late(key, [reaped]):
-                self._journal.closed(key)
+            with _about(key):
+                last = await self._last(key)
+            entry = None if last is None else _read(last)
+            trace = None if entry is None else of_attempt(of_run(key[0], entry.trace), key)
+            with _about(key, trace):
+                # Nothing is to be said of an attempt that was never claimed, or whose close is ours.
+                told = last is None or (entry is not None and self._is_own_close(entry))
+                reaped = ProcessesReaped(executor=self._name, boot=self._boot, processes=processes)
+                if told or await self._late(key, [reaped], trace):
+                    self._journal.closed(key)
 
-    async def _is_told(self, key: Key) -> bool:
-        """Whether there is nothing to say of an attempt: it was never claimed, or its close is ours."""
+    async def _last(self, key: Key) -> Recorded | None:
+        """The newest entry of an attempt, asked for until there is an answer."""
         while True:
             try:
-                last = await self._bus.last(attempt_subject(*key))
-                if last is None:
-                    return True
-                entry = decode_entry(last.data)
-                return entry.by == self._by and any(isinstance(event, StepFinished) for event in entry.events)
-            except WireError:
-                return False
+                return await self._bus.last(attempt_subject(*key))
             except BusError as error:
-                log.warning("executor.leftover_retry", attempt=key, error=str(error))
+                log.warning("executor.leftover_retry", error=str(error))
                 await asyncio.sleep(RETRY_S)
+
+    def _is_own_close(self, entry: Entry) -> bool:
+        return entry.by == self._by and any(isinstance(event, StepFinished) for event in entry.events)
 
     @property
     def _by(self) -> str:
         return claims.writer(self._name)
 
-    def _entry(self, run: str, events: Sequence[AnyEvent]) -> Entry:
-        return Entry(id=uuid.uuid4().hex, run=run, at_ns=time.time_ns(), by=self._by, events=list(events))
+    def _entry(self, run: str, events: Sequence[AnyEvent], trace: Trace | None) -> Entry:
+        return Entry(
+            id=uuid.uuid4().hex,
+            run=run,
+            at_ns=time.time_ns(),
+            by=self._by,
+            events=list(events),
+            trace=trace.text if trace is not None else "",
+        )
 
     # Signs of life, and of their end
 
@@ -452,9 +476,29 @@ class Executor:
             return
         first = not work.ending
         work.ending = ending
-        log.info("executor.attempt_ended_early", attempt=work.key, ending=ending)
+        with _about(work.key, work.trace):
+            log.info("executor.attempt_ended_early", ending=ending)
         if first and work.task is not None and not work.task.done():
             work.task.cancel()
+
+
+def span_of(command: RunStep) -> Trace:
+    """The span of the attempt that a command asks for."""
+    step = command.step
+    run = of_run(command.run, command.trace)
+    return of_attempt(run, (command.run, step.workstream, step.attempt))
+
+
+def _read(recorded: Recorded) -> Entry | None:
+    try:
+        return decode_entry(recorded.data)
+    except WireError:
+        return None
+
+
+def _about(key: Key, trace: Trace | None = None) -> contextlib.AbstractContextManager[object]:
+    run, workstream, attempt = key
+    return about(run=run, workstream=workstream, attempt=attempt, trace=trace)
 
 
 def marker_of(key: Key) -> str:

@@ -18,9 +18,10 @@ import grpc.aio
 import structlog
 import uvloop
 
-from services import telemetry
+from services import otlp, telemetry
 from services.bus import Bus, BusError
 from services.config import ConfigError, load
+from services.ledger import spans
 from services.ledger.absorb import Absorber
 from services.ledger.archive import Archivist
 from services.ledger.config import PREFIX, LedgerConfig
@@ -33,6 +34,7 @@ from services.ledger.store import Store, StoreDamagedError, StoreError
 from services.ledger.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
 from services.ledger.verify import Verifier
 from services.metrics import Exposition
+from services.posting import Receiver
 from services.ready import announce
 from services.rpc import BindError, CallMetrics, Health, check_bind, create_server, read_token, serve
 
@@ -45,8 +47,8 @@ PROGRESS_S = 5.0
 """How often a ledger that catches up says how far it is."""
 
 
-async def run(config: LedgerConfig) -> None:
-    """Serve until SIGTERM or SIGINT. Raises BusError, StoreError, BindError, ConfigError."""
+async def run(config: LedgerConfig, collector: Receiver | None) -> None:
+    """Serve until SIGTERM or SIGINT; `collector` gets spans, if there is one. Raises BusError, StoreError, BindError, ConfigError."""
     started_ns = time.time_ns()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -57,8 +59,10 @@ async def run(config: LedgerConfig) -> None:
     token = None if config.token_file is None else read_token(config.token_file)
     exposition = Exposition("ledger")
     metrics, calls = LedgerMetrics(exposition), CallMetrics(exposition)
+    exporter = otlp.Exporter("ledger", collector, exposition)
     async with contextlib.AsyncExitStack() as open_things:
         metrics_port = await open_things.enter_async_context(exposition.served(config.metrics_address))
+        await open_things.enter_async_context(exporter.exporting())
         store = await asyncio.to_thread(
             Store.open,
             config.file,
@@ -84,6 +88,7 @@ async def run(config: LedgerConfig) -> None:
             lag_max=config.live_lag_max,
             metrics=metrics,
             history=history,
+            on_commit=None if collector is None else lambda batch: exporter.offer(spans.ended(batch)),
         )
         await absorber.verify()
         metrics.read(absorber, store)
@@ -220,12 +225,13 @@ def main(arguments: Sequence[str], env: Mapping[str, str]) -> int:
         if len(arguments) > 1:
             raise ConfigError(f"the ledger takes one argument, its configuration file, not {len(arguments)}")
         config = load(LedgerConfig, Path(arguments[0]) if arguments else None, env, PREFIX)
+        collector = otlp.collector(env)
     except ValueError as error:
         sys.stderr.write(f"ledger: {error}\n")
         return 2
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run(config))
+            runner.run(run(config, collector))
     except StoreDamagedError as error:
         log.error("ledger.failed", error=str(error), exit_code=CONDEMNED)
         return CONDEMNED

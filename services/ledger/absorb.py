@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import Protocol
@@ -151,13 +151,16 @@ class Absorber:
         lag_max: int = 1000,
         metrics: LedgerMetrics | None = None,
         history: History | None = None,
+        on_commit: Callable[[Batch], None] | None = None,
     ) -> None:
         """`linger_s` is how long a batch is let fill; `batch_max`, `watch_backlog` and `lag_max` count entries.
 
         Up to `lag_max` entries behind the log the ledger is caught up. `metrics` are told of commits; by default nobody
-        reads them. `history` knows the archive; by default there is none, and the stream must be whole.
+        reads them. `history` knows the archive; by default there is none, and the stream must be whole. `on_commit` is
+        shown each batch that is stored, but for those of a rebuild, which hold nothing new.
         """
         self._history = history or History()
+        self._on_commit = on_commit
         self._metrics = metrics or LedgerMetrics(Exposition("ledger"))
         self._store = store
         self._log = event_log
@@ -296,6 +299,8 @@ class Absorber:
         except asyncio.CancelledError:
             await asyncio.wait([work])
             raise
+        if self._on_commit is not None and not self.rebuilding:
+            self._on_commit(batch)
         self.position = batch.tip.position
         self.stream_last = max(self.stream_last, self.position)
         self.entries += len(batch.entries)

@@ -16,11 +16,12 @@ import grpc.aio
 import structlog
 import uvloop
 
-from services import telemetry
+from services import otlp, telemetry
 from services.artifacts import Artifacts
 from services.bus import Bus, BusError
 from services.config import ConfigError, load
 from services.metrics import Exposition
+from services.posting import Receiver
 from services.ready import announce
 from services.rpc import BindError, CallMetrics, Health, check_bind, create_server, read_token, serve
 from services.scheduler.config import PREFIX, SchedulerConfig
@@ -40,8 +41,8 @@ UPLOAD_PATIENCE_S = 5.0
 """How long a submission waits for the bus: well below its caller's patience, so that the reason is told."""
 
 
-async def run(config: SchedulerConfig) -> None:
-    """Schedule until SIGTERM or SIGINT. Raises BusError, BindError, ConfigError."""
+async def run(config: SchedulerConfig, collector: Receiver | None) -> None:
+    """Schedule until SIGTERM or SIGINT; `collector` gets spans, if there is one. Raises BusError, BindError, ConfigError."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -51,8 +52,10 @@ async def run(config: SchedulerConfig) -> None:
     notifier = Notifier(config.notifications)
     exposition = Exposition("scheduler")
     metrics, calls = SchedulerMetrics(exposition), CallMetrics(exposition)
+    spans = otlp.Exporter("scheduler", collector, exposition)
     async with contextlib.AsyncExitStack() as open_things:
         metrics_port = await open_things.enter_async_context(exposition.served(config.metrics_address))
+        await open_things.enter_async_context(spans.exporting())
         bus = await Bus.connect(config.bus, name="swell-scheduler")
         open_things.push_async_callback(bus.close)
         await bus.ensure_streams()
@@ -74,6 +77,7 @@ async def run(config: SchedulerConfig) -> None:
             max_message_bytes=REQUEST_BYTES_MAX,
             concurrent_rpcs=config.concurrent_rpcs,
             metrics=calls,
+            exporting=spans.offer if collector is not None else None,
         )
         answers = SchedulerServer(config, bus, artifacts, shell, submissions)
         add_SchedulerServiceServicer_to_server(answers, server)  # type: ignore[no-untyped-call]  # generated code
@@ -124,12 +128,13 @@ def main(arguments: Sequence[str], env: Mapping[str, str]) -> int:
         if len(arguments) > 1:
             raise ConfigError(f"the scheduler takes one argument, its configuration file, not {len(arguments)}")
         config = load(SchedulerConfig, Path(arguments[0]) if arguments else None, env, PREFIX)
+        collector = otlp.collector(env)
     except ValueError as error:
         sys.stderr.write(f"scheduler: {error}\n")
         return 2
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run(config))
+            runner.run(run(config, collector))
     except (BusError, BindError, ValueError) as error:
         log.error("scheduler.failed", error=str(error), kind=type(error).__name__)
         return 1

@@ -21,8 +21,6 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
-import ipaddress
-import re
 import shutil
 import ssl
 import time
@@ -30,7 +28,6 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -46,10 +43,13 @@ from services.events import (
     WorkstreamTransitioned,
 )
 from services.outcome import usd_text
+from services.posting import PostError, Receiver
 from services.process import ProcessError, child_environment
 from services.process import run as run_process
 from services.scheduler.config import NotificationKind, NotificationsConfig
-from services.wire import UnknownKindError, WireError, decode_entry, parse_subject
+from services.telemetry import about
+from services.trace import of_run
+from services.wire import UnknownKindError, WireError, decode_entry, decode_envelope, parse_subject
 
 log = structlog.get_logger()
 
@@ -67,10 +67,7 @@ TRIES_MIN = 5
 ACK_MARGIN_S = 5.0
 TOLD_MAX = 10_000
 OUTPUT_BYTES = 64 * 1024  # of the shell that throws the command's own away
-RESPONSE_HEAD_BYTES = 64 * 1024
 SECRET_BYTES_MIN, SECRET_BYTES_MAX = 16, 4096
-
-_VISIBLE_ASCII = re.compile(r"[!-~]+")
 
 
 class NotDeliveredError(Exception):
@@ -204,10 +201,7 @@ class Command:
 
 
 class Webhook:
-    """A URL that gets the notification as the JSON body of a POST, signed, and takes it by a status of 2xx.
-
-    Redirects are not followed, proxies not asked. Certificates are verified; SSL_CERT_FILE names other authorities.
-    """
+    """A URL that gets the notification as the JSON body of a POST, signed, and takes it by a status of 2xx. See services.posting."""
 
     name = "webhook"
 
@@ -216,34 +210,23 @@ class Webhook:
         self._timeout_s = timeout_s
         self._secret = secret
         try:
-            parts = urlsplit(url)
-            host, port = parts.hostname or "", parts.port
+            self._receiver = Receiver("notifications.webhook_url", url)
         except ValueError as error:
-            raise ConfigError(f"notifications.webhook_url is not a URL ({error}): write https://host/path") from error
-        if not _VISIBLE_ASCII.fullmatch(url) or not host or parts.scheme not in ("https", "http") or parts.fragment:
-            raise ConfigError(
-                "notifications.webhook_url must be https://host/path in ASCII, without spaces and without #"
-            )
-        if "@" in parts.netloc:
+            raise ConfigError(str(error)) from error
+        if self._receiver.has_user:
             raise ConfigError("notifications.webhook_url must not hold a user: sign with webhook_secret_file instead")
-        if parts.scheme == "http" and not _is_loopback(host):
+        if not self._receiver.is_private:
+            host = self._receiver.host
             raise ConfigError(
                 f"notifications.webhook_url: {host} is another machine: use https (http only reaches this one)"
             )
-        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
-        self._host, self._port = host, port or (443 if self._tls else 80)
-        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        self._head = (
-            f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nUser-Agent: swell\r\nConnection: close\r\n"
-            "Content-Type: application/json\r\n"
-        )
 
     async def send(self, body: bytes) -> None:
         """Post it."""
-        where = f"notifications.webhook_url: {self._host}"
+        where = f"notifications.webhook_url: {self._receiver.host}"
         try:
             async with asyncio.timeout(self._timeout_s):
-                status = await self._post(body)
+                status = (await self._receiver.post(body, self._signed(body))).status
         except TimeoutError as error:
             raise NotDeliveredError(
                 f"{where} did not answer within {self._timeout_s:g} s: check it, or raise notifications.timeout_s"
@@ -253,7 +236,7 @@ class Webhook:
                 f"{where} has no certificate that can be trusted ({error.verify_message}): mend it, or name its authority "
                 "with SSL_CERT_FILE"
             ) from error
-        except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
+        except PostError as error:
             raise NotDeliveredError(
                 f"{where} could not be reached, or does not speak HTTP ({error}): check URL and receiver"
             ) from error
@@ -262,41 +245,16 @@ class Webhook:
         if not 200 <= status < 300:
             raise NotDeliveredError(f"{where} answered {status}: look at the receiver's log")
 
-    async def _post(self, body: bytes) -> int:
-        """The status of the answer. Its body is not read: the receiver has decided by then."""
-        head = f"{self._head}Content-Length: {len(body)}\r\n"
-        if self._secret is not None:
-            head += f"Swell-Signature: {signature(self._secret, int(time.time()), body)}\r\n"
-        reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._tls, limit=RESPONSE_HEAD_BYTES)
-        try:
-            writer.write(f"{head}\r\n".encode("ascii") + body)
-            await writer.drain()
-            status = 0
-            while status < 200:  # interim answers come before the one that counts
-                status = _status(await reader.readuntil(b"\r\n\r\n"))
-            return status
-        finally:
-            writer.close()
+    def _signed(self, body: bytes) -> dict[str, str]:
+        if self._secret is None:
+            return {}
+        return {"Swell-Signature": signature(self._secret, int(time.time()), body)}
 
 
 def signature(secret: bytes, stamp_s: int, body: bytes) -> str:
     """The value of the header Swell-Signature: when it was signed, seconds since 1970, and by whom."""
     mac = hmac.new(secret, f"{stamp_s}.".encode() + body, hashlib.sha256)
     return f"t={stamp_s},v1={mac.hexdigest()}"
-
-
-def _status(head: bytes) -> int:
-    found = re.match(rb"HTTP/1\.[01] ([1-5][0-9]{2})[ \r]", head)
-    if found is None:
-        raise ValueError("no HTTP status line")
-    return int(found[1])
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _read_secret(file: Path) -> bytes:
@@ -401,16 +359,19 @@ class _Telling:
         try:
             said = notifications(delivery.subject, delivery.sequence, delivery.time_ns, delivery.data)
         except UnknownKindError as error:
-            await self._put_off(delivery, [], str(error))  # a newer scheduler, if there is one, can read it
+            with _about(delivery):
+                await self._put_off(delivery, [], str(error))  # a newer scheduler, if there is one, can read it
             return
         except WireError as error:
-            log.error("notify.unreadable", position=delivery.sequence, error=str(error))
+            with _about(delivery):
+                log.error("notify.unreadable", position=delivery.sequence, error=str(error))
             said = []
         wanted = [notification for notification in said if notification.kind in self._config.on]
         if not wanted:
             await delivery.ack()
             return
-        task = asyncio.create_task(self._deliver(delivery, wanted))
+        with _about(delivery):
+            task = asyncio.create_task(self._deliver(delivery, wanted))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
 
@@ -456,3 +417,12 @@ class _Telling:
         delay_s = min(RETRY_FIRST_S * 2.0 ** min(delivery.count - 1, 30), self._config.retry_max_s)
         log.warning("notify.retry", delay_s=delay_s, **known)
         await delivery.nak(delay_s)
+
+
+def _about(delivery: Delivery) -> contextlib.AbstractContextManager[object]:
+    """Every line in this context is about the run of this decision."""
+    try:
+        run, trace = parse_subject(delivery.subject).run, decode_envelope(delivery.data).trace
+    except WireError:
+        return contextlib.nullcontext()
+    return about(run=run, trace=None if run == FLEET else of_run(run, trace))

@@ -28,7 +28,7 @@ from services.events import (
     RunRequested,
     StepRequested,
 )
-from services.rpc import RpcError, invalid
+from services.rpc import RpcError, caller, invalid
 from services.scheduler.shell import Shell
 from services.scheduler.submission import REQUEST_ID, RUN_ID
 from services.wire import Entry, WireError, all_of_run, decode_entry, encode_entry, request_subject, run_subject
@@ -190,7 +190,13 @@ class Requests:
 
     async def _append(self, run: str, event: AnyEvent, *, expect: int) -> int:
         entry = Entry(
-            id=uuid.uuid4().hex, run=run, at_ns=time.time_ns(), by="client", events=[event], seen=self._shell.position
+            id=uuid.uuid4().hex,
+            run=run,
+            at_ns=time.time_ns(),
+            by="client",
+            events=[event],
+            seen=self._shell.position,
+            trace=caller(),
         )
         try:
             data = encode_entry(entry)

@@ -48,6 +48,8 @@ from services.scheduler.snapshots import SPECS_AT_ONCE, Folded, Snapshots, id_of
 from services.scheduler.state import ANSWERS_KEPT, Fact, Over, RunState, evolve, is_over, skip
 from services.scheduler.steps import GROUP_MAX, Decision
 from services.spec import RunSpec, decode_spec
+from services.telemetry import about
+from services.trace import of_attempt, of_run
 from services.wire import (
     Entry,
     Place,
@@ -307,10 +309,12 @@ class Shell:
             place = parse_subject(recorded.subject)
             entry = decode_entry(recorded.data)
         except UnknownKindError as error:
-            self._halt(f"position {recorded.sequence}: {error}")
+            with self._about(place):
+                self._halt(f"position {recorded.sequence}: {error}")
             return ""
         except WireError as error:
-            log.error("scheduler.unreadable_entry", position=recorded.sequence, error=str(error))
+            with self._about(place):
+                log.error("scheduler.unreadable_entry", position=recorded.sequence, error=str(error))
             if recorded.sequence > self._live_after:
                 self._metrics.unreadable()
             return self._skip(recorded, place)
@@ -362,25 +366,28 @@ class Shell:
         spec = None
         for event in entry.events:
             if isinstance(event, RunAccepted | RunAmended):
-                spec = await self._spec(event)
+                with self._about(Place("run", place.run)):
+                    spec = await self._spec(event)
         return Fact(recorded.sequence, recorded.time_ns, place, entry, spec)
 
     async def _fetched(self, batch: Sequence[Recorded]) -> dict[str, RunSpec | None]:
         """The definitions that a batch names, several at a time: one after another, they are what a long start waits for."""
-        named: dict[str, RunAccepted | RunAmended] = {}
+        named: dict[str, tuple[str, RunAccepted | RunAmended]] = {}
         for recorded in batch:
             if b'"run_accepted"' in recorded.data or b'"run_amended"' in recorded.data:
                 with contextlib.suppress(WireError):  # folding says what is wrong with it
-                    for event in decode_entry(recorded.data).events:
+                    entry = decode_entry(recorded.data)
+                    for event in entry.events:
                         if isinstance(event, RunAccepted | RunAmended):
-                            named[event.spec.digest] = event
+                            named[event.spec.digest] = (entry.run, event)
         limit = asyncio.Semaphore(SPECS_AT_ONCE)
 
-        async def fetch(event: RunAccepted | RunAmended) -> RunSpec | None:
+        async def fetch(run: str, event: RunAccepted | RunAmended) -> RunSpec | None:
             async with limit:
-                return await self._spec(event)
+                with self._about(Place("run", run)):
+                    return await self._spec(event)
 
-        specs = await asyncio.gather(*(fetch(event) for event in named.values()))
+        specs = await asyncio.gather(*(fetch(*one) for one in named.values()))
         return dict(zip(named, specs, strict=True))
 
     async def _spec(self, accepted: RunAccepted | RunAmended) -> RunSpec | None:
@@ -404,7 +411,7 @@ class Shell:
         if run.requested is not None:
             request_id = run.requested.request_id
         if run.finished is not None:
-            self.over[run.run] = Over(request_id, run.finished, run.last_run_sequence, run.answers)
+            self.over[run.run] = Over(request_id, run.finished, run.last_run_sequence, run.answers, run.trace)
         self.runs.pop(run.run, None)
         self._awaiting.pop(run.run, None)
         self._published.pop(run.run, None)
@@ -429,29 +436,43 @@ class Shell:
     async def _drive(self, run: str) -> None:
         """Append what is due and publish what is outstanding, until nothing is left to do before the log moves on."""
         try:
-            while run in self._dirty and self.leader:
-                self._dirty.discard(run)
-                state = self.runs.get(run)
-                if state is None or not may_decide(state, self._awaiting.get(run, 0)):
-                    continue
-                if self._stood_still():
-                    return
-                try:
-                    decisions = due(state, self.clock.now_ns(), self._sightings, self.fleet)
-                    self._publish_soon(state)
-                    if decisions:
-                        await self._append(state, decisions)
-                except RefusedError as error:
-                    log.info("scheduler.refused", run=run, error=str(error))
-                except BusError as error:
-                    log.warning("scheduler.append_unanswered", run=run, error=str(error))
-                    await asyncio.sleep(RETRY_S)
-                except Exception as error:  # noqa: BLE001 - one run's trouble must not become everybody's
-                    await self._give_up(state, error)
-                await asyncio.sleep(0)
+            with self._about(Place("run", run)):
+                await self._decide(run)
         finally:
             # At once, not by a callback: a wake-up in between would find a driver that has stopped looking.
             self._driving.pop(run, None)
+
+    async def _decide(self, run: str) -> None:
+        while run in self._dirty and self.leader:
+            self._dirty.discard(run)
+            state = self.runs.get(run)
+            if state is None or not may_decide(state, self._awaiting.get(run, 0)):
+                continue
+            if self._stood_still():
+                return
+            try:
+                decisions = due(state, self.clock.now_ns(), self._sightings, self.fleet)
+                self._publish_soon(state)
+                if decisions:
+                    await self._append(state, decisions)
+            except RefusedError as error:
+                log.info("scheduler.refused", error=str(error))
+            except BusError as error:
+                log.warning("scheduler.append_unanswered", error=str(error))
+                await asyncio.sleep(RETRY_S)
+            except Exception as error:  # noqa: BLE001 - one run's trouble must not become everybody's
+                await self._give_up(state, error)
+            await asyncio.sleep(0)
+
+    def _about(self, place: Place | None) -> contextlib.AbstractContextManager[object]:
+        """Every line in this context is about what stands there."""
+        if place is None or place.run == FLEET:
+            return about(run=FLEET if place is not None else "")
+        known: RunState | Over | None = self.runs.get(place.run) or self.over.get(place.run)
+        trace = of_run(place.run, known.trace if known is not None else "")
+        if place.workstream:
+            trace = of_attempt(trace, (place.run, place.workstream, place.attempt))
+        return about(run=place.run, workstream=place.workstream, attempt=place.attempt, trace=trace)
 
     async def _drive_fleet(self) -> None:
         """Append what is due across runs, until nothing is left to do before the log moves on."""
@@ -515,7 +536,7 @@ class Shell:
 
     async def _give_up(self, state: RunState, error: Exception) -> None:
         """A decision that cannot be taken or written stops its run, with the reason, instead of being tried for ever."""
-        log.error("scheduler.decision_failed", run=state.run, exc_info=error)
+        log.error("scheduler.decision_failed", exc_info=error)
         reason = f"the scheduler could not decide: {type(error).__name__}: {str(error)[:300]}"
         end: AnyEvent = RunStopping(outcome="failed", reason=reason)
         if state.rollback is not None:
@@ -542,7 +563,7 @@ class Shell:
                 sequence = await self._log.append(run_subject(state.run), data, expect=state.last_run_sequence)
             self._awaiting[state.run] = sequence
         except (BusError, WireError) as failure:
-            log.error("scheduler.give_up_failed", run=state.run, error=str(failure))
+            log.error("scheduler.give_up_failed", error=str(failure))
             await asyncio.sleep(RETRY_S)
 
     async def _append(self, state: RunState, decisions: list[Decision]) -> None:
@@ -570,6 +591,7 @@ class Shell:
             events=events,
             seen=self.position,
             cause=state.last_entry,
+            trace=state.trace,
         )
 
     def _publish_soon(self, state: RunState) -> None:
@@ -581,7 +603,7 @@ class Shell:
             key = (command.step.workstream, command.step.attempt)
             if published.get(key, 0.0) <= now:
                 published[key] = now + REPUBLISH_S
-                task = asyncio.create_task(self._publish(command))
+                task = asyncio.create_task(self._publish(msgspec.structs.replace(command, trace=state.trace)))
                 self._publishing.add(task)
                 task.add_done_callback(self._publishing.discard)
         if len(published) > 2 * len(commands) + 64:
@@ -594,7 +616,8 @@ class Shell:
         try:
             await self._log.command(subject, encode_command(command))
         except BusError as error:
-            log.warning("scheduler.command_unanswered", subject=subject, error=str(error))
+            with self._about(Place("attempt", command.run, step.workstream, step.attempt)):
+                log.warning("scheduler.command_unanswered", subject=subject, error=str(error))
 
     # Keeping at it
 

@@ -125,6 +125,7 @@ from services.scheduler.recovery import (
     parse_recovery_config,
 )
 from services.spec import Definitions, Ranges, RunSpec, ranges_with, ranges_without
+from services.trace import normal
 from services.wire import Entry, Place
 
 UNSETTLED: frozenset[str] = frozenset({"ready", "editing", "static_check", "runtime_check", "fixing", "validating"})
@@ -385,6 +386,7 @@ class RunState(msgspec.Struct):
     last_run_sequence: int = 0
     last_sequence: int = 0
     last_entry: str = ""
+    trace: str = ""
     dependents: dict[str, list[str]] = {}
 
     @property
@@ -405,6 +407,7 @@ class Over(msgspec.Struct, frozen=True):
     finished: RunFinished
     last_run_sequence: int
     answers: dict[str, RequestAnswered]
+    trace: str = ""
 
     def again(self, run: str) -> RunState:
         """As much of its state as a late request needs to be answered."""
@@ -415,6 +418,7 @@ class Over(msgspec.Struct, frozen=True):
             requested=None,
             answers=dict(self.answers),
             last_run_sequence=self.last_run_sequence,
+            trace=self.trace,
         )
 
 
@@ -494,6 +498,7 @@ def _fold(  # noqa: PLR0915 - one case per kind of event, the frequent ones firs
         case RunRequested():
             if run.requested is None:
                 run.requested = event
+                run.trace = normal(fact.entry.trace)
         case (
             CancelRequested()
             | StepRequested()

@@ -120,7 +120,7 @@ async def test_home_scratch_and_temporary_folder_are_its_own_and_writable(boxed,
 
 async def test_the_environment_is_as_it_is_outside(boxed, tmp_path):
     show = {"env": {"SPECIAL": "{run}"}}
-    listing = "env | grep -v '^PWD=\\|^_=\\|^SHLVL=\\|^OLDPWD=\\|SWELL_ATTEMPT\\|_CACHE_\\|_cache=\\|^HOME=\\|^TMPDIR=' | sort > a.txt"
+    listing = "env | grep -v '^PWD=\\|^_=\\|^SHLVL=\\|^OLDPWD=\\|SWELL_ATTEMPT\\|TRACEPARENT\\|_CACHE_\\|_cache=\\|^HOME=\\|^TMPDIR=' | sort > a.txt"
     run = Run(tmp_path, {"tool": inside(listing, **show), "plain": sh(listing, **show)})
     assert await found(boxed, run) == await found(boxed, run, tool="plain")
 

@@ -20,7 +20,7 @@ from services.events import FixInput
 from services.executor.journal import Journal
 from services.executor.metrics import ExecutorMetrics
 from services.executor.pulse import Pulse
-from services.executor.secrets import SECRET_BYTES_MAX, SecretMissingError, gathered, masked_for_log, resolved
+from services.executor.secrets import SECRET_BYTES_MAX, SecretMissingError, gathered, resolved
 from services.executor.step import StepConfig, Steps
 from services.executor.worker import Executor
 from services.masking import HELD_BYTES, MASK, Secrets

@@ -21,7 +21,8 @@ from services.executor.sandbox import Bubblewrap
 from services.executor.step import StepConfig, Steps
 from services.executor.worker import Executor
 from services.process import Supervisor
-from services.wire import attempt_subject, decode_entry
+from services.trace import of_attempt, of_run
+from services.wire import attempt_subject, command_subject, decode_entry, encode_command
 
 APPEND = 'echo new >> "$1"'
 STUBBORN = (
@@ -380,3 +381,38 @@ async def test_a_beat_names_an_attempt_while_its_step_is_in_progress(service, de
     await until(look, "the end of the step")
     assert ("busy", (key,)) in seen
     assert git(run.repo, "status", "--porcelain") == ""
+
+
+# Traces and logs
+
+
+async def test_a_step_its_tools_and_every_line_about_it_are_one_span(service, desk, tmp_path, monkeypatch):
+    """The span of the attempt, in the trace of whoever asked for the run; and no line holds the tool's secret."""
+    secret = "pa55-word of the team"
+    monkeypatch.setenv("TEAM_PASSWORD", secret)
+    asked = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    one = service()
+    await one.start()
+    run = Run(tmp_path, {"tool": sh('printf %s "$TRACEPARENT" > "$1"', secrets={"KEY": "env:TEAM_PASSWORD"})})
+    command = msgspec.structs.replace(await run.command(desk.artifacts, pool=desk.pool), trace=asked)
+    key = (run.id, "ws-a", 1)
+    assert await desk.bus.command(command_subject(desk.pool, *key), encode_command(command))
+    patch = next(one for one in (await desk.finished(key)).artifacts if one.role == "patch")
+    span = of_attempt(of_run(run.id, asked), key)
+    assert span.text.encode() in await desk.artifacts.get(patch)
+    entry = decode_entry((await desk.bus.last(attempt_subject(*key))).data)
+    assert entry.trace == span.text
+    hostile = msgspec.json.encode({"kind": f"{secret}\n\x1b[31m" + "x" * 5000})
+    await desk.bus.command(command_subject(desk.pool, run.id, "ws-a", 2), hostile)
+    assert (await desk.finished((run.id, "ws-a", 2))).error_class == "protocol_error"
+    lines = [msgspec.json.decode(line) for line in one.log.splitlines()]
+    assert secret not in one.log
+    about = [line for line in lines if line.get("run") == run.id]
+    first = [line for line in about if line["attempt"] == 1]
+    ids = {"run": run.id, "workstream": "ws-a", "attempt": 1, "trace_id": span.trace_id, "span_id": span.span_id}
+    assert [line["event"] for line in first] == ["executor.claimed", "executor.closed"]
+    assert all({name: line[name] for name in ids} == ids for line in first)
+    assert {line["event"] for line in about if line["attempt"] == 2} == {
+        "executor.unreadable_command",
+        "executor.closed",
+    }

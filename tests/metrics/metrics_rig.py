@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from services.executor.metrics import ExecutorMetrics
 from services.ledger.metrics import LedgerMetrics
 from services.metrics import Exposition
+from services.otlp import Exporter
 from services.rpc import CallMetrics
 from services.scheduler.metrics import SchedulerMetrics
 
@@ -74,4 +75,5 @@ def declared() -> Iterator[tuple[str, Exposition]]:
         kind(exposition).read(*([_Unused()] * (3 if service == "executor" else 2)))
         if service != "executor":
             CallMetrics(exposition)
+            Exporter(service, None, exposition)
         yield service, exposition

@@ -10,6 +10,8 @@ import msgspec
 import pytest
 from memory_bus import Faults, MemoryBus, MemoryServer, newest_of_key
 from scheduler_harness import BASE, RUN, bundle, passed, spec
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
 
 from services.artifacts import Artifacts
 from services.beats import Beat
@@ -43,6 +45,7 @@ from services.executor.worker import Executor
 from services.scheduler.decide import due
 from services.scheduler.shell import Shell
 from services.spec import encode_spec
+from services.trace import of_attempt, of_run
 from services.wire import (
     Entry,
     attempt_subject,
@@ -129,16 +132,16 @@ class Cluster:
         self.tasks = {}
         self.crashed = []
 
-    async def submit(self, definition, request_id="q-run"):
+    async def submit(self, definition, request_id="q-run", trace=""):
         artifact = await Artifacts(self.bus.objects).put("spec", encode_spec(definition))
         event = RunRequested(
             request_id=request_id, actor="ann", spec=artifact, workstreams=len(definition.bundles), repository="repo",
             base_commit=BASE, timeout_s=definition.options.timeout_s,
         )  # fmt: skip
-        await self.request(event)
+        await self.request(event, trace=trace)
 
-    async def request(self, event, run=RUN):
-        entry = Entry(id=uuid.uuid4().hex, run=run, at_ns=0, by="client", events=[event])
+    async def request(self, event, run=RUN, trace=""):
+        entry = Entry(id=uuid.uuid4().hex, run=run, at_ns=0, by="client", events=[event], trace=trace)
         await self.bus.add(request_subject(run), encode_entry(entry))
 
     def shell(self, name, faults=None, *, lease_s=10.0, reconcile_s=0.02):
@@ -279,6 +282,72 @@ async def test_the_log_is_the_only_memory(cluster):
             assert entry.by == "scheduler:s1"
             assert entry.cause in known or (place.run == "fleet" and not entry.cause), "a beat is no entry"
             assert entry.seen < recorded.sequence
+
+
+# Traces
+
+ASKED = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.mark.parametrize("asked", [ASKED, "", "nonsense\n"])
+async def test_a_run_is_part_of_the_trace_that_asked_for_it(cluster, asked):
+    """Decisions carry the request's traceparent, what an executor writes its attempt's, of the same trace."""
+    cluster.shell("s1")
+    steps = cluster.executor("e1")
+    await cluster.submit(three(), trace=asked)
+    await cluster.finished()
+    trace = asked if asked == ASKED else ""
+    attempts = 0
+    for place, entry, _ in cluster.entries:
+        if place.kind == "run" and place.run == RUN:
+            assert entry.trace == trace
+        elif place.kind == "attempt":
+            attempts += 1
+            assert entry.trace == of_attempt(of_run(RUN, trace), (RUN, place.workstream, place.attempt)).text
+    assert attempts == 2 * len(steps.ran)
+
+
+async def test_the_trace_outlives_the_scheduler_and_the_run(cluster):
+    """Who takes over knows it from the log; a request after the end is answered in it."""
+    cluster.shell("s1")
+    cluster.executor("e1", PlayedSteps(hang=[(A, "edit")]))
+    await cluster.submit(spec([bundle(A)]), trace=ASKED)
+    await cluster.until(lambda: cluster.of(StepStarted))
+    await cluster.kill("s1")
+    cluster.shell("s2")
+    cancel = CancelRequested(request_id="q-cancel", actor="bob", reason="")
+    await cluster.request(cancel, trace=ASKED.replace("-0af7", "-1111"))
+    await cluster.finished()
+    late = msgspec.structs.replace(cancel, request_id="q-late")
+    await cluster.request(late, trace=ASKED.replace("-0af7", "-2222"))
+    await cluster.until(lambda: any(answer.request_id == "q-late" for answer in cluster.of(RequestAnswered)))
+    decided = [entry for place, entry, _ in cluster.entries if place.kind == "run" and place.run == RUN]
+    assert {entry.trace for entry in decided} == {ASKED}
+
+
+async def test_lines_of_the_log_say_which_run_and_attempt_they_are_about(cluster):
+    """Of the scheduler's decisions and of a step, whichever module has something to say."""
+    faults = Faults(unanswered_appends=frozenset({2, 3, 4}))
+    with capture_logs([merge_contextvars]) as told:
+        cluster.shell("s1", faults)
+        cluster.executor("e1", PlayedSteps(hang=[(A, "edit")]))
+        await cluster.submit(spec([bundle(A)]), trace=ASKED)
+        await cluster.until(lambda: cluster.of(StepStarted))
+        cancel = CancelRequested(request_id="q-cancel", actor="bob", reason="")
+        await cluster.request(cancel)
+        await cluster.finished()
+        await cluster.until(lambda: cluster.of(ResultRefused, ProcessesReaped))
+    run, ours = of_run(RUN, ASKED), [line for line in told if "run" in line and line["run"] == RUN]
+    span = of_attempt(run, (RUN, A, 1))
+    assert {line["trace_id"] for line in ours} == {run.trace_id}
+    about_attempt = [line for line in ours if "workstream" in line]
+    assert {"executor.claimed", "executor.attempt_ended_early", "executor.result_refused"} <= {
+        line["event"] for line in about_attempt
+    }
+    assert {(line["workstream"], line["attempt"], line["span_id"]) for line in about_attempt} == {(A, 1, span.span_id)}
+    assert {line["span_id"] for line in ours if "workstream" not in line} <= {run.span_id}
+    [unanswered, *_] = [line for line in ours if line["event"] == "scheduler.append_unanswered"]
+    assert unanswered["span_id"] == run.span_id
 
 
 # Lost answers

@@ -261,7 +261,13 @@ MINIMAL: dict[str, ev.AnyEvent] = {
 }  # fmt: skip
 
 FULL_COMMANDS: dict[str, RunStep] = {
-    "run_step": RunStep(run="r1", spec=SPEC, scheduled_ns=1_790_000_000_000_000_003, step=FULL["step_scheduled"]),
+    "run_step": RunStep(
+        run="r1",
+        spec=SPEC,
+        scheduled_ns=1_790_000_000_000_000_003,
+        step=FULL["step_scheduled"],
+        trace="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    ),
 }
 MINIMAL_COMMANDS: dict[str, RunStep] = {
     "run_step": RunStep(run="r", spec=SPEC, scheduled_ns=0, step=MINIMAL["step_scheduled"]),
