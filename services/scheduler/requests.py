@@ -11,6 +11,7 @@ from contextlib import aclosing
 
 import grpc
 import msgspec
+import structlog
 
 from services.bus import Bus, BusUnavailableError, RefusedError
 from services.events import (
@@ -31,7 +32,10 @@ from services.events import (
 from services.rpc import RpcError, caller, invalid
 from services.scheduler.shell import Shell
 from services.scheduler.submission import REQUEST_ID, RUN_ID
+from services.telemetry import about
 from services.wire import Entry, WireError, all_of_run, decode_entry, encode_entry, request_subject, run_subject
+
+log = structlog.get_logger()
 
 FOLD_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 20.0
@@ -203,9 +207,12 @@ class Requests:
         except WireError as error:
             raise invalid("request", f"cannot be recorded: {error}") from error
         try:
-            return await self._bus.append(request_subject(run), data, expect=expect)
+            position = await self._bus.append(request_subject(run), data, expect=expect)
         except BusUnavailableError as error:
             raise unavailable(error) from error
+        with about(run=run):
+            log.info("scheduler.requested", request=type(event).__struct_config__.tag, position=position)
+        return position
 
 
 def check_request_id(request_id: str) -> None:

@@ -34,7 +34,10 @@ from services.events import (
     RollbackRequested,
     RunAccepted,
     RunAmended,
+    RunFinished,
     RunStopping,
+    StepCancelled,
+    StepLost,
 )
 from services.metrics import Exposition
 from services.scheduler import fleet as fleets
@@ -579,8 +582,24 @@ class Shell:
         with self._metrics.appending(len(append.events)):
             sequence = await self._log.append(append.subject, data, expect=append.expect, over=append.over)
         self._awaiting[run] = max(sequence, self._awaiting.get(run, 0))
+        self._tell(append)
         if append.executor:
             await self._bus.say(nudge_subject(append.executor), append.subject.encode())
+
+    def _tell(self, append: Append) -> None:
+        """What of a decision the log of this process tells: the ends of runs, and of attempts that no executor ends."""
+        for event in append.events:
+            match event:
+                case RunAccepted():
+                    log.info("scheduler.run_accepted", workstreams=event.workstreams)
+                case RunFinished():
+                    log.info("scheduler.run_finished", state=event.state, reason=event.reason)
+                case StepCancelled() | StepLost():
+                    with self._about(parse_subject(append.subject)):
+                        outcome = "lost" if isinstance(event, StepLost) else "cancelled"
+                        log.info("scheduler.attempt_closed", outcome=outcome, reason=event.reason)
+                case _:
+                    pass
 
     def _entry(self, state: RunState, events: list[AnyEvent]) -> Entry:
         return Entry(

@@ -5,6 +5,8 @@ import asyncio
 import grpc
 import pytest
 from memory_bus import MemoryBus, MemoryServer
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
 
 from services.artifacts import Artifacts
 from services.bus import BusConfig
@@ -15,7 +17,7 @@ from services.scheduler.requests import Requests
 from services.scheduler.shell import Shell
 from services.scheduler.state import Review, RunState, Workstream
 from services.scheduler.v1 import scheduler_pb2 as pb
-from services.wire import Entry, encode_entry, request_subject, run_subject
+from services.wire import Entry, decode_entry, encode_entry, request_subject, run_subject
 
 ASKED = PauseRequested(request_id="pause-everything", actor="ann", scope="all")
 
@@ -55,6 +57,18 @@ async def test_an_answer_is_waited_for_and_given_again(answering):
     assert (await asking) == requests.Answered(position=position, text="as you wish")
     assert (await answering.requests.answered("fleet", ASKED)) == requests.Answered(position=0, text="as you wish")
     assert (await answering.bus.last(request_subject("fleet"))).sequence == position
+
+
+async def test_a_request_carries_the_trace_of_its_call(answering, monkeypatch):
+    asked = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    monkeypatch.setattr(requests, "caller", lambda: asked)
+    with capture_logs([merge_contextvars]) as told:
+        position = await answering.requests.add("fleet", ASKED)
+    stored = await answering.bus.last(request_subject("fleet"))
+    assert decode_entry(stored.data).trace == asked
+    [line] = told
+    assert (line["event"], line["run"], line["request"]) == ("scheduler.requested", "fleet", "pause_requested")
+    assert line["position"] == position
 
 
 async def test_a_refusal_is_an_error_that_says_why(answering):
