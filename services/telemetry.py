@@ -2,6 +2,7 @@
 
 * A line is ASCII and at most LINE_CHARS_MAX characters, whatever the values are: line feeds and control characters are
   escaped, what is too long is cut, what has no form in JSON is told as text. So is an exception that nobody handled.
+* Logging never raises: neither for what is logged, nor where the line goes to.
 * No line holds a value that `configure` was told to mask, nor what looks like a secret by its shape.
 * What a line is about stands in the same fields everywhere, see `about` and docs/logs.md. Whoever handles a request, a
   decision or a step says once what it is about; every line until its end, of whatever module, then says so.
@@ -16,7 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TextIO, cast
 
 import structlog
 
@@ -75,7 +76,7 @@ def configure(service: str, env: Mapping[str, str], mask: Callable[[str], str] |
     structlog.configure(
         processors=[*shared, line],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[name]),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Unfailing(sys.stderr))),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
@@ -113,6 +114,21 @@ def _unhandled(kind: type[BaseException], error: BaseException, traceback: Trace
 def _unhandled_in_thread(arguments: threading.ExceptHookArgs) -> None:
     if arguments.exc_value is not None and not isinstance(arguments.exc_value, SystemExit):
         log.error("service.thread_crashed", exc_info=(arguments.exc_type, arguments.exc_value, arguments.exc_traceback))
+
+
+class _Unfailing:
+    """A stream that swallows what it cannot write: a full disk under the log must not end the work that it tells of."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 class _Line:

@@ -182,6 +182,23 @@ def test_what_nobody_handled_is_a_line_as_well(printed):
     assert any(found["level"] == "warning" and found.get("run") == "fleet" for found in printed.values())
 
 
+def test_a_log_that_cannot_be_written_ends_nothing():
+    """A full disk, as the embedded cluster's logs stand on one."""
+    script = """
+import logging, structlog
+from services import telemetry
+telemetry.configure("executor", {})
+for _ in range(100):
+    structlog.get_logger().info("executor.claimed", error="x" * 5000)
+print("goes on")
+"""
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, stderr=full, check=False
+        )
+    assert done.stdout == b"goes on\n"
+
+
 def test_the_fields_of_every_line_are_described_in_their_order():
     text = (ROOT / "docs" / "logs.md").read_text(encoding="utf-8")
     described = re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]+ \| `[^|`]+` \|$", text, re.MULTILINE)
