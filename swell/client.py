@@ -665,7 +665,7 @@ class Client:
     ) -> Iterator[ArchiveProgress | ArchiveResult]:
         """Archive what is over and older than so many days; with `purge` it leaves the log, too. Progress, then one result."""
         request = self._ledger_pb2.ArchiveLedgerRequest(older_than_days=older_than_days, purge=purge, dry_run=dry_run)
-        call = self._ledger.ArchiveLedger(request, timeout=VERIFY_TIMEOUT_S, metadata=self._metadata)
+        call = self._ledger.ArchiveLedger(request, timeout=VERIFY_TIMEOUT_S, metadata=self._metadata())
         try:
             for answer in call:
                 match answer.WhichOneof("said"):
@@ -683,7 +683,7 @@ class Client:
     def backup_ledger(self) -> Iterator[LedgerCopy | bytes]:
         """A copy of the ledger's file: what it is, its bytes, and at last what it is with its SHA-256."""
         request = self._ledger_pb2.BackupLedgerRequest()
-        call = self._ledger.BackupLedger(request, timeout=VERIFY_TIMEOUT_S, metadata=self._metadata)
+        call = self._ledger.BackupLedger(request, timeout=VERIFY_TIMEOUT_S, metadata=self._metadata())
         try:
             for answer in call:
                 if answer.WhichOneof("said") == "chunk":
@@ -707,7 +707,7 @@ class Client:
                 yield message(chunk=chunk)
 
         try:
-            answer = self._ledger.RestoreLedger(parts(), timeout=VERIFY_TIMEOUT_S, metadata=self._metadata)
+            answer = self._ledger.RestoreLedger(parts(), timeout=VERIFY_TIMEOUT_S, metadata=self._metadata())
         except self._grpc.RpcError as error:
             raise self._error(error) from error
         return _plain(answer.copy, LedgerCopy), int(answer.stream_last)
