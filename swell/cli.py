@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from swell import audit, control, ledger, patch, reporting, review
 from swell import budget as budget_commands
-from swell import control, ledger, patch, reporting, review
 from swell.command import cluster_client, command, much_is_made, say
 from swell.errors import invalid
 from swell.options import (
@@ -587,6 +587,7 @@ for afterwards in (control.deliver, control.rollback):
 
 app.command(rich_help_panel="Cluster")(control.executors)
 app.add_typer(ledger.app, name="ledger", rich_help_panel="Cluster")
+app.add_typer(audit.app, name="audit", rich_help_panel="Cluster")
 
 
 @app.command(rich_help_panel="Cluster")

@@ -19,11 +19,15 @@ from swell.cluster import has_room
 from swell.errors import SwellError
 from swell.values import (
     Adjustment,
+    Anchor,
     Answer,
     ArchiveProgress,
     ArchiveResult,
     Artifact,
     Attempt,
+    AuditFinding,
+    AuditProgress,
+    AuditResult,
     Budget,
     Difference,
     Document,
@@ -66,6 +70,8 @@ WATCH_TIMEOUT_S: Final = 60.0
 """A watch is asked for anew this often: it bounds the time a dead connection goes unnoticed."""
 OUTAGE_S: Final = 15.0
 """A service that restarts is waited for this long."""
+ANCHORS_AT_ONCE: Final = 1000
+"""One call takes no more."""
 MESSAGE_BYTES_MAX: Final = 64 * 1024 * 1024
 PAGE: Final = 1000
 TOKEN_BYTES_MAX: Final = 4096
@@ -615,6 +621,106 @@ class Client:
             return self._call(self._ledger.ListWaves, request)
 
         return [_plain(wave, Wave) for wave in _paged(page, "waves")]
+
+    # Audit
+
+    def verify_audit(
+        self,
+        start: int = 0,
+        end: int = 0,
+        *,
+        anchors: Sequence[Anchor] = (),
+        with_log: bool = False,
+        findings_max: int = 0,
+    ) -> Iterator[AuditProgress | AuditFinding | AuditResult]:
+        """Progress and findings, then one result: what is stored from `start` to `end` (0: the newest) against its chain.
+
+        More anchors than one call takes are looked up by calls of their own, which follow the chain no further than needed.
+        """
+        parts = [anchors[at : at + ANCHORS_AT_ONCE] for at in range(0, len(anchors), ANCHORS_AT_ONCE)] or [anchors]
+        found, wall_s = 0, 0.0
+        for number, part in enumerate(parts):
+            last = number == len(parts) - 1
+            request = self._ledger_pb2.VerifyAuditRequest(
+                from_position=start,
+                to_position=end if last else max(start, 1),
+                anchors=[
+                    self._ledger_pb2.Anchor(
+                        position=one.position, hash=bytes.fromhex(one.hash), stream_created_ns=one.stream_created_ns
+                    )
+                    for one in part
+                ],
+                with_log=with_log and last,
+                findings_max=findings_max,
+            )
+            for said in self._audited(request):
+                match said:
+                    case AuditResult():
+                        wall_s += said.wall_s
+                        if last:
+                            found += said.findings
+                            yield msgspec.structs.replace(
+                                said, ok=found == 0, findings=found, anchors=len(anchors), wall_s=wall_s
+                            )
+                    case AuditFinding(source="anchor"):
+                        found += not last
+                        yield msgspec.structs.replace(said, anchor=said.anchor + number * ANCHORS_AT_ONCE)
+                    case AuditFinding() if not last:
+                        continue  # the last call finds it again
+                    case _:
+                        yield said
+
+    def anchor(self, position: int = 0) -> Anchor:
+        """The hash of a position, 0 for the newest; NOT_FOUND when nothing is recorded there."""
+        answer = self._call(self._ledger.GetAnchor, self._ledger_pb2.GetAnchorRequest(position=position))
+        return _plain(answer.anchor, Anchor, hash=answer.anchor.hash.hex())
+
+    def export_audit(
+        self, table: str, *, run: str = "", since_ns: int = 0, until_ns: int = 0
+    ) -> Iterator[tuple[bytes, int]]:
+        """Pieces of whole lines of JSON, one line for each row, and how many rows there have been with each piece.
+
+        Raises SwellError INCOMPLETE when the lines are not as many as the ledger has rows of this.
+        """
+        request = self._ledger_pb2.ExportAuditRequest(table=table, run=run, since_ns=since_ns, until_ns=until_ns)
+        call = self._ledger.ExportAudit(request, timeout=VERIFY_TIMEOUT_S, metadata=self._metadata)
+        lines, rows = 0, -1
+        try:
+            for answer in call:
+                if answer.WhichOneof("said") == "end":
+                    rows = int(answer.end.rows)
+                else:
+                    lines += answer.lines.count(b"\n")
+                    yield answer.lines, lines
+        except self._grpc.RpcError as error:
+            raise self._error(error) from error
+        finally:
+            call.cancel()
+        if lines != rows:
+            raise SwellError(
+                "DATA_LOSS",
+                "INCOMPLETE",
+                f"{lines} lines arrived, not {rows}",
+                "Export again; the ledger's log says more.",
+            )
+
+    def _audited(self, request: Any) -> Iterator[AuditProgress | AuditFinding | AuditResult]:
+        call = self._ledger.VerifyAudit(request, timeout=VERIFY_TIMEOUT_S, metadata=self._metadata)
+        try:
+            for answer in call:
+                match answer.WhichOneof("said"):
+                    case "progress":
+                        yield _plain(answer.progress, AuditProgress)
+                    case "finding":
+                        yield _plain(answer.finding, AuditFinding)
+                    case "result":
+                        yield _plain(answer.result, AuditResult)
+                    case _:
+                        continue
+        except self._grpc.RpcError as error:
+            raise self._error(error) from error
+        finally:
+            call.cancel()
 
     # Messages
 

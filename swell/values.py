@@ -523,3 +523,52 @@ class VerifyResult(msgspec.Struct, frozen=True, kw_only=True):
     chain_broken_at: int
     hash: str
     wall_s: float
+
+
+class Anchor(msgspec.Struct, frozen=True, kw_only=True):
+    """The hash of a position in hex, and when the stream of that position was created; 0 where nobody knows."""
+
+    position: int
+    hash: str
+    stream_created_ns: int = 0
+
+
+class AuditProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far an audit is: `phase` is stored or log."""
+
+    phase: str
+    position: int
+    end: int
+
+
+class AuditFinding(msgspec.Struct, frozen=True, kw_only=True):
+    """A row that is not what was recorded; `anchor` counts those that were given, from 1, and is 0 for any other finding."""
+
+    kind: str
+    source: str
+    table: str
+    position: int
+    until: int
+    key: str
+    column: str
+    stored: str
+    expected: str
+    anchor: int
+    text: str
+
+
+class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of an audit of the positions `start` to `end`; `hash` is the stored one at `end`."""
+
+    ok: bool
+    start: int
+    end: int
+    hash: str
+    stream_created_ns: int
+    findings: int
+    entries: int
+    events: int
+    anchors: int
+    logged: int
+    unlogged: int
+    wall_s: float

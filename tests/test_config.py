@@ -107,7 +107,12 @@ def test_the_shipped_file_uncommented_loads(tmp_path):
     file = tmp_path / "all.toml"
     lines = SHIPPED.read_text().splitlines()
     file.write_text("\n".join(line.removeprefix("# ") if " = " in line else line for line in lines))
-    files = {"archive": Path("archive"), "token_file": Path("ledger.token"), "ready_file": Path("ledger.ready")}
+    files = {
+        "archive": Path("archive"),
+        "token_file": Path("ledger.token"),
+        "ready_file": Path("ledger.ready"),
+        "anchors_file": Path("ledger.anchors"),
+    }
     found = load(LedgerConfig, file, {}, PREFIX)
     assert msgspec.structs.replace(found, bus=LedgerConfig(file=Path("x")).bus) == LedgerConfig(
         file=Path("ledger.duckdb"), **files

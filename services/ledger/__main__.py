@@ -21,9 +21,10 @@ import uvloop
 from services import otlp, telemetry
 from services.bus import Bus, BusError
 from services.config import ConfigError, load
-from services.ledger import spans
+from services.ledger import anchors, spans
 from services.ledger.absorb import Absorber
 from services.ledger.archive import Archivist
+from services.ledger.audit import Auditor
 from services.ledger.config import PREFIX, LedgerConfig
 from services.ledger.copying import Copies, remove_left
 from services.ledger.history import History
@@ -109,20 +110,24 @@ async def run(config: LedgerConfig, collector: Receiver | None) -> None:
         )
         open_things.push_async_callback(verifier.close)
         archivist = None if archive is None else _archivist(config, store, absorber, bus, archive, verifier, metrics)
+        auditor = Auditor(store, bus)
+        open_things.push_async_callback(auditor.close)
         answers = LedgerServer(
             store,
             absorber,
             bus.objects,
             bus,
             verifier,
+            auditor,
             archivist=archivist,
             copies=Copies(store, bus),
             heartbeat_s=config.heartbeat_s,
             artifact_bytes_max=config.artifact_bytes_max,
+            aim_audit_days=config.aim_audit_days,
             started_ns=started_ns,
         )
         add_LedgerServiceServicer_to_server(answers, server)  # type: ignore[no-untyped-call]  # generated code
-        await _serve(config, server, absorber, stop, metrics_port, archivist)
+        await _serve(config, server, store, absorber, stop, metrics_port, archivist)
         if store.condemned:
             raise StoreDamagedError(
                 f"{store.file} is condemned: {store.condemned}. Start the ledger again: it rebuilds it"
@@ -153,6 +158,7 @@ def _archivist(
 async def _serve(
     config: LedgerConfig,
     server: grpc.aio.Server,
+    store: Store,
     absorber: Absorber,
     stop: asyncio.Event,
     metrics_port: int,
@@ -167,6 +173,9 @@ async def _serve(
     condemned = asyncio.create_task(absorber.condemned.wait())
     working = {absorbing, measuring, stopping, condemned}
     archiving = set() if archivist is None else {asyncio.create_task(archivist.run())}
+    if config.anchor_interval_s:
+        telling = anchors.tell(store, absorber, interval_s=config.anchor_interval_s, file=config.anchors_file)
+        working.add(asyncio.create_task(telling))
     try:
         if config.ready_file is not None:
             announce(config.ready_file, port, metrics_port)

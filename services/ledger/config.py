@@ -43,6 +43,9 @@ class LedgerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     `artifact_bytes_max`: larger artifacts are not served, bytes. Default 1 GiB.
     `concurrent_rpcs`: calls under way at a time, watches included. Default 256.
     `request_bytes_max`: the size of a request, bytes. Default 64 KiB.
+    `anchor_interval_s`: how often the newest hash is told, seconds; see docs/audit.md. Default 3,600; 0 never.
+    `anchors_file`: where they are told as well, one line of JSON each; nothing in it is ever changed. Default none.
+    `aim_audit_days`: AIM audit records are told for that many days; 0 for ever. Default 30.
     `stop_grace_s`: how long calls under way may go on after SIGTERM, seconds. Default 2.
     """
 
@@ -70,4 +73,7 @@ class LedgerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     artifact_bytes_max: Count = 1024**3
     concurrent_rpcs: Count = 256
     request_bytes_max: Annotated[int, Meta(ge=1024)] = 64 * 1024
+    anchor_interval_s: Annotated[float, Meta(ge=0)] = 3600.0
+    anchors_file: Path | None = None
+    aim_audit_days: Annotated[int, Meta(ge=0, le=36_500)] = 30
     stop_grace_s: Annotated[float, Meta(ge=0)] = 2.0

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any, Protocol, TypeVar
@@ -18,10 +19,21 @@ import msgspec
 
 from services import events
 from services.bus import BusError, BusUnavailableError, ObjectMissingError
-from services.ledger import queries
+from services.ledger import export, queries
 from services.ledger.absorb import Absorber, WatchEndedError, WatchOverflowError
+from services.ledger.anchors import Anchor
 from services.ledger.archive import Archivist, Outcome
+from services.ledger.audit import (
+    AuditBusyError,
+    AuditError,
+    Auditor,
+    AuditProgress,
+    AuditResult,
+    Finding,
+    anchor_at,
+)
 from services.ledger.copying import Copied, Copies, CopyBusyError
+from services.ledger.export import Wanted
 from services.ledger.pages import cursor_of, page_size, token_of
 from services.ledger.patches import PatchRow
 from services.ledger.projector import VERSION, AttemptRow, RunRow, WorkstreamRow
@@ -42,6 +54,8 @@ ANSWER_BYTES = 3 * 1024 * 1024
 KINDS_MAX = 64
 DIFFERENCES_MAX = 1000
 DAYS_MAX = 36_500
+ANCHORS_MAX = 1000
+HASH_BYTES = 32
 REASON_CHARACTERS_MAX = 500
 LIVE_BYTES_MAX = 64 * 1024
 NAME_CHARACTERS_MAX = 512
@@ -88,7 +102,7 @@ class LiveOutput(Protocol):
 class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
     """The service. `heartbeat_s`: a silent watch hears its position that often; `artifact_bytes_max`: larger ones are refused.
 
-    `started_ns` is when the process started, for GetStatus.
+    `started_ns` is when the process started, for GetStatus. Of AIM audit records those of `aim_audit_days` are told, 0: all.
     """
 
     def __init__(
@@ -98,12 +112,15 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         objects: Objects,
         live: LiveOutput,
         verifier: Verifier,
+        auditor: Auditor,
         *,
         archivist: Archivist | None = None,
         copies: Copies | None = None,
         heartbeat_s: float = 15.0,
         artifact_bytes_max: int = 1024**3,
+        aim_audit_days: int = 30,
         started_ns: int = 0,
+        clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         """Serve what `store` holds and `absorber` commits. Without an `archivist` there is no archive."""
         self._archivist = archivist
@@ -113,6 +130,9 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         self._objects = objects
         self._live = live
         self._verifier = verifier
+        self._auditor = auditor
+        self._aim_audit_days = aim_audit_days
+        self._clock_ns = clock_ns
         self._started_ns = started_ns
         self._heartbeat_s = heartbeat_s
         self._artifact_bytes_max = artifact_bytes_max
@@ -560,6 +580,95 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
                 {"name": name, "digest": digest, "found": seen.hexdigest()},
             )
 
+    # Audit
+
+    async def VerifyAudit(self, request: pb.VerifyAuditRequest, context: Any) -> AsyncIterator[pb.VerifyAuditResponse]:
+        """Progress and the first findings, and what came of it."""
+        most = _differences_max(request.findings_max, "findings_max")
+        start, end = _position("from_position", request.from_position), _position("to_position", request.to_position)
+        if end and start > end:
+            raise invalid(
+                "to_position", f"{end} is before {start}, where it begins: give a later one, or 0 for the newest"
+            )
+        anchors = _anchors(request.anchors)
+        await self._asked(anchor_at, 0)
+        told = 0
+        try:
+            auditing = self._auditor.audit(start=max(start, 1), end=end, anchors=anchors, with_log=request.with_log)
+            async with aclosing(auditing) as saying:
+                async for said in saying:
+                    match said:
+                        case AuditProgress():
+                            yield pb.VerifyAuditResponse(progress=pb.AuditProgress(**_said(said, _AUDIT_FIELDS)))
+                        case Finding():
+                            told += 1
+                            if told <= most:
+                                yield pb.VerifyAuditResponse(finding=pb.AuditFinding(**_said(said, _FINDING_FIELDS)))
+                        case AuditResult():
+                            result = pb.AuditResult(hash=said.hash.hex(), **_said(said, _AUDITED_FIELDS))
+                            yield pb.VerifyAuditResponse(result=result)
+        except AuditBusyError as error:
+            raise RpcError(grpc.StatusCode.ABORTED, "AUDIT_RUNNING", str(error)) from error
+        except AuditError as error:
+            raise RpcError(grpc.StatusCode.FAILED_PRECONDITION, "AUDIT_IMPOSSIBLE", str(error)) from error
+        except QueryTooSlowError as error:
+            raise RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUERY_TOO_SLOW", str(error)) from error
+        except StoreDamagedError as error:
+            self._absorber.condemn(str(error))
+            raise _damaged(error) from error
+
+    async def GetAnchor(self, request: pb.GetAnchorRequest, context: Any) -> pb.GetAnchorResponse:
+        """The hash of a position."""
+        position = _position("position", request.position)
+        found = await self._asked(anchor_at, position)
+        if found is None:
+            raise RpcError(
+                grpc.StatusCode.NOT_FOUND,
+                "NOTHING_RECORDED",
+                f"nothing is recorded at position {position or 1}: see how far the ledger is with GetStatus",
+                {"position": str(position)},
+            )
+        anchor, time_ns = found
+        return pb.GetAnchorResponse(anchor=pb.Anchor(**msgspec.structs.asdict(anchor)), time_ns=time_ns)
+
+    async def ExportAudit(self, request: pb.ExportAuditRequest, context: Any) -> AsyncIterator[pb.ExportAuditResponse]:
+        """Pieces of lines, then how many there were."""
+        if request.table not in ("entries", "events", "aim"):
+            raise invalid("table", f"{request.table[:80]!r} cannot be exported: use entries, events or aim")
+        if request.table == "aim" and request.run:
+            raise invalid("run", "AIM audit records are not told by run: leave it empty, and give times")
+        wanted = Wanted(
+            run=_optional(_NAME, "run", request.run),
+            since_ns=_time_ns("since_ns", request.since_ns),
+            until_ns=_time_ns("until_ns", request.until_ns),
+        )
+        if wanted.until_ns and wanted.since_ns >= wanted.until_ns:
+            raise invalid("until_ns", "it is not after since_ns: give a later time, or 0 for no limit")
+        after, until = await self._asked(export.bounds, wanted)
+        rows = 0
+        pieces = (
+            self._aim_pieces(wanted) if request.table == "aim" else self._pieces(request.table, wanted, after, until)
+        )
+        async for lines in pieces:
+            rows += len(lines)
+            for some in _joined(lines):
+                yield pb.ExportAuditResponse(lines=some)
+        yield pb.ExportAuditResponse(end=pb.ExportEnd(rows=rows, position=until))
+
+    async def _pieces(self, table: str, wanted: Wanted, after: int, until: int) -> AsyncIterator[list[bytes]]:
+        lines_of = export.entry_lines if table == "entries" else export.event_lines
+        while after < until:
+            end = min(after + export.POSITIONS, until)
+            for piece in await self._read(export.ranges, after, end):
+                yield await self._read(lines_of, wanted, piece)
+            after = end
+
+    async def _aim_pieces(self, wanted: Wanted) -> AsyncIterator[list[bytes]]:
+        kept_ns = export.kept_since(self._clock_ns(), self._aim_audit_days)
+        kept = msgspec.structs.replace(wanted, since_ns=max(wanted.since_ns, kept_ns))
+        for day in await self._read(export.aim_days, kept):
+            yield await self._read(export.aim_lines, kept, day)
+
 
 # What is asked
 
@@ -590,9 +699,28 @@ def _position(field: str, value: int) -> int:
     return value
 
 
-def _differences_max(asked: int) -> int:
+def _anchors(given: Sequence[pb.Anchor]) -> list[Anchor]:
+    if len(given) > ANCHORS_MAX:
+        raise invalid("anchors", f"{len(given)} are too many: give at most {ANCHORS_MAX} at a time")
+    for anchor in given:
+        if anchor.position < 1 or len(anchor.hash) != HASH_BYTES:
+            raise invalid(
+                "anchors",
+                f"position {anchor.position} with a hash of {len(anchor.hash)} bytes is none: positions start at 1, and a "
+                f"hash has {HASH_BYTES} bytes",
+            )
+    return [Anchor(one.position, one.hash, one.stream_created_ns) for one in given]
+
+
+def _time_ns(field: str, value: int) -> int:
+    if value < 0:
+        raise invalid(field, f"{value} is negative: give nanoseconds since 1970-01-01 UTC, or 0 for no limit")
+    return value
+
+
+def _differences_max(asked: int, field: str = "differences_max") -> int:
     if not 0 <= asked <= DIFFERENCES_MAX:
-        raise invalid("differences_max", f"{asked} cannot be used: give 1 to {DIFFERENCES_MAX}, or 0 for 100")
+        raise invalid(field, f"{asked} cannot be used: give 1 to {DIFFERENCES_MAX}, or 0 for 100")
     return asked or 100
 
 
@@ -615,6 +743,20 @@ def _fitting(messages: Iterable[Message], size: int) -> list[Message]:
             break
         fitting.append(message)
     return fitting
+
+
+def _joined(lines: Iterable[bytes]) -> Iterable[bytes]:
+    """Lines with their line feeds, in pieces of about CHUNK_BYTES."""
+    some: list[bytes] = []
+    held_bytes = 0
+    for line in lines:
+        some.append(line + b"\n")
+        held_bytes += len(some[-1])
+        if held_bytes >= CHUNK_BYTES:
+            yield b"".join(some)
+            some, held_bytes = [], 0
+    if some:
+        yield b"".join(some)
 
 
 def _run(row: RunRow) -> pb.Run:
@@ -681,6 +823,9 @@ _DIFFERENCE_FIELDS = _fields(pb.Difference)
 _RESULT_FIELDS = _fields(pb.VerifyResult, "hash")
 _ARCHIVED_FIELDS = _fields(pb.ArchiveResult)
 _COPY_FIELDS = _fields(pb.LedgerCopy, "hash")
+_AUDIT_FIELDS = _fields(pb.AuditProgress)
+_FINDING_FIELDS = _fields(pb.AuditFinding)
+_AUDITED_FIELDS = _fields(pb.AuditResult, "hash")
 
 
 def _no_run(run: str) -> RpcError:

@@ -52,7 +52,9 @@ BLOCK = 256
 TELL_S = 0.5
 """How often progress is told."""
 
-_LOWEST, _HIGHEST = -(2**63), 2**63 - 1
+LOWEST, HIGHEST = -(2**63), 2**63 - 1
+"""The positions that a column can hold."""
+
 _ON_POSITION = ("entries", "events", "transitions", "patch_history")
 
 Values = tuple[Any, ...]
@@ -129,14 +131,14 @@ class Result(msgspec.Struct, frozen=True):
 def compare(stored: Readable, folded: Readable) -> Iterator[Difference | Compared]:
     """Every difference between the tables of two stores, table by table in order of key."""
     for table, key in KEYS.items():
-        columns = _columns(folded, table)
-        if (found := _columns(stored, table)) != columns:
-            yield Difference(table, "", "changed", "", _shown(", ".join(found)), _shown(", ".join(columns)))
+        columns = columns_in(folded, table)
+        if (found := columns_in(stored, table)) != columns:
+            yield Difference(table, "", "changed", "", shown(", ".join(found)), shown(", ".join(columns)))
             continue
         pieces = _by_position(stored, folded, table) if table in _ON_POSITION else _by_key(stored, folded, table)
         places = [columns.index(column) for column in key]
         for ours, theirs in pieces:
-            yield from _differences(table, columns, places, ours, theirs)
+            yield from differences_of(table, columns, places, ours, theirs)
             yield Compared(table, max(len(ours), len(theirs)))
 
 
@@ -144,7 +146,7 @@ def links(stored: Readable) -> Iterator[Linked]:
     """Whether the hash of every stored entry follows from the one before it and from what is stored of it."""
     previous = GENESIS
     broken_at = 0
-    for low, high in _pieces(stored):
+    for low, high in pieces_of(stored):
         rows = stored.read(
             "SELECT position, subject, raw, hash FROM entries WHERE position > ? AND position <= ? ORDER BY position",
             [low, high],
@@ -156,27 +158,38 @@ def links(stored: Readable) -> Iterator[Linked]:
         yield Linked(len(rows), broken_at)
 
 
-def _columns(tables: Readable, table: str) -> list[str]:
+def columns_in(tables: Readable, table: str) -> list[str]:
+    """The columns of a table, in order."""
     sql = "SELECT column_name FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index"
     return [name for (name,) in tables.read(sql, [table])]
 
 
-def _pieces(tables: Readable) -> Iterator[tuple[int, int]]:
-    """Ranges (after, up to) of positions that hold about PIECE_BYTES of entries each and together hold every position."""
-    low, held_bytes = _LOWEST, 0
-    sizes = tables.read(f"SELECT position // {BLOCK}, sum(octet_length(raw)) FROM entries GROUP BY 1 ORDER BY 1")
+def pieces_of(
+    tables: Readable, after: int = LOWEST, until: int = HIGHEST, *, most_bytes: int = 0
+) -> Iterator[tuple[int, int]]:
+    """Ranges (after, up to) of positions that hold about `most_bytes` (0: PIECE_BYTES) of entries each.
+
+    Together they hold every position behind `after` up to `until`.
+    """
+    most_bytes = most_bytes or PIECE_BYTES
+    low, held_bytes = after, 0
+    sizes = tables.read(
+        f"""SELECT position // {BLOCK}, sum(octet_length(raw)) FROM entries WHERE position > ? AND position <= ?
+            GROUP BY 1 ORDER BY 1""",
+        [after, until],
+    )
     for block, size_bytes in sizes:
-        if held_bytes and held_bytes + size_bytes > PIECE_BYTES:
+        if held_bytes and held_bytes + size_bytes > most_bytes:
             yield low, block * BLOCK - 1
             low, held_bytes = block * BLOCK - 1, 0
         held_bytes += size_bytes
-    yield low, _HIGHEST
+    yield low, until
 
 
 def _by_position(stored: Readable, folded: Readable, table: str) -> Iterator[tuple[list[Values], list[Values]]]:
     order = ", ".join(KEYS[table])
     sql = f"SELECT * FROM {table} WHERE position > ? AND position <= ? ORDER BY {order}"
-    for piece in _pieces(folded):
+    for piece in pieces_of(folded):
         yield stored.read(sql, piece), folded.read(sql, piece)
 
 
@@ -186,7 +199,7 @@ def _by_key(stored: Readable, folded: Readable, table: str) -> Iterator[tuple[li
     if not key:
         yield stored.read(f"SELECT * FROM {table}"), folded.read(f"SELECT * FROM {table}")
         return
-    columns = _columns(folded, table)
+    columns = columns_in(folded, table)
     places = [columns.index(column) for column in key]
     order = ", ".join(key)
     after: Values | None = None
@@ -207,9 +220,10 @@ def _key(row: Values, places: Sequence[int]) -> Values:
     return tuple(row[place] for place in places)
 
 
-def _differences(
+def differences_of(
     table: str, columns: Sequence[str], places: Sequence[int], ours: list[Values], theirs: list[Values]
 ) -> Iterator[Difference]:
+    """Where rows of a table, those stored and those folded, differ; `places` are those of the key's columns."""
     if ours == theirs:
         return
     left, right = _keyed(ours, places), _keyed(theirs, places)
@@ -217,13 +231,13 @@ def _differences(
         name = " ".join(f"{columns[place]}={value}" for place, value in zip(places, key[0], strict=True))
         stored, folded = left.get(key), right.get(key)
         if stored is None:
-            yield Difference(table, name, "missing", "", "", _shown(folded))
+            yield Difference(table, name, "missing", "", "", shown(folded))
         elif folded is None:
-            yield Difference(table, name, "extra", "", _shown(stored), "")
+            yield Difference(table, name, "extra", "", shown(stored), "")
         else:
             for column, here, there in zip(columns, stored, folded, strict=True):
                 if here != there:
-                    yield Difference(table, name, "changed", column, _shown(here), _shown(there))
+                    yield Difference(table, name, "changed", column, shown(here), shown(there))
 
 
 def _keyed(rows: list[Values], places: Sequence[int]) -> dict[tuple[Values, int], Values]:
@@ -237,7 +251,8 @@ def _keyed(rows: list[Values], places: Sequence[int]) -> dict[tuple[Values, int]
     return keyed
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value as text for reading, cut."""
     text = value.hex() if isinstance(value, bytes) else str(value)
     return text if len(text) <= VALUE_CHARACTERS_MAX else text[: VALUE_CHARACTERS_MAX - 1] + "…"
 
@@ -286,7 +301,7 @@ class Verifier:
         self._idle.clear()
         try:
             await self._check_room()
-            thread = _Thread()
+            thread = OneThread("ledger-verify")
             try:
                 async with aclosing(self._verified(thread)) as told:
                     async for said in told:
@@ -314,7 +329,7 @@ class Verifier:
         except BusError as error:
             raise VerifyError(f"the log cannot be reached: {error}") from error
 
-    async def _verified(self, thread: "_Thread") -> AsyncGenerator[Progress | Difference | Result, None]:
+    async def _verified(self, thread: "OneThread") -> AsyncGenerator[Progress | Difference | Result, None]:
         started = time.monotonic()
         await thread.do(remove_scratch, self._store.file)
         second = await thread.do(self._open_second)
@@ -330,7 +345,7 @@ class Verifier:
         fresh = await thread.do(lambda: thread.enter(second.snapshot()))
         rows = differences = entries = broken_at = 0
         comparing = compare(live, fresh)
-        while some := await thread.do(_some, comparing):
+        while some := await thread.do(some_of, comparing):
             for said in some:
                 if isinstance(said, Difference):
                     differences += 1
@@ -339,7 +354,7 @@ class Verifier:
                     rows += said.rows
             yield Progress("comparing", live.tip.position, live.tip.position, _table(some), rows)
         chaining = links(live)
-        while linked := await thread.do(_some, chaining):
+        while linked := await thread.do(some_of, chaining):
             entries += sum(said.entries for said in linked)
             broken_at = broken_at or linked[-1].broken_at
             yield Progress("comparing", live.tip.position, live.tip.position, "entries", rows)
@@ -354,7 +369,7 @@ class Verifier:
         )
 
     async def _folded(
-        self, second: Store, projector: Projector, thread: "_Thread", end: int
+        self, second: Store, projector: Projector, thread: "OneThread", end: int
     ) -> AsyncGenerator[Progress, None]:
         """Fold what the log has up to `end`. Raises VerifyError."""
 
@@ -397,21 +412,24 @@ class Verifier:
         return second
 
 
-class _Thread:
+class OneThread:
     """One thread for everything that blocks; what was entered in it is left in it."""
 
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="ledger-verify")
+    def __init__(self, name: str) -> None:
+        """`name` is how it is called in a list of threads."""
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._open_things = contextlib.ExitStack()
-        self._stopped = False
 
     async def do(self, work: Callable[..., T], *arguments: Any) -> T:
+        """What the work comes to."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
 
     def enter(self, thing: contextlib.AbstractContextManager[T]) -> T:
+        """Enter a context until `close`; in this thread."""
         return self._open_things.enter_context(thing)
 
     def on_close(self, work: Callable[[], object]) -> None:
+        """Do this in `close`."""
         self._open_things.callback(work)
 
     async def close(self) -> None:
@@ -422,7 +440,7 @@ class _Thread:
         leaving.result()
 
 
-def _some(told: Iterator[T]) -> list[T]:
+def some_of(told: Iterator[T]) -> list[T]:
     """What comes within TELL_S, at least one; empty at the end."""
     some: list[T] = []
     deadline = time.monotonic() + TELL_S
@@ -438,15 +456,26 @@ def _table(said: Sequence[Difference | Compared]) -> str:
 
 
 __all__ = [
+    "HIGHEST",
     "KEYS",
+    "LOWEST",
+    "TELL_S",
     "Compared",
     "Difference",
     "Linked",
+    "OneThread",
     "Progress",
+    "Readable",
     "Result",
+    "Values",
     "Verifier",
     "VerifyBusyError",
     "VerifyError",
+    "columns_in",
     "compare",
+    "differences_of",
     "links",
+    "pieces_of",
+    "shown",
+    "some_of",
 ]

@@ -28,6 +28,7 @@ from ledger_histories import (
 
 from services import events as ev
 from services.ledger.absorb import Absorber
+from services.ledger.audit import Auditor
 from services.ledger.projector import VERSION
 from services.ledger.server import SERVICE, LedgerServer
 from services.ledger.store import Store, StoreDamagedError
@@ -79,6 +80,7 @@ async def serving(
     heartbeat_s=15.0,
     absorbed=True,
     lag_max=1000,
+    **settings,
 ):
     store = Store.open(folder / "l")
     log = MemoryLog(list(records))
@@ -96,9 +98,11 @@ async def serving(
         objects or MemoryObjects(),
         live,
         Verifier(store, absorber, log, batch_max=50),
+        Auditor(store, log),
         heartbeat_s=heartbeat_s,
         artifact_bytes_max=10**9,
         started_ns=17,
+        **settings,
     )
     ledger_pb2_grpc.add_LedgerServiceServicer_to_server(answers, server)
     port = await serve(server, "127.0.0.1:0", [SERVICE], Health([SERVICE]))

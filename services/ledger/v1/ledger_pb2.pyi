@@ -888,3 +888,143 @@ class RestoreLedgerResponse(_message.Message):
     copy: LedgerCopy
     stream_last: int
     def __init__(self, copy: _Optional[_Union[LedgerCopy, _Mapping]] = ..., stream_last: _Optional[int] = ...) -> None: ...
+
+class Anchor(_message.Message):
+    __slots__ = ("position", "hash", "stream_created_ns")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    STREAM_CREATED_NS_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    hash: bytes
+    stream_created_ns: int
+    def __init__(self, position: _Optional[int] = ..., hash: _Optional[bytes] = ..., stream_created_ns: _Optional[int] = ...) -> None: ...
+
+class VerifyAuditRequest(_message.Message):
+    __slots__ = ("from_position", "to_position", "anchors", "with_log", "findings_max")
+    FROM_POSITION_FIELD_NUMBER: _ClassVar[int]
+    TO_POSITION_FIELD_NUMBER: _ClassVar[int]
+    ANCHORS_FIELD_NUMBER: _ClassVar[int]
+    WITH_LOG_FIELD_NUMBER: _ClassVar[int]
+    FINDINGS_MAX_FIELD_NUMBER: _ClassVar[int]
+    from_position: int
+    to_position: int
+    anchors: _containers.RepeatedCompositeFieldContainer[Anchor]
+    with_log: bool
+    findings_max: int
+    def __init__(self, from_position: _Optional[int] = ..., to_position: _Optional[int] = ..., anchors: _Optional[_Iterable[_Union[Anchor, _Mapping]]] = ..., with_log: _Optional[bool] = ..., findings_max: _Optional[int] = ...) -> None: ...
+
+class VerifyAuditResponse(_message.Message):
+    __slots__ = ("progress", "finding", "result")
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    FINDING_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    progress: AuditProgress
+    finding: AuditFinding
+    result: AuditResult
+    def __init__(self, progress: _Optional[_Union[AuditProgress, _Mapping]] = ..., finding: _Optional[_Union[AuditFinding, _Mapping]] = ..., result: _Optional[_Union[AuditResult, _Mapping]] = ...) -> None: ...
+
+class AuditProgress(_message.Message):
+    __slots__ = ("phase", "position", "end")
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    phase: str
+    position: int
+    end: int
+    def __init__(self, phase: _Optional[str] = ..., position: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
+
+class AuditFinding(_message.Message):
+    __slots__ = ("kind", "source", "table", "position", "until", "key", "column", "stored", "expected", "anchor", "text")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    COLUMN_FIELD_NUMBER: _ClassVar[int]
+    STORED_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_FIELD_NUMBER: _ClassVar[int]
+    ANCHOR_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    source: str
+    table: str
+    position: int
+    until: int
+    key: str
+    column: str
+    stored: str
+    expected: str
+    anchor: int
+    text: str
+    def __init__(self, kind: _Optional[str] = ..., source: _Optional[str] = ..., table: _Optional[str] = ..., position: _Optional[int] = ..., until: _Optional[int] = ..., key: _Optional[str] = ..., column: _Optional[str] = ..., stored: _Optional[str] = ..., expected: _Optional[str] = ..., anchor: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
+
+class AuditResult(_message.Message):
+    __slots__ = ("ok", "start", "end", "hash", "stream_created_ns", "findings", "entries", "events", "anchors", "logged", "unlogged", "wall_s")
+    OK_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    STREAM_CREATED_NS_FIELD_NUMBER: _ClassVar[int]
+    FINDINGS_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    ANCHORS_FIELD_NUMBER: _ClassVar[int]
+    LOGGED_FIELD_NUMBER: _ClassVar[int]
+    UNLOGGED_FIELD_NUMBER: _ClassVar[int]
+    WALL_S_FIELD_NUMBER: _ClassVar[int]
+    ok: bool
+    start: int
+    end: int
+    hash: str
+    stream_created_ns: int
+    findings: int
+    entries: int
+    events: int
+    anchors: int
+    logged: int
+    unlogged: int
+    wall_s: float
+    def __init__(self, ok: _Optional[bool] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., hash: _Optional[str] = ..., stream_created_ns: _Optional[int] = ..., findings: _Optional[int] = ..., entries: _Optional[int] = ..., events: _Optional[int] = ..., anchors: _Optional[int] = ..., logged: _Optional[int] = ..., unlogged: _Optional[int] = ..., wall_s: _Optional[float] = ...) -> None: ...
+
+class GetAnchorRequest(_message.Message):
+    __slots__ = ("position",)
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    def __init__(self, position: _Optional[int] = ...) -> None: ...
+
+class GetAnchorResponse(_message.Message):
+    __slots__ = ("anchor", "time_ns")
+    ANCHOR_FIELD_NUMBER: _ClassVar[int]
+    TIME_NS_FIELD_NUMBER: _ClassVar[int]
+    anchor: Anchor
+    time_ns: int
+    def __init__(self, anchor: _Optional[_Union[Anchor, _Mapping]] = ..., time_ns: _Optional[int] = ...) -> None: ...
+
+class ExportAuditRequest(_message.Message):
+    __slots__ = ("table", "run", "since_ns", "until_ns")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    SINCE_NS_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_NS_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    run: str
+    since_ns: int
+    until_ns: int
+    def __init__(self, table: _Optional[str] = ..., run: _Optional[str] = ..., since_ns: _Optional[int] = ..., until_ns: _Optional[int] = ...) -> None: ...
+
+class ExportAuditResponse(_message.Message):
+    __slots__ = ("lines", "end")
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    lines: bytes
+    end: ExportEnd
+    def __init__(self, lines: _Optional[bytes] = ..., end: _Optional[_Union[ExportEnd, _Mapping]] = ...) -> None: ...
+
+class ExportEnd(_message.Message):
+    __slots__ = ("rows", "position")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    position: int
+    def __init__(self, rows: _Optional[int] = ..., position: _Optional[int] = ...) -> None: ...

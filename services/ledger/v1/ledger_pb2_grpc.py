@@ -140,6 +140,21 @@ class LedgerServiceStub:
                 request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.RestoreLedgerRequest.SerializeToString,
                 response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.RestoreLedgerResponse.FromString,
                 _registered_method=True)
+        self.VerifyAudit = channel.unary_stream(
+                '/swell.ledger.v1.LedgerService/VerifyAudit',
+                request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.VerifyAuditRequest.SerializeToString,
+                response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.VerifyAuditResponse.FromString,
+                _registered_method=True)
+        self.GetAnchor = channel.unary_unary(
+                '/swell.ledger.v1.LedgerService/GetAnchor',
+                request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.GetAnchorRequest.SerializeToString,
+                response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.GetAnchorResponse.FromString,
+                _registered_method=True)
+        self.ExportAudit = channel.unary_stream(
+                '/swell.ledger.v1.LedgerService/ExportAudit',
+                request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ExportAuditRequest.SerializeToString,
+                response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ExportAuditResponse.FromString,
+                _registered_method=True)
 
 
 class LedgerServiceServicer:
@@ -296,6 +311,30 @@ class LedgerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def VerifyAudit(self, request, context):
+        """Audit
+
+        Follows the chain of hashes through what is stored, and compares with anchors and, if asked for, with the log.
+        Progress and findings, then one result. One at a time; the ledger goes on meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAnchor(self, request, context):
+        """The hash of a position, to be kept elsewhere.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportAudit(self, request, context):
+        """What is recorded as lines of JSON, one for each row, in order; at last how many there were.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LedgerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -403,6 +442,21 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.RestoreLedger,
                     request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.RestoreLedgerRequest.FromString,
                     response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.RestoreLedgerResponse.SerializeToString,
+            ),
+            'VerifyAudit': grpc.unary_stream_rpc_method_handler(
+                    servicer.VerifyAudit,
+                    request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.VerifyAuditRequest.FromString,
+                    response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.VerifyAuditResponse.SerializeToString,
+            ),
+            'GetAnchor': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAnchor,
+                    request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.GetAnchorRequest.FromString,
+                    response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.GetAnchorResponse.SerializeToString,
+            ),
+            'ExportAudit': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportAudit,
+                    request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ExportAuditRequest.FromString,
+                    response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ExportAuditResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -973,6 +1027,87 @@ class LedgerService:
             '/swell.ledger.v1.LedgerService/RestoreLedger',
             services_dot_ledger_dot_v1_dot_ledger__pb2.RestoreLedgerRequest.SerializeToString,
             services_dot_ledger_dot_v1_dot_ledger__pb2.RestoreLedgerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/swell.ledger.v1.LedgerService/VerifyAudit',
+            services_dot_ledger_dot_v1_dot_ledger__pb2.VerifyAuditRequest.SerializeToString,
+            services_dot_ledger_dot_v1_dot_ledger__pb2.VerifyAuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAnchor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.ledger.v1.LedgerService/GetAnchor',
+            services_dot_ledger_dot_v1_dot_ledger__pb2.GetAnchorRequest.SerializeToString,
+            services_dot_ledger_dot_v1_dot_ledger__pb2.GetAnchorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/swell.ledger.v1.LedgerService/ExportAudit',
+            services_dot_ledger_dot_v1_dot_ledger__pb2.ExportAuditRequest.SerializeToString,
+            services_dot_ledger_dot_v1_dot_ledger__pb2.ExportAuditResponse.FromString,
             options,
             channel_credentials,
             insecure,
