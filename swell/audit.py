@@ -20,6 +20,8 @@ from swell.errors import SwellError, invalid
 from swell.options import JsonOption
 
 if TYPE_CHECKING:
+    import msgspec
+
     from swell.client import Client
     from swell.values import Anchor, AuditFinding, AuditResult
 
@@ -59,8 +61,7 @@ def verify(
     as_json: JsonOption = False,
 ) -> int:
     """Follow the chain of hashes through what is recorded; ends with 1 when anything was changed, removed or put in."""
-    from swell.tables import json_line  # noqa: PLC0415 - help must not wait for this
-    from swell.values import AuditFinding, AuditProgress, AuditResult  # noqa: PLC0415 - as above
+    from swell.values import AuditFinding, AuditProgress, AuditResult  # noqa: PLC0415 - help must not wait for this
 
     if end is not None and end < start:
         raise invalid("BAD_RANGE", f"--to {end} is before --from {start}", "Give a later one, or leave it out.")
@@ -76,11 +77,11 @@ def verify(
                 case AuditFinding():
                     _note("")
                     name = named[said.anchor - 1][0] if said.anchor else ""
-                    say(json_line("audit_finding", said) if as_json else finding_line(said, name))
+                    say(_json("audit_finding", said, anchor_name=name) if as_json else finding_line(said, name))
                 case AuditResult():
                     _note("")
                     ok = said.ok
-                    say(json_line("audit_result", said) if as_json else result_lines(said))
+                    say(_json("audit_result", said) if as_json else result_lines(said))
     return 0 if ok else 1
 
 
@@ -93,11 +94,9 @@ def anchor(
     as_json: JsonOption = False,
 ) -> int:
     """Print position and hash, to be kept where nobody who can change the cluster can change them."""
-    from swell.tables import json_line  # noqa: PLC0415 - as above
-
     with cluster_client() as client:
         found = client.anchor(position or 0)
-    say(json_line("anchor", found) if as_json else anchor_line(found))
+    say(_json("anchor", found) if as_json else anchor_line(found))
     return 0
 
 
@@ -250,6 +249,13 @@ def result_lines(result: AuditResult) -> list[str]:
             "  next: docs/audit.md tells what each finding proves; `swell ledger verify` compares every other table"
         )
     return lines
+
+
+def _json(record: str, value: msgspec.Struct, **more: str) -> str:
+    """A value as one line of JSON; `record` says what it is."""
+    from msgspec import json, structs  # noqa: PLC0415 - as above
+
+    return json.encode({"record": record, **structs.asdict(value), **more}).decode()
 
 
 # Lines of JSON

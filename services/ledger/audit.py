@@ -58,6 +58,9 @@ from services.ledger.verify import (
 SUBJECT_BYTES_MAX = 2**16 - 1
 """The chain's formula has two bytes for the length of a subject; nothing longer was ever recorded."""
 
+PIECE_BYTES = 4 * 1024 * 1024
+"""The entries of one piece together, in bytes: what is made of them takes a multiple."""
+
 LOG_BATCH = 1000
 """Entries of the log that are compared at a time."""
 
@@ -265,7 +268,7 @@ def audited(stored: Readable, tip: Tip, start: int, end: int, anchors: Sequence[
     chain = _Chain(*_begin(stored, low, anchors))
     columns = {table: columns_in(stored, table) for table in ("entries", "events")}
     told = _picked(columns["entries"], "position", "subject", "raw", "hash")
-    for piece in pieces_of(stored, low, high):
+    for piece in pieces_of(stored, low, high, most_bytes=PIECE_BYTES):
         rows = stored.read(
             "SELECT * FROM entries WHERE position > ? AND position <= ? ORDER BY position, octet_length(raw), hash",
             piece,

@@ -1,6 +1,7 @@
 """Golden histories: logs as versions before wrote them, and the rows that they fold to. Written by
 
     python tests/ledger/golden_histories.py record NAME FILE   a new history, of the lines of `swell audit export --entries`
+    python tests/ledger/golden_histories.py wire NAME KIND...  a new history, of the golden bytes of these kinds (tests/wire)
     python tests/ledger/golden_histories.py again NAME...      its rows anew, for a projection of another VERSION
     python tests/ledger/golden_histories.py schema [--again]   the digest of the schema under its VERSION
 
@@ -20,6 +21,7 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 import msgspec  # noqa: E402
 
+from services import events  # noqa: E402
 from services.bus import Recorded  # noqa: E402
 from services.ledger import patches, projector  # noqa: E402
 from services.ledger.projector import Projector  # noqa: E402
@@ -28,6 +30,7 @@ from services.ledger.verify import KEYS, columns_in  # noqa: E402
 
 GOLDEN = HERE / "golden"
 DIGESTS = GOLDEN / "schemas.json"
+WIRE = HERE.parent / "wire" / "golden"
 SCHEMA = Path(projector.__file__).with_name("schema.sql")
 ROWS = (
     projector.RunRow, projector.WaveRow, projector.WorkstreamRow, projector.AttemptRow, projector.ExecutorRow,
@@ -125,7 +128,39 @@ def record(name: str, file: Path) -> None:
     folder = GOLDEN / name
     if folder.exists():
         raise SystemExit(f"{folder} exists: what was recorded is for ever; take another name")
-    records = parsed(file.read_text(encoding="utf-8"))
+    keep(folder, parsed(file.read_text(encoding="utf-8")))
+
+
+def wire(name: str, kinds: list[str]) -> None:
+    """Keep the golden bytes of kinds, each on its subject, as a new history."""
+    folder = GOLDEN / name
+    if folder.exists():
+        raise SystemExit(f"{folder} exists: what was recorded is for ever; take another name")
+    source = Path(events.__file__).read_text(encoding="utf-8")
+    parts = re.split(r"^# .*: subject `(.+)`$", source, flags=re.MULTILINE)[1:]
+    subjects = {
+        kind: subject
+        for subject, body in zip(parts[::2], parts[1::2], strict=True)
+        for kind in re.findall(r'tag="(\w+)"', body)
+    }
+    records: list[Recorded] = []
+    for kind in kinds:
+        for data in both_forms(WIRE / f"{kind}.json"):
+            run = str(json.loads(data)["run"])
+            subject = subjects[kind].replace("<run>", run).replace("<workstream>", "ws-a").replace("<attempt>", "1")
+            position = len(records) + 1
+            records.append(Recorded(position, subject, 1_790_000_000_000_000_000 + position * 1000, data))
+    keep(folder, records)
+
+
+def both_forms(file: Path) -> tuple[bytes, bytes]:
+    """The golden bytes of a kind: every field set, and only what is required."""
+    forms = msgspec.json.decode(file.read_bytes(), type=dict[str, msgspec.Raw])
+    return bytes(forms["full"]), bytes(forms["minimal"])
+
+
+def keep(folder: Path, records: list[Recorded]) -> None:
+    """Write messages, and the rows that they fold to."""
     folder.mkdir(parents=True)
     lines = [
         {"position": one.sequence, "subject": one.subject, "time_ns": one.time_ns, "raw": one.data.decode()}
@@ -133,7 +168,7 @@ def record(name: str, file: Path) -> None:
     ]
     text = "".join(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines)
     (folder / "log.jsonl").write_text(text, encoding="utf-8")
-    write_rows(name)
+    write_rows(folder.name)
 
 
 def write_schema(*, again: bool) -> None:
@@ -155,6 +190,8 @@ def main(arguments: list[str]) -> None:
     match arguments:
         case ["record", name, file]:
             record(name, Path(file))
+        case ["wire", name, *kinds] if kinds:
+            wire(name, kinds)
         case ["again", *some] if some:
             for name in some:
                 write_rows(name)

@@ -20,6 +20,7 @@ from test_ledger_verify import full, made
 
 from services.bus import BusError
 from services.ledger import anchors as anchors_module
+from services.ledger import audit as audit_module
 from services.ledger import verify
 from services.ledger.anchors import Anchor, keep, tell
 from services.ledger.audit import (
@@ -146,7 +147,7 @@ async def test_a_changed_removed_or_inserted_entry_is_located(open_store, monkey
     statement, expected = TAMPERED[name]
     store = open_store(statement)
     assert of_chain((await audit(store))[0]) == expected
-    monkeypatch.setattr(verify, "PIECE_BYTES", 1)
+    monkeypatch.setattr(audit_module, "PIECE_BYTES", 1)
     monkeypatch.setattr(verify, "BLOCK", 3)
     findings, result = await audit(store, log=MemoryLog(RECORDS))
     assert of_chain(findings) == expected

@@ -43,9 +43,7 @@ def test_every_kind_of_event_stands_in_a_history():
     }
     kinds = {str(kind.__struct_config__.tag) for kind in ev.AnyEvent.__args__}
     missing = kinds - seen
-    assert not missing, (
-        f"no golden history holds {sorted(missing)}: export a log with them, then `{MEND} record NAME FILE`"
-    )
+    assert not missing, f"no golden history holds {sorted(missing)}: `{MEND} wire NAME {' '.join(sorted(missing))}`"
 
 
 def test_a_schema_of_its_own_has_a_version_of_its_own():

@@ -107,7 +107,11 @@ async def test_it_absorbs_survives_a_kill_and_stops_cleanly(tmp_path, nats):
             await bus.add(record.subject, record.data)
     (tmp_path / "token").write_text("secret\n")
     admitted = {"metadata": (("authorization", "Bearer secret"),)}
-    token = {"SWELL_LEDGER_TOKEN_FILE": str(tmp_path / "token")}
+    token = {
+        "SWELL_LEDGER_TOKEN_FILE": str(tmp_path / "token"),
+        "SWELL_LEDGER_ANCHORS_FILE": str(tmp_path / "anchors"),
+        "SWELL_LEDGER_ANCHOR_INTERVAL_S": "0.02",
+    }
     async with running(tmp_path, nats, **token) as (process, channel):
         await reached(ledger_pb2_grpc.LedgerServiceStub(channel), half, **admitted)
         process.kill()
@@ -124,6 +128,16 @@ async def test_it_absorbs_survives_a_kill_and_stops_cleanly(tmp_path, nats):
             ("run1", "completed", 5),
             ("run0", "completed", 5),
         ]
+        audited = [one async for one in stub.VerifyAudit(pb.VerifyAuditRequest(with_log=True), **admitted)][-1].result
+        assert (audited.ok, audited.logged) == (True, len(records))
+        anchors = [json.loads(line) for line in (tmp_path / "anchors").read_text().splitlines()]
+        assert anchors
+        for told in anchors:
+            found = await stub.GetAnchor(pb.GetAnchorRequest(position=told["position"]), **admitted)
+            assert (told["hash"], told["stream_created_ns"]) == (
+                found.anchor.hash.hex(),
+                found.anchor.stream_created_ns,
+            )
         call = stub.ReadArtifact(pb.ReadArtifactRequest(name="thing", digest=sha256(b"payload")), **admitted)
         assert b"".join([answer.chunk async for answer in call]) == b"payload"
         health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())

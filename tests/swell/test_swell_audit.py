@@ -120,10 +120,10 @@ def test_what_is_recorded_is_proven_and_taken_elsewhere(
     shown = swell("audit", "verify", "--anchor", wrong, "--json")
     assert shown.exit_code == 1, shown.output
     finding, result = map(json.loads, shown.stdout.splitlines())
-    assert (finding["kind"], finding["source"], finding["anchor"], result["ok"]) == (
+    assert (finding["record"], finding["source"], finding["anchor_name"], result["ok"]) == (
         "audit_finding",
         "anchor",
-        1,
+        "1 as given",
         False,
     )
     assert swell("audit", "verify", "--from", "5", "--to", "2").exit_code == 2
