@@ -59,14 +59,24 @@ class RpcError(Exception):
     """An answer that is an error: `message` tells the caller what to do, `metadata` repeats what in it is variable."""
 
     def __init__(
-        self, code: grpc.StatusCode, reason: str, message: str, metadata: Mapping[str, str] | None = None
+        self,
+        code: grpc.StatusCode,
+        reason: str,
+        message: str,
+        metadata: Mapping[str, str] | None = None,
+        *,
+        retry_s: float | None = None,
     ) -> None:
-        """`reason` is UPPER_SNAKE, at most 63 characters, and always means the same error."""
+        """`reason` is UPPER_SNAKE, at most 63 characters, and always means the same error.
+
+        `retry_s`: how long a caller should wait before it tries again, seconds; None where nobody knows.
+        """
         super().__init__(message)
         self.code = code
         self.reason = reason
         self.message = message
         self.metadata = dict(metadata or {})
+        self.retry_s = retry_s
 
 
 class BindError(RuntimeError):
@@ -84,10 +94,15 @@ def caller() -> str:
 
 
 def status_of(error: RpcError) -> status_pb2.Status:
-    """The error as google.rpc.Status with its ErrorInfo."""
-    detail = any_pb2.Any()
-    detail.Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata))
-    return status_pb2.Status(code=error.code.value[0], message=error.message, details=[detail])
+    """The error as google.rpc.Status with its ErrorInfo, and RetryInfo where it is known when to try again."""
+    details = [any_pb2.Any()]
+    details[0].Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata))
+    if error.retry_s is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(int(error.retry_s * 1000))
+        details.append(any_pb2.Any())
+        details[1].Pack(retry)
+    return status_pb2.Status(code=error.code.value[0], message=error.message, details=details)
 
 
 def read_token(file: Path) -> str:
@@ -170,15 +185,17 @@ def create_server(
     concurrent_rpcs: int,
     metrics: CallMetrics | None = None,
     exporting: Exporting | None = None,
+    within: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> grpc.aio.Server:
     """A server that asks every caller but health probes for `authorization: Bearer <token>`; None asks nobody.
 
     `max_message_bytes` bounds a request, `concurrent_rpcs` the calls under way; more are refused. `metrics` are told of
-    each call; by default nobody reads them. `exporting` gets a span of each call, by default nobody.
+    each call; by default nobody reads them. `exporting` gets a span of each call, by default nobody. `within` are
+    interceptors of the service's own, inside the message boundary: what they raise becomes a status as well.
     """
     logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_cancellation)
     return grpc.aio.server(
-        interceptors=[_Boundary(token, metrics or CallMetrics(Exposition("")), exporting)],
+        interceptors=[_Boundary(token, metrics or CallMetrics(Exposition("")), exporting), *within],
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
             # Without this, two servers would share one port and each get some of the calls.
@@ -360,7 +377,7 @@ def _bounded(handler: Any, call: _Call) -> Any:
     """The same handler; what it raises becomes a status, and what `call` does is done around it."""
     coding = {
         "request_deserializer": handler.request_deserializer,
-        "response_serializer": handler.response_serializer,
+        "response_serializer": _once(handler.response_serializer),
     }
     if handler.response_streaming:
         behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
@@ -371,6 +388,15 @@ def _bounded(handler: Any, call: _Call) -> Any:
     behaviour = handler.stream_unary if handler.request_streaming else handler.unary_unary
     make = grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
     return make(_answering(behaviour, call), **coding)
+
+
+def _once(serializer: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    """The same serializer, but for bytes: an answer that goes to many is encoded already."""
+
+    def encoded(message: Any) -> bytes:
+        return message if isinstance(message, bytes) else serializer(message)
+
+    return encoded
 
 
 def _answering(behaviour: Callable[[Any, _Context], Awaitable[Any]], call: _Call) -> Callable[[Any, _Context], Any]:

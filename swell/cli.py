@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from swell import audit, control, ledger, patch, reporting, review
+from swell import audit, control, explain, ledger, patch, reporting, review
 from swell import budget as budget_commands
 from swell.command import cluster_client, command, much_is_made, say
 from swell.errors import invalid
@@ -46,7 +46,10 @@ from swell.options import (
     ReviewChoice,
     RunArgument,
     RunId,
+    Since,
     Timeout,
+    ToolFilter,
+    Until,
     WaveDelay,
     WorkstreamArgument,
 )
@@ -67,6 +70,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
+SEVERITIES = ("debug", "info", "warning", "error", "critical")
 RECORDED_S = 5.0
 """How long `submit` waits until the ledger has recorded the run; it is in the log in any case."""
 
@@ -490,13 +494,47 @@ def _told(make: Callable[[Client], Any], *, as_json: bool) -> int:
 @app.command("list", rich_help_panel="Afterwards")
 @command
 def list_(
+    state: Annotated[str, typer.Option("--state", help="Only runs in this state.", show_default=False)] = "",
+    repository: Annotated[
+        str, typer.Option("--repository", help="Only runs of the repository at this location.", show_default=False)
+    ] = "",
+    tool: ToolFilter = "",
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", help="Only runs with this label; may be repeated.", metavar="KEY[=VALUE]"),
+    ] = None,
+    tenant: Annotated[
+        str, typer.Option("--tenant", help="Only runs on behalf of this tenant.", show_default=False)
+    ] = "",
+    since: Since = "",
+    until: Until = "",
+    order: Annotated[
+        str,
+        typer.Option(
+            "--order",
+            help="submitted_ns, finished_ns, cost_nano or attempts, with ' desc' behind it for the largest first.",
+            show_default="the newest first",
+        ),
+    ] = "",
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most this many.")] = 20,
     as_json: JsonOption = False,
 ) -> int:
     """List runs, newest first."""
     from swell.listing import RunList  # noqa: PLC0415 - as the module says
+    from swell.moments import span_ns  # noqa: PLC0415 - as above
+    from swell.values import RunFilter  # noqa: PLC0415 - as above
 
-    return _told(lambda client: RunList(client.list_runs(limit=limit)), as_json=as_json)
+    since_ns, until_ns = span_ns(since, until)
+    wanted = RunFilter(
+        state=state,
+        repository=repository,
+        tool=tool,
+        labels=tuple(label or ()),
+        tenant=tenant,
+        since_ns=since_ns,
+        until_ns=until_ns,
+    )
+    return _told(lambda client: RunList(client.list_runs(wanted, order_by=order, limit=limit)), as_json=as_json)
 
 
 @app.command(rich_help_panel="Afterwards")
@@ -529,20 +567,45 @@ def show(run: RunArgument, workstream: WorkstreamArgument = "", as_json: JsonOpt
 @command
 def events(
     run: RunArgument,
+    workstream: WorkstreamArgument = "",
     kind: Annotated[list[str] | None, typer.Option("--kind", help="Only this kind; may be repeated.")] = None,
+    tool: ToolFilter = "",
+    severity: Annotated[
+        list[str] | None,
+        typer.Option("--severity", help="Only debug, info, warning, error or critical; may be repeated."),
+    ] = None,
+    since: Since = "",
+    until: Until = "",
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, help="Only the newest so many, newest first.", show_default="all, oldest first"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> int:
     """Print the recorded events of a run; 'fleet' stands for what is decided across runs."""
     from services.events import KINDS  # noqa: PLC0415 - as the module says
     from swell.listing import event_line  # noqa: PLC0415 - as above
+    from swell.moments import span_ns  # noqa: PLC0415 - as above
+    from swell.values import EventFilter  # noqa: PLC0415 - as above
     from swell.view import event_json  # noqa: PLC0415 - as above
 
     if unknown := [one for one in kind or [] if one not in KINDS]:
         near = get_close_matches(unknown[0], sorted(KINDS), n=3) or sorted(KINDS)
         raise invalid("BAD_KIND", f"no event is of the kind {unknown[0]!r}", f"Use one of {', '.join(near)}.")
+    if wrong := [one for one in severity or [] if one not in SEVERITIES]:
+        raise invalid("BAD_SEVERITY", f"{wrong[0]!r} is no severity", f"Use one of {', '.join(SEVERITIES)}.")
+    since_ns, until_ns = span_ns(since, until)
+    wanted = EventFilter(
+        workstream=workstream,
+        kinds=tuple(kind or ()),
+        tool=tool,
+        severities=tuple(severity or ()),
+        since_ns=since_ns,
+        until_ns=until_ns,
+    )
     with cluster_client() as client:
         name = run if run == "fleet" else _resolve(client, run)
-        for event in client.list_events(name, kinds=kind or []):
+        for event in client.list_events(name, wanted, newest_first=limit is not None, limit=limit):
             say(event_json(event) if as_json else event_line(event))
     return 0
 
@@ -577,6 +640,7 @@ def diff(run: RunArgument, workstream: WorkstreamArgument = "", attempt: Attempt
 
 
 app.command(rich_help_panel="Afterwards")(reporting.report)
+explain.register(app, "Afterwards")
 app.add_typer(patch.app, name="patch", rich_help_panel="Afterwards")
 for afterwards in (control.deliver, control.rollback):
     app.command(rich_help_panel="Afterwards")(afterwards)

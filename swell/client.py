@@ -25,6 +25,7 @@ from swell.values import (
     ArchiveResult,
     Artifact,
     Attempt,
+    AttemptFacts,
     AuditFinding,
     AuditProgress,
     AuditResult,
@@ -33,13 +34,17 @@ from swell.values import (
     Document,
     Endpoints,
     Event,
+    EventFilter,
     Executor,
+    Explanation,
+    Failure,
     Finding,
     Fleet,
     FleetPause,
     Header,
     LedgerCopy,
     LedgerStatus,
+    Moment,
     Patch,
     PatchMove,
     Plan,
@@ -47,13 +52,17 @@ from swell.values import (
     Retried,
     Review,
     Run,
+    RunChange,
+    RunFilter,
     SharedBudget,
     SharedBudgets,
     SharedRate,
     Submitted,
     ToolBreaker,
+    Transition,
     VerifyProgress,
     VerifyResult,
+    Wait,
     Watched,
     Wave,
     Workstream,
@@ -75,6 +84,11 @@ ANCHORS_AT_ONCE: Final = 1000
 MESSAGE_BYTES_MAX: Final = 64 * 1024 * 1024
 PAGE: Final = 1000
 TOKEN_BYTES_MAX: Final = 4096
+POSITION: Final = "x-swell-position"
+"""The metadata by which a ledger tells how far it was when it answered."""
+MIN_POSITION: Final = "x-swell-min-position"
+"""The metadata by which it is asked to be at least so far."""
+_WATCHED: Final = frozenset({"state", "repository", "labels", "tenant"})
 
 _T = TypeVar("_T")
 _S = TypeVar("_S", bound=msgspec.Struct)
@@ -117,7 +131,11 @@ def _findings(values: Iterable[Any]) -> list[Finding]:
 
 
 class Client:
-    """One connection to each service. Close it, or use it as a context. Safe to use from several threads."""
+    """One connection to each service. Close it, or use it as a context. Safe to use from several threads.
+
+    It remembers the newest position of the log that it has seen, and asks every ledger for at least that: whatever it has
+    written or read stays there, whichever of several ledgers answers next.
+    """
 
     def __init__(self, endpoints: Endpoints) -> None:
         import grpc  # noqa: PLC0415 - costs 0.15 s, and most commands that print help need none of it
@@ -141,6 +159,7 @@ class Client:
         self._scheduler = scheduler_pb2_grpc.SchedulerServiceStub(self._channels[0])  # type: ignore[no-untyped-call]
         self._ledger = ledger_pb2_grpc.LedgerServiceStub(self._channels[1])  # type: ignore[no-untyped-call]
         self._trace = parsed(os.environ.get(VARIABLE, ""))
+        self.seen = 0
 
     def __enter__(self) -> Self:
         return self
@@ -187,6 +206,7 @@ class Client:
                 yield message(document=self._document(document))
 
         answer = self._repeat(lambda: self._submit(parts()))
+        self.saw(answer.position)
         return Submitted(run=answer.run, position=answer.position, warnings=_findings(answer.warnings))
 
     def _submit(self, parts: Iterator[Any]) -> Any:
@@ -426,7 +446,8 @@ class Client:
 
     def ledger_status(self) -> LedgerStatus:
         """How far the ledger is."""
-        return _plain(self._call(self._ledger.GetStatus, self._ledger_pb2.GetStatusRequest()), LedgerStatus)
+        request = self._ledger_pb2.GetStatusRequest()
+        return _plain(self._call(self._ledger.GetStatus, request, as_it_is=True), LedgerStatus)
 
     def verify_ledger(self, differences_max: int = 0) -> Iterator[VerifyProgress | Difference | VerifyResult]:
         """Progress, then differences, then one result: the ledger's tables against a fold of the whole log."""
@@ -450,13 +471,21 @@ class Client:
 
     def rebuild_ledger(self, reason: str) -> tuple[int, int]:
         """Condemn the ledger's file; the position absorbed, and the end of the log, when it was."""
-        answer = self._call(self._ledger.RebuildLedger, self._ledger_pb2.RebuildLedgerRequest(reason=reason))
+        request = self._ledger_pb2.RebuildLedgerRequest(reason=reason)
+        answer = self._call(self._ledger.RebuildLedger, request, as_it_is=True)
         return int(answer.position), int(answer.stream_last)
 
-    def get_run(self, run: str) -> Run:
-        """One run; NOT_FOUND when there is none."""
-        answer = self._call(self._ledger.GetRun, self._ledger_pb2.GetRunRequest(run=run))
+    def get_run(self, run: str, as_of: Moment | None = None) -> Run:
+        """One run, now or as it stood; NOT_FOUND when there is none."""
+        answer = self._call(self._ledger.GetRun, self._ledger_pb2.GetRunRequest(run=run, as_of=self._moment(as_of)))
         return _run(answer.run)
+
+    def _moment(self, as_of: Moment | None) -> Any:
+        if as_of is None:
+            return None
+        if as_of.position:
+            return self._ledger_pb2.Moment(position=as_of.position)
+        return self._ledger_pb2.Moment(time_ns=as_of.time_ns)
 
     def await_run(self, run: str, timeout_s: float) -> bool:
         """Whether the ledger knows the run, waiting for it to catch up with the log."""
@@ -466,7 +495,7 @@ class Client:
             try:
                 self.get_run(run)
             except SwellError as error:
-                if error.code != "NOT_FOUND":
+                if error.code != "NOT_FOUND" and error.reason != "LEDGER_BEHIND":
                     raise
             else:
                 return True
@@ -475,34 +504,131 @@ class Client:
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, 0.5)
 
-    def list_runs(self, *, state: str = "", limit: int = 50) -> list[Run]:
-        """The newest runs, newest first, at most `limit`."""
+    def list_runs(
+        self, wanted: RunFilter | None = None, *, state: str = "", order_by: str = "", limit: int = 50
+    ) -> list[Run]:
+        """Runs that are meant, the newest first unless `order_by` says otherwise, at most `limit`.
+
+        `state` is short for a filter by it alone.
+        """
+        asked = _filter(wanted or RunFilter(state=state))
 
         def page(token: str, count: int) -> Any:
-            request = self._ledger_pb2.ListRunsRequest(page_size=count, page_token=token, state=state)
+            request = self._ledger_pb2.ListRunsRequest(page_size=count, page_token=token, order_by=order_by, **asked)
             return self._call(self._ledger.ListRuns, request)
 
         return [_run(run) for run in _paged(page, "runs", limit)]
 
-    def list_workstreams(self, run: str, *, state: str = "") -> list[Workstream]:
+    def list_workstreams(
+        self, run: str, *, state: str = "", tool: str = "", as_of: Moment | None = None
+    ) -> list[Workstream]:
         """The workstreams that a run has reached, in the order in which they were first mentioned."""
 
         def page(token: str, count: int) -> Any:
-            request = self._ledger_pb2.ListWorkstreamsRequest(run=run, page_size=count, page_token=token, state=state)
+            request = self._ledger_pb2.ListWorkstreamsRequest(
+                run=run, page_size=count, page_token=token, state=state, tool=tool, as_of=self._moment(as_of)
+            )
             return self._call(self._ledger.ListWorkstreams, request)
 
         return [_plain(workstream, Workstream) for workstream in _paged(page, "workstreams")]
 
-    def list_attempts(self, run: str, workstream: str = "") -> list[Attempt]:
+    def list_attempts(
+        self,
+        run: str,
+        workstream: str = "",
+        *,
+        state: str = "",
+        step: str = "",
+        tool: str = "",
+        executor: str = "",
+        error_class: str = "",
+        ok: bool | None = None,
+        as_of: Moment | None = None,
+    ) -> list[Attempt]:
         """The attempts of a run, or of one of its workstreams, in the order they were scheduled."""
 
         def page(token: str, count: int) -> Any:
             request = self._ledger_pb2.ListAttemptsRequest(
-                run=run, workstream=workstream, page_size=count, page_token=token
+                run=run,
+                workstream=workstream,
+                page_size=count,
+                page_token=token,
+                state=state,
+                step=step,
+                tool=tool,
+                executor=executor,
+                error_class=error_class,
+                ok=ok,
+                as_of=self._moment(as_of),
             )
             return self._call(self._ledger.ListAttempts, request)
 
         return [_attempt(attempt) for attempt in _paged(page, "attempts")]
+
+    def get_attempt(self, run: str, workstream: str, attempt: int) -> AttemptFacts:
+        """One attempt and what was told of it; NOT_FOUND when there is none."""
+        request = self._ledger_pb2.GetAttemptRequest(run=run, workstream=workstream, attempt=attempt)
+        answer = self._call(self._ledger.GetAttempt, request)
+        facts = {
+            name: _event(getattr(answer, name)) if answer.HasField(name) else None
+            for name in ("scheduled", "claim", "close")
+        }
+        late = [_event(event) for event in answer.late]
+        return AttemptFacts(attempt=_attempt(answer.attempt), late=late, position=answer.position, **facts)
+
+    def list_transitions(
+        self, run: str, workstream: str = "", *, actor: str = "", newest_first: bool = False, limit: int | None = None
+    ) -> Iterator[Transition]:
+        """Changes of state of a run and its workstreams; `workstream` "-" is the run itself, "" all."""
+
+        def page(token: str, count: int) -> Any:
+            request = self._ledger_pb2.ListTransitionsRequest(
+                run=run,
+                workstream=workstream,
+                actor=actor,
+                newest_first=newest_first,
+                page_size=count,
+                page_token=token,
+            )
+            return self._call(self._ledger.ListTransitions, request)
+
+        return (_plain(found, Transition) for found in _paged(page, "transitions", limit))
+
+    def list_errors(
+        self,
+        run: str = "",
+        workstream: str = "",
+        *,
+        step: str = "",
+        tool: str = "",
+        error_class: str = "",
+        since_ns: int = 0,
+        until_ns: int = 0,
+        limit: int | None = None,
+    ) -> Iterator[Failure]:
+        """What failed, each failure once, the one seen last first."""
+
+        def page(token: str, count: int) -> Any:
+            request = self._ledger_pb2.ListErrorsRequest(
+                run=run,
+                workstream=workstream,
+                step=step,
+                tool=tool,
+                error_class=error_class,
+                since_ns=since_ns,
+                until_ns=until_ns,
+                page_size=count,
+                page_token=token,
+            )
+            return self._call(self._ledger.ListErrors, request)
+
+        return (_plain(found, Failure) for found in _paged(page, "errors", limit))
+
+    def explain_run(self, run: str) -> Explanation:
+        """What a run and its workstreams wait for."""
+        answer = self._call(self._ledger.ExplainRun, self._ledger_pb2.ExplainRunRequest(run=run))
+        waits = [_plain(wait, Wait) for wait in answer.waits]
+        return _plain(answer, Explanation, run=_run(answer.run), waits=waits)
 
     def get_patch(self, run: str, workstream: str, attempt: int = 0) -> Patch:
         """The patch of an attempt, or (0) the one its workstream goes on with; NOT_FOUND when there is none."""
@@ -534,43 +660,79 @@ class Client:
     def list_events(
         self,
         run: str = "",
+        wanted: EventFilter | None = None,
         *,
         workstream: str = "",
         kinds: Sequence[str] = (),
         after: int = 0,
+        newest_first: bool = False,
         limit: int | None = None,
     ) -> Iterator[Event]:
-        """Events, oldest first."""
+        """Events, oldest first unless asked otherwise. `workstream`, `kinds` and `after` are short for a filter by them alone."""
+        asked = _filter(wanted or EventFilter(workstream=workstream, kinds=tuple(kinds), after=after))
+        behind = asked.pop("after")
 
         def page(token: str, count: int) -> Any:
             request = self._ledger_pb2.ListEventsRequest(
-                run=run, workstream=workstream, kinds=kinds, after_position=after, page_size=count, page_token=token
+                run=run, after_position=behind, newest_first=newest_first, page_size=count, page_token=token, **asked
             )
             return self._call(self._ledger.ListEvents, request)
 
         return (_event(event) for event in _paged(page, "events", limit))
 
-    def watch(self, run: str, after: int = 0) -> Iterator[Watched]:
+    def watch(self, run: str, after: int = 0, *, kinds: Sequence[str] = ()) -> Iterator[Watched]:
         """Events of a run as they are recorded, from the first one after position `after`, for ever.
 
         A broken connection is mended and resumed without gap or repetition; a ledger that does not answer for
         OUTAGE_S raises UNAVAILABLE. Empty answers come while nothing happens.
         """
+
+        def ask(token: str) -> Any:
+            request = self._ledger_pb2.WatchEventsRequest(
+                run=run, kinds=kinds, after_position=0 if token else told, resume_token=token
+            )
+            return self._ledger.WatchEvents(request, timeout=WATCH_TIMEOUT_S, metadata=self._metadata())
+
+        told = after
+        for answer in self._watched(ask):
+            told = max(told, answer.position)
+            yield Watched(events=[_event(event) for event in answer.events], position=told)
+
+    def watch_runs(
+        self, wanted: RunFilter | None = None, *, include_initial: bool = False
+    ) -> Iterator[list[RunChange]]:
+        """Runs as they change, each as it is newest, for ever; mended as `watch` is. Empty lists come while nothing happens.
+
+        Of the filter count state, repository, labels and tenant. A run that leaves the state is told once more. What is
+        told before the first connection is lost may be told twice when there is a beginning.
+        """
+        asked = {name: value for name, value in _filter(wanted or RunFilter()).items() if name in _WATCHED}
+
+        def ask(token: str) -> Any:
+            request = self._ledger_pb2.WatchRunsRequest(include_initial=include_initial, resume_token=token, **asked)
+            return self._ledger.WatchRuns(request, timeout=WATCH_TIMEOUT_S, metadata=self._metadata())
+
+        for answer in self._watched(ask):
+            yield [RunChange(run=_run(change.run), left=change.left) for change in answer.changes]
+
+    def _watched(self, ask: Callable[[str], Any]) -> Iterator[Any]:
+        """The answers of a watch, asked for anew with the newest token whenever its connection breaks."""
         grpc = self._grpc
         mending = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.ABORTED)
         heard = time.monotonic()
         pause_s = 0.05
+        token = ""
         while True:
-            request = self._ledger_pb2.WatchEventsRequest(run=run, after_position=after)
-            call = self._ledger.WatchEvents(request, timeout=WATCH_TIMEOUT_S, metadata=self._metadata())
+            call = ask(token)
             answered = False
             try:
                 for answer in call:
                     heard = time.monotonic()
                     answered = True
                     pause_s = 0.05
-                    after = max(after, answer.position)
-                    yield Watched(events=[_event(event) for event in answer.events], position=answer.position)
+                    token = answer.resume_token or token
+                    self.saw(answer.position)
+                    yield answer
             except grpc.RpcError as error:
                 if answered and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                     heard = time.monotonic()  # our own limit on one call ended it, not silence
@@ -683,7 +845,7 @@ class Client:
         Raises SwellError INCOMPLETE when the lines are not as many as the ledger has rows of this.
         """
         request = self._ledger_pb2.ExportAuditRequest(table=table, run=run, since_ns=since_ns, until_ns=until_ns)
-        call = self._ledger.ExportAudit(request, timeout=VERIFY_TIMEOUT_S, metadata=self._metadata)
+        call = self._ledger.ExportAudit(request, timeout=VERIFY_TIMEOUT_S, metadata=self._metadata())
         lines, rows = 0, -1
         try:
             for answer in call:
@@ -705,7 +867,7 @@ class Client:
             )
 
     def _audited(self, request: Any) -> Iterator[AuditProgress | AuditFinding | AuditResult]:
-        call = self._ledger.VerifyAudit(request, timeout=VERIFY_TIMEOUT_S, metadata=self._metadata)
+        call = self._ledger.VerifyAudit(request, timeout=VERIFY_TIMEOUT_S, metadata=self._metadata())
         try:
             for answer in call:
                 match answer.WhichOneof("said"):
@@ -747,8 +909,23 @@ class Client:
 
     # Calls
 
-    def _call(self, method: Callable[..., Any], request: Any, *, timeout_s: float = CALL_TIMEOUT_S) -> Any:
-        return self._repeat(lambda: method(request, timeout=timeout_s, metadata=self._metadata()))
+    def _call(self, method: Any, request: Any, *, timeout_s: float = CALL_TIMEOUT_S, as_it_is: bool = False) -> Any:
+        """The answer of a unary method; `as_it_is`: however far behind the ledger may be."""
+
+        def call() -> Any:
+            least = () if as_it_is or not self.seen else ((MIN_POSITION, str(self.seen)),)
+            answer, state = method.with_call(request, timeout=timeout_s, metadata=(*self._metadata(), *least))
+            self.saw(getattr(answer, "position", 0))
+            for key, value in state.trailing_metadata() or ():
+                if key == POSITION:
+                    self.saw(int(value))
+            return answer
+
+        return self._repeat(call)
+
+    def saw(self, position: int) -> None:
+        """Remember a position of the log."""
+        self.seen = max(self.seen, position)
 
     def _repeat(self, call: Callable[[], _T]) -> _T:
         """The answer; while the service cannot be reached, the call is repeated for OUTAGE_S."""
@@ -860,6 +1037,11 @@ class Client:
 def _asked(actor: str, request_id: str) -> dict[str, str]:
     """Who asks, and under which id: a fresh one makes repeating the call harmless."""
     return {"actor": actor, "request_id": request_id or str(uuid.uuid4())}
+
+
+def _filter(wanted: RunFilter | EventFilter) -> dict[str, Any]:
+    """A filter as the fields of a request."""
+    return msgspec.structs.asdict(wanted)
 
 
 def _paged(page: Callable[[str, int], Any], field: str, limit: int | None = None) -> Iterator[Any]:

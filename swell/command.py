@@ -60,6 +60,7 @@ def cluster_client() -> Iterator[Client]:
     """A client of the configured cluster, or of the embedded one, which is started if need be."""
     from swell.client import Client  # noqa: PLC0415 - gRPC
     from swell.cluster import connected  # noqa: PLC0415 - as above
+    from swell.seen import remembered  # noqa: PLC0415 - as above
 
     said = False
 
@@ -70,7 +71,7 @@ def cluster_client() -> Iterator[Client]:
             sys.stderr.write(f"\r\x1b[K{text} …")
             sys.stderr.flush()
 
-    with connected(report=report) as endpoints, Client(endpoints) as client:
+    with connected(report=report) as endpoints, Client(endpoints) as client, remembered(client):
         if said:
             sys.stderr.write("\r\x1b[K")
         yield client

@@ -18,6 +18,14 @@ AttemptOption = Annotated[
         "--attempt", min=0, help="The attempt that made it. Default: the newest that counts.", show_default=False
     ),
 ]
+Since = Annotated[
+    str,
+    typer.Option(
+        "--since", help="From then on: 30m, 2h or 7d ago, or a date or time.", metavar="TIME", show_default=False
+    ),
+]
+Until = Annotated[str, typer.Option("--until", help="Up to then, as --since.", metavar="TIME", show_default=False)]
+ToolFilter = Annotated[str, typer.Option("--tool", help="Only what this tool did.", metavar="TOOL", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 MaxWorkers = Annotated[int | None, typer.Option("--max-workers", min=1, max=10_000, help="Tools at a time.")]

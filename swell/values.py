@@ -144,6 +144,37 @@ class Wave(msgspec.Struct, frozen=True, kw_only=True):
     workstreams: int
 
 
+class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which runs are meant; what is empty or 0 leaves it open. All that is given must hold.
+
+    `tool`: one of its EDIT or FIX attempts was to use it. `labels` are `key=value`, or `key` for any value. `since_ns` and
+    `until_ns` (excluded) are about the submission.
+    """
+
+    state: str = ""
+    repository: str = ""
+    tool: str = ""
+    labels: tuple[str, ...] = ()
+    tenant: str = ""
+    actor: str = ""
+    since_ns: int = 0
+    until_ns: int = 0
+
+
+class RunChange(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that has changed; `left` when it is no longer in the state that was asked for."""
+
+    run: Run
+    left: bool
+
+
+class Moment(msgspec.Struct, frozen=True, kw_only=True):
+    """A moment of the log: a position, or, where that is 0, the newest entry that the log took up to a time."""
+
+    position: int = 0
+    time_ns: int = 0
+
+
 class Workstream(msgspec.Struct, frozen=True, kw_only=True):
     """A workstream as the ledger knows it. `wave` is -1 before it started; `patch` is the attempt whose patch it goes on with."""
 
@@ -293,6 +324,91 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     payload: dict[str, Any]
     entry: str
     cause: str
+    tool: str = ""
+    severity: str = ""
+
+
+class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which events are meant; what is empty or 0 leaves it open. All that is given must hold.
+
+    `since_ns` and `until_ns` (excluded) are times of the log; `after` is a position.
+    """
+
+    workstream: str = ""
+    kinds: tuple[str, ...] = ()
+    tool: str = ""
+    severities: tuple[str, ...] = ()
+    since_ns: int = 0
+    until_ns: int = 0
+    after: int = 0
+
+
+class AttemptFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt with what was told of it: how it was scheduled, claimed and closed, and what came after."""
+
+    attempt: Attempt
+    scheduled: Event | None
+    claim: Event | None
+    close: Event | None
+    late: list[Event]
+    position: int
+
+
+class Transition(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of state of a run (`workstream` is "") or of a workstream."""
+
+    position: int
+    index: int
+    run: str
+    workstream: str
+    from_state: str
+    to_state: str
+    reason: str
+    actor: str
+    time_ns: int
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Attempts of one step of one workstream that failed in the same way; class, message and tool are those of the newest."""
+
+    run: str
+    workstream: str
+    step: str
+    signature: str
+    error_class: str
+    message: str
+    count: int
+    first_seen_ns: int
+    last_seen_ns: int
+    first_attempt: int
+    last_attempt: int
+    tool: str
+
+
+class Wait(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run (`workstream` is "") or a workstream waits for; `next` is what a person could do, if anything."""
+
+    workstream: str
+    state: str
+    waiting_for: str
+    on: list[str]
+    since_ns: int
+    until_ns: int
+    reason: str
+    next: str
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run waits for: the run itself first, then its workstreams that have not ended, but for `left_out` of them.
+
+    Without `definition_read` nobody knows which dependencies it has.
+    """
+
+    run: Run
+    waits: list[Wait]
+    left_out: int
+    definition_read: bool
+    position: int
 
 
 class Watched(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,11 +29,13 @@ from services.ledger.config import PREFIX, LedgerConfig
 from services.ledger.copying import Copies, remove_left
 from services.ledger.history import History
 from services.ledger.metrics import LedgerMetrics
+from services.ledger.replica import Freshness
 from services.ledger.segment import Archive
 from services.ledger.server import SERVICE, LedgerServer
 from services.ledger.store import Store, StoreDamagedError, StoreError
 from services.ledger.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
 from services.ledger.verify import Verifier
+from services.ledger.watches import Watching
 from services.metrics import Exposition
 from services.posting import Receiver
 from services.ready import announce
@@ -85,7 +87,11 @@ async def run(config: LedgerConfig, collector: Receiver | None) -> None:
             bus,
             linger_s=config.linger_s,
             batch_max=config.batch_max,
-            watch_backlog=config.watch_backlog,
+            watching=Watching(
+                entries_max=config.watch_backlog,
+                bytes_max=config.watch_backlog_bytes,
+                watches_max=config.watches_max,
+            ),
             lag_max=config.live_lag_max,
             metrics=metrics,
             history=history,
@@ -98,6 +104,7 @@ async def run(config: LedgerConfig, collector: Receiver | None) -> None:
             max_message_bytes=config.request_bytes_max,
             concurrent_rpcs=config.concurrent_rpcs,
             metrics=calls,
+            within=[Freshness(SERVICE, absorber, wait_s=config.min_position_wait_s)],
         )
         verifier = Verifier(
             store,
@@ -124,6 +131,7 @@ async def run(config: LedgerConfig, collector: Receiver | None) -> None:
             heartbeat_s=config.heartbeat_s,
             artifact_bytes_max=config.artifact_bytes_max,
             aim_audit_days=config.aim_audit_days,
+            as_of_entries_max=config.as_of_entries_max,
             started_ns=started_ns,
         )
         add_LedgerServiceServicer_to_server(answers, server)  # type: ignore[no-untyped-call]  # generated code

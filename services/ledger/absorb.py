@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import Protocol
@@ -20,12 +20,11 @@ import msgspec
 import structlog
 
 from services.bus import BusError, Recorded, StreamIdentity
-from services.ledger import queries
 from services.ledger.history import History
 from services.ledger.metrics import LedgerMetrics
 from services.ledger.projector import Batch, Projector
-from services.ledger.queries import EntryEvents
 from services.ledger.store import Store
+from services.ledger.watches import Watching
 from services.metrics import Exposition
 
 log = structlog.get_logger()
@@ -57,59 +56,6 @@ class EventLog(Protocol):
 
     def follow(self, after: int, *, linger_s: float, batch_max: int) -> AsyncIterator[list[Recorded]]:
         """The messages after a position, in order and without gap, for ever."""
-
-
-class WatchOverflowError(RuntimeError):
-    """The watcher read too slowly; it can resume from the position it has."""
-
-
-class WatchEndedError(RuntimeError):
-    """The ledger stops; the watcher can resume from the position it has."""
-
-
-class Watch:
-    """What is committed while somebody watches, until it is taken: at most `backlog` entries."""
-
-    def __init__(self, run: str, backlog: int, after: int = 0) -> None:
-        """Watch one run, or (run '') all, from the first entry behind position `after`."""
-        self.run = run
-        self._after = after
-        self._backlog = backlog
-        self._waiting: deque[EntryEvents] = deque()
-        self._woken = asyncio.Event()
-        self._end: Exception | None = None
-
-    def offer(self, entries: Sequence[EntryEvents]) -> None:
-        """Take what matches; overflow ends the watch."""
-        if self._end is not None:
-            return
-        self._waiting.extend(entry for entry in entries if entry.position > self._after and self.run in ("", entry.run))
-        if len(self._waiting) > self._backlog:
-            self._waiting.clear()
-            self.end(WatchOverflowError(f"more than {self._backlog} entries waited to be read"))
-        elif self._waiting:
-            self._woken.set()
-
-    def end(self, reason: Exception) -> None:
-        """Make `take` raise once what waits is taken."""
-        self._end = reason
-        self._woken.set()
-
-    async def take(self, timeout_s: float) -> list[EntryEvents]:
-        """Everything that waits; empty when nothing came within `timeout_s`.
-
-        Raises WatchOverflowError, WatchEndedError.
-        """
-        if not self._waiting and self._end is None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s):
-                    await self._woken.wait()
-        self._woken.clear()
-        if not self._waiting and self._end is not None:
-            raise self._end
-        taken = list(self._waiting)
-        self._waiting.clear()
-        return taken
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,16 +93,16 @@ class Absorber:
         *,
         linger_s: float = 0.03,
         batch_max: int = 5000,
-        watch_backlog: int = 10_000,
+        watching: Watching | None = None,
         lag_max: int = 1000,
         metrics: LedgerMetrics | None = None,
         history: History | None = None,
         on_commit: Callable[[Batch], None] | None = None,
     ) -> None:
-        """`linger_s` is how long a batch is let fill; `batch_max`, `watch_backlog` and `lag_max` count entries.
+        """`linger_s` is how long a batch is let fill; `batch_max` and `lag_max` count entries.
 
-        Up to `lag_max` entries behind the log the ledger is caught up. `metrics` are told of commits; by default nobody
-        reads them. `history` knows the archive; by default there is none, and the stream must be whole. `on_commit` is
+        `watching` is told of each commit. Up to `lag_max` entries behind the log the ledger is caught up. `metrics` are told
+        of commits; by default nobody reads them. `history` knows the archive; by default there is none, and the stream must be whole. `on_commit` is
         shown each batch that is stored, but for those of a rebuild, which hold nothing new.
         """
         self._history = history or History()
@@ -166,14 +112,13 @@ class Absorber:
         self._log = event_log
         self._linger_s = linger_s
         self._batch_max = batch_max
-        self._watch_backlog = watch_backlog
         self._projector = Projector(store.tip, store)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ledger-writer")
-        self._watches: set[Watch] = set()
+        self.watching = watching or Watching()
+        self.watching.position = store.tip.position
         self._lag_max = lag_max
         self._catch_up_to = 0
         self._marks: deque[tuple[float, int, int]] = deque()
-        self._closed = False
         self.condemned = asyncio.Event()
         self.position = store.tip.position
         self.stream_last = 0
@@ -219,7 +164,7 @@ class Absorber:
     @property
     def watches(self) -> int:
         """Watches under way."""
-        return len(self._watches)
+        return self.watching.under_way
 
     def status(self) -> Status:
         """How far it is."""
@@ -243,6 +188,10 @@ class Absorber:
         since, entries, events = self._marks[0]
         passed_s = max(now - since, 0.001)
         return (self.entries - entries) / passed_s, (self.events - events) / passed_s
+
+    async def reached(self, position: int, timeout_s: float) -> bool:
+        """Whether a position is absorbed and committed, waiting for it so long at most."""
+        return await self.watching.reached(position, timeout_s)
 
     def condemn(self, reason: str) -> None:
         """Condemn the file, and let whoever waits for `condemned` end the process."""
@@ -308,10 +257,7 @@ class Absorber:
         self.commits += 1
         self._marks.append((time.monotonic(), self.entries, self.events))
         self._rates(self._marks[-1][0])
-        if self._watches:
-            committed = queries.events_of(batch)
-            for watch in self._watches:
-                watch.offer(committed)
+        self.watching.committed(batch)
 
     def _store_batch(self, records: list[Recorded]) -> Batch:
         started = time.monotonic()
@@ -322,21 +268,7 @@ class Absorber:
         self._metrics.committed(folded - started, time.monotonic() - folded, delay_s)
         return batch
 
-    @contextlib.contextmanager
-    def watch(self, run: str, after: int = 0) -> Iterator[Watch]:
-        """Everything behind position `after` that is committed from now on, of one run or (run '') of all."""
-        watch = Watch(run, self._watch_backlog, after)
-        self._watches.add(watch)
-        if self._closed:
-            watch.end(WatchEndedError("the ledger stops"))
-        try:
-            yield watch
-        finally:
-            self._watches.discard(watch)
-
     def close(self) -> None:
         """End every watch and the writing thread; `run` must have ended."""
-        self._closed = True
-        for watch in self._watches:
-            watch.end(WatchEndedError("the ledger stops"))
+        self.watching.close()
         self._writer.shutdown()

@@ -39,9 +39,14 @@ class LedgerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     `aside_max`: how many files that were damaged or of another version are kept beside the file. Default 2.
     `lag_interval_s`: how often lag and health are measured, seconds. Default 1.
     `watch_backlog`: entries that may wait for one watcher; more end its watch. Default 10,000.
+    `watch_backlog_bytes`: the same in bytes. Default 1 MiB.
+    `watches_max`: watches under way at a time; fewer than `concurrent_rpcs`, so that questions are still answered.
+    Default 1,000.
+    `min_position_wait_s`: how long a question waits for the position that it asks for, seconds. Default 5.
+    `as_of_entries_max`: entries of a run that are folded for an answer about an earlier moment. Default 50,000.
     `heartbeat_s`: how often a silent watch hears its position, seconds. Default 15.
     `artifact_bytes_max`: larger artifacts are not served, bytes. Default 1 GiB.
-    `concurrent_rpcs`: calls under way at a time, watches included. Default 256.
+    `concurrent_rpcs`: calls under way at a time, watches included. Default 1,256.
     `request_bytes_max`: the size of a request, bytes. Default 64 KiB.
     `anchor_interval_s`: how often the newest hash is told, seconds; see docs/audit.md. Default 3,600; 0 never.
     `anchors_file`: where they are told as well, one line of JSON each; nothing in it is ever changed. Default none.
@@ -69,9 +74,13 @@ class LedgerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     aside_max: Annotated[int, Meta(ge=0, le=100)] = 2
     lag_interval_s: Seconds = 1.0
     watch_backlog: Count = 10_000
+    watch_backlog_bytes: Count = 1024**2
+    watches_max: Count = 1000
+    min_position_wait_s: Annotated[float, Meta(ge=0, le=60)] = 5.0
+    as_of_entries_max: Count = 50_000
     heartbeat_s: Seconds = 15.0
     artifact_bytes_max: Count = 1024**3
-    concurrent_rpcs: Count = 256
+    concurrent_rpcs: Count = 1256
     request_bytes_max: Annotated[int, Meta(ge=1024)] = 64 * 1024
     anchor_interval_s: Annotated[float, Meta(ge=0)] = 3600.0
     anchors_file: Path | None = None

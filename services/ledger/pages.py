@@ -34,8 +34,10 @@ def token_of(method: str, arguments: tuple[object, ...], cursor: list[int]) -> s
     return base64.urlsafe_b64encode(_check(method, arguments, body) + body).rstrip(b"=").decode()
 
 
-def cursor_of(token: str, method: str, arguments: tuple[object, ...], size: int) -> list[int] | None:
-    """The cursor of `size` numbers in a token, None for an empty token.
+def cursor_of(
+    token: str, method: str, arguments: tuple[object, ...], size: int, *, field: str = "page_token"
+) -> list[int] | None:
+    """The cursor of `size` numbers in a token, None for an empty token; `field` is where the token stands in the request.
 
     Raises RpcError (INVALID_ARGUMENT, BAD_PAGE_TOKEN) for a token that was not made for these arguments.
     """
@@ -43,14 +45,14 @@ def cursor_of(token: str, method: str, arguments: tuple[object, ...], size: int)
         return None
     try:
         if len(token) > TOKEN_CHARACTERS_MAX:
-            raise _bad()
+            raise _bad(field)
         data = base64.b64decode(token.encode("ascii") + b"=" * (-len(token) % 4), altchars=b"-_", validate=True)
         check, body = data[:_CHECK_BYTES], data[_CHECK_BYTES:]
         cursor = _cursor_decoder.decode(body)
     except (UnicodeEncodeError, binascii.Error, msgspec.MsgspecError) as error:
-        raise _bad() from error
+        raise _bad(field) from error
     if check != _check(method, arguments, body) or len(cursor) != size:
-        raise _bad()
+        raise _bad(field)
     return cursor
 
 
@@ -58,11 +60,11 @@ def _check(method: str, arguments: tuple[object, ...], body: bytes) -> bytes:
     return hashlib.sha256(msgspec.msgpack.encode((method, arguments, body))).digest()[:_CHECK_BYTES]
 
 
-def _bad() -> RpcError:
+def _bad(field: str) -> RpcError:
     return RpcError(
         grpc.StatusCode.INVALID_ARGUMENT,
-        "BAD_PAGE_TOKEN",
-        "page_token: it does not belong to this request; repeat the request that returned it, "
+        f"BAD_{field.upper()}",
+        f"{field}: it does not belong to this request; repeat the request that returned it, "
         "with the same arguments, or start without a token",
-        {"field": "page_token"},
+        {"field": field},
     )

@@ -5,6 +5,9 @@ that there is a next page. All functions block: call them in a thread.
 """
 
 # ruff: noqa: S608 - columns, operators and directions come from this module; every value is bound
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import msgspec
 
 from services.ledger.patches import PatchRow
@@ -18,14 +21,19 @@ from services.ledger.projector import (
     WaveRow,
     WorkstreamRow,
 )
-from services.ledger.store import Store, columns_of, rows_of
+from services.ledger.store import Reads, columns_of, rows_of
 
 ENTRIES_PER_REPLAY = 200
 SMALL_LIST_MAX = 1000
 """Rows of a list that has no pages."""
 
 _POSITION = "(SELECT position FROM meta)"
-_EVENT = 'e.position, e.idx, e.kind, e.run, e.workstream, e.attempt, e.time_ns, n."by", e.payload, n.id, n.cause'
+_EVENT = "e.position, e.idx, e.kind, e.run, e.workstream, e.attempt, e.time_ns, e.tool, e.severity, e.payload"
+WINDOW = 50_000
+"""Positions that are looked at for a page of events: so many first, then always WINDOW_GROWTH times more."""
+WINDOW_GROWTH = 8
+MARGIN = 100_000
+"""So far before the first decision of a run its events may stand, such as a request that this version cannot read."""
 
 
 class EventRecord(msgspec.Struct, frozen=True):
@@ -38,10 +46,47 @@ class EventRecord(msgspec.Struct, frozen=True):
     workstream: str
     attempt: int
     time_ns: int
-    by: str
+    tool: str
+    severity: str
     payload: str
+    by: str
     entry: str
     cause: str
+
+
+class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which events are meant; what is empty or 0 leaves it open. All that is given must hold.
+
+    `since_ns` and `until_ns` (excluded) are times of the log.
+    """
+
+    run: str = ""
+    workstream: str = ""
+    tool: str = ""
+    kinds: tuple[str, ...] = ()
+    severities: tuple[str, ...] = ()
+    since_ns: int = 0
+    until_ns: int = 0
+
+    def where(self) -> tuple[list[str], list[object]]:
+        """The same as conditions on `events`, and their values."""
+        conditions: list[str] = []
+        values: list[object] = []
+        for column, value in (("run", self.run), ("workstream", self.workstream), ("tool", self.tool)):
+            if value:
+                conditions.append(f"{column} = ?")
+                values.append(value)
+        for column, several in (("kind", self.kinds), ("severity", self.severities)):
+            if several:
+                conditions.append(f"{column} IN ({', '.join('?' * len(several))})")
+                values.extend(several)
+        if self.since_ns:
+            conditions.append("time_ns >= ?")
+            values.append(self.since_ns)
+        if self.until_ns:
+            conditions.append("time_ns < ?")
+            values.append(self.until_ns)
+        return conditions, values
 
 
 class PatchMove(msgspec.Struct, frozen=True):
@@ -74,54 +119,73 @@ class Replay(msgspec.Struct, frozen=True):
     position: int
 
 
-def get_run(store: Store, run: str) -> tuple[RunRow, int] | None:
+def get_run(store: Reads, run: str) -> tuple[RunRow, int] | None:
     """A run and the position the answer reflects; None when there is no such run."""
     found = store.read(f"SELECT {_POSITION}, {columns_of(RunRow)} FROM runs WHERE run = ?", [run])
     return (rows_of(RunRow, [found[0][1:]])[0], found[0][0]) if found else None
 
 
-def list_runs(store: Store, *, state: str, before: int | None, limit: int) -> list[RunRow]:
-    """Runs that were first mentioned before position `before`, newest first."""
-    sql = f"""
-        SELECT {columns_of(RunRow)} FROM runs
-        WHERE (? = '' OR state = ?) AND (? IS NULL OR first_position < ?)
-        ORDER BY first_position DESC LIMIT ?"""
-    return rows_of(RunRow, store.read(sql, [state, state, before, before, limit]))
-
-
 def list_workstreams(
-    store: Store, run: str, *, state: str, after: int | None, limit: int
+    store: Reads, run: str, *, state: str, tool: str = "", after: int | None, limit: int
 ) -> tuple[list[WorkstreamRow], int] | None:
     """Workstreams of a run behind ordinal `after`, and the position the answer reflects; None when there is no such run."""
     sql = f"""
         SELECT {_POSITION}, w.* FROM runs LEFT JOIN (
             SELECT {columns_of(WorkstreamRow)} FROM workstreams
-            WHERE run = ? AND (? = '' OR state = ?) AND ordinal > ?
+            WHERE run = ? AND (? = '' OR state = ?) AND (? = '' OR tool = ?) AND ordinal > ?
             ORDER BY ordinal LIMIT ?) AS w ON true
         WHERE runs.run = ? ORDER BY w.ordinal"""
-    found = store.read(sql, [run, state, state, -1 if after is None else after, limit, run])
+    found = store.read(sql, [run, state, state, tool, tool, -1 if after is None else after, limit, run])
     if not found:
         return None
     return rows_of(WorkstreamRow, [row[1:] for row in found if row[1] is not None]), found[0][0]
 
 
+class AttemptFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which attempts of a run are meant; what is empty leaves it open. All that is given must hold."""
+
+    workstream: str = ""
+    state: str = ""
+    step: str = ""
+    tool: str = ""
+    executor: str = ""
+    error_class: str = ""
+    ok: bool | None = None
+
+    def matches(self, row: AttemptRow) -> bool:
+        """Whether a row is meant."""
+        return all(
+            getattr(row, field) == value
+            for field, value in msgspec.structs.asdict(self).items()
+            if value is not None and value != ""
+        )
+
+
 def list_attempts(
-    store: Store, run: str, *, workstream: str, after: tuple[int, int], limit: int
-) -> list[AttemptRow] | None:
-    """Attempts of a run scheduled behind (position, idx) `after`, in that order; None when there is no such run."""
-    sql = f"""
-        SELECT a.* FROM runs LEFT JOIN (
-            SELECT {columns_of(AttemptRow)} FROM attempts
-            WHERE run = ? AND (? = '' OR workstream = ?) AND (scheduled_position, scheduled_idx) > (?, ?)
-            ORDER BY scheduled_position, scheduled_idx LIMIT ?) AS a ON true
-        WHERE runs.run = ? ORDER BY a.scheduled_position, a.scheduled_idx"""
-    found = store.read(sql, [run, workstream, workstream, *after, limit, run])
-    if not found:
+    reads: Reads, run: str, wanted: AttemptFilter, *, after: tuple[int, int], limit: int
+) -> tuple[list[AttemptRow], int] | None:
+    """Attempts of a run scheduled behind (position, idx) `after`, in that order, and the position the answer reflects.
+
+    None when there is no such run.
+    """
+    stands = reads.read(f"SELECT {_POSITION}, first_position, position FROM runs WHERE run = ?", [run])
+    if not stands:
         return None
-    return rows_of(AttemptRow, [row for row in found if row[0] is not None])
+    ((reached, first, last),) = stands
+    asked = {
+        field: value for field, value in msgspec.structs.asdict(wanted).items() if value is not None and value != ""
+    }
+    # The positions alone let whole row groups be skipped.
+    sql = f"""
+        SELECT {columns_of(AttemptRow)} FROM attempts
+        WHERE scheduled_position BETWEEN ? AND ? AND run = ? AND (scheduled_position, scheduled_idx) > (?, ?)
+            {"".join(f"AND {field} = ?" for field in asked)}
+        ORDER BY scheduled_position, scheduled_idx LIMIT ?"""
+    found = reads.read(sql, [max(first, after[0]), last, run, *after, *asked.values(), limit])
+    return rows_of(AttemptRow, found), reached
 
 
-def list_waves(store: Store, run: str, *, after: int, limit: int) -> tuple[list[WaveRow], int] | None:
+def list_waves(store: Reads, run: str, *, after: int, limit: int) -> tuple[list[WaveRow], int] | None:
     """Waves of a run behind number `after`, and the position the answer reflects; None when there is no such run."""
     sql = f"""
         SELECT {_POSITION}, w.* FROM runs LEFT JOIN (
@@ -133,7 +197,7 @@ def list_waves(store: Store, run: str, *, after: int, limit: int) -> tuple[list[
     return rows_of(WaveRow, [row[1:] for row in found if row[1] is not None]), found[0][0]
 
 
-def get_patch(store: Store, run: str, workstream: str, attempt: int) -> tuple[PatchRow, int] | None:
+def get_patch(store: Reads, run: str, workstream: str, attempt: int) -> tuple[PatchRow, int] | None:
     """The patch of an attempt, or (attempt 0) the one its workstream goes on with, and the position the answer reflects."""
     which = "attempt = ?" if attempt else "attempt = (SELECT patch FROM workstreams WHERE run = ? AND workstream = ?)"
     found = store.read(
@@ -144,7 +208,7 @@ def get_patch(store: Store, run: str, workstream: str, attempt: int) -> tuple[Pa
 
 
 def list_patches(
-    store: Store, *, run: str, workstream: str, state: str, digest: str, after: tuple[int, int], limit: int
+    store: Reads, *, run: str, workstream: str, state: str, digest: str, after: tuple[int, int], limit: int
 ) -> tuple[list[PatchRow], int]:
     """Patches made behind (position, idx) `after`, in that order, and the position the answer reflects."""
     sql = f"""
@@ -160,7 +224,7 @@ def list_patches(
 
 
 def list_patch_moves(
-    store: Store, run: str, *, workstream: str, attempt: int, after: tuple[int, int, int], limit: int
+    store: Reads, run: str, *, workstream: str, attempt: int, after: tuple[int, int, int], limit: int
 ) -> list[PatchMove]:
     """Changes of state of a run's patches behind (position, idx, turn) `after`, in that order."""
     sql = """
@@ -173,7 +237,7 @@ def list_patch_moves(
 
 
 def list_executors(
-    store: Store, *, state: str, before: tuple[int, int] | None, limit: int
+    store: Reads, *, state: str, before: tuple[int, int] | None, limit: int
 ) -> tuple[list[ExecutorRow], int]:
     """Executors first mentioned before (position, idx) `before`, newest first, and the position the answer reflects."""
     sql = f"""
@@ -186,7 +250,7 @@ def list_executors(
     return rows_of(ExecutorRow, [row[1:] for row in found if row[1] is not None]), found[0][0]
 
 
-def list_tool_breakers(store: Store) -> tuple[list[ToolBreakerRow], int]:
+def list_tool_breakers(store: Reads) -> tuple[list[ToolBreakerRow], int]:
     """Every tool's breaker, at most SMALL_LIST_MAX, and the position the answer reflects."""
     sql = f"""
         SELECT meta.position, b.* FROM meta LEFT JOIN (
@@ -196,7 +260,7 @@ def list_tool_breakers(store: Store) -> tuple[list[ToolBreakerRow], int]:
     return rows_of(ToolBreakerRow, [row[1:] for row in found if row[1] is not None]), found[0][0]
 
 
-def list_pauses(store: Store) -> tuple[list[PauseRow], int]:
+def list_pauses(store: Reads) -> tuple[list[PauseRow], int]:
     """Everything paused for all runs, at most SMALL_LIST_MAX, and the position the answer reflects."""
     sql = f"""
         SELECT meta.position, p.* FROM meta LEFT JOIN (
@@ -207,41 +271,76 @@ def list_pauses(store: Store) -> tuple[list[PauseRow], int]:
 
 
 def list_events(
-    store: Store,
+    reads: Reads,
+    wanted: EventFilter,
     *,
-    run: str,
-    workstream: str,
-    kinds: tuple[str, ...],
     after_position: int,
     newest_first: bool,
     cursor: tuple[int, int] | None,
     limit: int,
 ) -> list[EventRecord]:
     """Events after a position that match, behind (position, idx) `cursor` in the order asked for."""
-    where = ["position > ?"]
-    terms: list[object] = [after_position]
-    for column, value in (("run", run), ("workstream", workstream)):
-        if value:
-            where.append(f"{column} = ?")
-            terms.append(value)
-    if kinds:
-        where.append(f"kind IN ({', '.join('?' * len(kinds))})")
-        terms.extend(kinds)
+    first, last = _span(reads, wanted.run)
+    first = max(first, after_position + 1)
+    conditions, values = wanted.where()
     if cursor is not None:
-        # The first condition alone lets whole row groups be skipped.
-        where.append(f"position {'<=' if newest_first else '>='} ?")
-        where.append(f"(position, idx) {'<' if newest_first else '>'} (?, ?)")
-        terms.extend((cursor[0], *cursor))
+        first, last = (first, min(last, cursor[0])) if newest_first else (max(first, cursor[0]), last)
+        conditions.append(f"(position, idx) {'<' if newest_first else '>'} (?, ?)")
+        values.extend(cursor)
     way = "DESC" if newest_first else "ASC"
     sql = f"""
-        SELECT {_EVENT} FROM (
-            SELECT * FROM events WHERE {" AND ".join(where)} ORDER BY position {way}, idx {way} LIMIT ?) AS e
-        JOIN entries AS n ON n.position = e.position
-        ORDER BY e.position {way}, e.idx {way}"""
-    return [EventRecord(*row) for row in store.read(sql, [*terms, limit])]
+        SELECT position, idx FROM events WHERE {" AND ".join(["position BETWEEN ? AND ?", *conditions])}
+        ORDER BY position {way}, idx {way} LIMIT ?"""
+    found: list[tuple[Any, ...]] = []
+    for low, high in _windows(first, last, newest_first=newest_first):
+        found += reads.read(sql, [low, high, *values, limit - len(found)])
+        if len(found) >= limit:
+            break
+    return _records(reads, found)
 
 
-def replay(store: Store, *, run: str, after: int) -> Replay:
+def _records(reads: Reads, places: Sequence[tuple[int, int]]) -> list[EventRecord]:
+    """The events at some places, in the order of the places: only they are read, not all that matched."""
+    if not places:
+        return []
+    positions = sorted({position for position, _ in places})
+    sql = f"SELECT {_EVENT} FROM events AS e WHERE position BETWEEN ? AND ? AND position IN (SELECT unnest(?))"
+    rows = {row[:2]: row for row in reads.read(sql, [positions[0], positions[-1], positions])}
+    return with_entries(reads, [rows[place] for place in places])
+
+
+def _span(reads: Reads, run: str) -> tuple[int, int]:
+    """Between which positions the entries of a run stand; (run '', or one without a row) those of all."""
+    ((last,),) = reads.read("SELECT position FROM meta")
+    if not run:
+        return 1, last
+    found = reads.read("SELECT first_position, position FROM runs WHERE run = ?", [run])
+    return (max(1, found[0][0] - MARGIN), found[0][1]) if found else (1, last)
+
+
+def _windows(first: int, last: int, *, newest_first: bool) -> Iterator[tuple[int, int]]:
+    """Ranges of positions that follow each other in the order asked for and together are the whole."""
+    size = WINDOW
+    while first <= last:
+        low, high = (max(first, last - size + 1), last) if newest_first else (first, min(last, first + size - 1))
+        yield low, high
+        first, last = (first, low - 1) if newest_first else (high + 1, last)
+        size *= WINDOW_GROWTH
+
+
+def with_entries(reads: Reads, rows: Sequence[tuple[Any, ...]]) -> list[EventRecord]:
+    """Rows of events, with what their entries say of all their events."""
+    if not rows:
+        return []
+    positions = sorted({row[0] for row in rows})
+    sql = """
+        SELECT position, "by", id, cause FROM entries
+        WHERE position BETWEEN ? AND ? AND position IN (SELECT unnest(?))"""
+    said = {row[0]: row[1:] for row in reads.read(sql, [positions[0], positions[-1], positions])}
+    return [EventRecord(*row, *said[row[0]]) for row in rows]
+
+
+def replay(store: Reads, *, run: str, after: int) -> Replay:
     """The next entries after a position, at most ENTRIES_PER_REPLAY, of one run or (run '') of all."""
     # What lies up to a position never changes, so two statements are as good as one.
     (reached, last, count), *_ = store.read(
@@ -251,7 +350,7 @@ def replay(store: Store, *, run: str, after: int) -> Replay:
     )
     until = last if count == ENTRIES_PER_REPLAY else max(after, reached)
     found = store.read(
-        f"""SELECT {_EVENT} FROM events AS e JOIN entries AS n ON n.position = e.position
+        f"""SELECT {_EVENT}, n."by", n.id, n.cause FROM events AS e JOIN entries AS n ON n.position = e.position
             WHERE e.position > ? AND e.position <= ? AND n.position > ? AND n.position <= ? AND (? = '' OR e.run = ?)
             ORDER BY e.position, e.idx""",
         [after, until, after, until, run, run],
@@ -263,11 +362,9 @@ def events_of(batch: Batch) -> list[EntryEvents]:
     """The events of a batch, as `replay` would read them back."""
     said = {entry[0]: entry for entry in batch.entries}
     records = []
-    for position, idx, kind, run, workstream, attempt, time_ns, _tool, _severity, payload in batch.events:
-        entry = said[position]
-        records.append(
-            EventRecord(position, idx, kind, run, workstream, attempt, time_ns, entry[4], payload, entry[3], entry[7])
-        )
+    for row in batch.events:
+        entry = said[row[0]]
+        records.append(EventRecord(*row, entry[4], entry[3], entry[7]))
     return _by_entry(records)
 
 

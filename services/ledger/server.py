@@ -1,7 +1,8 @@
 """LedgerService over gRPC: checks what is asked, reads the store in threads, and is the only place that knows its stubs.
 
 Watching delivers from the projection's commits: what a watcher saw, a list shows. A watch replays the store until it is
-level with the absorber and joins the live commits in that same instant, so nothing is missing and nothing comes twice.
+level with the absorber and joins the live commits in that same instant, so nothing is missing and nothing comes twice
+(services/ledger/watches.py).
 """
 
 # ruff: noqa: N802, ARG002 - the names and arguments of the methods are those of the generated base class
@@ -10,9 +11,9 @@ import contextlib
 import hashlib
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
-from typing import Any, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import grpc
 import msgspec
@@ -20,7 +21,7 @@ import msgspec
 from services import events
 from services.bus import BusError, BusUnavailableError, ObjectMissingError
 from services.ledger import export, queries
-from services.ledger.absorb import Absorber, WatchEndedError, WatchOverflowError
+from services.ledger.absorb import Absorber
 from services.ledger.anchors import Anchor
 from services.ledger.archive import Archivist, Outcome
 from services.ledger.audit import (
@@ -33,16 +34,37 @@ from services.ledger.audit import (
     anchor_at,
 )
 from services.ledger.copying import Copied, Copies, CopyBusyError
+from services.ledger.definitions import DefinitionCache
+from services.ledger.explain import WAITS_MAX, explain, situation_of
 from services.ledger.export import Wanted
 from services.ledger.pages import cursor_of, page_size, token_of
+from services.ledger.past import (
+    AsOf,
+    ErrorFilter,
+    TooMuchHistoryError,
+    as_of,
+    get_attempt,
+    list_errors,
+    list_transitions,
+)
 from services.ledger.patches import PatchRow
 from services.ledger.projector import VERSION, AttemptRow, RunRow, WorkstreamRow
-from services.ledger.queries import EntryEvents, EventRecord
+from services.ledger.queries import AttemptFilter, EventFilter, EventRecord
+from services.ledger.runs import RunFilter, changed_runs, list_runs, parse_order, present_runs
 from services.ledger.segment import ArchiveBusyError, ArchiveError
-from services.ledger.store import QueryTooSlowError, Store, StoreDamagedError, StoreError
+from services.ledger.store import QueryTooSlowError, Snapshot, Store, StoreDamagedError, StoreError
 from services.ledger.v1 import ledger_pb2 as pb
 from services.ledger.v1 import ledger_pb2_grpc
 from services.ledger.verify import Difference, Progress, Result, Verifier, VerifyBusyError, VerifyError
+from services.ledger.watches import (
+    EventFeed,
+    Feed,
+    Frame,
+    RunFeed,
+    TooManyWatchesError,
+    WatchEndedError,
+    WatchOverflowError,
+)
 from services.rpc import RpcError, invalid
 from services.wire import live_subject
 
@@ -59,6 +81,9 @@ HASH_BYTES = 32
 REASON_CHARACTERS_MAX = 500
 LIVE_BYTES_MAX = 64 * 1024
 NAME_CHARACTERS_MAX = 512
+TEXT_CHARACTERS_MAX = 4096
+LABELS_MAX = 32
+RUNS_PER_FRAME = 200
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _WORD = re.compile(r"[a-z0-9_]{1,64}")
@@ -66,8 +91,11 @@ _OBJECT = re.compile(rf"[!-~]{{1,{NAME_CHARACTERS_MAX}}}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 _names = msgspec.json.Decoder(list[str])
-_labels = msgspec.json.Decoder(dict[str, str])
+_label_map = msgspec.json.Decoder(dict[str, str])
 _artifacts = msgspec.json.Decoder(list[events.Artifact])
+
+Moment = tuple[int, int]
+"""A position and a time of which one is 0."""
 
 T = TypeVar("T")
 Message = TypeVar(
@@ -82,6 +110,9 @@ Message = TypeVar(
     pb.Patch,
     pb.PatchMove,
     pb.Wave,
+    pb.Transition,
+    pb.Failure,
+    pb.Wait,
 )
 
 
@@ -103,6 +134,7 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
     """The service. `heartbeat_s`: a silent watch hears its position that often; `artifact_bytes_max`: larger ones are refused.
 
     `started_ns` is when the process started, for GetStatus. Of AIM audit records those of `aim_audit_days` are told, 0: all.
+    `as_of_entries_max`: entries of a run that are folded for an answer about an earlier moment, at most.
     """
 
     def __init__(
@@ -119,6 +151,7 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         heartbeat_s: float = 15.0,
         artifact_bytes_max: int = 1024**3,
         aim_audit_days: int = 30,
+        as_of_entries_max: int = 50_000,
         started_ns: int = 0,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -136,6 +169,8 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         self._started_ns = started_ns
         self._heartbeat_s = heartbeat_s
         self._artifact_bytes_max = artifact_bytes_max
+        self._as_of_entries_max = as_of_entries_max
+        self._definitions = DefinitionCache(objects)
 
     async def _asked(self, query: Callable[..., T], *arguments: Any, **named: Any) -> T:
         """The answer of a query over tables that are whole."""
@@ -148,13 +183,19 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
                 f"the ledger {'is being rebuilt' if status.rebuilding else 'catches up'}: it is at position "
                 f"{status.position} of {status.stream_last}{left}; try again then",
                 {"position": str(status.position), "stream_last": str(status.stream_last)},
+                retry_s=max(1.0, min(status.seconds_left, 60.0)),
             )
         return await self._read(query, *arguments, **named)
 
     async def _read(self, query: Callable[..., T], *arguments: Any, **named: Any) -> T:
-        """The answer of a query, read in a thread."""
+        """The answer of a query, of one commit, read in a thread."""
+
+        def answered() -> T:
+            with self._store.reading() as snapshot:
+                return query(snapshot, *arguments, **named)
+
         try:
-            return await asyncio.to_thread(query, self._store, *arguments, **named)
+            return await asyncio.to_thread(answered)
         except QueryTooSlowError as error:
             raise RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUERY_TOO_SLOW", str(error)) from error
         except StoreDamagedError as error:
@@ -164,6 +205,10 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
     async def GetRun(self, request: pb.GetRunRequest, context: Any) -> pb.GetRunResponse:
         """One run, and the position the answer reflects."""
         run = _name("run", request.run)
+        moment = _moment(request)
+        if moment is not None:
+            then = await self._as_of(run, moment)
+            return pb.GetRunResponse(run=_run(then.row), position=then.position)
         found = await self._asked(queries.get_run, run)
         if found is None:
             raise _no_run(run)
@@ -171,73 +216,235 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         return pb.GetRunResponse(run=_run(row), position=position)
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Any) -> pb.ListRunsResponse:
-        """A page of runs, newest first."""
-        state = _optional(_WORD, "state", request.state)
+        """A page of runs, in the order asked for."""
+        wanted = RunFilter(
+            state=_optional(_WORD, "state", request.state),
+            repository=_text("repository", request.repository),
+            tool=_text("tool", request.tool),
+            labels=_labels(request.labels),
+            tenant=_text("tenant", request.tenant),
+            actor=_text("actor", request.actor),
+            since_ns=request.since_ns,
+            until_ns=request.until_ns,
+        )
+        _check_times(request.since_ns, request.until_ns)
+        try:
+            order = parse_order(request.order_by)
+        except ValueError as error:
+            raise invalid("order_by", str(error)) from error
         size = page_size(request.page_size, 50)
-        cursor = cursor_of(request.page_token, "ListRuns", (state,), 1)
-        rows = await self._asked(queries.list_runs, state=state, before=cursor[0] if cursor else None, limit=size + 1)
-        runs = _fitting((_run(row) for row in rows), size)
-        token = token_of("ListRuns", (state,), [rows[len(runs) - 1].first_position]) if len(runs) < len(rows) else ""
-        return pb.ListRunsResponse(runs=runs, next_page_token=token)
+        arguments = (msgspec.structs.astuple(wanted), msgspec.structs.astuple(order))
+        cursor = cursor_of(request.page_token, "ListRuns", arguments, 2)
+        rows, position = await self._asked(
+            _positioned(list_runs), wanted, order, behind=(cursor[0], cursor[1]) if cursor else None, limit=size + 1
+        )
+        page = _fitting((_run(row) for row in rows), size)
+        token = token_of("ListRuns", arguments, order.cursor_of(rows[len(page) - 1])) if len(page) < len(rows) else ""
+        return pb.ListRunsResponse(runs=page, next_page_token=token, position=position)
 
     async def ListWorkstreams(self, request: pb.ListWorkstreamsRequest, context: Any) -> pb.ListWorkstreamsResponse:
         """A page of a run's workstreams, in the order in which they were first mentioned."""
         run = _name("run", request.run)
         state = _optional(_WORD, "state", request.state)
+        tool = _text("tool", request.tool)
+        moment = _moment(request)
         size = page_size(request.page_size, 100)
-        cursor = cursor_of(request.page_token, "ListWorkstreams", (run, state), 1)
-        found = await self._asked(
-            queries.list_workstreams,
-            run,
-            state=state,
-            after=cursor[0] if cursor else None,
-            limit=size + 1,
-        )
-        if found is None:
-            raise _no_run(run)
-        rows, position = found
+        arguments = (run, state, tool, moment)
+        cursor = cursor_of(request.page_token, "ListWorkstreams", arguments, 1)
+        if moment is not None:
+            then = await self._as_of(run, moment)
+            matching = [
+                row
+                for row in then.workstreams
+                if state in ("", row.state) and tool in ("", row.tool) and row.ordinal > (cursor[0] if cursor else -1)
+            ]
+            rows, position = matching[: size + 1], then.position
+        else:
+            found = await self._asked(
+                queries.list_workstreams,
+                run,
+                state=state,
+                tool=tool,
+                after=cursor[0] if cursor else None,
+                limit=size + 1,
+            )
+            if found is None:
+                raise _no_run(run)
+            rows, position = found
         page = _fitting((_workstream(row) for row in rows), size)
         token = ""
         if len(page) < len(rows):
-            token = token_of("ListWorkstreams", (run, state), [rows[len(page) - 1].ordinal])
+            token = token_of("ListWorkstreams", arguments, [rows[len(page) - 1].ordinal])
         return pb.ListWorkstreamsResponse(workstreams=page, next_page_token=token, position=position)
 
     async def ListAttempts(self, request: pb.ListAttemptsRequest, context: Any) -> pb.ListAttemptsResponse:
         """A page of a run's attempts in the order they were scheduled."""
         run = _name("run", request.run)
-        workstream = _optional(_NAME, "workstream", request.workstream)
-        size = page_size(request.page_size, 100)
-        cursor = cursor_of(request.page_token, "ListAttempts", (run, workstream), 2) or [0, -1]
-        rows = await self._asked(
-            queries.list_attempts,
-            run,
-            workstream=workstream,
-            after=(cursor[0], cursor[1]),
-            limit=size + 1,
+        wanted = AttemptFilter(
+            workstream=_optional(_NAME, "workstream", request.workstream),
+            state=_optional(_WORD, "state", request.state),
+            step=_optional(_WORD, "step", request.step),
+            tool=_text("tool", request.tool),
+            executor=_text("executor", request.executor),
+            error_class=_optional(_WORD, "error_class", request.error_class),
+            ok=request.ok if request.HasField("ok") else None,
         )
-        if rows is None:
-            raise _no_run(run)
+        moment = _moment(request)
+        size = page_size(request.page_size, 100)
+        arguments = (run, msgspec.structs.astuple(wanted), moment)
+        cursor = cursor_of(request.page_token, "ListAttempts", arguments, 2) or [0, -1]
+        after = (cursor[0], cursor[1])
+        if moment is not None:
+            then = await self._as_of(run, moment)
+            matching = [
+                row
+                for row in then.attempts
+                if wanted.matches(row) and (row.scheduled_position, row.scheduled_idx) > after
+            ]
+            rows, position = matching[: size + 1], then.position
+        else:
+            found = await self._asked(queries.list_attempts, run, wanted, after=after, limit=size + 1)
+            if found is None:
+                raise _no_run(run)
+            rows, position = found
         page = _fitting((_attempt(row) for row in rows), size)
         token = ""
         if len(page) < len(rows):
             last = rows[len(page) - 1]
-            token = token_of("ListAttempts", (run, workstream), [last.scheduled_position, last.scheduled_idx])
-        return pb.ListAttemptsResponse(attempts=page, next_page_token=token)
+            token = token_of("ListAttempts", arguments, [last.scheduled_position, last.scheduled_idx])
+        return pb.ListAttemptsResponse(attempts=page, next_page_token=token, position=position)
+
+    async def _as_of(self, run: str, moment: Moment) -> AsOf:
+        """How a run stood."""
+        position, time_ns = moment
+        try:
+            then = await self._asked(
+                as_of, run, position=position, time_ns=time_ns, entries_max=self._as_of_entries_max
+            )
+        except TooMuchHistoryError as error:
+            raise RpcError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "TOO_MUCH_HISTORY",
+                f"{error}: ask for an earlier moment, or raise `as_of_entries_max` of the ledger",
+                {"run": run},
+            ) from error
+        if then is None:
+            when = f"position {position}" if position else f"time {time_ns}"
+            raise RpcError(
+                grpc.StatusCode.NOT_FOUND,
+                "RUN_NOT_FOUND",
+                f"no run {run} is recorded up to {when}: ask for a later moment, or check the id with ListRuns",
+                {"run": run},
+            )
+        return then
+
+    async def GetAttempt(self, request: pb.GetAttemptRequest, context: Any) -> pb.GetAttemptResponse:
+        """One attempt with its facts; late ones as far as they fit."""
+        run, workstream = _name("run", request.run), _name("workstream", request.workstream)
+        if request.attempt < 1:
+            raise invalid("attempt", f"{request.attempt} is no attempt: they are numbered from 1")
+        found = await self._asked(get_attempt, run, workstream, request.attempt)
+        if found is None:
+            raise RpcError(
+                grpc.StatusCode.NOT_FOUND,
+                "ATTEMPT_NOT_FOUND",
+                f"run {run} has no attempt {request.attempt} of {workstream}: ListAttempts, or `swell show {run}`, has those there are",
+                {"run": run, "workstream": workstream},
+            )
+        answer = pb.GetAttemptResponse(attempt=_attempt(found.row), position=found.position)
+        for field, record in (("scheduled", found.scheduled), ("claim", found.claim), ("close", found.close)):
+            if record is not None:
+                getattr(answer, field).CopyFrom(_event(record))
+        answer.late.extend(_fitting((_event(record) for record in found.late), len(found.late)))
+        return answer
+
+    async def ListTransitions(self, request: pb.ListTransitionsRequest, context: Any) -> pb.ListTransitionsResponse:
+        """A page of changes of state."""
+        run = _name("run", request.run)
+        workstream = _optional(_NAME, "workstream", request.workstream)
+        actor = _text("actor", request.actor)
+        size = page_size(request.page_size, 100)
+        arguments = (run, workstream, actor, request.newest_first)
+        cursor = cursor_of(request.page_token, "ListTransitions", arguments, 2)
+        found = await self._asked(
+            list_transitions,
+            run,
+            workstream={"": None, "-": ""}.get(workstream, workstream),
+            actor=actor,
+            newest_first=request.newest_first,
+            cursor=(cursor[0], cursor[1]) if cursor else None,
+            limit=size + 1,
+        )
+        if found is None:
+            raise _no_run(run)
+        rows, position = found
+        page = _fitting((pb.Transition(index=row.idx, **_said(row, _TRANSITION_FIELDS)) for row in rows), size)
+        token = ""
+        if len(page) < len(rows):
+            token = token_of("ListTransitions", arguments, [rows[len(page) - 1].position, rows[len(page) - 1].idx])
+        return pb.ListTransitionsResponse(transitions=page, next_page_token=token, position=position)
+
+    async def ListErrors(self, request: pb.ListErrorsRequest, context: Any) -> pb.ListErrorsResponse:
+        """A page of failures, the one seen last first."""
+        _check_times(request.since_ns, request.until_ns)
+        wanted = ErrorFilter(
+            run=_optional(_NAME, "run", request.run),
+            workstream=_optional(_NAME, "workstream", request.workstream),
+            step=_optional(_WORD, "step", request.step),
+            tool=_text("tool", request.tool),
+            error_class=_optional(_WORD, "error_class", request.error_class),
+            since_ns=request.since_ns,
+            until_ns=request.until_ns,
+        )
+        size = page_size(request.page_size, 100)
+        arguments = msgspec.structs.astuple(wanted)
+        cursor = cursor_of(request.page_token, "ListErrors", arguments, 3)
+        rows, position = await self._asked(
+            list_errors, wanted, behind=(cursor[0], cursor[1], cursor[2]) if cursor else None, limit=size + 1
+        )
+        page = _fitting((pb.Failure(**_said(row, _FAILURE_FIELDS)) for row in rows), size)
+        token = ""
+        if len(page) < len(rows):
+            last = rows[len(page) - 1]
+            token = token_of("ListErrors", arguments, [last.last_seen_ns, last.position, last.idx])
+        return pb.ListErrorsResponse(errors=page, next_page_token=token, position=position)
+
+    async def ExplainRun(self, request: pb.ExplainRunRequest, context: Any) -> pb.ExplainRunResponse:
+        """What a run waits for."""
+        run = _name("run", request.run)
+        situation = await self._asked(situation_of, run)
+        if situation is None:
+            raise _no_run(run)
+        definitions = None if situation.spec is None else await self._definitions.of(situation.spec)
+        waits = await asyncio.to_thread(explain, situation, definitions)
+        told = _fitting((pb.Wait(**_said(wait, _WAIT_FIELDS)) for wait in waits), WAITS_MAX)
+        return pb.ExplainRunResponse(
+            run=_run(situation.run),
+            waits=told,
+            left_out=len(waits) - len(told),
+            definition_read=definitions is not None,
+            position=situation.position,
+        )
 
     async def ListEvents(self, request: pb.ListEventsRequest, context: Any) -> pb.ListEventsResponse:
         """A page of events."""
-        run = _optional(_NAME, "run", request.run)
-        workstream = _optional(_NAME, "workstream", request.workstream)
-        kinds = _kinds(request.kinds)
+        _check_times(request.since_ns, request.until_ns)
+        wanted = EventFilter(
+            run=_optional(_NAME, "run", request.run),
+            workstream=_optional(_NAME, "workstream", request.workstream),
+            tool=_text("tool", request.tool),
+            kinds=_kinds("kinds", request.kinds),
+            severities=_kinds("severities", request.severities),
+            since_ns=request.since_ns,
+            until_ns=request.until_ns,
+        )
         after = _position("after_position", request.after_position)
         size = page_size(request.page_size, 100)
-        arguments = (run, workstream, kinds, after, request.newest_first)
+        arguments = (msgspec.structs.astuple(wanted), after, request.newest_first)
         cursor = cursor_of(request.page_token, "ListEvents", arguments, 2)
         rows = await self._asked(
             queries.list_events,
-            run=run,
-            workstream=workstream,
-            kinds=kinds,
+            wanted,
             after_position=after,
             newest_first=request.newest_first,
             cursor=(cursor[0], cursor[1]) if cursor else None,
@@ -502,28 +709,102 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         except BusError as error:
             raise RpcError(grpc.StatusCode.UNAVAILABLE, "BUS_UNAVAILABLE", str(error)) from error
 
-    async def WatchEvents(self, request: pb.WatchEventsRequest, context: Any) -> AsyncIterator[pb.WatchEventsResponse]:
+    async def WatchEvents(self, request: pb.WatchEventsRequest, context: Any) -> None:
         """Entries after a position, stored and then live; a message without events says how far the watch has come."""
         run = _optional(_NAME, "run", request.run)
-        delivered = _position("after_position", request.after_position)
-        while delivered < self._absorber.position:
-            page = await self._read(queries.replay, run=run, after=delivered)
-            for entry in page.entries:
-                yield _entry(entry)
-            delivered = page.position
-        with self._absorber.watch(run, delivered) as watch:
-            yield pb.WatchEventsResponse(position=delivered)
+        kinds = tuple(sorted(set(_kinds("kinds", request.kinds))))
+        arguments = (run, kinds)
+        after = _position("after_position", request.after_position)
+        token = _token("WatchEvents", arguments, request.resume_token)
+        if token is not None and after:
+            raise invalid("after_position", "it says where to begin, and so does resume_token: leave one of them out")
+
+        def feed() -> EventFeed:
+            return EventFeed(
+                run,
+                kinds,
+                event=_encoded_event,
+                end=lambda position: pb.WatchEventsResponse(
+                    position=position, resume_token=token_of("WatchEvents", arguments, [position])
+                ).SerializeToString(),
+            )
+
+        async def behind(told: int) -> list[Frame]:
+            page = await self._read(queries.replay, run=run, after=told)
+            return feed().replayed(page.entries, page.position)
+
+        await self._follow(("WatchEvents", arguments), feed(), after if token is None else token, behind, context.write)
+
+    async def WatchRuns(self, request: pb.WatchRunsRequest, context: Any) -> None:
+        """Runs that there are, if asked for, then runs as they change."""
+        wanted = RunFilter(
+            state=_optional(_WORD, "state", request.state),
+            repository=_text("repository", request.repository),
+            labels=_labels(request.labels),
+            tenant=_text("tenant", request.tenant),
+        )
+        arguments = msgspec.structs.astuple(wanted)
+        token = _token("WatchRuns", arguments, request.resume_token)
+        after = self._absorber.position if token is None else token
+
+        def feed() -> RunFeed:
+            return RunFeed(
+                wanted,
+                change=_encoded_change,
+                end=lambda position: pb.WatchRunsResponse(
+                    position=position,
+                    resume_token=token_of("WatchRuns", arguments, [position]) if position else "",
+                ).SerializeToString(),
+            )
+
+        async def behind(told: int) -> list[Frame]:
+            rows, reached = await self._read(changed_runs, wanted, after=told, limit=RUNS_PER_FRAME)
+            return feed().replayed(rows, told, reached)
+
+        async def present() -> AsyncGenerator[bytes, None]:
+            place = 0
             while True:
-                try:
-                    entries = await watch.take(self._heartbeat_s)
-                except (WatchOverflowError, WatchEndedError) as ended:
-                    raise _resume(ended, delivered) from ended
-                if not entries:
-                    delivered = max(delivered, self._absorber.position)
-                    yield pb.WatchEventsResponse(position=delivered)
-                for entry in entries:
-                    yield _entry(entry)
-                    delivered = entry.position
+                rows = await self._asked(present_runs, wanted, after=place, limit=RUNS_PER_FRAME)
+                for frame in feed().replayed([(row, False) for row in rows], 0, 0):
+                    yield frame.data
+                if len(rows) < RUNS_PER_FRAME:
+                    return
+                place = rows[-1].first_position
+
+        beginning = present() if request.include_initial and token is None else None
+        await self._follow(("WatchRuns", arguments), feed(), after, behind, context.write, beginning)
+
+    async def _follow(
+        self,
+        key: tuple[str, object],
+        feed: Feed,
+        after: int,
+        behind: Callable[[int], Awaitable[list[Frame]]],
+        write: Callable[[bytes], Awaitable[None]],
+        beginning: AsyncGenerator[bytes, None] | None = None,
+    ) -> NoReturn:
+        """Write what a watch begins with, then everything behind a position, for ever."""
+        watching = self._absorber.watching
+        told = after
+        try:
+            with watching.counted():
+                watch = watching.watch()
+                if beginning is not None:
+                    async with aclosing(beginning) as messages:
+                        async for message in messages:
+                            await watch.write(write, message)
+                await watching.follow(
+                    watch, key, feed, after, behind=behind, write=write, heartbeat_s=self._heartbeat_s
+                )
+        except (WatchOverflowError, WatchEndedError) as ended:
+            told = max(ended.position, told)
+            raise _resume(ended, told, token_of(key[0], key[1], [told])) from ended  # type: ignore[arg-type]
+        except TooManyWatchesError as error:
+            raise RpcError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "TOO_MANY_WATCHES",
+                f"{error}: end some, ask another ledger, or raise `watches_max`",
+            ) from error
 
     async def WatchOutput(self, request: pb.WatchOutputRequest, context: Any) -> AsyncIterator[pb.WatchOutputResponse]:
         """Pieces as they are printed, until the caller leaves; an empty one when there was none for a while."""
@@ -724,10 +1005,61 @@ def _differences_max(asked: int, field: str = "differences_max") -> int:
     return asked or 100
 
 
-def _kinds(kinds: Sequence[str]) -> tuple[str, ...]:
-    if len(kinds) > KINDS_MAX:
-        raise invalid("kinds", f"{len(kinds)} are too many: give at most {KINDS_MAX}, or none for all")
-    return tuple(_matching(_WORD, "kinds", kind, "use kinds of events such as step_finished") for kind in kinds)
+def _kinds(field: str, words: Sequence[str]) -> tuple[str, ...]:
+    if len(words) > KINDS_MAX:
+        raise invalid(field, f"{len(words)} are too many: give at most {KINDS_MAX}, or none for all")
+    example = "step_finished" if field == "kinds" else "warning"
+    return tuple(_matching(_WORD, field, word, f"use {field} of events such as {example}") for word in words)
+
+
+def _text(field: str, value: str) -> str:
+    """What may be any text, such as a path or a person's name."""
+    if len(value) > TEXT_CHARACTERS_MAX:
+        raise invalid(field, f"{len(value)} characters are too many: use at most {TEXT_CHARACTERS_MAX}")
+    return value
+
+
+def _labels(labels: Sequence[str]) -> tuple[str, ...]:
+    if len(labels) > LABELS_MAX:
+        raise invalid("labels", f"{len(labels)} are too many: give at most {LABELS_MAX}")
+    for label in labels:
+        if not label.partition("=")[0]:
+            raise invalid("labels", f"{label[:80]!r} names no label: give key=value, or key for any value")
+    return tuple(sorted({_text("labels", label) for label in labels}))
+
+
+def _check_times(since_ns: int, until_ns: int) -> None:
+    for field, value in (("since_ns", since_ns), ("until_ns", until_ns)):
+        if value < 0:
+            raise invalid(field, f"{value} is negative: give nanoseconds since 1970-01-01 UTC, or 0 to leave it open")
+    if until_ns and until_ns < since_ns:
+        raise invalid("since_ns", f"since_ns {since_ns} is behind until_ns {until_ns}: exchange them")
+
+
+def _moment(request: Any) -> Moment | None:
+    """The moment that a question is about, None for now."""
+    if not request.HasField("as_of"):
+        return None
+    named = request.as_of.WhichOneof("moment")
+    value = getattr(request.as_of, named) if named else 0
+    if value < 1:
+        raise invalid("as_of", "give a position from 1, or a time in nanoseconds since 1970-01-01 UTC")
+    return (value, 0) if named == "position" else (0, value)
+
+
+def _token(method: str, arguments: tuple[object, ...], token: str) -> int | None:
+    """The position in a resume token, None without one."""
+    cursor = cursor_of(token, method, arguments, 1, field="resume_token")
+    return None if cursor is None else max(cursor[0], 0)
+
+
+def _positioned(query: Callable[..., T]) -> Callable[..., tuple[T, int]]:
+    """The same query, and the position that its answer reflects."""
+
+    def asked(snapshot: Snapshot, *arguments: Any, **named: Any) -> tuple[T, int]:
+        return query(snapshot, *arguments, **named), snapshot.tip.position
+
+    return asked
 
 
 # What is answered
@@ -760,7 +1092,7 @@ def _joined(lines: Iterable[bytes]) -> Iterable[bytes]:
 
 
 def _run(row: RunRow) -> pb.Run:
-    return pb.Run(labels=_labels.decode(row.labels), **_said(row, _RUN_FIELDS))
+    return pb.Run(labels=_label_map.decode(row.labels), **_said(row, _RUN_FIELDS))
 
 
 def _workstream(row: WorkstreamRow) -> pb.Workstream:
@@ -792,11 +1124,19 @@ def _event(record: EventRecord) -> pb.Event:
         payload_json=record.payload,
         entry=record.entry,
         cause=record.cause,
+        tool=record.tool,
+        severity=record.severity,
     )
 
 
-def _entry(entry: EntryEvents) -> pb.WatchEventsResponse:
-    return pb.WatchEventsResponse(events=[_event(record) for record in entry.events], position=entry.position)
+def _encoded_event(record: EventRecord) -> bytes:
+    """As part of a WatchEventsResponse: encoded messages that stand behind each other are one message."""
+    return pb.WatchEventsResponse(events=[_event(record)]).SerializeToString()
+
+
+def _encoded_change(row: RunRow, left: bool) -> bytes:
+    """As part of a WatchRunsResponse."""
+    return pb.WatchRunsResponse(changes=[pb.RunChange(run=_run(row), left=left)]).SerializeToString()
 
 
 def _fields(message: Any, *composed: str) -> tuple[str, ...]:
@@ -810,6 +1150,9 @@ def _said(value: msgspec.Struct, fields: tuple[str, ...]) -> dict[str, Any]:
 
 
 _RUN_FIELDS = _fields(pb.Run, "labels")
+_TRANSITION_FIELDS = _fields(pb.Transition, "index")
+_FAILURE_FIELDS = _fields(pb.Failure)
+_WAIT_FIELDS = _fields(pb.Wait)
 _WORKSTREAM_FIELDS = _fields(pb.Workstream, "steps_executed")
 _ATTEMPT_FIELDS = _fields(pb.Attempt, "files", "artifacts")
 _EXECUTOR_FIELDS = _fields(pb.Executor)
@@ -870,14 +1213,17 @@ def _damaged(error: Exception) -> RpcError:
     )
 
 
-def _resume(ended: Exception, delivered: int) -> RpcError:
+def _resume(ended: Exception, told: int, token: str) -> RpcError:
     code, reason = (
         (grpc.StatusCode.ABORTED, "WATCH_OVERFLOW")
         if isinstance(ended, WatchOverflowError)
         else (grpc.StatusCode.UNAVAILABLE, "WATCH_ENDED")
     )
     return RpcError(
-        code, reason, f"{ended}: watch again with after_position {delivered}", {"after_position": str(delivered)}
+        code,
+        reason,
+        f"{ended}: watch again with resume_token {token}, which is behind position {told}",
+        {"after_position": str(told), "resume_token": token},
     )
 
 

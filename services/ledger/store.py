@@ -19,7 +19,7 @@ import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import duckdb
 import msgspec
@@ -127,6 +127,13 @@ class _Seen:
         mixed = hash(name)
         first, step = mixed % self._BITS, (mixed >> 23) % self._BITS | 1
         return tuple((first + step * turn) % self._BITS for turn in range(4))
+
+
+class Reads(Protocol):
+    """What queries are put to: a Store, or a Snapshot of one."""
+
+    def read(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """The whole answer to a query."""
 
 
 class Snapshot:
@@ -487,6 +494,17 @@ class Store:
             with contextlib.suppress(duckdb.Error):
                 cursor.rollback()
                 cursor.close()
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Snapshot]:
+        """As `snapshot`, for a few short queries: it takes one of the cursors that answers share."""
+        with self._cursor() as cursor:
+            cursor.begin()
+            try:
+                yield Snapshot(self, cursor)
+            finally:
+                with contextlib.suppress(duckdb.Error):
+                    cursor.rollback()
 
     @contextlib.contextmanager
     def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:

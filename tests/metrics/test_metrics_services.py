@@ -151,7 +151,7 @@ async def test_a_ledger_says_how_far_its_replay_is(tmp_path):
     assert told.value("swell_ledger_lag_entries") == 120
     absorbing = asyncio.create_task(absorber.run())
     await until(lambda: absorber.position == 120)
-    with absorber.watch(""):
+    with absorber.watching.counted():
         told = await ledger.scrape()
     await ask(bus, "r-new")
     await until(lambda: absorber.position == 121)

@@ -244,7 +244,7 @@ class Attempt(_message.Message):
     def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., attempt: _Optional[int] = ..., step: _Optional[str] = ..., state: _Optional[str] = ..., ok: _Optional[bool] = ..., error_class: _Optional[str] = ..., message: _Optional[str] = ..., executor: _Optional[str] = ..., exit_code: _Optional[int] = ..., scheduled_ns: _Optional[int] = ..., started_ns: _Optional[int] = ..., closed_ns: _Optional[int] = ..., commit: _Optional[str] = ..., tree: _Optional[str] = ..., on_behalf: _Optional[str] = ..., files: _Optional[_Iterable[str]] = ..., artifacts: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., checks_json: _Optional[str] = ..., signature: _Optional[str] = ..., tool_wall_s: _Optional[float] = ..., late_facts: _Optional[int] = ..., tool: _Optional[str] = ..., reduction: _Optional[int] = ..., action: _Optional[str] = ..., capability: _Optional[str] = ..., context: _Optional[str] = ..., left_out: _Optional[int] = ..., context_tokens: _Optional[int] = ..., pool: _Optional[str] = ..., reason: _Optional[str] = ..., cap: _Optional[str] = ..., cap_nano: _Optional[int] = ..., provider: _Optional[str] = ..., model: _Optional[str] = ..., session: _Optional[str] = ..., cost_nano: _Optional[int] = ..., basis: _Optional[str] = ..., price_table: _Optional[str] = ..., list_cost_nano: _Optional[int] = ..., input_tokens: _Optional[int] = ..., cache_read_tokens: _Optional[int] = ..., cache_write_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., lower_bound: _Optional[bool] = ..., findings: _Optional[int] = ..., wall_s: _Optional[float] = ..., mechanical: _Optional[int] = ..., purpose: _Optional[str] = ...) -> None: ...
 
 class Event(_message.Message):
-    __slots__ = ("position", "index", "kind", "run", "workstream", "attempt", "time_ns", "by", "payload_json", "entry", "cause")
+    __slots__ = ("position", "index", "kind", "run", "workstream", "attempt", "time_ns", "by", "payload_json", "entry", "cause", "tool", "severity")
     POSITION_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -256,6 +256,8 @@ class Event(_message.Message):
     PAYLOAD_JSON_FIELD_NUMBER: _ClassVar[int]
     ENTRY_FIELD_NUMBER: _ClassVar[int]
     CAUSE_FIELD_NUMBER: _ClassVar[int]
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    SEVERITY_FIELD_NUMBER: _ClassVar[int]
     position: int
     index: int
     kind: str
@@ -267,13 +269,17 @@ class Event(_message.Message):
     payload_json: str
     entry: str
     cause: str
-    def __init__(self, position: _Optional[int] = ..., index: _Optional[int] = ..., kind: _Optional[str] = ..., run: _Optional[str] = ..., workstream: _Optional[str] = ..., attempt: _Optional[int] = ..., time_ns: _Optional[int] = ..., by: _Optional[str] = ..., payload_json: _Optional[str] = ..., entry: _Optional[str] = ..., cause: _Optional[str] = ...) -> None: ...
+    tool: str
+    severity: str
+    def __init__(self, position: _Optional[int] = ..., index: _Optional[int] = ..., kind: _Optional[str] = ..., run: _Optional[str] = ..., workstream: _Optional[str] = ..., attempt: _Optional[int] = ..., time_ns: _Optional[int] = ..., by: _Optional[str] = ..., payload_json: _Optional[str] = ..., entry: _Optional[str] = ..., cause: _Optional[str] = ..., tool: _Optional[str] = ..., severity: _Optional[str] = ...) -> None: ...
 
 class GetRunRequest(_message.Message):
-    __slots__ = ("run",)
+    __slots__ = ("run", "as_of")
     RUN_FIELD_NUMBER: _ClassVar[int]
+    AS_OF_FIELD_NUMBER: _ClassVar[int]
     run: str
-    def __init__(self, run: _Optional[str] = ...) -> None: ...
+    as_of: Moment
+    def __init__(self, run: _Optional[str] = ..., as_of: _Optional[_Union[Moment, _Mapping]] = ...) -> None: ...
 
 class GetRunResponse(_message.Message):
     __slots__ = ("run", "position")
@@ -284,34 +290,56 @@ class GetRunResponse(_message.Message):
     def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ..., position: _Optional[int] = ...) -> None: ...
 
 class ListRunsRequest(_message.Message):
-    __slots__ = ("page_size", "page_token", "state")
+    __slots__ = ("page_size", "page_token", "state", "repository", "tool", "labels", "tenant", "actor", "since_ns", "until_ns", "order_by")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    REPOSITORY_FIELD_NUMBER: _ClassVar[int]
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    SINCE_NS_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_NS_FIELD_NUMBER: _ClassVar[int]
+    ORDER_BY_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
     state: str
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., state: _Optional[str] = ...) -> None: ...
+    repository: str
+    tool: str
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    tenant: str
+    actor: str
+    since_ns: int
+    until_ns: int
+    order_by: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., state: _Optional[str] = ..., repository: _Optional[str] = ..., tool: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., tenant: _Optional[str] = ..., actor: _Optional[str] = ..., since_ns: _Optional[int] = ..., until_ns: _Optional[int] = ..., order_by: _Optional[str] = ...) -> None: ...
 
 class ListRunsResponse(_message.Message):
-    __slots__ = ("runs", "next_page_token")
+    __slots__ = ("runs", "next_page_token", "position")
     RUNS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
     runs: _containers.RepeatedCompositeFieldContainer[Run]
     next_page_token: str
-    def __init__(self, runs: _Optional[_Iterable[_Union[Run, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    position: int
+    def __init__(self, runs: _Optional[_Iterable[_Union[Run, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...
 
 class ListWorkstreamsRequest(_message.Message):
-    __slots__ = ("run", "page_size", "page_token", "state")
+    __slots__ = ("run", "page_size", "page_token", "state", "tool", "as_of")
     RUN_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    AS_OF_FIELD_NUMBER: _ClassVar[int]
     run: str
     page_size: int
     page_token: str
     state: str
-    def __init__(self, run: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., state: _Optional[str] = ...) -> None: ...
+    tool: str
+    as_of: Moment
+    def __init__(self, run: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., state: _Optional[str] = ..., tool: _Optional[str] = ..., as_of: _Optional[_Union[Moment, _Mapping]] = ...) -> None: ...
 
 class ListWorkstreamsResponse(_message.Message):
     __slots__ = ("workstreams", "next_page_token", "position")
@@ -324,27 +352,43 @@ class ListWorkstreamsResponse(_message.Message):
     def __init__(self, workstreams: _Optional[_Iterable[_Union[Workstream, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...
 
 class ListAttemptsRequest(_message.Message):
-    __slots__ = ("run", "workstream", "page_size", "page_token")
+    __slots__ = ("run", "workstream", "page_size", "page_token", "state", "step", "tool", "executor", "error_class", "ok", "as_of")
     RUN_FIELD_NUMBER: _ClassVar[int]
     WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    EXECUTOR_FIELD_NUMBER: _ClassVar[int]
+    ERROR_CLASS_FIELD_NUMBER: _ClassVar[int]
+    OK_FIELD_NUMBER: _ClassVar[int]
+    AS_OF_FIELD_NUMBER: _ClassVar[int]
     run: str
     workstream: str
     page_size: int
     page_token: str
-    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    state: str
+    step: str
+    tool: str
+    executor: str
+    error_class: str
+    ok: bool
+    as_of: Moment
+    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., state: _Optional[str] = ..., step: _Optional[str] = ..., tool: _Optional[str] = ..., executor: _Optional[str] = ..., error_class: _Optional[str] = ..., ok: _Optional[bool] = ..., as_of: _Optional[_Union[Moment, _Mapping]] = ...) -> None: ...
 
 class ListAttemptsResponse(_message.Message):
-    __slots__ = ("attempts", "next_page_token")
+    __slots__ = ("attempts", "next_page_token", "position")
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
     attempts: _containers.RepeatedCompositeFieldContainer[Attempt]
     next_page_token: str
-    def __init__(self, attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    position: int
+    def __init__(self, attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...
 
 class ListEventsRequest(_message.Message):
-    __slots__ = ("run", "workstream", "kinds", "after_position", "newest_first", "page_size", "page_token")
+    __slots__ = ("run", "workstream", "kinds", "after_position", "newest_first", "page_size", "page_token", "tool", "severities", "since_ns", "until_ns")
     RUN_FIELD_NUMBER: _ClassVar[int]
     WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
     KINDS_FIELD_NUMBER: _ClassVar[int]
@@ -352,6 +396,10 @@ class ListEventsRequest(_message.Message):
     NEWEST_FIRST_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    SEVERITIES_FIELD_NUMBER: _ClassVar[int]
+    SINCE_NS_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_NS_FIELD_NUMBER: _ClassVar[int]
     run: str
     workstream: str
     kinds: _containers.RepeatedScalarFieldContainer[str]
@@ -359,7 +407,11 @@ class ListEventsRequest(_message.Message):
     newest_first: bool
     page_size: int
     page_token: str
-    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., kinds: _Optional[_Iterable[str]] = ..., after_position: _Optional[int] = ..., newest_first: _Optional[bool] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    tool: str
+    severities: _containers.RepeatedScalarFieldContainer[str]
+    since_ns: int
+    until_ns: int
+    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., kinds: _Optional[_Iterable[str]] = ..., after_position: _Optional[int] = ..., newest_first: _Optional[bool] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., tool: _Optional[str] = ..., severities: _Optional[_Iterable[str]] = ..., since_ns: _Optional[int] = ..., until_ns: _Optional[int] = ...) -> None: ...
 
 class ListEventsResponse(_message.Message):
     __slots__ = ("events", "next_page_token")
@@ -370,20 +422,26 @@ class ListEventsResponse(_message.Message):
     def __init__(self, events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class WatchEventsRequest(_message.Message):
-    __slots__ = ("run", "after_position")
+    __slots__ = ("run", "after_position", "kinds", "resume_token")
     RUN_FIELD_NUMBER: _ClassVar[int]
     AFTER_POSITION_FIELD_NUMBER: _ClassVar[int]
+    KINDS_FIELD_NUMBER: _ClassVar[int]
+    RESUME_TOKEN_FIELD_NUMBER: _ClassVar[int]
     run: str
     after_position: int
-    def __init__(self, run: _Optional[str] = ..., after_position: _Optional[int] = ...) -> None: ...
+    kinds: _containers.RepeatedScalarFieldContainer[str]
+    resume_token: str
+    def __init__(self, run: _Optional[str] = ..., after_position: _Optional[int] = ..., kinds: _Optional[_Iterable[str]] = ..., resume_token: _Optional[str] = ...) -> None: ...
 
 class WatchEventsResponse(_message.Message):
-    __slots__ = ("events", "position")
+    __slots__ = ("events", "position", "resume_token")
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
+    RESUME_TOKEN_FIELD_NUMBER: _ClassVar[int]
     events: _containers.RepeatedCompositeFieldContainer[Event]
     position: int
-    def __init__(self, events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., position: _Optional[int] = ...) -> None: ...
+    resume_token: str
+    def __init__(self, events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., position: _Optional[int] = ..., resume_token: _Optional[str] = ...) -> None: ...
 
 class ReadArtifactRequest(_message.Message):
     __slots__ = ("name", "digest")
@@ -1028,3 +1086,219 @@ class ExportEnd(_message.Message):
     rows: int
     position: int
     def __init__(self, rows: _Optional[int] = ..., position: _Optional[int] = ...) -> None: ...
+
+class Moment(_message.Message):
+    __slots__ = ("position", "time_ns")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    TIME_NS_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    time_ns: int
+    def __init__(self, position: _Optional[int] = ..., time_ns: _Optional[int] = ...) -> None: ...
+
+class GetAttemptRequest(_message.Message):
+    __slots__ = ("run", "workstream", "attempt")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    workstream: str
+    attempt: int
+    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., attempt: _Optional[int] = ...) -> None: ...
+
+class GetAttemptResponse(_message.Message):
+    __slots__ = ("attempt", "scheduled", "claim", "close", "late", "position")
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULED_FIELD_NUMBER: _ClassVar[int]
+    CLAIM_FIELD_NUMBER: _ClassVar[int]
+    CLOSE_FIELD_NUMBER: _ClassVar[int]
+    LATE_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    attempt: Attempt
+    scheduled: Event
+    claim: Event
+    close: Event
+    late: _containers.RepeatedCompositeFieldContainer[Event]
+    position: int
+    def __init__(self, attempt: _Optional[_Union[Attempt, _Mapping]] = ..., scheduled: _Optional[_Union[Event, _Mapping]] = ..., claim: _Optional[_Union[Event, _Mapping]] = ..., close: _Optional[_Union[Event, _Mapping]] = ..., late: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., position: _Optional[int] = ...) -> None: ...
+
+class Transition(_message.Message):
+    __slots__ = ("position", "index", "run", "workstream", "from_state", "to_state", "reason", "actor", "time_ns")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
+    FROM_STATE_FIELD_NUMBER: _ClassVar[int]
+    TO_STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    TIME_NS_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    index: int
+    run: str
+    workstream: str
+    from_state: str
+    to_state: str
+    reason: str
+    actor: str
+    time_ns: int
+    def __init__(self, position: _Optional[int] = ..., index: _Optional[int] = ..., run: _Optional[str] = ..., workstream: _Optional[str] = ..., from_state: _Optional[str] = ..., to_state: _Optional[str] = ..., reason: _Optional[str] = ..., actor: _Optional[str] = ..., time_ns: _Optional[int] = ...) -> None: ...
+
+class ListTransitionsRequest(_message.Message):
+    __slots__ = ("run", "workstream", "actor", "newest_first", "page_size", "page_token")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_FIRST_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    workstream: str
+    actor: str
+    newest_first: bool
+    page_size: int
+    page_token: str
+    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., actor: _Optional[str] = ..., newest_first: _Optional[bool] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListTransitionsResponse(_message.Message):
+    __slots__ = ("transitions", "next_page_token", "position")
+    TRANSITIONS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    transitions: _containers.RepeatedCompositeFieldContainer[Transition]
+    next_page_token: str
+    position: int
+    def __init__(self, transitions: _Optional[_Iterable[_Union[Transition, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...
+
+class Failure(_message.Message):
+    __slots__ = ("run", "workstream", "step", "signature", "error_class", "message", "count", "first_seen_ns", "last_seen_ns", "first_attempt", "last_attempt", "tool")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_CLASS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    FIRST_SEEN_NS_FIELD_NUMBER: _ClassVar[int]
+    LAST_SEEN_NS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    LAST_ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    workstream: str
+    step: str
+    signature: str
+    error_class: str
+    message: str
+    count: int
+    first_seen_ns: int
+    last_seen_ns: int
+    first_attempt: int
+    last_attempt: int
+    tool: str
+    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., step: _Optional[str] = ..., signature: _Optional[str] = ..., error_class: _Optional[str] = ..., message: _Optional[str] = ..., count: _Optional[int] = ..., first_seen_ns: _Optional[int] = ..., last_seen_ns: _Optional[int] = ..., first_attempt: _Optional[int] = ..., last_attempt: _Optional[int] = ..., tool: _Optional[str] = ...) -> None: ...
+
+class ListErrorsRequest(_message.Message):
+    __slots__ = ("run", "workstream", "step", "tool", "error_class", "since_ns", "until_ns", "page_size", "page_token")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    ERROR_CLASS_FIELD_NUMBER: _ClassVar[int]
+    SINCE_NS_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_NS_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    workstream: str
+    step: str
+    tool: str
+    error_class: str
+    since_ns: int
+    until_ns: int
+    page_size: int
+    page_token: str
+    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ..., step: _Optional[str] = ..., tool: _Optional[str] = ..., error_class: _Optional[str] = ..., since_ns: _Optional[int] = ..., until_ns: _Optional[int] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListErrorsResponse(_message.Message):
+    __slots__ = ("errors", "next_page_token", "position")
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    errors: _containers.RepeatedCompositeFieldContainer[Failure]
+    next_page_token: str
+    position: int
+    def __init__(self, errors: _Optional[_Iterable[_Union[Failure, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...
+
+class ExplainRunRequest(_message.Message):
+    __slots__ = ("run",)
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    def __init__(self, run: _Optional[str] = ...) -> None: ...
+
+class Wait(_message.Message):
+    __slots__ = ("workstream", "state", "waiting_for", "on", "since_ns", "until_ns", "reason", "next")
+    WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FOR_FIELD_NUMBER: _ClassVar[int]
+    ON_FIELD_NUMBER: _ClassVar[int]
+    SINCE_NS_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_NS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    workstream: str
+    state: str
+    waiting_for: str
+    on: _containers.RepeatedScalarFieldContainer[str]
+    since_ns: int
+    until_ns: int
+    reason: str
+    next: str
+    def __init__(self, workstream: _Optional[str] = ..., state: _Optional[str] = ..., waiting_for: _Optional[str] = ..., on: _Optional[_Iterable[str]] = ..., since_ns: _Optional[int] = ..., until_ns: _Optional[int] = ..., reason: _Optional[str] = ..., next: _Optional[str] = ...) -> None: ...
+
+class ExplainRunResponse(_message.Message):
+    __slots__ = ("run", "waits", "left_out", "definition_read", "position")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    DEFINITION_READ_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    run: Run
+    waits: _containers.RepeatedCompositeFieldContainer[Wait]
+    left_out: int
+    definition_read: bool
+    position: int
+    def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ..., waits: _Optional[_Iterable[_Union[Wait, _Mapping]]] = ..., left_out: _Optional[int] = ..., definition_read: _Optional[bool] = ..., position: _Optional[int] = ...) -> None: ...
+
+class WatchRunsRequest(_message.Message):
+    __slots__ = ("state", "repository", "labels", "tenant", "include_initial", "resume_token")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REPOSITORY_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_INITIAL_FIELD_NUMBER: _ClassVar[int]
+    RESUME_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    repository: str
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    tenant: str
+    include_initial: bool
+    resume_token: str
+    def __init__(self, state: _Optional[str] = ..., repository: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., tenant: _Optional[str] = ..., include_initial: _Optional[bool] = ..., resume_token: _Optional[str] = ...) -> None: ...
+
+class RunChange(_message.Message):
+    __slots__ = ("run", "left")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    LEFT_FIELD_NUMBER: _ClassVar[int]
+    run: Run
+    left: bool
+    def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ..., left: _Optional[bool] = ...) -> None: ...
+
+class WatchRunsResponse(_message.Message):
+    __slots__ = ("changes", "position", "resume_token")
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    RESUME_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    changes: _containers.RepeatedCompositeFieldContainer[RunChange]
+    position: int
+    resume_token: str
+    def __init__(self, changes: _Optional[_Iterable[_Union[RunChange, _Mapping]]] = ..., position: _Optional[int] = ..., resume_token: _Optional[str] = ...) -> None: ...

@@ -155,6 +155,31 @@ class LedgerServiceStub:
                 request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ExportAuditRequest.SerializeToString,
                 response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ExportAuditResponse.FromString,
                 _registered_method=True)
+        self.GetAttempt = channel.unary_unary(
+                '/swell.ledger.v1.LedgerService/GetAttempt',
+                request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.GetAttemptRequest.SerializeToString,
+                response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.GetAttemptResponse.FromString,
+                _registered_method=True)
+        self.ListTransitions = channel.unary_unary(
+                '/swell.ledger.v1.LedgerService/ListTransitions',
+                request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListTransitionsRequest.SerializeToString,
+                response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListTransitionsResponse.FromString,
+                _registered_method=True)
+        self.ListErrors = channel.unary_unary(
+                '/swell.ledger.v1.LedgerService/ListErrors',
+                request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListErrorsRequest.SerializeToString,
+                response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListErrorsResponse.FromString,
+                _registered_method=True)
+        self.ExplainRun = channel.unary_unary(
+                '/swell.ledger.v1.LedgerService/ExplainRun',
+                request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ExplainRunRequest.SerializeToString,
+                response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ExplainRunResponse.FromString,
+                _registered_method=True)
+        self.WatchRuns = channel.unary_stream(
+                '/swell.ledger.v1.LedgerService/WatchRuns',
+                request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.WatchRunsRequest.SerializeToString,
+                response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.WatchRunsResponse.FromString,
+                _registered_method=True)
 
 
 class LedgerServiceServicer:
@@ -335,6 +360,43 @@ class LedgerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetAttempt(self, request, context):
+        """Lists and watches
+
+        One attempt with what was told of it: how it was scheduled, claimed and closed, and what came after.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTransitions(self, request, context):
+        """Changes of state of a run and its workstreams, with reason and actor.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListErrors(self, request, context):
+        """Failures, each once, with how often and when it was seen; the one that was seen last first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainRun(self, request, context):
+        """What a run and each of its workstreams waits for, since when and until when, and what a person could do.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchRuns(self, request, context):
+        """Runs as their rows change, each as it is newest; a heartbeat every 15 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LedgerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -457,6 +519,31 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.ExportAudit,
                     request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ExportAuditRequest.FromString,
                     response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ExportAuditResponse.SerializeToString,
+            ),
+            'GetAttempt': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAttempt,
+                    request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.GetAttemptRequest.FromString,
+                    response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.GetAttemptResponse.SerializeToString,
+            ),
+            'ListTransitions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTransitions,
+                    request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListTransitionsRequest.FromString,
+                    response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListTransitionsResponse.SerializeToString,
+            ),
+            'ListErrors': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListErrors,
+                    request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListErrorsRequest.FromString,
+                    response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ListErrorsResponse.SerializeToString,
+            ),
+            'ExplainRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainRun,
+                    request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ExplainRunRequest.FromString,
+                    response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.ExplainRunResponse.SerializeToString,
+            ),
+            'WatchRuns': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchRuns,
+                    request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.WatchRunsRequest.FromString,
+                    response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.WatchRunsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1108,6 +1195,141 @@ class LedgerService:
             '/swell.ledger.v1.LedgerService/ExportAudit',
             services_dot_ledger_dot_v1_dot_ledger__pb2.ExportAuditRequest.SerializeToString,
             services_dot_ledger_dot_v1_dot_ledger__pb2.ExportAuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAttempt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.ledger.v1.LedgerService/GetAttempt',
+            services_dot_ledger_dot_v1_dot_ledger__pb2.GetAttemptRequest.SerializeToString,
+            services_dot_ledger_dot_v1_dot_ledger__pb2.GetAttemptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTransitions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.ledger.v1.LedgerService/ListTransitions',
+            services_dot_ledger_dot_v1_dot_ledger__pb2.ListTransitionsRequest.SerializeToString,
+            services_dot_ledger_dot_v1_dot_ledger__pb2.ListTransitionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListErrors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.ledger.v1.LedgerService/ListErrors',
+            services_dot_ledger_dot_v1_dot_ledger__pb2.ListErrorsRequest.SerializeToString,
+            services_dot_ledger_dot_v1_dot_ledger__pb2.ListErrorsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.ledger.v1.LedgerService/ExplainRun',
+            services_dot_ledger_dot_v1_dot_ledger__pb2.ExplainRunRequest.SerializeToString,
+            services_dot_ledger_dot_v1_dot_ledger__pb2.ExplainRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/swell.ledger.v1.LedgerService/WatchRuns',
+            services_dot_ledger_dot_v1_dot_ledger__pb2.WatchRunsRequest.SerializeToString,
+            services_dot_ledger_dot_v1_dot_ledger__pb2.WatchRunsResponse.FromString,
             options,
             channel_credentials,
             insecure,
