@@ -17,6 +17,8 @@ The order, each layer only for the keys it gives: what Swell ships < ``swell.tom
     strict = true                               # false: findings that are no hard fail do not fail STATIC
     test_gates = [{type = "GATE_UNIT"}]         # gates of every workstream, with required and blocking; see docs/gates.md
     gates_file = "tools/gates.yaml"             # a file of the repository that says what gates stand for
+    labels = {team = "payments"}                # labels of every run over the repository, under those of its submission
+    tenant = "acme"                             # the tenant of every run over the repository that names none
 """
 
 import re
@@ -32,6 +34,7 @@ import msgspec
 
 from services.bundle import MENDING_MAX, BundleGate
 from services.diagnostic import printable
+from services.labels import labels_problem, tenant_problem
 from services.scope import Droppings, ScopeError, declare
 
 CHECKS_FILE = "swell.toml"
@@ -64,6 +67,9 @@ DEFAULT_LOCK_FILES = (
 )
 
 
+OF_RUNS = frozenset({"labels", "tenant"})
+"""Keys of swell.toml that say nothing of checks, and are only read where a run is submitted."""
+
 OF_REPOSITORY = frozenset({"plugins", "test_gates", "gates_file", "protected"})
 """Keys of swell.toml that the run's context cannot give."""
 
@@ -94,6 +100,11 @@ class Checks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     strict: bool | None = None
     test_gates: tuple[BundleGate, ...] | None = None
     gates_file: str | None = None
+    labels: dict[str, str] | None = None
+    tenant: str | None = None
+
+
+_OF_CHECKS = tuple(key for key in Checks.__struct_fields__ if key not in OF_RUNS)
 
 
 class Overrides(Protocol):
@@ -180,20 +191,16 @@ def resolve(
         ChecksError: the context or the bundle gives one of these keys a value that is not understood or not usable; or
             the context gives one of OF_REPOSITORY.
     """
-    of_context = {key: value for key, value in (context or {}).items() if key in Checks.__struct_fields__}
+    of_context = {key: value for key, value in (context or {}).items() if key in _OF_CHECKS}
     if misplaced := sorted(OF_REPOSITORY & of_context.keys()):
         raise ChecksError(f"run context: {misplaced[0]} is read from the repository. Give it in swell.toml.")
     if of_context.get("strict") in ("true", "false"):
         of_context["strict"] = of_context["strict"] == "true"
     of_bundle = {
-        key: value
-        for key in Checks.__struct_fields__
-        if override is not None and (value := getattr(override, key, None)) is not None
+        key: value for key in _OF_CHECKS if override is not None and (value := getattr(override, key, None)) is not None
     }
     layers = (repository or Checks(), _layer(of_context, "run context"), _layer(of_bundle, "metadata.swell"))
-    given = {
-        key: value for layer in layers for key in Checks.__struct_fields__ if (value := getattr(layer, key)) is not None
-    }
+    given = {key: value for layer in layers for key in _OF_CHECKS if (value := getattr(layer, key)) is not None}
     return EffectiveChecks(
         **given,
         allow_no_change=override is not None and override.allow_no_change,
@@ -223,6 +230,8 @@ def _layer(document: Mapping[str, Any], source: str) -> Checks:
             raise ChecksError(
                 f"{source}: {key} holds NUL or half of a surrogate pair, which no argument or file name can. Remove it."
             )
+    if problem := labels_problem(checks.labels or {}) or tenant_problem(checks.tenant or ""):
+        raise ChecksError(f"{source}: {problem}.")
     types = [gate.type for gate in checks.test_gates or ()]
     if len(set(types)) < len(types):
         raise ChecksError(f"{source}: test_gates has a type twice. Keep one entry for each.")

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from swell.context import ContextEstimator
     from swell.cost import BudgetEvent, BudgetExceededError, CostBudget, CostTracker
     from swell.errors import SwellError
+    from swell.figures import get_costs, get_run_metrics
+    from swell.metrics import MetricsAggregator
     from swell.patching import ApplyResult, ParsedPatch, PatchArtifact, PatchManager
     from swell.prompts import Classification, PromptContext, PromptEngine
     from swell.recovery import (
@@ -79,6 +81,8 @@ _HOMES = {
     "swell.context": ("ContextEstimator",),
     "swell.cost": ("BudgetEvent", "BudgetExceededError", "CostBudget", "CostTracker"),
     "swell.errors": ("SwellError",),
+    "swell.figures": ("get_costs", "get_run_metrics"),
+    "swell.metrics": ("MetricsAggregator",),
     "swell.patching": ("ApplyResult", "ParsedPatch", "PatchArtifact", "PatchManager"),
     "swell.prompts": ("Classification", "PromptContext", "PromptEngine"),
     "swell.recovery": (
@@ -107,6 +111,7 @@ __all__ = [
     "CostTracker",
     "ExecutionPlan",
     "FixLoopState",
+    "MetricsAggregator",
     "ParsedPatch",
     "PatchArtifact",
     "PatchManager",
@@ -125,6 +130,8 @@ __all__ = [
     "detect_oscillation",
     "execute_with_aim",
     "execute_workstreams_parallel",
+    "get_costs",
+    "get_run_metrics",
     "is_aim_available",
     "list_reviews",
     "load_and_validate_bundles",

@@ -7,7 +7,7 @@ A context is a mapping. Its keys `repo_root` (default "."), `dry_run`, `timeout_
 `fail_fast`, `scheduling` ("barrier" or "eager"), `review` ("fail", or "wait" for a person), `pools` (the pool that does the
 work, then those that do what it has no tool for), `budget_usd`, `budget_mode` ("halt", "warn" or "continue"),
 `tool_profiles` (a file, or a mapping in the form of one), `breaker` and `recovery` (files), `deliver` ("wave", "end" or
-"never"), `delivery_style`, `delivery_remote`, `delivery_credential`, `delivery_hook`, `base_ref` and `allow_dirty` say how to run; `static_tools`, `runtime_tool` and the other keys of swell.toml override it; everything
+"never"), `delivery_style`, `delivery_remote`, `delivery_credential`, `delivery_hook`, `labels` (a mapping) and `tenant`, `base_ref` and `allow_dirty` say how to run; `static_tools`, `runtime_tool` and the other keys of swell.toml override it; everything
 else stands for placeholders in tool arguments.
 """
 
@@ -51,6 +51,8 @@ _SETTINGS: Final = {
     "delivery_remote": "delivery_remote",
     "delivery_credential": "delivery_credential",
     "delivery_hook": "delivery_hook",
+    "labels": "labels",
+    "tenant": "tenant",
 }
 _OURS: Final = frozenset({*_SETTINGS, "repo_root", "tool_profiles", "base_ref", "allow_dirty"})
 

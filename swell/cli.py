@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from swell import audit, control, explain, ledger, patch, reporting, review
+from swell import audit, control, costs, explain, ledger, patch, reporting, review, stats
 from swell import budget as budget_commands
 from swell.command import cluster_client, command, much_is_made, say
 from swell.errors import invalid
@@ -36,6 +36,7 @@ from swell.options import (
     Eager,
     FailFast,
     JsonOption,
+    Labels,
     MaxWorkers,
     PathArgument,
     Paused,
@@ -47,6 +48,7 @@ from swell.options import (
     RunArgument,
     RunId,
     Since,
+    Tenant,
     Timeout,
     ToolFilter,
     Until,
@@ -281,6 +283,8 @@ def run(
     delivery_remote: DeliveryRemote = None,
     delivery_credential: DeliveryCredential = None,
     delivery_hook: DeliveryHook = None,
+    label: Labels = None,
+    tenant: Tenant = None,
     paused: Paused = False,
     allow_dirty: AllowDirty = False,
     base: Base = None,
@@ -293,7 +297,7 @@ def run(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the run to its end.")] = True,
 ) -> int:
     """Run bundles on a repository. Ctrl-C cancels the run and waits for its end; twice leaves at once."""
-    from swell.settings import RunSettings  # noqa: PLC0415 - as the module says
+    from swell.settings import RunSettings, parse_labels  # noqa: PLC0415 - as the module says
 
     flags = RunSettings(
         max_workers=max_workers,
@@ -311,6 +315,8 @@ def run(
         delivery_remote=delivery_remote,
         delivery_credential=delivery_credential,
         delivery_hook=delivery_hook,
+        labels=parse_labels(label) if label else None,
+        tenant=tenant,
         tool_profiles=tool_profiles,
         breaker=breaker,
         recovery=recovery,
@@ -341,6 +347,8 @@ def submit(
     delivery_remote: DeliveryRemote = None,
     delivery_credential: DeliveryCredential = None,
     delivery_hook: DeliveryHook = None,
+    label: Labels = None,
+    tenant: Tenant = None,
     paused: Paused = False,
     allow_dirty: AllowDirty = False,
     base: Base = None,
@@ -370,6 +378,8 @@ def submit(
         delivery_remote=delivery_remote,
         delivery_credential=delivery_credential,
         delivery_hook=delivery_hook,
+        label=label,
+        tenant=tenant,
         paused=paused,
         allow_dirty=allow_dirty,
         base=base,
@@ -642,6 +652,8 @@ def diff(run: RunArgument, workstream: WorkstreamArgument = "", attempt: Attempt
 app.command(rich_help_panel="Afterwards")(reporting.report)
 explain.register(app, "Afterwards")
 app.add_typer(patch.app, name="patch", rich_help_panel="Afterwards")
+for counting in (costs.costs, stats.stats):
+    app.command(rich_help_panel="Afterwards")(counting)
 for afterwards in (control.deliver, control.rollback):
     app.command(rich_help_panel="Afterwards")(afterwards)
 

@@ -44,6 +44,7 @@ from swell.values import (
     Header,
     LedgerCopy,
     LedgerStatus,
+    Metrics,
     Moment,
     Patch,
     PatchMove,
@@ -54,9 +55,11 @@ from swell.values import (
     Run,
     RunChange,
     RunFilter,
+    Selection,
     SharedBudget,
     SharedBudgets,
     SharedRate,
+    Spent,
     Submitted,
     ToolBreaker,
     Transition,
@@ -98,6 +101,20 @@ def _plain(value: Any, type_: type[_S], **known: Any) -> _S:
     """A message as the struct with the same field names; `known` are fields made by the caller."""
     read = {name: getattr(value, name) for name in type_.__struct_fields__ if name not in known}
     return type_(**{name: list(item) if _repeated(item) else item for name, item in read.items()}, **known)
+
+
+def _built(message: Any) -> dict[str, Any]:
+    """A message and all it holds as plain values; None for an optional field that is not set."""
+    return {field.name: _value(message, field) for field in message.DESCRIPTOR.fields}
+
+
+def _value(message: Any, field: Any) -> Any:
+    value = getattr(message, field.name)
+    if field.is_repeated:
+        return [_built(item) for item in value] if field.message_type else list(value)
+    if field.has_presence and not message.HasField(field.name):
+        return None
+    return _built(value) if field.message_type else value
 
 
 def _repeated(item: Any) -> bool:
@@ -762,6 +779,16 @@ class Client:
         finally:
             call.cancel()
 
+    def get_costs(self, selection: Selection, group_by: Sequence[str] = (), *, limit: int = 0) -> Spent:
+        """What was spent, grouped, the dearest first, at most `limit` rows (0: 100), with the total of everything."""
+        request = self._ledger_pb2.GetCostsRequest(selection=self._selection(selection), group_by=group_by, limit=limit)
+        return msgspec.convert(_built(self._call(self._ledger.GetCosts, request)), Spent)
+
+    def get_metrics(self, selection: Selection) -> Metrics:
+        """What a run, or the selected runs, came to; NOT_FOUND when the one that is named is not there."""
+        request = self._ledger_pb2.GetMetricsRequest(selection=self._selection(selection))
+        return msgspec.convert(_built(self._call(self._ledger.GetMetrics, request)), Metrics)
+
     def watch_output(self, run: str, workstream: str = "") -> Iterator[tuple[str, bytes]]:
         """(workstream, piece) of what the run's tools print from now on, until the iterator is closed."""
         request = self._ledger_pb2.WatchOutputRequest(run=run, workstream=workstream)
@@ -902,7 +929,12 @@ class Client:
             aim_registry_json=header.aim_registry_json,
             gates_json=header.gates_json,
             actor=header.actor,
+            labels=header.labels,
+            tenant=header.tenant,
         )
+
+    def _selection(self, selection: Selection) -> Any:
+        return self._ledger_pb2.Selection(**msgspec.structs.asdict(selection))
 
     def _document(self, document: Document) -> Any:
         return self._scheduler_pb2.BundleDocument(name=document.name, content=document.content)

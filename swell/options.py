@@ -86,6 +86,13 @@ DeliveryHook = Annotated[
     str | None,
     typer.Option("--delivery-hook", help="A tool profile that is called after each delivery.", metavar="TOOL"),
 ]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option("--label", help="A word to find the run and its cost by; repeatable.", metavar="KEY=VALUE"),
+]
+Tenant = Annotated[
+    str | None, typer.Option("--tenant", help="On whose behalf it runs. Default: nobody's.", show_default=False)
+]
 Paused = Annotated[bool, typer.Option("--paused", help="Start nothing before `swell resume`.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why, for the record.")]
 FromStep = Annotated[

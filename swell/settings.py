@@ -1,6 +1,6 @@
 """How a run is configured: flag, else environment, else file, else default.
 
-environment  PIPELINE_DRY_RUN PIPELINE_MAX_WORKERS PIPELINE_TIMEOUT_SEC PIPELINE_WORKSTREAM_DIR
+environment  PIPELINE_DRY_RUN PIPELINE_MAX_WORKERS PIPELINE_TIMEOUT_SEC PIPELINE_WORKSTREAM_DIR SWELL_LABELS SWELL_TENANT
 file         the table [run] of `swell/config.toml` under $XDG_CONFIG_HOME or ~/.config
 """
 
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -49,6 +49,8 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     delivery_remote: str | None = None
     delivery_credential: str | None = None
     delivery_hook: str | None = None
+    labels: dict[str, str] | None = None
+    tenant: str | None = None
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,7 +63,22 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> RunSettings:
         max_workers=_positive(environ, "PIPELINE_MAX_WORKERS", MAX_WORKERS_MAX),
         timeout_s=_positive(environ, "PIPELINE_TIMEOUT_SEC", None),
         dry_run=environ["PIPELINE_DRY_RUN"] == "1" if "PIPELINE_DRY_RUN" in environ else None,
+        labels=parse_labels(environ["SWELL_LABELS"].split(","), "SWELL_LABELS")
+        if environ.get("SWELL_LABELS")
+        else None,
+        tenant=environ.get("SWELL_TENANT") or None,
     )
+
+
+def parse_labels(pairs: Iterable[str], subject: str = "--label") -> dict[str, str]:
+    """KEY=VALUE texts as labels, in which a later one wins. Raises SwellError BAD_LABEL."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.strip().partition("=")
+        if not equals:
+            raise invalid("BAD_LABEL", f"{pair[:80]!a} is not KEY=VALUE", "Write it as team=payments.", subject)
+        found[key] = value
+    return found
 
 
 def _positive(environ: Mapping[str, str], name: str, limit: int | None) -> int | None:
@@ -99,10 +116,12 @@ def from_file(file: Path) -> RunSettings:
 
 
 def layered(*layers: RunSettings) -> RunSettings:
-    """The settings in force; earlier layers win."""
-    found = {}
+    """The settings in force; earlier layers win, with labels each for itself."""
+    found: dict[str, Any] = {}
     for name in RunSettings.__struct_fields__:
         found[name] = next((value for layer in layers if (value := getattr(layer, name)) is not None), None)
+    given = [layer.labels for layer in reversed(layers) if layer.labels is not None]
+    found["labels"] = {key: value for labels in given for key, value in labels.items()} if given else None
     return RunSettings(**found)
 
 

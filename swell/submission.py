@@ -108,8 +108,28 @@ def assemble(
         aim_registry_json=_registry(bundles),
         gates_json=msgspec.json.encode(gates) if gates else b"",
         actor=actor(),
+        labels=named_by(settings.labels or {}),
+        tenant=tenant_of(settings.tenant or ""),
     )
     return Submission(header=header, documents=documents_of(bundles))
+
+
+def named_by(labels: Mapping[str, str]) -> dict[str, str]:
+    """Labels that the scheduler takes. Raises SwellError BAD_LABEL."""
+    from services.labels import labels_problem  # noqa: PLC0415 - as above
+
+    if problem := labels_problem(labels):
+        raise invalid("BAD_LABEL", problem, "Mend it where it is given: an option, SWELL_LABELS or a file.", "labels")
+    return dict(labels)
+
+
+def tenant_of(tenant: str) -> str:
+    """A tenant that the scheduler takes, or none. Raises SwellError BAD_TENANT."""
+    from services.labels import tenant_problem  # noqa: PLC0415 - as above
+
+    if problem := tenant_problem(tenant):
+        raise invalid("BAD_TENANT", problem, "Mend it where it is given: an option, SWELL_TENANT or a file.", "tenant")
+    return tenant
 
 
 def remote_address(repo: Path, remote: str) -> str:

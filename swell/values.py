@@ -57,6 +57,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     gates_json: bytes = b""
     actor: str = ""
     request_id: str = ""
+    labels: dict[str, str] = {}
+    tenant: str = ""
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
@@ -688,3 +690,155 @@ class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
     logged: int
     unlogged: int
     wall_s: float
+
+
+class Selection(msgspec.Struct, frozen=True, kw_only=True):
+    """Which runs, or attempts, are looked at; '' and 0 leave a filter open, and so does None for `tenant`."""
+
+    run: str = ""
+    tool: str = ""
+    provider: str = ""
+    model: str = ""
+    repository: str = ""
+    labels: dict[str, str] = {}
+    tenant: str | None = None
+    since_ns: int = 0
+    until_ns: int = 0
+
+
+class Costs(msgspec.Struct, frozen=True, kw_only=True):
+    """What attempts of coding tools have cost, in nano-dollars: None where no cost is known; the protocol's comments say more."""
+
+    key: list[str]
+    cost_nano: int | None
+    reported_nano: int
+    list_nano: int
+    estimate_nano: int
+    unpriced: int
+    list_cost_nano: int | None
+    listed: int
+    input_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    attempts: int
+    lower_bounds: int
+
+
+class Spent(msgspec.Struct, frozen=True, kw_only=True):
+    """Costs by group, the dearest first; `groups` counts all rows, also those there was no room for."""
+
+    rows: list[Costs]
+    total: Costs
+    groups: int
+    price_tables: list[str]
+    position: int
+
+
+class Durations(msgspec.Struct, frozen=True, kw_only=True):
+    """How long something took, in seconds: a step with a tool, or (`step` empty) the wait in a pool."""
+
+    step: str
+    name: str
+    count: int
+    total_s: float
+    p50_s: float
+    p90_s: float
+    p95_s: float
+    p99_s: float
+    max_s: float
+
+
+class ToolFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What a tool achieved, of workstreams whose first EDIT it did."""
+
+    tool: str
+    workstreams: int
+    completed: int
+    first_pass: int
+    fix_attempts: int
+    cost_nano: int | None
+
+
+class Count(msgspec.Struct, frozen=True, kw_only=True):
+    """How often something happened."""
+
+    name: str
+    reason: str
+    count: int
+
+
+class CriticalLink(msgspec.Struct, frozen=True, kw_only=True):
+    """One stretch of the time a run took: step, queue or wait."""
+
+    kind: str
+    workstream: str
+    attempt: int
+    step: str
+    tool: str
+    started_ns: int
+    duration_s: float
+
+
+class BudgetFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """How a run stands to its budget: ok, warning or exceeded; nano-dollars."""
+
+    status: str
+    limit_nano: int
+    spent_nano: int
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """A number that a recommendation rests on, and where it comes from."""
+
+    name: str
+    value: float
+    source: str
+
+
+class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
+    """What measurements suggest."""
+
+    category: str
+    current_value: str
+    recommended_value: str
+    expected_improvement: str
+    reasoning: str
+    evidence: list[Evidence]
+
+
+class Metrics(msgspec.Struct, frozen=True, kw_only=True):
+    """What runs came to; None for a number that cannot be known. The protocol's comments say what each means."""
+
+    runs: int
+    total_workstreams: int
+    successful: int
+    failed: int
+    total_duration_sec: float
+    avg_duration_sec: float | None
+    wall_s: float | None
+    workers: int | None
+    parallelism_efficiency: float | None
+    worker_utilization: float | None
+    utilization_basis: str
+    peak_parallelism: int | None
+    wave_count: int
+    avg_wave_duration_sec: float | None
+    single_waves: int
+    tools: list[ToolFigures]
+    durations: list[Durations]
+    queue_waits: list[Durations]
+    mean_fix_attempts: float | None
+    fix_attempts: list[Count]
+    breaker_trips: list[Count]
+    merge_conflicts: int
+    gate_failures: int
+    errors: list[Count]
+    recoveries: list[Count]
+    flaky_gates: list[Count]
+    contexts: list[Count]
+    budget: BudgetFigures | None
+    costs: Costs
+    critical_path: list[CriticalLink]
+    recommendations: list[Recommendation]
+    position: int

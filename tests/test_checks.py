@@ -96,6 +96,15 @@ def test_each_layer_wins_over_the_one_below_for_the_keys_it_gives():
     assert found.tools == ("black", "bundle", "aider")
 
 
+def test_labels_and_tenant_are_of_the_repository_and_say_nothing_of_checks():
+    found = parse_checks(b'tenant = "acme"\n[labels]\nteam = "pay"\n', "swell.toml")
+    assert (found.labels, found.tenant) == ({"team": "pay"}, "acme")
+    assert resolve(found, {"labels": "anything", "tenant": 3}, None) == EffectiveChecks()
+    for bad in (b'[labels]\nTeam = "x"', b"[labels]\nteam = 1", b'tenant = "a b"', b'[labels]\nteam = "a\\u202e"'):
+        with pytest.raises(ChecksError, match=r"swell\.toml: "):
+            parse_checks(bad, "swell.toml")
+
+
 def test_an_empty_list_is_an_answer_too():
     found = resolve(parse_checks(WHOLE, "swell.toml"), None, WorkstreamChecks(static_tools=(), droppings=()))
     assert found.static_tools == ()

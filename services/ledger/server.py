@@ -22,6 +22,7 @@ from services import events
 from services.bus import BusError, BusUnavailableError, ObjectMissingError
 from services.ledger import export, queries
 from services.ledger.absorb import Absorber
+from services.ledger.advice import recommendations
 from services.ledger.anchors import Anchor
 from services.ledger.archive import Archivist, Outcome
 from services.ledger.audit import (
@@ -34,9 +35,11 @@ from services.ledger.audit import (
     anchor_at,
 )
 from services.ledger.copying import Copied, Copies, CopyBusyError
+from services.ledger.costs import Costs, get_costs, grouping, row_limit
 from services.ledger.definitions import DefinitionCache
 from services.ledger.explain import WAITS_MAX, explain, situation_of
 from services.ledger.export import Wanted
+from services.ledger.figures import Definition, Figures, definition_of, for_runs, get_figures, read_definition
 from services.ledger.pages import cursor_of, page_size, token_of
 from services.ledger.past import (
     AsOf,
@@ -52,6 +55,7 @@ from services.ledger.projector import VERSION, AttemptRow, RunRow, WorkstreamRow
 from services.ledger.queries import AttemptFilter, EventFilter, EventRecord
 from services.ledger.runs import RunFilter, changed_runs, list_runs, parse_order, present_runs
 from services.ledger.segment import ArchiveBusyError, ArchiveError
+from services.ledger.selection import Selection, checked
 from services.ledger.store import QueryTooSlowError, Snapshot, Store, StoreDamagedError, StoreError
 from services.ledger.v1 import ledger_pb2 as pb
 from services.ledger.v1 import ledger_pb2_grpc
@@ -74,6 +78,8 @@ CHUNK_BYTES = 1024 * 1024
 # An answer stays well below the 4 MiB that clients take by default; one row may be large, so pages are cut by size as well.
 ANSWER_BYTES = 3 * 1024 * 1024
 KINDS_MAX = 64
+DEFINITION_BYTES_MAX = 64 * 1024 * 1024
+"""The definition of the largest run is some 20 MiB."""
 DIFFERENCES_MAX = 1000
 DAYS_MAX = 36_500
 ANCHORS_MAX = 1000
@@ -113,6 +119,7 @@ Message = TypeVar(
     pb.Transition,
     pb.Failure,
     pb.Wait,
+    pb.Costs,
 )
 
 
@@ -559,6 +566,50 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         page = _fitting((pb.Wave(**_said(row, _WAVE_FIELDS)) for row in rows), size)
         token = token_of("ListWaves", (run,), [rows[len(page) - 1].wave]) if len(page) < len(rows) else ""
         return pb.ListWavesResponse(waves=page, next_page_token=token, position=position)
+
+    async def GetCosts(self, request: pb.GetCostsRequest, context: Any) -> pb.GetCostsResponse:
+        """What was spent, as much of it as fits, and the total of all."""
+        selection, group_by = checked(_selection(request.selection)), grouping(request.group_by)
+        limit = row_limit(request.limit)
+        spent = await self._asked(get_costs, selection, group_by, limit)
+        return pb.GetCostsResponse(
+            rows=_fitting((_costs(row) for row in spent.rows), limit),
+            total=_costs(spent.total),
+            groups=spent.groups,
+            price_tables=spent.price_tables,
+            position=spent.position,
+        )
+
+    async def GetMetrics(self, request: pb.GetMetricsRequest, context: Any) -> pb.GetMetricsResponse:
+        """What runs came to. The definition of one run is read too, where it can be."""
+        selection = for_runs(checked(_selection(request.selection)))
+        definition = await self._definition(selection.run) if selection.run else None
+        figures = await self._asked(get_figures, selection, definition)
+        if figures is None:
+            raise _no_run(selection.run)
+        advice = [
+            pb.Recommendation(
+                evidence=[_told(one, pb.Evidence) for one in found.evidence], **_said(found, _ADVICE_FIELDS)
+            )
+            for found in recommendations(figures)
+        ]
+        return pb.GetMetricsResponse(recommendations=advice, **_figures(figures))
+
+    async def _definition(self, run: str) -> Definition | None:
+        """What a run was defined as; None when that is not stored any more, is too large, or cannot be read."""
+        found = await self._asked(definition_of, run)
+        if found is None:
+            return None
+        data = bytearray()
+        try:
+            reading = self._objects.read(found.name, limit_bytes=DEFINITION_BYTES_MAX)
+            async with aclosing(reading) as pieces:  # type: ignore[type-var]  # an async generator, typed as an iterator
+                async for piece in pieces:
+                    data += piece
+        except BusError:
+            return None
+        whole = hashlib.sha256(data).hexdigest() == found.digest
+        return await asyncio.to_thread(read_definition, bytes(data)) if whole else None
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:
         """How far the ledger is; never refused."""
@@ -1111,6 +1162,27 @@ def _patch(row: PatchRow) -> pb.Patch:
     return pb.Patch(files=_names.decode(row.files), **_said(row, _PATCH_FIELDS))
 
 
+def _selection(asked: pb.Selection) -> Selection:
+    tenant = asked.tenant if asked.HasField("tenant") else None
+    return Selection(labels=dict(asked.labels), tenant=tenant, **_said(asked, _SELECTION_FIELDS))
+
+
+def _costs(costs: Costs) -> pb.Costs:
+    return pb.Costs(**_said(costs, _fields(pb.Costs)))
+
+
+def _told(value: msgspec.Struct, message: Any) -> Any:
+    """The message with the fields of a struct."""
+    return message(**msgspec.structs.asdict(value))
+
+
+def _figures(figures: Figures) -> dict[str, Any]:
+    """What the fields of GetMetricsResponse hold, but for the recommendations."""
+    lists = {name: [_told(one, message) for one in getattr(figures, name)] for name, message in _FIGURE_LISTS.items()}
+    budget = None if figures.budget is None else _told(figures.budget, pb.BudgetFigures)
+    return {**_said(figures, _FIGURE_FIELDS), **lists, "budget": budget, "costs": _costs(figures.costs)}
+
+
 def _event(record: EventRecord) -> pb.Event:
     return pb.Event(
         position=record.position,
@@ -1144,7 +1216,7 @@ def _fields(message: Any, *composed: str) -> tuple[str, ...]:
     return tuple(field.name for field in message.DESCRIPTOR.fields if field.name not in composed)
 
 
-def _said(value: msgspec.Struct, fields: tuple[str, ...]) -> dict[str, Any]:
+def _said(value: Any, fields: tuple[str, ...]) -> dict[str, Any]:
     """What a message's fields hold."""
     return {name: getattr(value, name) for name in fields}
 
@@ -1161,6 +1233,16 @@ _PAUSE_FIELDS = _fields(pb.Pause)
 _PATCH_FIELDS = _fields(pb.Patch, "files")
 _WAVE_FIELDS = _fields(pb.Wave)
 _MOVE_FIELDS = _fields(pb.PatchMove, "index")
+_SELECTION_FIELDS = _fields(pb.Selection, "labels", "tenant")
+_ADVICE_FIELDS = _fields(pb.Recommendation, "evidence")
+_FIGURE_LISTS = {
+    "tools": pb.ToolFigures,
+    "durations": pb.Durations,
+    "queue_waits": pb.Durations,
+    "critical_path": pb.CriticalLink,
+    **dict.fromkeys(("fix_attempts", "breaker_trips", "errors", "recoveries", "flaky_gates", "contexts"), pb.Count),
+}
+_FIGURE_FIELDS = _fields(pb.GetMetricsResponse, *_FIGURE_LISTS, "recommendations", "budget", "costs")
 _PROGRESS_FIELDS = _fields(pb.VerifyProgress)
 _DIFFERENCE_FIELDS = _fields(pb.Difference)
 _RESULT_FIELDS = _fields(pb.VerifyResult, "hash")

@@ -119,6 +119,8 @@ class SchedulerServer(SchedulerServiceServicer):
             base_commit=spec.repository.base_commit,
             timeout_s=spec.options.timeout_s,
             paused=spec.options.paused,
+            labels=planned.labels,
+            tenant=planned.tenant,
         )
         position = await self._requests.first(spec.run, event)
         return pb.SubmitRunResponse(run=spec.run, position=position, warnings=_findings(planned.report.warnings))
@@ -417,6 +419,8 @@ class SchedulerServer(SchedulerServiceServicer):
             repository=spec.repository.location,
             base_commit=spec.repository.base_commit,
             timeout_s=spec.options.timeout_s,
+            labels=old.requested.labels if old.requested is not None else {},
+            tenant=old.requested.tenant if old.requested is not None else "",
         )
         position = await self._requests.first(spec.run, event)
         return pb.RetryRunResponse(
@@ -611,6 +615,8 @@ def _plain(header: pb.RunHeader) -> Header:
         aim_registry_json=header.aim_registry_json,
         gates_json=header.gates_json,
         actor=header.actor,
+        labels=dict(header.labels),
+        tenant=header.tenant,
     )
 
 

@@ -19,6 +19,7 @@ from services.discovery import load_plugins
 from services.events import DeliveryStyle, Destination
 from services.gates import GATES_BYTES, Gates, GatesError, asked_for, parse_gates
 from services.git import redacted
+from services.labels import labels_problem, tenant_problem
 from services.outcome import NANO_USD_MAX, BudgetMode
 from services.plan import Finding, PlanReport, validate_plan
 from services.plugins import in_force, requirement_problems, with_plugins
@@ -98,13 +99,20 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     aim_registry_json: bytes = b""
     gates_json: bytes = b""
     actor: str = ""
+    labels: dict[str, str] = {}
+    tenant: str = ""
 
 
 class Planned(msgspec.Struct, frozen=True):
-    """A submission that was looked through: its report, and its definition if the report has no errors."""
+    """A submission that was looked through: its report, and its definition if the report has no errors.
+
+    `labels` and `tenant` are the submission's, over those of the repository's settings. They are no part of the definition.
+    """
 
     report: PlanReport
     spec: RunSpec | None
+    labels: dict[str, str] = {}
+    tenant: str = ""
 
 
 class Submissions:
@@ -138,9 +146,11 @@ class Submissions:
         breaker = self._breaker_of(header)
         recovery = self._recovery_of(header)
         gates = self._gates_of(header)
+        labels, tenant = _named_by(header, checks)
         bundles = self._bundles(documents)
         try:
-            return self._planned(header, run, options, checks, profiles, breaker, recovery, gates, bundles)
+            planned = self._planned(header, run, options, checks, profiles, breaker, recovery, gates, bundles)
+            return msgspec.structs.replace(planned, labels=labels, tenant=tenant)
         except ChecksError as error:
             raise SubmissionError("documents", str(error), "INVALID_CHECKS") from error
 
@@ -396,6 +406,16 @@ def _skipped(tool: Skipped) -> Finding:
 def run_of(request_id: str) -> str:
     """The id of the run that a request makes, when it names none."""
     return f"run-{hashlib.sha256(request_id.encode()).hexdigest()[:12]}"
+
+
+def _named_by(header: Header, checks: Checks) -> tuple[dict[str, str], str]:
+    """The labels and the tenant of a submission. Raises SubmissionError."""
+    labels = {**(checks.labels or {}), **header.labels}
+    if problem := labels_problem(header.labels) or labels_problem(labels):
+        raise SubmissionError("labels", problem)
+    if problem := tenant_problem(header.tenant):
+        raise SubmissionError("tenant", problem)
+    return labels, header.tenant or checks.tenant or ""
 
 
 def _context(text: str) -> dict[str, Any]:

@@ -30,6 +30,10 @@ def document(*workstreams: dict) -> list[tuple[str, bytes]]:
     return [("a.json", json.dumps(bundles).encode())]
 
 
+def _many_labels(count: int) -> bytes:
+    return b"[labels]\n" + b"".join(b"own%d = 'x'\n" % number for number in range(count))
+
+
 CHECKED = {"metadata": {"swell": {"static_tools": ["ruff"]}}}
 
 
@@ -42,6 +46,17 @@ def test_a_sound_submission_becomes_a_definition_that_can_be_read_back(submissio
     assert spec is not None
     assert decode_spec(encode_spec(spec)) == spec
     assert set(spec.profiles) == {"echo", "ruff"}, "only what the run can need is pinned"
+
+
+def test_labels_and_tenant_come_over_those_of_the_repository_and_are_no_part_of_the_definition(submissions):
+    own = b'tenant = "acme"\n[labels]\nteam = "payments"\nci = "no"\n'
+    planned = submissions.plan(header(checks_toml=own, labels={"ci": "yes", "a/b": ""}), document(CHECKED))
+    assert planned.labels == {"team": "payments", "ci": "yes", "a/b": ""}
+    assert planned.tenant == "acme"
+    assert submissions.plan(header(checks_toml=own, tenant="other"), document(CHECKED)).tenant == "other"
+    plain = submissions.plan(header(), document(CHECKED))
+    assert (plain.labels, plain.tenant) == ({}, "")
+    assert plain.spec == submissions.plan(header(labels={"x": "y"}, tenant="t"), document(CHECKED)).spec
 
 
 def test_the_same_request_names_the_same_run(submissions):
@@ -73,6 +88,19 @@ def test_the_same_request_names_the_same_run(submissions):
         ({"recovery_json": b'{"classes": {"lost": ["retry"]}}'}, "recovery_json"),
         ({"recovery_json": b"[]"}, "recovery_json"),
         ({"recovery_json": b" " * 100_000}, "recovery_json"),
+        ({"labels": {"Team": "x"}}, "labels"),
+        ({"labels": {"": "x"}}, "labels"),
+        ({"labels": {"k" * 64: "x"}}, "labels"),
+        ({"labels": {"team": "x" * 257}}, "labels"),
+        ({"labels": {"team": "a\nb"}}, "labels"),
+        ({"labels": {"team": "a\u202eb"}}, "labels"),
+        ({"labels": {f"k{n}": "" for n in range(33)}}, "labels"),
+        ({"labels": {f"k{n}": "" for n in range(20)}, "checks_toml": _many_labels(13)}, "labels"),
+        ({"tenant": "a b"}, "tenant"),
+        ({"tenant": "-a"}, "tenant"),
+        ({"tenant": "t" * 64}, "tenant"),
+        ({"checks_toml": b'labels = {Team = "x"}'}, "checks_toml"),
+        ({"checks_toml": b'tenant = "a b"'}, "checks_toml"),
         ({"gates_json": b"[]"}, "gates_json"),
         ({"gates_json": b'{"GATE_UNIT": {"tool": "pytest", "x": 1}}'}, "gates_json"),
         ({"gates_json": b'{"GATE_MAGIC": {"tool": "pytest"}}'}, "gates_json"),

@@ -1302,3 +1302,264 @@ class WatchRunsResponse(_message.Message):
     position: int
     resume_token: str
     def __init__(self, changes: _Optional[_Iterable[_Union[RunChange, _Mapping]]] = ..., position: _Optional[int] = ..., resume_token: _Optional[str] = ...) -> None: ...
+
+class Selection(_message.Message):
+    __slots__ = ("run", "tool", "provider", "model", "repository", "labels", "tenant", "since_ns", "until_ns")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    REPOSITORY_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    SINCE_NS_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_NS_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    tool: str
+    provider: str
+    model: str
+    repository: str
+    labels: _containers.ScalarMap[str, str]
+    tenant: str
+    since_ns: int
+    until_ns: int
+    def __init__(self, run: _Optional[str] = ..., tool: _Optional[str] = ..., provider: _Optional[str] = ..., model: _Optional[str] = ..., repository: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., tenant: _Optional[str] = ..., since_ns: _Optional[int] = ..., until_ns: _Optional[int] = ...) -> None: ...
+
+class GetCostsRequest(_message.Message):
+    __slots__ = ("selection", "group_by", "limit")
+    SELECTION_FIELD_NUMBER: _ClassVar[int]
+    GROUP_BY_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    selection: Selection
+    group_by: _containers.RepeatedScalarFieldContainer[str]
+    limit: int
+    def __init__(self, selection: _Optional[_Union[Selection, _Mapping]] = ..., group_by: _Optional[_Iterable[str]] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class Costs(_message.Message):
+    __slots__ = ("key", "cost_nano", "reported_nano", "list_nano", "estimate_nano", "unpriced", "list_cost_nano", "listed", "input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "attempts", "lower_bounds")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    COST_NANO_FIELD_NUMBER: _ClassVar[int]
+    REPORTED_NANO_FIELD_NUMBER: _ClassVar[int]
+    LIST_NANO_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATE_NANO_FIELD_NUMBER: _ClassVar[int]
+    UNPRICED_FIELD_NUMBER: _ClassVar[int]
+    LIST_COST_NANO_FIELD_NUMBER: _ClassVar[int]
+    LISTED_FIELD_NUMBER: _ClassVar[int]
+    INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_READ_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_WRITE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    LOWER_BOUNDS_FIELD_NUMBER: _ClassVar[int]
+    key: _containers.RepeatedScalarFieldContainer[str]
+    cost_nano: int
+    reported_nano: int
+    list_nano: int
+    estimate_nano: int
+    unpriced: int
+    list_cost_nano: int
+    listed: int
+    input_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    attempts: int
+    lower_bounds: int
+    def __init__(self, key: _Optional[_Iterable[str]] = ..., cost_nano: _Optional[int] = ..., reported_nano: _Optional[int] = ..., list_nano: _Optional[int] = ..., estimate_nano: _Optional[int] = ..., unpriced: _Optional[int] = ..., list_cost_nano: _Optional[int] = ..., listed: _Optional[int] = ..., input_tokens: _Optional[int] = ..., cache_read_tokens: _Optional[int] = ..., cache_write_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., attempts: _Optional[int] = ..., lower_bounds: _Optional[int] = ...) -> None: ...
+
+class GetCostsResponse(_message.Message):
+    __slots__ = ("rows", "total", "groups", "price_tables", "position")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    PRICE_TABLES_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    rows: _containers.RepeatedCompositeFieldContainer[Costs]
+    total: Costs
+    groups: int
+    price_tables: _containers.RepeatedScalarFieldContainer[str]
+    position: int
+    def __init__(self, rows: _Optional[_Iterable[_Union[Costs, _Mapping]]] = ..., total: _Optional[_Union[Costs, _Mapping]] = ..., groups: _Optional[int] = ..., price_tables: _Optional[_Iterable[str]] = ..., position: _Optional[int] = ...) -> None: ...
+
+class GetMetricsRequest(_message.Message):
+    __slots__ = ("selection",)
+    SELECTION_FIELD_NUMBER: _ClassVar[int]
+    selection: Selection
+    def __init__(self, selection: _Optional[_Union[Selection, _Mapping]] = ...) -> None: ...
+
+class Durations(_message.Message):
+    __slots__ = ("step", "name", "count", "total_s", "p50_s", "p90_s", "p95_s", "p99_s", "max_s")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_S_FIELD_NUMBER: _ClassVar[int]
+    P50_S_FIELD_NUMBER: _ClassVar[int]
+    P90_S_FIELD_NUMBER: _ClassVar[int]
+    P95_S_FIELD_NUMBER: _ClassVar[int]
+    P99_S_FIELD_NUMBER: _ClassVar[int]
+    MAX_S_FIELD_NUMBER: _ClassVar[int]
+    step: str
+    name: str
+    count: int
+    total_s: float
+    p50_s: float
+    p90_s: float
+    p95_s: float
+    p99_s: float
+    max_s: float
+    def __init__(self, step: _Optional[str] = ..., name: _Optional[str] = ..., count: _Optional[int] = ..., total_s: _Optional[float] = ..., p50_s: _Optional[float] = ..., p90_s: _Optional[float] = ..., p95_s: _Optional[float] = ..., p99_s: _Optional[float] = ..., max_s: _Optional[float] = ...) -> None: ...
+
+class ToolFigures(_message.Message):
+    __slots__ = ("tool", "workstreams", "completed", "first_pass", "fix_attempts", "cost_nano")
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    WORKSTREAMS_FIELD_NUMBER: _ClassVar[int]
+    COMPLETED_FIELD_NUMBER: _ClassVar[int]
+    FIRST_PASS_FIELD_NUMBER: _ClassVar[int]
+    FIX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    COST_NANO_FIELD_NUMBER: _ClassVar[int]
+    tool: str
+    workstreams: int
+    completed: int
+    first_pass: int
+    fix_attempts: int
+    cost_nano: int
+    def __init__(self, tool: _Optional[str] = ..., workstreams: _Optional[int] = ..., completed: _Optional[int] = ..., first_pass: _Optional[int] = ..., fix_attempts: _Optional[int] = ..., cost_nano: _Optional[int] = ...) -> None: ...
+
+class Count(_message.Message):
+    __slots__ = ("name", "reason", "count")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    reason: str
+    count: int
+    def __init__(self, name: _Optional[str] = ..., reason: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
+
+class CriticalLink(_message.Message):
+    __slots__ = ("kind", "workstream", "attempt", "step", "tool", "started_ns", "duration_s")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    STARTED_NS_FIELD_NUMBER: _ClassVar[int]
+    DURATION_S_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    workstream: str
+    attempt: int
+    step: str
+    tool: str
+    started_ns: int
+    duration_s: float
+    def __init__(self, kind: _Optional[str] = ..., workstream: _Optional[str] = ..., attempt: _Optional[int] = ..., step: _Optional[str] = ..., tool: _Optional[str] = ..., started_ns: _Optional[int] = ..., duration_s: _Optional[float] = ...) -> None: ...
+
+class BudgetFigures(_message.Message):
+    __slots__ = ("status", "limit_nano", "spent_nano")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_NANO_FIELD_NUMBER: _ClassVar[int]
+    SPENT_NANO_FIELD_NUMBER: _ClassVar[int]
+    status: str
+    limit_nano: int
+    spent_nano: int
+    def __init__(self, status: _Optional[str] = ..., limit_nano: _Optional[int] = ..., spent_nano: _Optional[int] = ...) -> None: ...
+
+class Evidence(_message.Message):
+    __slots__ = ("name", "value", "source")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: float
+    source: str
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ..., source: _Optional[str] = ...) -> None: ...
+
+class Recommendation(_message.Message):
+    __slots__ = ("category", "current_value", "recommended_value", "expected_improvement", "reasoning", "evidence")
+    CATEGORY_FIELD_NUMBER: _ClassVar[int]
+    CURRENT_VALUE_FIELD_NUMBER: _ClassVar[int]
+    RECOMMENDED_VALUE_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_IMPROVEMENT_FIELD_NUMBER: _ClassVar[int]
+    REASONING_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    category: str
+    current_value: str
+    recommended_value: str
+    expected_improvement: str
+    reasoning: str
+    evidence: _containers.RepeatedCompositeFieldContainer[Evidence]
+    def __init__(self, category: _Optional[str] = ..., current_value: _Optional[str] = ..., recommended_value: _Optional[str] = ..., expected_improvement: _Optional[str] = ..., reasoning: _Optional[str] = ..., evidence: _Optional[_Iterable[_Union[Evidence, _Mapping]]] = ...) -> None: ...
+
+class GetMetricsResponse(_message.Message):
+    __slots__ = ("runs", "total_workstreams", "successful", "failed", "total_duration_sec", "avg_duration_sec", "wall_s", "workers", "parallelism_efficiency", "worker_utilization", "utilization_basis", "peak_parallelism", "wave_count", "avg_wave_duration_sec", "single_waves", "tools", "durations", "queue_waits", "mean_fix_attempts", "fix_attempts", "breaker_trips", "merge_conflicts", "gate_failures", "errors", "recoveries", "flaky_gates", "contexts", "budget", "costs", "critical_path", "recommendations", "position")
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_WORKSTREAMS_FIELD_NUMBER: _ClassVar[int]
+    SUCCESSFUL_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_DURATION_SEC_FIELD_NUMBER: _ClassVar[int]
+    AVG_DURATION_SEC_FIELD_NUMBER: _ClassVar[int]
+    WALL_S_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    PARALLELISM_EFFICIENCY_FIELD_NUMBER: _ClassVar[int]
+    WORKER_UTILIZATION_FIELD_NUMBER: _ClassVar[int]
+    UTILIZATION_BASIS_FIELD_NUMBER: _ClassVar[int]
+    PEAK_PARALLELISM_FIELD_NUMBER: _ClassVar[int]
+    WAVE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    AVG_WAVE_DURATION_SEC_FIELD_NUMBER: _ClassVar[int]
+    SINGLE_WAVES_FIELD_NUMBER: _ClassVar[int]
+    TOOLS_FIELD_NUMBER: _ClassVar[int]
+    DURATIONS_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_WAITS_FIELD_NUMBER: _ClassVar[int]
+    MEAN_FIX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    FIX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    BREAKER_TRIPS_FIELD_NUMBER: _ClassVar[int]
+    MERGE_CONFLICTS_FIELD_NUMBER: _ClassVar[int]
+    GATE_FAILURES_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    RECOVERIES_FIELD_NUMBER: _ClassVar[int]
+    FLAKY_GATES_FIELD_NUMBER: _ClassVar[int]
+    CONTEXTS_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
+    COSTS_FIELD_NUMBER: _ClassVar[int]
+    CRITICAL_PATH_FIELD_NUMBER: _ClassVar[int]
+    RECOMMENDATIONS_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    runs: int
+    total_workstreams: int
+    successful: int
+    failed: int
+    total_duration_sec: float
+    avg_duration_sec: float
+    wall_s: float
+    workers: int
+    parallelism_efficiency: float
+    worker_utilization: float
+    utilization_basis: str
+    peak_parallelism: int
+    wave_count: int
+    avg_wave_duration_sec: float
+    single_waves: int
+    tools: _containers.RepeatedCompositeFieldContainer[ToolFigures]
+    durations: _containers.RepeatedCompositeFieldContainer[Durations]
+    queue_waits: _containers.RepeatedCompositeFieldContainer[Durations]
+    mean_fix_attempts: float
+    fix_attempts: _containers.RepeatedCompositeFieldContainer[Count]
+    breaker_trips: _containers.RepeatedCompositeFieldContainer[Count]
+    merge_conflicts: int
+    gate_failures: int
+    errors: _containers.RepeatedCompositeFieldContainer[Count]
+    recoveries: _containers.RepeatedCompositeFieldContainer[Count]
+    flaky_gates: _containers.RepeatedCompositeFieldContainer[Count]
+    contexts: _containers.RepeatedCompositeFieldContainer[Count]
+    budget: BudgetFigures
+    costs: Costs
+    critical_path: _containers.RepeatedCompositeFieldContainer[CriticalLink]
+    recommendations: _containers.RepeatedCompositeFieldContainer[Recommendation]
+    position: int
+    def __init__(self, runs: _Optional[int] = ..., total_workstreams: _Optional[int] = ..., successful: _Optional[int] = ..., failed: _Optional[int] = ..., total_duration_sec: _Optional[float] = ..., avg_duration_sec: _Optional[float] = ..., wall_s: _Optional[float] = ..., workers: _Optional[int] = ..., parallelism_efficiency: _Optional[float] = ..., worker_utilization: _Optional[float] = ..., utilization_basis: _Optional[str] = ..., peak_parallelism: _Optional[int] = ..., wave_count: _Optional[int] = ..., avg_wave_duration_sec: _Optional[float] = ..., single_waves: _Optional[int] = ..., tools: _Optional[_Iterable[_Union[ToolFigures, _Mapping]]] = ..., durations: _Optional[_Iterable[_Union[Durations, _Mapping]]] = ..., queue_waits: _Optional[_Iterable[_Union[Durations, _Mapping]]] = ..., mean_fix_attempts: _Optional[float] = ..., fix_attempts: _Optional[_Iterable[_Union[Count, _Mapping]]] = ..., breaker_trips: _Optional[_Iterable[_Union[Count, _Mapping]]] = ..., merge_conflicts: _Optional[int] = ..., gate_failures: _Optional[int] = ..., errors: _Optional[_Iterable[_Union[Count, _Mapping]]] = ..., recoveries: _Optional[_Iterable[_Union[Count, _Mapping]]] = ..., flaky_gates: _Optional[_Iterable[_Union[Count, _Mapping]]] = ..., contexts: _Optional[_Iterable[_Union[Count, _Mapping]]] = ..., budget: _Optional[_Union[BudgetFigures, _Mapping]] = ..., costs: _Optional[_Union[Costs, _Mapping]] = ..., critical_path: _Optional[_Iterable[_Union[CriticalLink, _Mapping]]] = ..., recommendations: _Optional[_Iterable[_Union[Recommendation, _Mapping]]] = ..., position: _Optional[int] = ...) -> None: ...

@@ -180,6 +180,16 @@ class LedgerServiceStub:
                 request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.WatchRunsRequest.SerializeToString,
                 response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.WatchRunsResponse.FromString,
                 _registered_method=True)
+        self.GetCosts = channel.unary_unary(
+                '/swell.ledger.v1.LedgerService/GetCosts',
+                request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.GetCostsRequest.SerializeToString,
+                response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.GetCostsResponse.FromString,
+                _registered_method=True)
+        self.GetMetrics = channel.unary_unary(
+                '/swell.ledger.v1.LedgerService/GetMetrics',
+                request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.GetMetricsRequest.SerializeToString,
+                response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.GetMetricsResponse.FromString,
+                _registered_method=True)
 
 
 class LedgerServiceServicer:
@@ -397,6 +407,20 @@ class LedgerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCosts(self, request, context):
+        """What coding tools have cost, grouped as asked, the dearest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetMetrics(self, request, context):
+        """What a run, or a selection of runs, came to: outcomes, durations, waits, repairs, use of workers, and what they suggest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LedgerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -544,6 +568,16 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.WatchRuns,
                     request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.WatchRunsRequest.FromString,
                     response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.WatchRunsResponse.SerializeToString,
+            ),
+            'GetCosts': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCosts,
+                    request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.GetCostsRequest.FromString,
+                    response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.GetCostsResponse.SerializeToString,
+            ),
+            'GetMetrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMetrics,
+                    request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.GetMetricsRequest.FromString,
+                    response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.GetMetricsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1330,6 +1364,60 @@ class LedgerService:
             '/swell.ledger.v1.LedgerService/WatchRuns',
             services_dot_ledger_dot_v1_dot_ledger__pb2.WatchRunsRequest.SerializeToString,
             services_dot_ledger_dot_v1_dot_ledger__pb2.WatchRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCosts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.ledger.v1.LedgerService/GetCosts',
+            services_dot_ledger_dot_v1_dot_ledger__pb2.GetCostsRequest.SerializeToString,
+            services_dot_ledger_dot_v1_dot_ledger__pb2.GetCostsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swell.ledger.v1.LedgerService/GetMetrics',
+            services_dot_ledger_dot_v1_dot_ledger__pb2.GetMetricsRequest.SerializeToString,
+            services_dot_ledger_dot_v1_dot_ledger__pb2.GetMetricsResponse.FromString,
             options,
             channel_credentials,
             insecure,

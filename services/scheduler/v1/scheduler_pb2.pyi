@@ -88,7 +88,14 @@ class RunOptions(_message.Message):
     def __init__(self, max_workers: _Optional[int] = ..., wave_delay_s: _Optional[float] = ..., fail_fast: _Optional[bool] = ..., dry_run: _Optional[bool] = ..., timeout_s: _Optional[float] = ..., stepwise: _Optional[bool] = ..., context_json: _Optional[str] = ..., scheduling: _Optional[str] = ..., review: _Optional[str] = ..., paused: _Optional[bool] = ..., budget_nano: _Optional[int] = ..., budget_mode: _Optional[str] = ..., pools: _Optional[_Iterable[str]] = ..., deliver: _Optional[str] = ..., delivery_style: _Optional[str] = ..., delivery_remote: _Optional[str] = ..., delivery_credential: _Optional[str] = ..., delivery_hook: _Optional[str] = ...) -> None: ...
 
 class RunHeader(_message.Message):
-    __slots__ = ("request_id", "run", "repository", "options", "checks_toml", "tool_profiles_json", "breaker_json", "actor", "recovery_json", "aim_registry_json", "gates_json")
+    __slots__ = ("request_id", "run", "repository", "options", "checks_toml", "tool_profiles_json", "breaker_json", "actor", "recovery_json", "aim_registry_json", "gates_json", "labels", "tenant")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     REPOSITORY_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +107,8 @@ class RunHeader(_message.Message):
     RECOVERY_JSON_FIELD_NUMBER: _ClassVar[int]
     AIM_REGISTRY_JSON_FIELD_NUMBER: _ClassVar[int]
     GATES_JSON_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     run: str
     repository: Repository
@@ -111,7 +120,9 @@ class RunHeader(_message.Message):
     recovery_json: bytes
     aim_registry_json: bytes
     gates_json: bytes
-    def __init__(self, request_id: _Optional[str] = ..., run: _Optional[str] = ..., repository: _Optional[_Union[Repository, _Mapping]] = ..., options: _Optional[_Union[RunOptions, _Mapping]] = ..., checks_toml: _Optional[bytes] = ..., tool_profiles_json: _Optional[bytes] = ..., breaker_json: _Optional[bytes] = ..., actor: _Optional[str] = ..., recovery_json: _Optional[bytes] = ..., aim_registry_json: _Optional[bytes] = ..., gates_json: _Optional[bytes] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    tenant: str
+    def __init__(self, request_id: _Optional[str] = ..., run: _Optional[str] = ..., repository: _Optional[_Union[Repository, _Mapping]] = ..., options: _Optional[_Union[RunOptions, _Mapping]] = ..., checks_toml: _Optional[bytes] = ..., tool_profiles_json: _Optional[bytes] = ..., breaker_json: _Optional[bytes] = ..., actor: _Optional[str] = ..., recovery_json: _Optional[bytes] = ..., aim_registry_json: _Optional[bytes] = ..., gates_json: _Optional[bytes] = ..., labels: _Optional[_Mapping[str, str]] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class PlanRunRequest(_message.Message):
     __slots__ = ("header", "documents")
