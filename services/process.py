@@ -1,10 +1,12 @@
 """Starting processes: the one place, with ``services/executor/supervisor.py``, where the system does so.
 
-Three kinds, by how far they are trusted:
+Four kinds, by how far they are trusted:
 
 * ``run`` and ``run_sync``: a short helper that is ours to trust (git); its output is returned;
 * ``Supervisor``: tools, which are not trusted; they run under the supervisor process, inside limits, contained;
-* ``spawn_service``: a part of the system itself, which lives as long as its parent and dies with it.
+* ``spawn_service``: a part of the system itself, which lives as long as its parent and dies with it;
+* ``spawn_piped``: code of ours that handles what is not trusted (a question in SQL): it bounds itself, is followed through
+  pipes while it works, and is killed at any time.
 
 Nothing here inherits an environment as a whole: ``child_environment`` builds one from an allow-list.
 
@@ -18,6 +20,7 @@ Nothing here inherits an environment as a whole: ``child_environment`` builds on
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import selectors
@@ -45,6 +48,7 @@ READ_BYTES = 64 * 1024
 REAP_S = 5.0  # until a killed helper is gone; what holds its pipes longer is not waited for
 LINE_BYTES = 1024 * 1024  # one answer of the supervisor; the longest carries one error message
 MARKERS_AT_ONCE = 500
+COMPLAINT_BYTES = 4096
 REQUEST_BYTES = 16 * 1024 * 1024  # one request to it; its script, which imports nothing of ours, says the same
 
 _T = TypeVar("_T")
@@ -692,3 +696,103 @@ async def spawn_service(
     finally:
         os.close(log)
     return Service(process)
+
+
+# Code of ours that is not let near anything
+
+
+class Piped:
+    """A process that is talked to through its pipes, started by ``spawn_piped``. ``stdout`` is what it says."""
+
+    def __init__(self, process: subprocess.Popen[bytes], stdout: "_Output", stderr: "_Output") -> None:
+        self.pid = process.pid
+        self.stdout = stdout.reader
+        self._process = process
+        self._outputs = (stdout, stderr)
+        self._complaint = b""
+        self._listening = asyncio.create_task(self._listen(stderr.reader))
+
+    async def _listen(self, stderr: asyncio.StreamReader) -> None:
+        while part := await stderr.read(READ_BYTES):
+            self._complaint = (self._complaint + part)[-COMPLAINT_BYTES:]
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; negative for a signal."""
+        return self._process.poll()
+
+    async def send(self, data: bytes) -> None:
+        """Writes to its standard input, which stays open; nothing happens when it does not read any more."""
+        await asyncio.to_thread(self._send, data)
+
+    def _send(self, data: bytes) -> None:
+        assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(data)
+            self._process.stdin.flush()
+
+    def close_input(self) -> None:
+        """Lets its standard input end."""
+        assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+
+    def kill(self) -> None:
+        """SIGKILL to its process group."""
+        if self._process.poll() is None:
+            _kill_group(self.pid)
+
+    async def end(self) -> tuple[int, str]:
+        """Kills it if it lives; its exit code, negative for a signal, and the end of what it said on standard error."""
+        self.kill()
+        code = await asyncio.to_thread(self._process.wait)
+        await self._listening
+        self.close_input()
+        for output in self._outputs:
+            output.transport.close()
+        return code, self._complaint.decode(errors="replace")
+
+
+class _Output(msgspec.Struct, frozen=True):
+    reader: asyncio.StreamReader
+    transport: asyncio.ReadTransport
+
+
+async def spawn_piped(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], buffer_bytes: int) -> Piped:
+    """Starts a program of ours; ``buffer_bytes`` bounds what is read of its output ahead of whoever takes it (twice that).
+
+    Not by way of the event loop: uvloop forks, and a fork of a process in which gRPC has threads may die before it
+    executes anything. Popen does not (vfork).
+
+    Raises:
+        SpawnError: the system refused, or the working folder is not there.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        process = subprocess.Popen(  # noqa: ASYNC220 - takes a millisecond, and in a thread it could not be cancelled
+            argv,
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as error:
+        raise SpawnError(
+            f"cannot start {argv[0]} in {cwd}: {error}. Check that there is room for a process."
+        ) from error
+    outputs: list[_Output] = []
+    try:
+        for pipe in (process.stdout, process.stderr):
+            reader = asyncio.StreamReader(limit=buffer_bytes)
+            connected = functools.partial(asyncio.StreamReaderProtocol, reader)
+            transport, _ = await loop.connect_read_pipe(connected, pipe)
+            outputs.append(_Output(reader, transport))
+    except BaseException:
+        for output in outputs:
+            output.transport.close()
+        with process:  # closes what is left of its pipes
+            _kill_group(process.pid)
+        raise
+    return Piped(process, *outputs)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from swell import audit, control, costs, explain, ledger, patch, reporting, review, stats
+from swell import audit, control, costs, explain, ledger, patch, reporting, review, sql, stats
 from swell import budget as budget_commands
 from swell.command import cluster_client, command, much_is_made, say
 from swell.errors import invalid
@@ -654,6 +654,7 @@ explain.register(app, "Afterwards")
 app.add_typer(patch.app, name="patch", rich_help_panel="Afterwards")
 for counting in (costs.costs, stats.stats):
     app.command(rich_help_panel="Afterwards")(counting)
+app.command("sql", rich_help_panel="Afterwards")(sql.ask)
 for afterwards in (control.deliver, control.rollback):
     app.command(rich_help_panel="Afterwards")(afterwards)
 

@@ -49,6 +49,9 @@ from swell.values import (
     Patch,
     PatchMove,
     Plan,
+    QueryColumn,
+    QueryEnd,
+    QueryHeader,
     Recovery,
     Retried,
     Review,
@@ -92,6 +95,10 @@ POSITION: Final = "x-swell-position"
 MIN_POSITION: Final = "x-swell-min-position"
 """The metadata by which it is asked to be at least so far."""
 _WATCHED: Final = frozenset({"state", "repository", "labels", "tenant"})
+SQL_TIMEOUT_S: Final = 3600.0
+"""The ledger ends a question at its own limit; this is for a connection that died."""
+SQL_BYTES_MAX: Final = 60_000
+"""The ledger takes requests of 64 KiB."""
 
 _T = TypeVar("_T")
 _S = TypeVar("_S", bound=msgspec.Struct)
@@ -141,6 +148,16 @@ def _event(value: Any) -> Event:
     except (msgspec.DecodeError, msgspec.ValidationError):
         payload = {}
     return _plain(value, Event, payload=payload)
+
+
+def _rows(told: Any) -> list[tuple[Any, ...]]:
+    columns = []
+    for column in told.columns:
+        values = list(getattr(column, column.WhichOneof("values")).values)
+        for at in column.nulls:
+            values[at] = None
+        columns.append(values)
+    return list(zip(*columns, strict=True))
 
 
 def _findings(values: Iterable[Any]) -> list[Finding]:
@@ -906,6 +923,49 @@ class Client:
                         yield _plain(answer.result, AuditResult)
                     case _:
                         continue
+        except self._grpc.RpcError as error:
+            raise self._error(error) from error
+        finally:
+            call.cancel()
+
+    # SQL
+
+    def query(
+        self, sql: str, *, arrow: bool = False, rows_max: int = 0, min_position: int = 0
+    ) -> Iterator[QueryHeader | list[tuple[Any, ...]] | bytes | QueryEnd]:
+        """The answer to a SELECT: a header, then lists of rows or (`arrow`) pieces of an Arrow IPC stream, then an end.
+
+        A value is None, int, float, bool or bytes, or text: docs/sql.md says which. Raises SwellError SQL_TOO_LONG, SQL_….
+        """
+        if (length := len(sql.encode(errors="replace"))) > SQL_BYTES_MAX:
+            raise SwellError(
+                "INVALID_ARGUMENT",
+                "SQL_TOO_LONG",
+                f"the question takes {length} bytes, and the ledger takes {SQL_BYTES_MAX}",
+                "Join with a view instead of listing values, or ask in parts.",
+            )
+        pb2 = self._ledger_pb2
+        style = pb2.QUERY_FORMAT_ARROW if arrow else pb2.QUERY_FORMAT_ROWS
+        request = pb2.QueryRequest(sql=sql, format=style, rows_max=rows_max, min_position=min_position)
+
+        def asked() -> tuple[Any, Any]:
+            call = self._ledger.Query(request, timeout=SQL_TIMEOUT_S, metadata=self._metadata())
+            return call, next(call)
+
+        call, answer = self._repeat(asked)
+        try:
+            while answer is not None:
+                match answer.WhichOneof("said"):
+                    case "header":
+                        told = answer.header
+                        yield _plain(told, QueryHeader, columns=[_plain(one, QueryColumn) for one in told.columns])
+                    case "rows":
+                        yield _rows(answer.rows)
+                    case "arrow":
+                        yield answer.arrow
+                    case "end":
+                        yield _plain(answer.end, QueryEnd)
+                answer = next(call, None)
         except self._grpc.RpcError as error:
             raise self._error(error) from error
         finally:

@@ -842,3 +842,25 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     critical_path: list[CriticalLink]
     recommendations: list[Recommendation]
     position: int
+
+
+class QueryColumn(msgspec.Struct, frozen=True, kw_only=True):
+    """A column of an answer in SQL; `type` as DuckDB writes it."""
+
+    name: str
+    type: str
+
+
+class QueryHeader(msgspec.Struct, frozen=True, kw_only=True):
+    """What an answer in SQL is made of: its columns, the position it reflects, and how old that was, in seconds."""
+
+    columns: list[QueryColumn]
+    position: int
+    age_s: float
+
+
+class QueryEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer in SQL is whole."""
+
+    rows: int
+    wall_s: float

@@ -32,6 +32,8 @@ from services.ledger.metrics import LedgerMetrics
 from services.ledger.replica import Freshness
 from services.ledger.segment import Archive
 from services.ledger.server import SERVICE, LedgerServer
+from services.ledger.snapshots import Snapshots
+from services.ledger.sql import Limits, Questions
 from services.ledger.store import Store, StoreDamagedError, StoreError
 from services.ledger.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
 from services.ledger.verify import Verifier
@@ -119,6 +121,20 @@ async def run(config: LedgerConfig, collector: Receiver | None) -> None:
         archivist = None if archive is None else _archivist(config, store, absorber, bus, archive, verifier, metrics)
         auditor = Auditor(store, bus)
         open_things.push_async_callback(auditor.close)
+        snapshots = Snapshots(
+            store,
+            age_s=config.sql_snapshot_age_s,
+            idle_s=config.sql_snapshot_idle_s,
+            memory_mb=config.memory_limit_mb,
+        )
+        open_things.push_async_callback(snapshots.close)
+        limits = Limits(
+            queries=config.sql_queries,
+            timeout_s=config.sql_timeout_s,
+            memory_mb=config.sql_memory_mb,
+            rows_max=config.sql_rows_max,
+            bytes_max=config.sql_bytes_max,
+        )
         answers = LedgerServer(
             store,
             absorber,
@@ -126,6 +142,7 @@ async def run(config: LedgerConfig, collector: Receiver | None) -> None:
             bus,
             verifier,
             auditor,
+            Questions(snapshots, limits),
             archivist=archivist,
             copies=Copies(store, bus),
             heartbeat_s=config.heartbeat_s,

@@ -51,6 +51,14 @@ class LedgerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     `anchor_interval_s`: how often the newest hash is told, seconds; see docs/audit.md. Default 3,600; 0 never.
     `anchors_file`: where they are told as well, one line of JSON each; nothing in it is ever changed. Default none.
     `aim_audit_days`: AIM audit records are told for that many days; 0 for ever. Default 30.
+    `sql_queries`: questions in SQL under way at a time, each a process; more are refused, and with 0 all. Default 2.
+    `sql_timeout_s`: such a question is ended after that, seconds; its answer must have been taken by then. Default 30.
+    `sql_memory_mb`: what its process may take, megabytes; DuckDB half of it. Default 512.
+    `sql_rows_max`: rows of an answer. Default 1,000,000.
+    `sql_bytes_max`: size of an answer, bytes. Default 64 MiB.
+    `sql_snapshot_age_s`: a copy of the file that is older is not asked any more, seconds; up to 60 for a file that takes more
+    than a fifth of that to copy. Default 5.
+    `sql_snapshot_idle_s`: a copy that is not asked for that long is removed, seconds. Default 300.
     `stop_grace_s`: how long calls under way may go on after SIGTERM, seconds. Default 2.
     """
 
@@ -85,4 +93,11 @@ class LedgerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     anchor_interval_s: Annotated[float, Meta(ge=0)] = 3600.0
     anchors_file: Path | None = None
     aim_audit_days: Annotated[int, Meta(ge=0, le=36_500)] = 30
+    sql_queries: Annotated[int, Meta(ge=0, le=64)] = 2
+    sql_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 30.0
+    sql_memory_mb: Annotated[int, Meta(ge=128)] = 512
+    sql_rows_max: Count = 1_000_000
+    sql_bytes_max: Count = 64 * 1024**2
+    sql_snapshot_age_s: Annotated[float, Meta(ge=0.1, le=3600)] = 5.0
+    sql_snapshot_idle_s: Seconds = 300.0
     stop_grace_s: Annotated[float, Meta(ge=0)] = 2.0

@@ -1,6 +1,6 @@
 """Backup and restore of the ledger's file while it is in use.
 
-    backup:  snapshot ─▶ journal, then file, copied beside it ─▶ sealed: one whole file ─▶ to the caller in chunks
+    backup:  journal, then file, copied beside it ─▶ sealed: one whole file ─▶ to the caller in chunks
     restore: from the caller in chunks ─▶ checked: digest, version, tables, stream, chain at the log ─▶ the present file condemned,
              and at the next start the new one takes its place
 
@@ -11,7 +11,7 @@ place that still has what they said.
 import hashlib
 import os
 import shutil
-import time
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Protocol
@@ -27,8 +27,6 @@ from services.ledger.store import Seal, Store, StoreError, journal_of, restored_
 log = structlog.get_logger()
 
 CHUNK_BYTES = 1024 * 1024
-TRIES = 5
-PAUSE_S = 0.2
 MARGIN_BYTES = 64 * 1024 * 1024
 
 
@@ -66,52 +64,20 @@ def copy_store(store: Store, target: Path) -> Copied:
     Raises CopyError, and then there is no `target`.
     """
     try:
-        for _ in range(TRIES):
-            if _copied_parts(store, target):
-                sealed = seal(target)
-                _sync(target)
-                return Copied(
-                    position=sealed.tip.position,
-                    hash=sealed.tip.hash,
-                    stream_created_ns=sealed.stream_created_ns,
-                    size_bytes=target.stat().st_size,
-                )
-            _remove(target)
-            time.sleep(PAUSE_S)
+        store.copy(target, threading.Event())
+        sealed = seal(target)
+        _sync(target)
+        return Copied(
+            position=sealed.tip.position,
+            hash=sealed.tip.hash,
+            stream_created_ns=sealed.stream_created_ns,
+            size_bytes=target.stat().st_size,
+        )
     except (OSError, StoreError) as error:
         _remove(target)
         raise CopyError(
             f"the ledger's file could not be copied to {target}: {error}. Make room there, then try again"
         ) from error
-    raise CopyError(f"{store.file} changed while it was copied, {TRIES} times: try again when less is written")
-
-
-def _copied_parts(store: Store, target: Path) -> bool:
-    """Copy journal and file; whether both stood still meanwhile but for what was added to the journal.
-
-    While a snapshot stands the journal is not merged into the file. What is in the journal refers to the file, so it goes first.
-    """
-    with store.snapshot():
-        whole = store.journal_bytes()
-        before = store.file.stat()
-        if whole:
-            with journal_of(store.file).open("rb") as source, journal_of(target).open("wb") as sink:
-                _copy(source.fileno(), sink.fileno(), whole)
-        shutil.copyfile(store.file, target)
-        after = store.file.stat()
-        still_whole = not whole or journal_of(store.file).stat().st_size >= whole
-    return still_whole and (before.st_ino, before.st_size, before.st_mtime_ns) == (
-        after.st_ino,
-        after.st_size,
-        after.st_mtime_ns,
-    )
-
-
-def _copy(source: int, sink: int, size_bytes: int) -> None:
-    left = size_bytes
-    while left and (piece := os.read(source, min(left, CHUNK_BYTES))):
-        os.write(sink, piece)
-        left -= len(piece)
 
 
 def _remove(target: Path) -> None:

@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar, assert_never
 
 import grpc
 import msgspec
@@ -56,6 +56,8 @@ from services.ledger.queries import AttemptFilter, EventFilter, EventRecord
 from services.ledger.runs import RunFilter, changed_runs, list_runs, parse_order, present_runs
 from services.ledger.segment import ArchiveBusyError, ArchiveError
 from services.ledger.selection import Selection, checked
+from services.ledger.sql import Beginning, Ending, Part, Questions
+from services.ledger.sql_child import Rows
 from services.ledger.store import QueryTooSlowError, Snapshot, Store, StoreDamagedError, StoreError
 from services.ledger.v1 import ledger_pb2 as pb
 from services.ledger.v1 import ledger_pb2_grpc
@@ -152,6 +154,7 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         live: LiveOutput,
         verifier: Verifier,
         auditor: Auditor,
+        questions: Questions,
         *,
         archivist: Archivist | None = None,
         copies: Copies | None = None,
@@ -173,6 +176,7 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         self._auditor = auditor
         self._aim_audit_days = aim_audit_days
         self._clock_ns = clock_ns
+        self._questions = questions
         self._started_ns = started_ns
         self._heartbeat_s = heartbeat_s
         self._artifact_bytes_max = artifact_bytes_max
@@ -181,6 +185,11 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
 
     async def _asked(self, query: Callable[..., T], *arguments: Any, **named: Any) -> T:
         """The answer of a query over tables that are whole."""
+        self._require_whole()
+        return await self._read(query, *arguments, **named)
+
+    def _require_whole(self) -> None:
+        """Raise RpcError unless the tables are whole."""
         if self._absorber.catching_up:
             status = self._absorber.status()
             left = f"; about {status.seconds_left:.0f} s are left" if status.seconds_left >= 0 else ""
@@ -192,7 +201,6 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
                 {"position": str(status.position), "stream_last": str(status.stream_last)},
                 retry_s=max(1.0, min(status.seconds_left, 60.0)),
             )
-        return await self._read(query, *arguments, **named)
 
     async def _read(self, query: Callable[..., T], *arguments: Any, **named: Any) -> T:
         """The answer of a query, of one commit, read in a thread."""
@@ -1001,6 +1009,21 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         for day in await self._read(export.aim_days, kept):
             yield await self._read(export.aim_lines, kept, day)
 
+    async def Query(self, request: pb.QueryRequest, context: Any) -> AsyncIterator[pb.QueryResponse]:
+        """The answer to a SELECT, part by part."""
+        self._require_whole()
+        if request.format not in _FORMATS:
+            raise invalid("format", f"{request.format} is none: use QUERY_FORMAT_ROWS or QUERY_FORMAT_ARROW")
+        answer = self._questions.answer(
+            request.sql,
+            arrow=request.format == pb.QUERY_FORMAT_ARROW,
+            rows_max=request.rows_max,
+            min_position=request.min_position,
+        )
+        async with aclosing(answer) as parts:
+            async for part in parts:
+                yield _part(part)
+
 
 # What is asked
 
@@ -1209,6 +1232,35 @@ def _encoded_event(record: EventRecord) -> bytes:
 def _encoded_change(row: RunRow, left: bool) -> bytes:
     """As part of a WatchRunsResponse."""
     return pb.WatchRunsResponse(changes=[pb.RunChange(run=_run(row), left=left)]).SerializeToString()
+
+
+def _part(part: Part) -> pb.QueryResponse:
+    match part:
+        case Beginning():
+            columns = [pb.QueryColumn(name=column.name, type=column.type) for column in part.columns]
+            return pb.QueryResponse(header=pb.QueryHeader(columns=columns, position=part.position, age_s=part.age_s))
+        case Rows():
+            values = [
+                pb.QueryValues(nulls=column.nulls, **{column.kind: _VALUES[column.kind](values=column.values)})
+                for column in part.columns
+            ]
+            return pb.QueryResponse(rows=pb.QueryRows(count=part.count, columns=values))
+        case Ending():
+            return pb.QueryResponse(end=pb.QueryEnd(rows=part.rows, wall_s=part.wall_s))
+        case bytes():
+            return pb.QueryResponse(arrow=part)
+        case _:
+            assert_never(part)
+
+
+_FORMATS = frozenset({pb.QUERY_FORMAT_UNSPECIFIED, pb.QUERY_FORMAT_ROWS, pb.QUERY_FORMAT_ARROW})
+_VALUES: dict[str, Any] = {
+    "integers": pb.QueryIntegers,
+    "doubles": pb.QueryDoubles,
+    "booleans": pb.QueryBooleans,
+    "texts": pb.QueryTexts,
+    "blobs": pb.QueryBlobs,
+}
 
 
 def _fields(message: Any, *composed: str) -> tuple[str, ...]:

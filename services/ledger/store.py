@@ -47,6 +47,12 @@ JOURNAL_LIMIT = "64MB"
 """The journal is merged into the file at that size: four times the default halves the cost of commits while much is
 absorbed, and is replayed within a second after a kill."""
 
+JOURNAL_BYTES = 64 * 1024 * 1024
+NO_LIMIT = "1TB"
+COPY_BYTES = 8 * 1024 * 1024
+HEAD_BYTES = 3 * 4096
+"""What a checkpoint rewrites of the file's beginning."""
+
 _SCHEMA = Path(__file__).with_name("schema.sql")
 _ALL_COLUMNS = "SELECT table_name, column_name, data_type FROM duckdb_columns() WHERE NOT internal ORDER BY table_name, column_index"
 _CLOSED_STATES = "('finished', 'cancelled', 'lost')"
@@ -94,6 +100,10 @@ class StoreDamagedError(StoreError):
 
 class QueryTooSlowError(StoreError):
     """A read took longer than its limit."""
+
+
+class StoreCopyError(StoreError):
+    """The file was not copied; it is as sound as before."""
 
 
 class LedgerMismatchError(StoreError):
@@ -172,9 +182,10 @@ class Store:
         self.made_anew = made_anew
         self.condemned = ""
         self._lock = lock
-        self._committing = threading.Lock()
         self._inode = file.stat().st_ino
         self._connection = connection
+        self._committing = threading.Lock()
+        self._copying = threading.Lock()
         self._query_timeout_s = query_timeout_s
         self._appenders = {
             **{table: connection.appender(table) for table in (*_APPENDED, *_REPLACED)},
@@ -310,12 +321,6 @@ class Store:
             with contextlib.suppress(OSError):
                 total += part.stat().st_size
         return total
-
-    def journal_bytes(self) -> int:
-        """The size of the journal between two commits: so much of it is whole. Blocks for one commit at most."""
-        with self._committing, contextlib.suppress(FileNotFoundError):
-            return journal_of(self.file).stat().st_size
-        return 0
 
     @property
     def aside_files(self) -> int:
@@ -482,10 +487,7 @@ class Store:
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
-        """The tables as they are now, while commits go on. Blocks: use it in a thread. Raises as `read`.
-
-        No checkpoint happens meanwhile, so the journal grows by what is committed.
-        """
+        """The tables as they are now, while commits go on. Blocks: use it in a thread. Raises as `read`."""
         cursor = self._new_cursor()
         try:
             cursor.begin()
@@ -494,6 +496,61 @@ class Store:
             with contextlib.suppress(duckdb.Error):
                 cursor.rollback()
                 cursor.close()
+
+    def copy(self, target: Path, stop: threading.Event) -> None:
+        """Copy the file and its journal, as of one commit, while commits go on. Blocks: use it in a thread.
+
+        A commit waits for it no longer than it takes to ask for the journal's size. Meanwhile no checkpoint happens, so the
+        journal grows. What is copied is then what a kill would have left: whoever opens it first replays the journal.
+        `stop` ends it. Raises StoreCopyError.
+        """
+        if self.condemned:
+            raise StoreCopyError(f"{self.file} is condemned: {self.condemned}")
+        needed = 2 * self.size_bytes + JOURNAL_BYTES
+        if (free := shutil.disk_usage(target.parent).free) < needed:
+            raise StoreCopyError(
+                f"a copy of {self.file} needs {needed // 2**20} MiB, and {free // 2**20} MiB are free: make room on its disk"
+            )
+        try:
+            with self._copying, self._no_checkpoints(), self.file.open("rb") as file:
+                with self._committing:  # the one under way may be followed by a checkpoint that was due before
+                    head = os.pread(file.fileno(), HEAD_BYTES, 0)
+                    file_bytes = os.fstat(file.fileno()).st_size
+                    journal = self._journal_opened()
+                    journal_bytes = 0 if journal < 0 else os.fstat(journal).st_size
+                try:
+                    if journal_bytes:
+                        _copy_bytes(journal, journal_of(target), journal_bytes, stop)
+                finally:
+                    if journal >= 0:
+                        os.close(journal)
+                _copy_bytes(file.fileno(), target, file_bytes, stop)
+                if os.pread(file.fileno(), HEAD_BYTES, 0) != head:
+                    raise StoreCopyError(f"{self.file} changed while it was copied; try again")
+        except OSError as error:
+            raise StoreCopyError(
+                f"{self.file} cannot be copied to {target}: {error.strerror}; make room or mend it"
+            ) from error
+        except duckdb.Error as error:
+            raise StoreCopyError(f"{self.file} cannot be copied: {error}") from error
+
+    @contextlib.contextmanager
+    def _no_checkpoints(self) -> Iterator[None]:
+        """An open transaction does not keep them away; a journal that may grow does."""
+        cursor = self._new_cursor()
+        try:
+            cursor.execute(f"SET GLOBAL wal_autocheckpoint = '{NO_LIMIT}'").fetchall()
+            yield
+        finally:
+            cursor.execute(f"SET GLOBAL wal_autocheckpoint = '{JOURNAL_LIMIT}'").fetchall()
+            cursor.close()
+
+    def _journal_opened(self) -> int:
+        """A descriptor of the journal, -1 where there is none."""
+        try:
+            return os.open(journal_of(self.file), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return -1
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Snapshot]:
@@ -613,6 +670,19 @@ def _take_restored(file: Path, aside_max: int) -> None:
         _move_aside(file, "a restored file takes its place", aside_max)
     restored.replace(file)
     log.info("ledger.restored", file=str(file), position=sealed.tip.position)
+
+
+def _copy_bytes(source: int, target: Path, count: int, stop: threading.Event) -> None:
+    """The first bytes of an open file, without moving its place; shared with the original where the file system can."""
+    with target.open("xb") as made:
+        at = 0
+        while at < count:
+            if stop.is_set():
+                raise StoreCopyError("the ledger stops")
+            done = os.copy_file_range(source, made.fileno(), min(COPY_BYTES, count - at), at)
+            if not done:
+                raise StoreCopyError(f"{target} could not be filled: the original is shorter than it was")
+            at += done
 
 
 def _take_lock(file: Path) -> int:

@@ -32,6 +32,8 @@ from services.ledger.audit import Auditor
 from services.ledger.projector import VERSION
 from services.ledger.replica import Freshness
 from services.ledger.server import SERVICE, LedgerServer
+from services.ledger.snapshots import Snapshots
+from services.ledger.sql import Limits, Questions
 from services.ledger.store import Store, StoreDamagedError
 from services.ledger.v1 import ledger_pb2 as pb
 from services.ledger.v1 import ledger_pb2_grpc
@@ -112,6 +114,7 @@ async def serving(
         live,
         Verifier(store, absorber, log, batch_max=50),
         Auditor(store, log),
+        Questions(Snapshots(store), Limits()),
         heartbeat_s=heartbeat_s,
         artifact_bytes_max=10**9,
         started_ns=17,

@@ -5,10 +5,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import duckdb
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -35,6 +37,7 @@ from services.ledger.store import (
     QueryTooSlowError,
     Store,
     StoreBusyError,
+    StoreCopyError,
     StoreDamagedError,
     StoreError,
     scratch_file,
@@ -489,3 +492,50 @@ async def test_a_purged_entry_at_the_position_is_no_mismatch(tmp_path):
     story.records = list(log.records)
     story.accepted("z", run="later")
     await verified(tmp_path / "l", MemoryLog(story.records[len(log.records) :]))
+
+
+def test_copies_under_commits_are_whole(tmp_path, monkeypatch):
+    """Whenever it is taken, a copy is the tables as of one commit; checkpoints, which would tear it, happen between copies."""
+    monkeypatch.setattr("services.ledger.store.JOURNAL_LIMIT", "200KB")
+    store = Store.open(tmp_path / "l")
+    fold = Projector(store.tip, store)
+    records = steady(6, 5)
+    heads = set()
+
+    def ingest() -> None:
+        for at in range(0, len(records), 20):
+            store.commit(fold.fold(records[at : at + 20]))
+            heads.add((tmp_path / "l").read_bytes()[:12288])
+
+    writing = threading.Thread(target=ingest)
+    writing.start()
+    positions = []
+    for number in range(5):
+        target = tmp_path / f"copy-{number}"
+        store.copy(target, threading.Event())
+        with duckdb.connect(str(target)) as copy:
+            (found,) = copy.execute(
+                "SELECT position, (SELECT max(position) FROM entries), (SELECT count(*) FROM entries), "
+                "(SELECT count(DISTINCT position) FROM events) FROM meta"
+            ).fetchall()
+        assert len(set(found)) == 1
+        positions.append(found[0])
+    writing.join()
+    store.close()
+    assert positions == sorted(positions)
+    assert len(set(positions)) > 1, "commits went on"
+    assert len(heads) > 1, "checkpoints were made"
+
+
+def test_a_copy_that_is_not_made_harms_nothing(tmp_path):
+    store = Store.open(tmp_path / "l")
+    store.commit(Projector(store.tip, store).fold(steady(1, 2)))
+    stopped = threading.Event()
+    stopped.set()
+    with pytest.raises(StoreCopyError, match="stops"):
+        store.copy(tmp_path / "one", stopped)
+    with pytest.raises(StoreCopyError, match="cannot be copied"):
+        store.copy(tmp_path / "l", threading.Event())
+    assert store.read("SELECT current_setting('wal_autocheckpoint')") == [("61.0 MiB",)]
+    assert store.condemned == ""
+    store.close()

@@ -1,6 +1,7 @@
-"""Short trusted helpers: `run` and `run_sync`."""
+"""Short trusted helpers: `run` and `run_sync`; and `spawn_piped`, whose output is taken as it comes."""
 
 import asyncio
+import os
 import sys
 import time
 from pathlib import Path
@@ -16,9 +17,11 @@ from services.process import (
     child_environment,
     run,
     run_sync,
+    spawn_piped,
 )
 
 ROOT = Path("/")
+ENV = {"PATH": os.environ["PATH"]}
 
 
 async def until(condition):
@@ -136,3 +139,36 @@ async def test_a_helper_that_never_stops_printing_does_not_hold_its_caller(tmp_p
         with pytest.raises(ProgramOutputError):
             async with asyncio.timeout(15):
                 await run(["sh", "-c", "yes"], cwd=tmp_path, timeout_s=20, output_bytes=1 << 20)
+
+
+async def test_a_piped_process_is_talked_to_and_ends_when_it_is_told():
+    process = await spawn_piped(
+        ["sh", "-c", "read said; echo oops >&2; echo $said; sleep 60"], cwd=ROOT, env=ENV, buffer_bytes=99
+    )
+    await process.send(b"hello\n")
+    assert await process.stdout.readline() == b"hello\n"
+    assert await process.end() == (-9, "oops\n")
+
+
+async def test_a_piped_process_waits_for_who_reads_it():
+    """What nobody takes stays with the process: here never more than its pipe and twice the buffer."""
+    process = await spawn_piped(["sh", "-c", "yes; echo unreached"], cwd=ROOT, env=ENV, buffer_bytes=1000)
+    await asyncio.sleep(0.2)
+    assert len(process.stdout._buffer) < 300_000
+    code, complaint = await process.end()
+    assert (code, complaint) == (-9, "")
+
+
+async def test_a_piped_process_that_has_ended_tells_how():
+    process = await spawn_piped(["sh", "-c", "exit 7"], cwd=ROOT, env=ENV, buffer_bytes=99)
+    assert await process.stdout.read() == b""
+    await process.send(b"too late")
+    async with asyncio.timeout(5):
+        while process.exit_code is None:  # noqa: ASYNC110 - another process sets no event
+            await asyncio.sleep(0.005)
+    assert await process.end() == (7, "")
+
+
+async def test_a_piped_process_that_cannot_start_says_so(tmp_path):
+    with pytest.raises(SpawnError, match="cannot start"):
+        await spawn_piped(["sh"], cwd=tmp_path / "none", env=ENV, buffer_bytes=99)

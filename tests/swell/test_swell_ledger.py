@@ -17,6 +17,9 @@ def test_a_ledger_is_verified_row_for_row(swell: Swell, bundles: Callable[..., P
     assert swell("run", bundles(bundle("ws-a")), "--repo", repo, "--dry-run").exit_code == 0
     status = json.loads(swell("ledger", "status", "--json").stdout)
     assert status["position"] > 0
+    asked = swell("sql", "SELECT run, state FROM runs", "--format", "jsonl")
+    assert asked.exit_code == 0, asked.output
+    assert json.loads(asked.stdout)["state"] == json.loads(swell("show", "last", "--json").stdout)["run"]["state"]
     assert "position" in swell("ledger", "status").stdout
     shown = swell("ledger", "verify")
     assert shown.exit_code == 0, shown.output

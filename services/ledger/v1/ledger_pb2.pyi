@@ -1,10 +1,20 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class QueryFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    QUERY_FORMAT_UNSPECIFIED: _ClassVar[QueryFormat]
+    QUERY_FORMAT_ROWS: _ClassVar[QueryFormat]
+    QUERY_FORMAT_ARROW: _ClassVar[QueryFormat]
+QUERY_FORMAT_UNSPECIFIED: QueryFormat
+QUERY_FORMAT_ROWS: QueryFormat
+QUERY_FORMAT_ARROW: QueryFormat
 
 class Run(_message.Message):
     __slots__ = ("run", "state", "reason", "actor", "repository", "base_commit", "head_commit", "delivered_ref", "delivered_commit", "workstreams", "completed", "failed", "blocked", "cancelled", "attempts", "fix_attempts", "waves_started", "submitted_ns", "finished_ns", "position", "spec_digest", "awaiting_review", "rollback", "rollback_reason", "delivered_remote", "labels", "tenant", "cost_nano", "unpriced", "input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens")
@@ -1563,3 +1573,107 @@ class GetMetricsResponse(_message.Message):
     recommendations: _containers.RepeatedCompositeFieldContainer[Recommendation]
     position: int
     def __init__(self, runs: _Optional[int] = ..., total_workstreams: _Optional[int] = ..., successful: _Optional[int] = ..., failed: _Optional[int] = ..., total_duration_sec: _Optional[float] = ..., avg_duration_sec: _Optional[float] = ..., wall_s: _Optional[float] = ..., workers: _Optional[int] = ..., parallelism_efficiency: _Optional[float] = ..., worker_utilization: _Optional[float] = ..., utilization_basis: _Optional[str] = ..., peak_parallelism: _Optional[int] = ..., wave_count: _Optional[int] = ..., avg_wave_duration_sec: _Optional[float] = ..., single_waves: _Optional[int] = ..., tools: _Optional[_Iterable[_Union[ToolFigures, _Mapping]]] = ..., durations: _Optional[_Iterable[_Union[Durations, _Mapping]]] = ..., queue_waits: _Optional[_Iterable[_Union[Durations, _Mapping]]] = ..., mean_fix_attempts: _Optional[float] = ..., fix_attempts: _Optional[_Iterable[_Union[Count, _Mapping]]] = ..., breaker_trips: _Optional[_Iterable[_Union[Count, _Mapping]]] = ..., merge_conflicts: _Optional[int] = ..., gate_failures: _Optional[int] = ..., errors: _Optional[_Iterable[_Union[Count, _Mapping]]] = ..., recoveries: _Optional[_Iterable[_Union[Count, _Mapping]]] = ..., flaky_gates: _Optional[_Iterable[_Union[Count, _Mapping]]] = ..., contexts: _Optional[_Iterable[_Union[Count, _Mapping]]] = ..., budget: _Optional[_Union[BudgetFigures, _Mapping]] = ..., costs: _Optional[_Union[Costs, _Mapping]] = ..., critical_path: _Optional[_Iterable[_Union[CriticalLink, _Mapping]]] = ..., recommendations: _Optional[_Iterable[_Union[Recommendation, _Mapping]]] = ..., position: _Optional[int] = ...) -> None: ...
+
+class QueryRequest(_message.Message):
+    __slots__ = ("sql", "format", "rows_max", "min_position")
+    SQL_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    ROWS_MAX_FIELD_NUMBER: _ClassVar[int]
+    MIN_POSITION_FIELD_NUMBER: _ClassVar[int]
+    sql: str
+    format: QueryFormat
+    rows_max: int
+    min_position: int
+    def __init__(self, sql: _Optional[str] = ..., format: _Optional[_Union[QueryFormat, str]] = ..., rows_max: _Optional[int] = ..., min_position: _Optional[int] = ...) -> None: ...
+
+class QueryResponse(_message.Message):
+    __slots__ = ("header", "rows", "arrow", "end")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    ARROW_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    header: QueryHeader
+    rows: QueryRows
+    arrow: bytes
+    end: QueryEnd
+    def __init__(self, header: _Optional[_Union[QueryHeader, _Mapping]] = ..., rows: _Optional[_Union[QueryRows, _Mapping]] = ..., arrow: _Optional[bytes] = ..., end: _Optional[_Union[QueryEnd, _Mapping]] = ...) -> None: ...
+
+class QueryHeader(_message.Message):
+    __slots__ = ("columns", "position", "age_s")
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    AGE_S_FIELD_NUMBER: _ClassVar[int]
+    columns: _containers.RepeatedCompositeFieldContainer[QueryColumn]
+    position: int
+    age_s: float
+    def __init__(self, columns: _Optional[_Iterable[_Union[QueryColumn, _Mapping]]] = ..., position: _Optional[int] = ..., age_s: _Optional[float] = ...) -> None: ...
+
+class QueryColumn(_message.Message):
+    __slots__ = ("name", "type")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    type: str
+    def __init__(self, name: _Optional[str] = ..., type: _Optional[str] = ...) -> None: ...
+
+class QueryRows(_message.Message):
+    __slots__ = ("count", "columns")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    columns: _containers.RepeatedCompositeFieldContainer[QueryValues]
+    def __init__(self, count: _Optional[int] = ..., columns: _Optional[_Iterable[_Union[QueryValues, _Mapping]]] = ...) -> None: ...
+
+class QueryValues(_message.Message):
+    __slots__ = ("nulls", "integers", "doubles", "booleans", "texts", "blobs")
+    NULLS_FIELD_NUMBER: _ClassVar[int]
+    INTEGERS_FIELD_NUMBER: _ClassVar[int]
+    DOUBLES_FIELD_NUMBER: _ClassVar[int]
+    BOOLEANS_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    BLOBS_FIELD_NUMBER: _ClassVar[int]
+    nulls: _containers.RepeatedScalarFieldContainer[int]
+    integers: QueryIntegers
+    doubles: QueryDoubles
+    booleans: QueryBooleans
+    texts: QueryTexts
+    blobs: QueryBlobs
+    def __init__(self, nulls: _Optional[_Iterable[int]] = ..., integers: _Optional[_Union[QueryIntegers, _Mapping]] = ..., doubles: _Optional[_Union[QueryDoubles, _Mapping]] = ..., booleans: _Optional[_Union[QueryBooleans, _Mapping]] = ..., texts: _Optional[_Union[QueryTexts, _Mapping]] = ..., blobs: _Optional[_Union[QueryBlobs, _Mapping]] = ...) -> None: ...
+
+class QueryIntegers(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, values: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class QueryDoubles(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, values: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class QueryBooleans(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[bool]
+    def __init__(self, values: _Optional[_Iterable[bool]] = ...) -> None: ...
+
+class QueryTexts(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, values: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class QueryBlobs(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, values: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class QueryEnd(_message.Message):
+    __slots__ = ("rows", "wall_s")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    WALL_S_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    wall_s: float
+    def __init__(self, rows: _Optional[int] = ..., wall_s: _Optional[float] = ...) -> None: ...

@@ -190,6 +190,11 @@ class LedgerServiceStub:
                 request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.GetMetricsRequest.SerializeToString,
                 response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.GetMetricsResponse.FromString,
                 _registered_method=True)
+        self.Query = channel.unary_stream(
+                '/swell.ledger.v1.LedgerService/Query',
+                request_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.QueryRequest.SerializeToString,
+                response_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.QueryResponse.FromString,
+                _registered_method=True)
 
 
 class LedgerServiceServicer:
@@ -421,6 +426,17 @@ class LedgerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Query(self, request, context):
+        """SQL
+
+        The answer to one SELECT over the documented views, as they were a moment ago: a header, then rows, then an end.
+        It is read from a copy of the ledger's file, by a process that may do nothing else and is killed at its limits.
+        `SELECT * FROM documentation` tells the views and their columns.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LedgerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -578,6 +594,11 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.GetMetrics,
                     request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.GetMetricsRequest.FromString,
                     response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.GetMetricsResponse.SerializeToString,
+            ),
+            'Query': grpc.unary_stream_rpc_method_handler(
+                    servicer.Query,
+                    request_deserializer=services_dot_ledger_dot_v1_dot_ledger__pb2.QueryRequest.FromString,
+                    response_serializer=services_dot_ledger_dot_v1_dot_ledger__pb2.QueryResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1418,6 +1439,33 @@ class LedgerService:
             '/swell.ledger.v1.LedgerService/GetMetrics',
             services_dot_ledger_dot_v1_dot_ledger__pb2.GetMetricsRequest.SerializeToString,
             services_dot_ledger_dot_v1_dot_ledger__pb2.GetMetricsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Query(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/swell.ledger.v1.LedgerService/Query',
+            services_dot_ledger_dot_v1_dot_ledger__pb2.QueryRequest.SerializeToString,
+            services_dot_ledger_dot_v1_dot_ledger__pb2.QueryResponse.FromString,
             options,
             channel_credentials,
             insecure,
