@@ -40,7 +40,7 @@ from services.ledger.projector import (
     chained,
     place_of,
 )
-from services.ledger.store import Snapshot, Store
+from services.ledger.store import Reads, Snapshot, Store
 from services.ledger.verify import (
     HIGHEST,
     LOWEST,
@@ -650,14 +650,14 @@ class Auditor:
             yield finding
 
 
-def anchor_at(store: Store, position: int) -> tuple[Anchor, int] | None:
+def anchor_at(store: Reads, position: int) -> tuple[Anchor, int] | None:
     """The anchor of a position, 0 for the newest, and when the stream took its entry; None where nothing is recorded."""
     rows = store.read(
-        """SELECT position, hash, time_ns FROM entries
+        """SELECT position, hash, (SELECT stream_created_ns FROM meta), time_ns FROM entries
            WHERE position = CASE WHEN ? = 0 THEN (SELECT position FROM meta) ELSE ? END LIMIT 1""",
         [position, position],
     )
-    return (Anchor(rows[0][0], bytes(rows[0][1]), store.stream_created_ns), rows[0][2]) if rows else None
+    return (Anchor(rows[0][0], bytes(rows[0][1]), rows[0][2]), rows[0][3]) if rows else None
 
 
 def _hash_at(stored: Snapshot, position: int) -> bytes:

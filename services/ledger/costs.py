@@ -13,7 +13,7 @@ import msgspec
 
 from services.labels import key_problem
 from services.ledger.selection import AT, Condition, Selection, label_path, of_attempts
-from services.ledger.store import Snapshot, Store
+from services.ledger.store import Reads
 from services.outcome import SUM_MAX
 from services.rpc import invalid
 
@@ -108,14 +108,13 @@ def row_limit(asked: int) -> int:
     return asked or ROWS_DEFAULT
 
 
-def get_costs(store: Store, selection: Selection, group_by: Sequence[str], limit: int) -> Spent:
-    """What was spent, of one commit. Blocks: call it in a thread."""
-    with store.snapshot() as snapshot:
-        return costs_in(snapshot, of_attempts(selection), group_by, limit)
+def get_costs(reads: Reads, selection: Selection, group_by: Sequence[str], limit: int) -> Spent:
+    """What was spent. Blocks: call it in a thread."""
+    return costs_in(reads, of_attempts(selection), group_by, limit)
 
 
-def costs_in(snapshot: Snapshot, where: Condition, group_by: Sequence[str] = (), limit: int = 1) -> Spent:
-    """As `get_costs`, in a snapshot, of the rows of `attempts` AS a for which a condition holds."""
+def costs_in(reads: Reads, where: Condition, group_by: Sequence[str] = (), limit: int = 1) -> Spent:
+    """As `get_costs`, of the rows of `attempts` AS a for which a condition holds."""
     keys, given = _keys(group_by)
     joined = "JOIN runs AS r ON r.run = a.run" if any(_is_of_run(name) for name in group_by) else ""
     names = [f"k{number}" for number in range(len(keys))]
@@ -133,14 +132,14 @@ def costs_in(snapshot: Snapshot, where: Condition, group_by: Sequence[str] = (),
         FROM groups
         UNION ALL
         (SELECT -1, NULL, {", ".join([*names, *_MEASURES])} FROM groups ORDER BY {order} LIMIT ?)"""
-    found = snapshot.read(sql, [*given, *where.values, limit if names else 0])
+    found = reads.read(sql, [*given, *where.values, limit if names else 0])
     ((groups, tables, *total),) = (values for values in found if values[0] >= 0)
     return Spent(
         rows=[_row(values[2:], group_by) for values in found if values[0] < 0],
         total=_row(total[len(names) :], ()),
         groups=groups if names else 0,
         price_tables=sorted(table for table in tables or () if table)[:TABLES_MAX],
-        position=snapshot.tip.position,
+        position=reads.tip.position,
     )
 
 

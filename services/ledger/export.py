@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from services.ledger.store import Store
+from services.ledger.store import Reads
 from services.ledger.verify import Values, columns_in, pieces_of
 
 PIECE_BYTES = 4 * 1024 * 1024
@@ -38,7 +38,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     until_ns: int = 0
 
 
-def bounds(store: Store, wanted: Wanted) -> tuple[int, int]:
+def bounds(store: Reads, wanted: Wanted) -> tuple[int, int]:
     """The positions (after, up to) between which everything that is wanted stands; as of now."""
     found = store.read(
         "SELECT min(position), max(position) FROM entries WHERE (? = '' OR run = ?) AND time_ns >= ? AND time_ns < ?",
@@ -48,12 +48,12 @@ def bounds(store: Store, wanted: Wanted) -> tuple[int, int]:
     return (first - 1, last) if first is not None else (0, 0)
 
 
-def ranges(store: Store, after: int, until: int) -> list[tuple[int, int]]:
+def ranges(store: Reads, after: int, until: int) -> list[tuple[int, int]]:
     """Ranges (after, up to) of positions that hold about PIECE_BYTES of entries each; ask for POSITIONS at a time."""
     return list(pieces_of(store, after, until, most_bytes=PIECE_BYTES))
 
 
-def entry_lines(store: Store, wanted: Wanted, piece: tuple[int, int]) -> list[bytes]:
+def entry_lines(store: Reads, wanted: Wanted, piece: tuple[int, int]) -> list[bytes]:
     """The entries of a range, as lines."""
     columns = columns_in(store, "entries")
     lines = []
@@ -69,7 +69,7 @@ def entry_lines(store: Store, wanted: Wanted, piece: tuple[int, int]) -> list[by
     return lines
 
 
-def event_lines(store: Store, wanted: Wanted, piece: tuple[int, int]) -> list[bytes]:
+def event_lines(store: Reads, wanted: Wanted, piece: tuple[int, int]) -> list[bytes]:
     """The events of a range, as lines."""
     columns = columns_in(store, "events")
     place = columns.index("payload")
@@ -83,7 +83,7 @@ def event_lines(store: Store, wanted: Wanted, piece: tuple[int, int]) -> list[by
     return lines
 
 
-def _rows(store: Store, select: str, wanted: Wanted, piece: tuple[int, int], order: str) -> list[Values]:
+def _rows(store: Reads, select: str, wanted: Wanted, piece: tuple[int, int], order: str) -> list[Values]:
     return store.read(
         f"""{select} WHERE t.position > ? AND t.position <= ? AND (? = '' OR t.run = ?)
             AND t.time_ns >= ? AND t.time_ns < ? ORDER BY t.{order}""",
@@ -104,13 +104,13 @@ def kept_since(now_ns: int, days: int) -> int:
     return max(0, now_ns - days * DAY_NS) if days else 0
 
 
-def aim_days(store: Store, wanted: Wanted) -> list[str]:
+def aim_days(store: Reads, wanted: Wanted) -> list[str]:
     """The days on which there is anything that is wanted."""
     sql = "SELECT DISTINCT left(timestamp, 10) FROM aim_audit WHERE timestamp >= ? AND timestamp < ? ORDER BY 1"
     return [day for (day,) in store.read(sql, _stamps(wanted))]
 
 
-def aim_lines(store: Store, wanted: Wanted, day: str) -> list[bytes]:
+def aim_lines(store: Reads, wanted: Wanted, day: str) -> list[bytes]:
     """The AIM audit records of a day, oldest first, as lines."""
     columns = columns_in(store, "aim_audit")
     sql = "SELECT * FROM aim_audit WHERE timestamp >= ? AND timestamp < ? AND left(timestamp, 10) = ? ORDER BY ALL"

@@ -14,7 +14,7 @@ from services.events import LINE, Artifact
 from services.ledger.costs import Costs, costs_in
 from services.ledger.critical_path import Link, Ran, critical_path
 from services.ledger.selection import Condition, Selection, of_runs
-from services.ledger.store import Snapshot, Store
+from services.ledger.store import Reads
 from services.rpc import invalid
 
 ATTEMPTS_MAX: Final = 200_000
@@ -154,7 +154,7 @@ def for_runs(selection: Selection) -> Selection:
     return selection
 
 
-def definition_of(store: Store, run: str) -> Artifact | None:
+def definition_of(store: Reads, run: str) -> Artifact | None:
     """Where a run's definition is; None when there is no such run. Blocks: call it in a thread."""
     bounds = store.read("SELECT first_position, position FROM runs WHERE run = ?", [run])
     if not bounds:
@@ -179,19 +179,18 @@ def read_definition(data: bytes) -> Definition | None:
         return None
 
 
-def get_figures(store: Store, selection: Selection, definition: Definition | None = None) -> Figures | None:
+def get_figures(tables: Reads, selection: Selection, definition: Definition | None = None) -> Figures | None:
     """What the selected runs came to; None when one run is asked for and not there. Blocks: call it in a thread.
 
     `definition` is that of the run, where one is asked for.
     """
-    with store.snapshot() as snapshot:
-        return _Reading(snapshot, selection, definition).figures()
+    return _Reading(tables, selection, definition).figures()
 
 
 class _Reading:
     """One answer, of one commit."""
 
-    def __init__(self, snapshot: Snapshot, selection: Selection, definition: Definition | None) -> None:
+    def __init__(self, snapshot: Reads, selection: Selection, definition: Definition | None) -> None:
         self._snapshot = snapshot
         self._one = bool(selection.run)
         self._run = selection.run

@@ -140,7 +140,9 @@ class _Seen:
 
 
 class Reads(Protocol):
-    """What queries are put to: a Store, or a Snapshot of one."""
+    """What queries are put to: a Store, or a Snapshot of one. `tip` is how far the tables reach."""
+
+    tip: Tip
 
     def read(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """The whole answer to a query."""

@@ -11,6 +11,7 @@ import uvloop
 from ledger_histories import MemoryLive, MemoryLog, MemoryObjects
 
 from services.ledger.absorb import Absorber
+from services.ledger.audit import Auditor
 from services.ledger.server import SERVICE, LedgerServer
 from services.ledger.snapshots import Snapshots
 from services.ledger.sql import Limits, Questions
@@ -78,7 +79,9 @@ def asked(folder: Path, records=(), *, limits: Limits, age_s=5.0, idle_s=300.0) 
         here.questions = Questions(here.snapshots, limits)
         server = create_server(token=None, max_message_bytes=65536, concurrent_rpcs=50)
         verifier = Verifier(store, here.absorber, here.log, batch_max=50)
-        answers = LedgerServer(store, here.absorber, MemoryObjects(), MemoryLive(), verifier, here.questions)
+        answers = LedgerServer(
+            store, here.absorber, MemoryObjects(), MemoryLive(), verifier, Auditor(store, here.log), here.questions
+        )
         ledger_pb2_grpc.add_LedgerServiceServicer_to_server(answers, server)
         here.address = f"127.0.0.1:{await serve(server, '127.0.0.1:0', [SERVICE], Health([SERVICE]))}"
 

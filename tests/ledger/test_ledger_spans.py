@@ -11,6 +11,7 @@ from ledger_histories import START_NS, MemoryLog, Story, batchings, histories, s
 from services import events as ev
 from services.ledger import spans
 from services.ledger.absorb import Absorber
+from services.ledger.past import Nothing
 from services.ledger.projector import Projector, Tip
 from services.ledger.store import Store
 from services.otlp import encoded
@@ -19,25 +20,6 @@ from services.trace import of_attempt, of_run
 from services.wire import decode_entry, encode_entry, request_subject
 
 ASKED = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-
-
-class Nothing:
-    """A store without rows: a log folded from its beginning."""
-
-    def run(self, run):
-        return None
-
-    def attempt(self, run, workstream, attempt):
-        return None
-
-    def executor(self, executor):
-        return None
-
-    def tool_breaker(self, tool):
-        return None
-
-    def pauses(self):
-        return []
 
 
 def traced(records, run="r1"):

@@ -14,7 +14,7 @@ from test_ledger_server import pages, reason, serving, watched
 
 from services import events as ev
 from services.ledger import watches
-from services.ledger.history import Nothing
+from services.ledger.past import Nothing
 from services.ledger.projector import Batch, Projector, Tip
 from services.ledger.queries import events_of
 from services.ledger.runs import RunFilter
