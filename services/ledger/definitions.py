@@ -39,24 +39,29 @@ class DefinitionCache:
         if known is not None:
             self._kept.move_to_end(spec.digest)
             return known
+        data = await self.read(spec)
+        if data is None:
+            return None
         try:
-            async with asyncio.timeout(READ_S):
-                data = await self._read(spec)
-            found = await asyncio.to_thread(_decoded, data, spec.digest)
-        except (BusError, ValueError, TimeoutError):
+            found = await asyncio.to_thread(_decoded, data)
+        except ValueError:
             return None
         self._kept[spec.digest] = found
         while len(self._kept) > KEPT_MAX:
             self._kept.popitem(last=False)
         return found
 
-    async def _read(self, spec: Artifact) -> bytes:
-        reading = self._objects.read(spec.name, limit_bytes=SPEC_BYTES_MAX)
-        async with aclosing(reading) as pieces:  # type: ignore[type-var]  # an async generator, typed as an iterator
-            return b"".join([piece async for piece in pieces])
+    async def read(self, spec: Artifact) -> bytes | None:
+        """The bytes of a definition; None when they are gone, damaged or too many."""
+        try:
+            async with asyncio.timeout(READ_S):
+                reading = self._objects.read(spec.name, limit_bytes=SPEC_BYTES_MAX)
+                async with aclosing(reading) as pieces:  # type: ignore[type-var]  # an async generator, typed as an iterator
+                    data = b"".join([piece async for piece in pieces])
+        except (BusError, TimeoutError):
+            return None
+        return data if hashlib.sha256(data).hexdigest() == spec.digest else None
 
 
-def _decoded(data: bytes, digest: str) -> Definitions:
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise ValueError("the bytes are not those of the digest")
+def _decoded(data: bytes) -> Definitions:
     return Definitions(decode_spec(data))

@@ -80,7 +80,6 @@ CHUNK_BYTES = 1024 * 1024
 # An answer stays well below the 4 MiB that clients take by default; one row may be large, so pages are cut by size as well.
 ANSWER_BYTES = 3 * 1024 * 1024
 KINDS_MAX = 64
-DEFINITION_BYTES_MAX = 64 * 1024 * 1024
 """The definition of the largest run is some 20 MiB."""
 DIFFERENCES_MAX = 1000
 DAYS_MAX = 36_500
@@ -608,16 +607,8 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         found = await self._asked(definition_of, run)
         if found is None:
             return None
-        data = bytearray()
-        try:
-            reading = self._objects.read(found.name, limit_bytes=DEFINITION_BYTES_MAX)
-            async with aclosing(reading) as pieces:  # type: ignore[type-var]  # an async generator, typed as an iterator
-                async for piece in pieces:
-                    data += piece
-        except BusError:
-            return None
-        whole = hashlib.sha256(data).hexdigest() == found.digest
-        return await asyncio.to_thread(read_definition, bytes(data)) if whole else None
+        data = await self._definitions.read(found)
+        return None if data is None else await asyncio.to_thread(read_definition, data)
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:
         """How far the ledger is; never refused."""
