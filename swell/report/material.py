@@ -11,7 +11,18 @@ import msgspec
 from swell.errors import SwellError
 from swell.report.figures import Figures, failures, figures
 from swell.tables import diagnostics_lines
-from swell.values import Artifact, Attempt, Event, LedgerStatus, Patch, Run, Wave, Workstream
+from swell.values import (
+    Artifact,
+    Attempt,
+    Event,
+    LedgerStatus,
+    Patch,
+    Recommendation,
+    Run,
+    Selection,
+    Wave,
+    Workstream,
+)
 
 if TYPE_CHECKING:
     from services.spec import RunSpec
@@ -71,6 +82,7 @@ class Material(msgspec.Struct, frozen=True, kw_only=True):
     findings: dict[tuple[str, int], list[str]]
     diffs: list[Diff]
     diffs_left: int
+    advice: list[Recommendation]
     status: LedgerStatus
     read_ns: int
 
@@ -94,12 +106,13 @@ class Material(msgspec.Struct, frozen=True, kw_only=True):
             findings=_findings(client, workstreams, attempts),
             diffs=patches,
             diffs_left=left,
+            advice=client.get_metrics(Selection(run=run)).recommendations,
             status=status,
             read_ns=now_ns,
         )
 
     def json(self) -> str:
-        """The run, its figures, what failed checks said and the events worth a word, as one JSON object."""
+        """The run, its figures, what failed checks said, what the figures suggest and the events worth a word, as one JSON object."""
         told = {
             "run": self.run,
             "figures": self.figures(),
@@ -107,6 +120,7 @@ class Material(msgspec.Struct, frozen=True, kw_only=True):
                 {"workstream": workstream, "attempt": attempt, "lines": lines}
                 for (workstream, attempt), lines in self.findings.items()
             ],
+            "recommendations": self.advice,
             "events": self.events,
             "position": self.status.position,
             "read_ns": self.read_ns,

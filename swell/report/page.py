@@ -72,6 +72,7 @@ def page(material: Material) -> str:
         "diffs_left": material.diffs_left,
         "notes": notes(run.run, material.events),
         "notes_cut": material.events_cut,
+        "advice": material.advice,
         "attempts": material.attempts[-ATTEMPTS_SHOWN:],
         "attempts_left": max(len(material.attempts) - ATTEMPTS_SHOWN, 0),
         "status": material.status,
@@ -91,6 +92,7 @@ def page(material: Material) -> str:
         "failures": found.failures,
         "line": found.line,
         "diffs": material.diffs or material.diffs_left,
+        "advice": material.advice,
         "events": material.events,
         "attempts": material.attempts,
     }

@@ -49,6 +49,7 @@ def _sections(material: Material, found: Figures, screen: Screen) -> Iterable[Se
     yield "Failures", _failures(material, found, narrow)
     yield "The same again", _errors(found.errors, narrow)
     yield "Merges and gates", _line(found, narrow)
+    yield "Advice", _advice(material, narrow)
     yield "Events", _notes(material, narrow)
 
 
@@ -198,6 +199,14 @@ def _line(found: Figures, screen: Screen) -> list[str]:
 def outcome(attempt: Attempt) -> str:
     """How an attempt ended, in a word."""
     return "ok" if attempt.ok else "failed" if attempt.state == "finished" else attempt.state
+
+
+def _advice(material: Material, screen: Screen) -> list[str]:
+    lines: list[str] = []
+    for one in material.advice:
+        what = f"{one.category}: {one.current_value} -> {one.recommended_value}"
+        lines += [part for text in (what, f"  {one.reasoning}") for part in screen.wrapped(one_line(text))]
+    return [*lines, f"the numbers behind it: swell stats {material.run.run}"] if lines else []
 
 
 def _notes(material: Material, screen: Screen) -> list[str]:

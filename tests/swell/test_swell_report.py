@@ -19,7 +19,7 @@ from swell.report.terminal import report_lines
 from swell.report.timeline import Scale
 from swell.screen import Cell, Screen
 from swell.standing import RunStatus
-from swell.values import Attempt, Event, LedgerStatus, Patch, Run, Wave, Workstream
+from swell.values import Attempt, Event, Evidence, LedgerStatus, Patch, Recommendation, Run, Wave, Workstream
 
 S = 10**9
 START = 1_790_000_000 * S
@@ -350,3 +350,22 @@ def test_a_table_cuts_only_the_column_that_gives() -> None:
     lines = Screen(30).table(["a", "long"], [[Cell("12", right=True), "x" * 100]])
     assert lines == [" a  long", "12  " + "x" * 25 + "…"]
     assert Screen().table(["a", "long"], [["12", "x" * 100]])[1] == "12  " + "x" * 100
+
+
+def test_advice_stands_in_every_form_with_the_numbers_behind_it() -> None:
+    advice = Recommendation(
+        category="workers",
+        current_value="8",
+        recommended_value="2",
+        expected_improvement="6 slots for other runs",
+        reasoning="never more than 2 ran </p><script>",
+        evidence=[Evidence(name="peak_parallelism", value=2.0, source="attempts of r1")],
+    )
+    found = material(made(Run, run="r1", state="completed"), [a_workstream("ws-a")], [], advice=[advice])
+    lines = "\n".join(report_lines(found, Screen(80, colour=False)))
+    assert "workers: 8 -> 2" in lines
+    assert "swell stats r1" in lines
+    text = page(found)
+    assert "never more than 2 ran &lt;/p&gt;&lt;script&gt;" in text
+    assert "peak_parallelism" in text
+    assert msgspec.json.decode(found.json())["recommendations"][0]["evidence"][0]["value"] == 2.0
