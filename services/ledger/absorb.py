@@ -239,7 +239,8 @@ class Absorber:
                 await self._absorb(records)
                 if len(records) < self._batch_max // SMALL_BATCH:
                     # A commit costs much the same for one entry and for a hundred: under a steady trickle, let more come.
-                    await asyncio.sleep(min((time.monotonic() - started) * REST, REST_MAX_S))
+                    rest_s = min((time.monotonic() - started) * REST, REST_MAX_S)
+                    await asyncio.sleep(max(0.0, rest_s - self._linger_s))  # the next batch lingers before it is taken
 
     async def _absorb(self, records: list[Recorded]) -> None:
         work = asyncio.get_running_loop().run_in_executor(self._writer, self._store_batch, records)
