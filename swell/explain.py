@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Self
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 import typer
 
 from swell.command import cluster_client, command, say
 from swell.options import JsonOption, RunArgument, Since, ToolFilter, Until, WorkstreamArgument
 
 if TYPE_CHECKING:
-    from swell.client import Client
     from swell.values import Explanation, Failure, Wait
 
 
@@ -28,7 +27,7 @@ def explain(run: RunArgument, as_json: JsonOption = False) -> int:
 
     with cluster_client() as client:
         found = client.explain_run(resolve_run(client, run))
-    say(msgspec.json.encode(found).decode() if as_json else explanation_lines(found))
+    say(_json(found) if as_json else explanation_lines(found))
     return 0
 
 
@@ -52,78 +51,44 @@ def errors(
 
     since_ns, until_ns = span_ns(since, until)
     with cluster_client() as client:
-        found = Failures.of(
-            client,
-            "" if run == "all" else resolve_run(client, run),
-            workstream,
-            step=step,
-            tool=tool,
-            error_class=error_class,
-            since_ns=since_ns,
-            until_ns=until_ns,
-            limit=limit,
+        found = list(
+            client.list_errors(
+                "" if run == "all" else resolve_run(client, run),
+                workstream,
+                step=step,
+                tool=tool,
+                error_class=error_class,
+                since_ns=since_ns,
+                until_ns=until_ns,
+                limit=limit,
+            )
         )
-    say(found.json() if as_json else found.lines())
+    say(_json(found) if as_json else failure_lines(found))
     return 0
 
 
-class Failures(msgspec.Struct, frozen=True):
-    """What failed."""
+def _json(found: Any) -> str:
+    import msgspec  # noqa: PLC0415 - help must not wait for this
 
-    failures: list[Failure]
+    return msgspec.json.encode(found).decode()
 
-    @classmethod
-    def of(
-        cls,
-        client: Client,
-        run: str,
-        workstream: str,
-        *,
-        step: str,
-        tool: str,
-        error_class: str,
-        since_ns: int,
-        until_ns: int,
-        limit: int,
-    ) -> Self:
-        """Read it."""
-        return cls(
-            list(
-                client.list_errors(
-                    run,
-                    workstream,
-                    step=step,
-                    tool=tool,
-                    error_class=error_class,
-                    since_ns=since_ns,
-                    until_ns=until_ns,
-                    limit=limit,
-                )
-            )
-        )
 
-    def json(self) -> str:
-        """The failures as a JSON array."""
-        return msgspec.json.encode(self.failures).decode()
+def failure_lines(failures: Sequence[Failure]) -> list[str]:
+    """A table, one line for each failure."""
+    from swell.listing import when  # noqa: PLC0415 - as above
+    from swell.text import columns  # noqa: PLC0415 - as above
 
-    def lines(self) -> list[str]:
-        """A table, one line for each failure."""
-        from swell.listing import when  # noqa: PLC0415 - as above
-        from swell.text import columns  # noqa: PLC0415 - as above
-
-        if not self.failures:
-            return ["nothing failed"]
-        several = len({one.run for one in self.failures}) > 1
-        rows = [
-            [*(["run"] if several else []), "workstream", "step", "class", "times", "first seen", "last seen", "what"]
-        ]
-        for one in self.failures:
-            attempts = f"{one.workstream}/{one.last_attempt}"
-            seen = [when(one.first_seen_ns), when(one.last_seen_ns)]
-            what = one.message or one.signature
-            row = [attempts, one.step, one.error_class, str(one.count), *seen, what]
-            rows.append([*([one.run] if several else []), *row])
-        return columns(rows)
+    if not failures:
+        return ["nothing failed"]
+    several = len({one.run for one in failures}) > 1
+    rows = [[*(["run"] if several else []), "workstream", "step", "class", "times", "first seen", "last seen", "what"]]
+    for one in failures:
+        attempts = f"{one.workstream}/{one.last_attempt}"
+        seen = [when(one.first_seen_ns), when(one.last_seen_ns)]
+        what = one.message or one.signature
+        row = [attempts, one.step, one.error_class, str(one.count), *seen, what]
+        rows.append([*([one.run] if several else []), *row])
+    return columns(rows)
 
 
 def explanation_lines(found: Explanation) -> list[str]:

@@ -296,11 +296,11 @@ def test_the_public_names_are_these() -> None:
     assert public.__all__ == [
         "ApplyResult", "BudgetEvent", "BudgetExceededError", "BundleCycleError", "BundleDependencyError",
         "BundleValidationError", "CircuitBreakerError", "Classification", "ContextEstimator", "CostBudget",
-        "CostTracker", "ExecutionPlan", "FixLoopState", "ParsedPatch", "PatchArtifact", "PatchManager",
+        "CostTracker", "ExecutionPlan", "FixLoopState", "MetricsAggregator", "ParsedPatch", "PatchArtifact", "PatchManager",
         "PromptContext", "PromptEngine", "RecoveryManager", "StepResult", "SwellError", "ToolProfile",
         "ToolResult", "UnknownModelError", "WorkstreamBundle", "allow_fix_attempt", "build_execution_plan",
         "cancel_run", "detect_oscillation", "execute_with_aim", "execute_workstreams_parallel",
-        "is_aim_available", "list_reviews", "load_and_validate_bundles", "load_tool_profiles", "pause_run",
+        "get_costs", "get_run_metrics", "is_aim_available", "list_reviews", "load_and_validate_bundles", "load_tool_profiles", "pause_run",
         "resolve_reviews", "resume_run", "retry_run", "run_edit_step", "run_fix_step", "run_runtime_step",
         "run_runtime_with_fix", "run_static_step", "run_static_with_fix", "run_tool", "run_workstream",
     ]  # fmt: skip
