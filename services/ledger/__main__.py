@@ -151,6 +151,7 @@ async def run(config: LedgerConfig, collector: Receiver | None) -> None:
             as_of_entries_max=config.as_of_entries_max,
             started_ns=started_ns,
         )
+        open_things.push_async_callback(answers.close)
         add_LedgerServiceServicer_to_server(answers, server)  # type: ignore[no-untyped-call]  # generated code
         await _serve(config, server, store, absorber, stop, metrics_port, archivist)
         if store.condemned:

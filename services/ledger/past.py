@@ -5,6 +5,8 @@ nothing of another run enters a row of it. All functions block: call them in a t
 """
 
 # ruff: noqa: S608 - columns, operators and directions come from this module; every value is bound
+from collections.abc import Iterator
+
 import msgspec
 
 from services.bus import Recorded
@@ -21,7 +23,14 @@ from services.ledger.projector import (
 )
 from services.ledger.queries import EventRecord, with_entries
 from services.ledger.store import Reads, columns_of, rows_of
+from services.ledger.verify import pieces_of
 from services.wire import attempt_subject, late_subject
+
+AS_OF_BYTES_MAX = 64 * 1024 * 1024
+"""Entries of a run that are folded for an answer about an earlier moment, in bytes."""
+
+PIECE_BYTES = 4 * 1024 * 1024
+"""So much of them is read at a time."""
 
 FACTS_MAX = 200
 """Events of one attempt's subject that are told with it."""
@@ -232,6 +241,17 @@ class Nothing:
         return []
 
 
+def _recorded(reads: Reads, run: str, first: int, last: int) -> Iterator[Recorded]:
+    """The entries of a run, a few megabytes at a time."""
+    for after, until in pieces_of(reads, first - 1, last, most_bytes=PIECE_BYTES):
+        found = reads.read(
+            "SELECT position, subject, time_ns, raw FROM entries WHERE position > ? AND position <= ? AND run = ? ORDER BY position",
+            [after, until, run],
+        )
+        for sequence, subject, taken_ns, raw in found:
+            yield Recorded(sequence, subject, taken_ns, bytes(raw))
+
+
 def as_of(reads: Reads, run: str, *, position: int = 0, time_ns: int = 0, entries_max: int) -> AsOf | None:
     """How a run stood at a position of the log, or (position 0) when the log took its newest entry up to a time.
 
@@ -247,26 +267,22 @@ def as_of(reads: Reads, run: str, *, position: int = 0, time_ns: int = 0, entrie
             "SELECT coalesce(max(position), 0) FROM entries WHERE position BETWEEN ? AND ? AND run = ? AND time_ns <= ?",
             [first, last, run, time_ns],
         )
-    ((count,),) = reads.read(
-        "SELECT count(*) FROM entries WHERE position BETWEEN ? AND ? AND run = ?", [first, last, run]
+    ((count, size_bytes),) = reads.read(
+        "SELECT count(*), coalesce(sum(octet_length(raw)), 0) FROM entries WHERE position BETWEEN ? AND ? AND run = ?",
+        [first, last, run],
     )
-    if count > entries_max:
+    if count > entries_max or size_bytes > AS_OF_BYTES_MAX:
         raise TooMuchHistoryError(
-            f"run {run} has {count} entries up to position {last}, and at most {entries_max} are folded for one answer"
+            f"run {run} has {count} entries of {size_bytes} bytes up to position {last}, and at most {entries_max} of "
+            f"{AS_OF_BYTES_MAX} bytes together are folded for one answer"
         )
-    records = [
-        Recorded(sequence, subject, taken_ns, bytes(raw))
-        for sequence, subject, taken_ns, raw in reads.read(
-            "SELECT position, subject, time_ns, raw FROM entries WHERE position BETWEEN ? AND ? AND run = ? ORDER BY position",
-            [first, last, run],
-        )
-    ]
-    batch = Projector(Tip(), Nothing()).fold(records)
+    projector = Projector(Tip(), Nothing())
+    batch = projector.fold(_recorded(reads, run, first, last))
     rows = [row for row in batch.runs if row.run == run]
     if not rows:
         return None
     return AsOf(
-        position=records[-1].sequence,
+        position=projector.tip.position,
         row=rows[0],
         workstreams=sorted(batch.workstreams, key=lambda row: row.ordinal),
         attempts=sorted(batch.attempts, key=lambda row: (row.scheduled_position, row.scheduled_idx)),

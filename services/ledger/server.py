@@ -12,6 +12,7 @@ import hashlib
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any, NoReturn, Protocol, TypeVar, assert_never
 
@@ -58,7 +59,7 @@ from services.ledger.segment import ArchiveBusyError, ArchiveError
 from services.ledger.selection import Selection, checked
 from services.ledger.sql import Beginning, Ending, Part, Questions
 from services.ledger.sql_child import Rows
-from services.ledger.store import QueryTooSlowError, Snapshot, Store, StoreDamagedError, StoreError
+from services.ledger.store import QueryTooSlowError, Snapshot, Store, StoreDamagedError, StoreError, StoreMemoryError
 from services.ledger.v1 import ledger_pb2 as pb
 from services.ledger.v1 import ledger_pb2_grpc
 from services.ledger.verify import Difference, Progress, Result, Verifier, VerifyBusyError, VerifyError
@@ -181,6 +182,13 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         self._artifact_bytes_max = artifact_bytes_max
         self._as_of_entries_max = as_of_entries_max
         self._definitions = DefinitionCache(objects)
+        # Of its own: what is not answered yet must not keep others from their threads.
+        self._threads = ThreadPoolExecutor(store.readers, thread_name_prefix="ledger-reader")
+
+    async def close(self) -> None:
+        """End the reads that are under way; nothing may be asked any more."""
+        self._store.interrupt()
+        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
 
     async def _asked(self, query: Callable[..., T], *arguments: Any, **named: Any) -> T:
         """The answer of a query over tables that are whole."""
@@ -209,9 +217,16 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
                 return query(snapshot, *arguments, **named)
 
         try:
-            return await asyncio.to_thread(answered)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, answered)
         except QueryTooSlowError as error:
             raise RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUERY_TOO_SLOW", str(error)) from error
+        except StoreMemoryError as error:
+            raise RpcError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "QUERY_TOO_LARGE",
+                "the answer needs more memory than the ledger gives to one: ask for less, such as one run or a smaller "
+                "page, or raise `memory_limit_mb`",
+            ) from error
         except StoreDamagedError as error:
             self._absorber.condemn(str(error))
             raise _damaged(error) from error

@@ -17,6 +17,7 @@ import queue
 import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
@@ -52,6 +53,12 @@ NO_LIMIT = "1TB"
 COPY_BYTES = 8 * 1024 * 1024
 HEAD_BYTES = 3 * 4096
 """What a checkpoint rewrites of the file's beginning."""
+
+READER_MEMORY_MB = 16
+"""What a read may take at least, megabytes."""
+
+MEMORY_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""How long a commit that finds no memory waits before it is tried again."""
 
 _SCHEMA = Path(__file__).with_name("schema.sql")
 _ALL_COLUMNS = "SELECT table_name, column_name, data_type FROM duckdb_columns() WHERE NOT internal ORDER BY table_name, column_index"
@@ -92,6 +99,10 @@ class StoreError(RuntimeError):
 
 class StoreBusyError(StoreError):
     """Another process holds the file."""
+
+
+class StoreMemoryError(StoreError):
+    """DuckDB had no memory left for it; nothing has changed."""
 
 
 class StoreDamagedError(StoreError):
@@ -177,9 +188,12 @@ class Store:
         *,
         readers: int,
         query_timeout_s: float,
+        memory_limit_mb: int,
         made_anew: bool,
     ) -> None:
         """Use `Store.open`."""
+        # Together they leave half of the memory to commits.
+        self._reader_memory_mb = max(READER_MEMORY_MB, memory_limit_mb // (2 * readers))
         self.file = file
         self.made_anew = made_anew
         self.condemned = ""
@@ -195,8 +209,9 @@ class Store:
         }
         self._cursors: queue.SimpleQueue[duckdb.DuckDBPyConnection] = queue.SimpleQueue()
         self._readers = readers
-        for _ in range(readers):
-            self._cursors.put(self._new_cursor())
+        self._reading = [self._new_cursor() for _ in range(readers)]
+        for cursor in self._reading:
+            self._cursors.put(cursor)
         created, position, entry, digest = connection.execute(
             "SELECT stream_created_ns, position, entry, hash FROM meta"
         ).fetchall()[0]
@@ -209,6 +224,7 @@ class Store:
     def _new_cursor(self) -> duckdb.DuckDBPyConnection:
         cursor = self._connection.cursor()
         cursor.execute(f"SET max_execution_time = {max(1, int(self._query_timeout_s * 1000))}").fetchall()
+        cursor.execute(f"SET operator_memory_limit = '{self._reader_memory_mb}MB'").fetchall()
         return cursor
 
     @classmethod
@@ -246,11 +262,20 @@ class Store:
             if reason:
                 _move_aside(file, reason, aside_max)
             try:
-                return cls._opened(file, lock, settings, readers=readers, query_timeout_s=query_timeout_s)
+                return cls._opened(
+                    file,
+                    lock,
+                    settings,
+                    readers=readers,
+                    query_timeout_s=query_timeout_s,
+                    memory_limit_mb=memory_limit_mb,
+                )
             except duckdb.Error as error:
                 _complain_of_surroundings(file, error)
                 _move_aside(file, str(error), aside_max)
-            return cls._opened(file, lock, settings, readers=readers, query_timeout_s=query_timeout_s)
+            return cls._opened(
+                file, lock, settings, readers=readers, query_timeout_s=query_timeout_s, memory_limit_mb=memory_limit_mb
+            )
         except duckdb.Error as error:  # a new file cannot be made either
             os.close(lock)
             _complain_of_surroundings(file, error)
@@ -274,15 +299,35 @@ class Store:
         *,
         readers: int,
         query_timeout_s: float,
+        memory_limit_mb: int,
     ) -> "Store":
         """The file as it is, or a new one; raises duckdb.Error when it cannot be used."""
         made_anew = not file.exists()
         connection = _connect(file, settings)
         try:
-            return cls(file, lock, connection, readers=readers, query_timeout_s=query_timeout_s, made_anew=made_anew)
+            return cls(
+                file,
+                lock,
+                connection,
+                readers=readers,
+                query_timeout_s=query_timeout_s,
+                memory_limit_mb=memory_limit_mb,
+                made_anew=made_anew,
+            )
         except BaseException:
             connection.close()
             raise
+
+    @property
+    def readers(self) -> int:
+        """Reads that can be under way at a time; more wait for one of them."""
+        return self._readers
+
+    def interrupt(self) -> None:
+        """End the reads that are under way; they raise QueryTooSlowError."""
+        for cursor in self._reading:
+            with contextlib.suppress(duckdb.Error):
+                cursor.interrupt()
 
     def close(self) -> None:
         """Let go of the file. No read or commit may be under way."""
@@ -395,8 +440,20 @@ class Store:
             "pauses": [msgspec.structs.astuple(row) for row in batch.pauses or ()],
             "waves": [msgspec.structs.astuple(row) for row in batch.waves],
         }
-        with self._committing:
-            self._commit(batch, rows)
+        pauses_s = iter(MEMORY_PAUSES_S)
+        while True:
+            try:
+                with self._committing:
+                    self._commit(batch, rows)
+            except StoreMemoryError as error:
+                # Readers take from the same memory, and give it back.
+                pause_s = next(pauses_s, None)
+                if pause_s is None:
+                    raise
+                log.warning("ledger.commit_retry", error=str(error), pause_s=pause_s)
+                time.sleep(pause_s)
+            else:
+                break
         self.tip = batch.tip
         for row in batch.runs:
             self._runs.add(row.run)
@@ -419,6 +476,9 @@ class Store:
         except duckdb.Error as error:
             with contextlib.suppress(duckdb.Error):
                 self._connection.rollback()
+            for appender in self._appenders.values():
+                with contextlib.suppress(duckdb.Error):
+                    appender.clear()  # what it was given is not to come with the next batch
             self._fail(error, writing=True)
 
     # What the fold needs back
@@ -711,7 +771,7 @@ def _complain_of_surroundings(file: Path, error: duckdb.Error) -> None:
     if "Could not set lock" in text:
         raise StoreBusyError(f"{file} is open in another process: close it. {text}") from error
     if isinstance(error, duckdb.OutOfMemoryException):
-        raise StoreError(f"{file} needs more memory: raise `memory_limit_mb`. {text}") from error
+        raise StoreMemoryError(f"{file} needs more memory: raise `memory_limit_mb`. {text}") from error
     if any(sign in text.lower() for sign in _SURROUNDINGS):
         raise StoreError(
             f"{file} cannot be used: {text}. Free space or mend the permissions, then start again"

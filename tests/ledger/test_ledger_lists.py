@@ -12,7 +12,7 @@ from test_ledger_server import pages, reason, serving
 
 from services import events as ev
 from services.ledger import queries
-from services.ledger.past import ErrorFilter, as_of, list_errors
+from services.ledger.past import ErrorFilter, TooMuchHistoryError, as_of, list_errors
 from services.ledger.projector import Projector, RunRow
 from services.ledger.queries import AttemptFilter, EventFilter
 from services.ledger.runs import RunFilter, RunOrder, list_runs, parse_order
@@ -397,3 +397,12 @@ def test_orders_are_read_as_they_are_written():
     for text in ("desc", "attempts desc desc", "attempts, cost_nano", "runs.attempts"):
         with pytest.raises(ValueError, match="use one of"):
             parse_order(text)
+
+
+def test_too_many_bytes_are_not_folded_for_one_answer(tmp_path, monkeypatch):
+    monkeypatch.setattr("services.ledger.past.AS_OF_BYTES_MAX", 1000)
+    store = Store.open(tmp_path / "l")
+    store.commit(Projector(store.tip, store).fold(steady(1, 1)))
+    with store.reading() as tables, pytest.raises(TooMuchHistoryError, match="of 1000 bytes together"):
+        as_of(tables, "run0", position=10**6, entries_max=10**6)
+    store.close()

@@ -39,7 +39,7 @@ from services.ledger.v1 import ledger_pb2 as pb
 from services.ledger.v1 import ledger_pb2_grpc
 from services.ledger.verify import Verifier
 from services.ledger.watches import Watching
-from services.rpc import Health, create_server, serve
+from services.rpc import Health, RpcError, create_server, serve
 
 
 class Served:
@@ -135,6 +135,7 @@ async def serving(
             await asyncio.wait([absorbing])
             absorber.close()
             await server.stop(0)
+            await answers.close()
             store.close()
 
 
@@ -689,3 +690,15 @@ async def test_a_backup_comes_in_chunks_and_takes_the_place_of_the_file(tmp_path
     async with serving(tmp_path, records) as ledger:
         assert (tmp_path / "l.corrupt-1").exists()
         assert (await ledger.stub.GetRun(pb.GetRunRequest(run="run0"))).run.state == "completed"
+
+
+async def test_a_service_that_ends_waits_for_no_read_and_leaves_none(tmp_path):
+    """More reads than there are cursors, none of which would end by itself soon."""
+    endless = "SELECT count(*) FROM range(100000000) AS a, range(100000) AS b"
+    async with serving(tmp_path, steady(1, 1)) as ledger:
+        reading = [asyncio.create_task(ledger.answers._read(lambda tables: tables.read(endless))) for _ in range(8)]
+        await asyncio.sleep(0.2)
+        async with asyncio.timeout(5):
+            await ledger.answers.close()
+        outcomes = await asyncio.gather(*reading, return_exceptions=True)
+    assert all(isinstance(outcome, RpcError | asyncio.CancelledError) for outcome in outcomes)

@@ -40,6 +40,7 @@ from services.ledger.store import (
     StoreCopyError,
     StoreDamagedError,
     StoreError,
+    StoreMemoryError,
     scratch_file,
 )
 
@@ -538,4 +539,49 @@ def test_a_copy_that_is_not_made_harms_nothing(tmp_path):
         store.copy(tmp_path / "l", threading.Event())
     assert store.read("SELECT current_setting('wal_autocheckpoint')") == [("61.0 MiB",)]
     assert store.condemned == ""
+    store.close()
+
+
+class Refusing:
+    """An appender that finds no memory so many times."""
+
+    def __init__(self, inner: object, times: int) -> None:
+        self._inner = inner
+        self.times = times
+
+    def append_rows(self, rows) -> None:
+        self._inner.append_rows(rows)
+
+    def flush(self) -> None:
+        if self.times:
+            self.times -= 1
+            raise duckdb.OutOfMemoryException("no memory left")
+        self._inner.flush()
+
+    def clear(self) -> None:
+        self._inner.clear()
+
+
+@pytest.mark.parametrize("table", ["entries", "attempts"])
+def test_a_commit_that_finds_no_memory_is_tried_again_and_nothing_comes_twice(tmp_path, monkeypatch, table):
+    monkeypatch.setattr("services.ledger.store.MEMORY_PAUSES_S", (0.0, 0.0))
+    records = steady(2, 2)
+    store = Store.open(tmp_path / "l")
+    fold = Projector(store.tip, store)
+    store._appenders[table] = Refusing(store._appenders[table], 2)
+    store.commit(fold.fold(records[:20]))
+    store._appenders[table].times = 3
+    with pytest.raises(StoreMemoryError, match="memory_limit_mb"):
+        store.commit(fold.fold(records[20:]))
+    store.close()
+    assert not (tmp_path / "l.condemned").exists(), "a lack of memory is no damage"
+    absorb_the_rest(tmp_path / "l", records)
+    assert absorb(tmp_path / "l", []) == absorb(tmp_path / "whole", [records])
+
+
+def test_readers_leave_half_of_the_memory_to_commits(tmp_path):
+    store = Store.open(tmp_path / "l", memory_limit_mb=256, readers=4)
+    with store.reading() as tables:
+        ((limit,),) = tables.read("SELECT current_setting('operator_memory_limit')")
+    assert limit == "30.5 MiB"
     store.close()
