@@ -49,6 +49,8 @@ BASE = ev.Snapshot(commit="b" * 40, tree="c" * 40)
 LOG = ev.Artifact(role="log", digest="a" * 64, name="log", size_bytes=1000)
 SPEC = ev.Artifact(role="spec", digest="5" * 64, name="spec", size_bytes=1000)
 
+BY_MODEL = "SELECT model, sum(cost_usd) FROM attempts GROUP BY model"
+
 _encoder = msgspec.json.Encoder()
 
 Told = tuple[str, list[ev.AnyEvent]]
@@ -76,6 +78,8 @@ def measure() -> Iterator[Row]:
         yield _row("its resident memory, the most it has had", cluster.resident_mb("ledger", peak=True), "MB", 600)
         yield _row("its file for a million events", status.file_bytes / 2**20 / million, "MiB", None)
         yield from _asked(ledger, runs)
+        yield from _added_up(ledger, runs)
+        yield from _in_sql(ledger)
         yield from _read_while_fed(cluster, ledger, channel, runs)
         yield from asyncio.run(_watched(cluster, ledger))
         yield _row("resident memory at the end", cluster.resident_mb("ledger"), "MB", 600)
@@ -222,6 +226,38 @@ def _asked(ledger: Any, runs: int) -> Iterator[Row]:
         yield _row(f"{name}: p99", took[int(len(took) * 0.99)], "ms", None)
 
 
+def _added_up(ledger: Any, runs: int) -> Iterator[Row]:
+    """Sums over everything, and over one run."""
+    for name, ask, aim_ms in (
+        ("GetCosts by model over everything", lambda: ledger.GetCosts(pb.GetCostsRequest(group_by=["model"])), 200.0),
+        (
+            "GetCosts by tool, model and day",
+            lambda: ledger.GetCosts(pb.GetCostsRequest(group_by=["tool", "model", "day"])),
+            None,
+        ),
+        ("GetCosts by label", lambda: ledger.GetCosts(pb.GetCostsRequest(group_by=["label:team"])), None),
+        (
+            "GetMetrics of a run",
+            lambda: ledger.GetMetrics(pb.GetMetricsRequest(selection=pb.Selection(run=name_of(runs // 2)))),
+            None,
+        ),
+        ("GetMetrics over everything", lambda: ledger.GetMetrics(pb.GetMetricsRequest()), None),
+    ):
+        yield _row(
+            f"{name}: p50{'; baseline: the aim' if aim_ms else ''}", statistics.median(timed(ask, 7)), "ms", aim_ms
+        )
+
+
+def _in_sql(ledger: Any) -> Iterator[Row]:
+    """The first question makes a copy of the file; the others are asked of it."""
+
+    def ask() -> object:
+        return list(ledger.Query(pb.QueryRequest(sql=BY_MODEL), timeout=300))
+
+    yield _row("SQL: the first question, with a copy of the file", timed(ask, 1)[0], "ms", None)
+    yield _row("SQL: cost by model, p50", statistics.median(timed(ask, 7)), "ms", None)
+
+
 def timed(ask: Callable[[], object], times: int) -> list[float]:
     """Milliseconds that each of so many calls took, sorted."""
     took = []
@@ -290,23 +326,32 @@ async def _fed(url: str, runs: int) -> int:
 async def _watched(cluster: Trio, ledger: Any) -> list[Row]:
     """How soon a fact is seen: by one watcher at 500 events a second, by WATCHERS at 100."""
     rows: list[Row] = []
-    for watchers, rate, aim_ms in ((1, 500, 150.0), (WATCHERS, 100, 300.0)):
-        delays, messages, events = await _delays(cluster, ledger, watchers, rate)
-        name = f"fact to its watcher, {watchers} watching, {rate} events/s"
+    for watchers, rate, copies, aim_ms in ((1, 500, False, 150.0), (1, 500, True, None), (WATCHERS, 100, False, 300.0)):
+        delays, messages, events = await _delays(cluster, ledger, watchers, rate, copies=copies)
+        name = f"fact to its watcher, {watchers} watching, {rate} events/s{', SQL copies made' if copies else ''}"
         rows += [
             _row(f"{name}: p50", statistics.median(delays), "ms", None),
-            _row(f"{name}: p99; baseline: the aim", delays[int(len(delays) * 0.99)], "ms", aim_ms),
+            _row(
+                f"{name}: p99{'; baseline: the aim' if aim_ms else ''}", delays[int(len(delays) * 0.99)], "ms", aim_ms
+            ),
+            _row(f"{name}: longest", delays[-1], "ms", None),
             _row(f"{name}: events in a message", events / max(messages, 1), "", None),
         ]
     return rows
 
 
-async def _delays(cluster: Trio, ledger: Any, watchers: int, rate: int) -> tuple[list[float], int, int]:
-    """Milliseconds from a fact's time in the log to each watcher, sorted; how many messages, with how many events."""
+async def _delays(
+    cluster: Trio, ledger: Any, watchers: int, rate: int, *, copies: bool
+) -> tuple[list[float], int, int]:
+    """Milliseconds from a fact's time in the log to each watcher, sorted; how many messages, with how many events.
+
+    `copies`: meanwhile somebody asks in SQL again and again, so that copies of the file are made.
+    """
     from json import loads  # noqa: PLC0415 - the ready file is JSON
 
     port = loads((cluster.root / "ledger.ready").read_text())["port"]
     position = ledger.GetStatus(pb.GetStatusRequest()).position
+    first = 10 * position  # runs that nobody knows yet
     delays: list[float] = []
     seen = [0, 0]
 
@@ -330,14 +375,16 @@ async def _delays(cluster: Trio, ledger: Any, watchers: int, rate: int) -> tuple
     tasks = [asyncio.create_task(watch(stubs[index % len(stubs)], ready)) for index in range(watchers)]
     for _ in range(watchers):
         await ready.acquire()
+    if copies:
+        tasks.append(asyncio.create_task(_asking_in_sql(stubs[-1])))
     async with _publishing(cluster.url) as publish:
-        facts = (told for number in itertools.count(10_000_000) for told in run_of(number))
+        facts = (told for number in itertools.count(first) for told in run_of(number))
         started = time.monotonic()
         count = 0
         while (passed := time.monotonic() - started) < WATCHED_S:
             while count < passed * rate:
                 subject, told = next(facts)
-                await publish(subject, _encoder.encode(_entry(10_000_000, told)))
+                await publish(subject, _encoder.encode(_entry(first, told)))
                 count += len(told)
             await asyncio.sleep(0.005)
     await asyncio.sleep(2)
@@ -347,6 +394,13 @@ async def _delays(cluster: Trio, ledger: Any, watchers: int, rate: int) -> tuple
     for channel in channels:
         await channel.close()
     return sorted(delays), seen[0], seen[1]
+
+
+async def _asking_in_sql(stub: Any) -> None:
+    while True:
+        async for _ in stub.Query(pb.QueryRequest(sql="SELECT count(*) FROM runs"), timeout=300):
+            pass
+        await asyncio.sleep(0.5)
 
 
 def main() -> None:
