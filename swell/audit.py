@@ -9,7 +9,6 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -17,7 +16,7 @@ import typer
 
 from swell.command import cluster_client, command, say
 from swell.errors import SwellError, invalid
-from swell.options import JsonOption
+from swell.options import JsonOption, Since, Until
 
 if TYPE_CHECKING:
     import msgspec
@@ -31,13 +30,7 @@ ANCHORS_BYTES_MAX: Final = 64 * 1024 * 1024
 """Of a file with anchors; about half a million of them."""
 
 _ANCHOR: Final = re.compile(r"([1-9][0-9]{0,17}):([0-9a-f]{64})(?: stream=([0-9]{1,19}))?")
-_AGO: Final = re.compile(r"([0-9]{1,6})([smhd])")
-_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
-Since = Annotated[
-    str, typer.Option("--since", help="From this time on: 2026-11-01, 2026-11-01T10:00Z, or 30m, 12h, 7d ago.")
-]
-Until = Annotated[str, typer.Option("--until", help="Before this time; as --since.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Into this file. Default: standard output.", metavar="FILE")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")]
 
@@ -115,9 +108,10 @@ def export(
 ) -> int:
     """Write events, or entries, as lines of JSON: one line for each row, oldest first."""
     from swell.listing import resolve_run  # noqa: PLC0415 - as above
+    from swell.moments import span_ns  # noqa: PLC0415 - as above
 
     table = "entries" if entries else "events"
-    since_ns, until_ns = _times(since, until)
+    since_ns, until_ns = span_ns(since, until)
     with cluster_client() as client:
         name = resolve_run(client, run) if run else ""
         _write(client, table, out, force=force, run=name, since_ns=since_ns, until_ns=until_ns)
@@ -132,9 +126,10 @@ def aim(
     """Show who had which tool called for which capability, with what came of it; --json or --out for lines of JSON."""
     import msgspec  # noqa: PLC0415 - as above
 
+    from swell.moments import span_ns  # noqa: PLC0415 - as above
     from swell.text import columns  # noqa: PLC0415 - as above
 
-    since_ns, until_ns = _times(since, until)
+    since_ns, until_ns = span_ns(since, until)
     with cluster_client() as client:
         if as_json or out is not None:
             _write(client, "aim", out, force=force, since_ns=since_ns, until_ns=until_ns)
@@ -259,38 +254,6 @@ def _json(record: str, value: msgspec.Struct, **more: str) -> str:
 
 
 # Lines of JSON
-
-
-def _times(since: str, until: str) -> tuple[int, int]:
-    now = datetime.now(UTC)
-    since_ns, until_ns = _moment("--since", since, now), _moment("--until", until, now)
-    if until_ns and since_ns >= until_ns:
-        raise invalid("BAD_RANGE", f"--until {until} is not after --since {since}", "Give a later time.")
-    return since_ns, until_ns
-
-
-def _moment(option: str, text: str, now: datetime) -> int:
-    """A time in nanoseconds, 0 for none. Raises SwellError BAD_TIME."""
-    if not text:
-        return 0
-    ago = _AGO.fullmatch(text)
-    try:
-        at = now - timedelta(**{_UNITS[ago[2]]: int(ago[1])}) if ago else datetime.fromisoformat(text)
-        at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-        time_ns = int((at - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(microseconds=1)) * 1000
-    except (ValueError, OverflowError) as error:
-        raise _no_time(option, text) from error
-    if not 0 < time_ns < 2**63:
-        raise _no_time(option, text)
-    return time_ns
-
-
-def _no_time(option: str, text: str) -> SwellError:
-    return invalid(
-        "BAD_TIME",
-        f"{option} {text[:80]!r} is no time",
-        "Use a date, a time such as 2026-11-01T10:00:00Z (UTC where nothing is said), or 30m, 12h, 7d ago.",
-    )
 
 
 def _write(client: Client, table: str, out: Path | None, *, force: bool, **asked: Any) -> None:

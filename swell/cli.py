@@ -72,6 +72,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
+ORDERS = {"submitted": "submitted_ns", "finished": "finished_ns", "cost": "cost_nano", "attempts": "attempts"}
+"""What `--order` of `list` takes, as the ledger calls it."""
 SEVERITIES = ("debug", "info", "warning", "error", "critical")
 RECORDED_S = 5.0
 """How long `submit` waits until the ledger has recorded the run; it is in the log in any case."""
@@ -504,7 +506,10 @@ def _told(make: Callable[[Client], Any], *, as_json: bool) -> int:
 @app.command("list", rich_help_panel="Afterwards")
 @command
 def list_(
-    state: Annotated[str, typer.Option("--state", help="Only runs in this state.", show_default=False)] = "",
+    state: Annotated[
+        Literal["pending", "running", "paused", "completed", "partial", "failed", "cancelled"] | None,
+        typer.Option("--state", help="Only runs in this state.", show_default=False),
+    ] = None,
     repository: Annotated[
         str, typer.Option("--repository", help="Only runs of the repository at this location.", show_default=False)
     ] = "",
@@ -514,15 +519,16 @@ def list_(
         typer.Option("--label", help="Only runs with this label; may be repeated.", metavar="KEY[=VALUE]"),
     ] = None,
     tenant: Annotated[
-        str, typer.Option("--tenant", help="Only runs on behalf of this tenant.", show_default=False)
-    ] = "",
+        str | None,
+        typer.Option("--tenant", help="Only runs on behalf of this tenant; '' for those of none.", show_default=False),
+    ] = None,
     since: Since = "",
     until: Until = "",
     order: Annotated[
         str,
         typer.Option(
             "--order",
-            help="submitted_ns, finished_ns, cost_nano or attempts, with ' desc' behind it for the largest first.",
+            help="submitted, finished, cost or attempts, with ' desc' behind it for the largest first.",
             show_default="the newest first",
         ),
     ] = "",
@@ -530,21 +536,23 @@ def list_(
     as_json: JsonOption = False,
 ) -> int:
     """List runs, newest first."""
-    from swell.listing import RunList  # noqa: PLC0415 - as the module says
+    from swell.listing import RunList, runs_wanted  # noqa: PLC0415 - as the module says
     from swell.moments import span_ns  # noqa: PLC0415 - as above
     from swell.values import RunFilter  # noqa: PLC0415 - as above
 
+    column, _, way = order.partition(" ")
+    if order and (column not in ORDERS or way not in {"", "desc"}):
+        remedy = f"Use one of {', '.join(ORDERS)}, alone or followed by ' desc'."
+        raise invalid("BAD_ORDER", f"{order[:80]!r} is no order", remedy, "--order")
+    order_by = f"{ORDERS[column]} {way}".rstrip() if order else ""
     since_ns, until_ns = span_ns(since, until)
-    wanted = RunFilter(
-        state=state,
-        repository=repository,
-        tool=tool,
-        labels=tuple(label or ()),
-        tenant=tenant,
-        since_ns=since_ns,
-        until_ns=until_ns,
+    wanted = runs_wanted(
+        label or (), tenant, repository, state=state or "", tool=tool, since_ns=since_ns, until_ns=until_ns
     )
-    return _told(lambda client: RunList(client.list_runs(wanted, order_by=order, limit=limit)), as_json=as_json)
+    filtered = wanted != RunFilter()
+    return _told(
+        lambda client: RunList(client.list_runs(wanted, order_by=order_by, limit=limit), filtered), as_json=as_json
+    )
 
 
 @app.command(rich_help_panel="Afterwards")
@@ -594,7 +602,7 @@ def events(
 ) -> int:
     """Print the recorded events of a run; 'fleet' stands for what is decided across runs."""
     from services.events import KINDS  # noqa: PLC0415 - as the module says
-    from swell.listing import event_line  # noqa: PLC0415 - as above
+    from swell.listing import event_line, require_workstream  # noqa: PLC0415 - as above
     from swell.moments import span_ns  # noqa: PLC0415 - as above
     from swell.values import EventFilter  # noqa: PLC0415 - as above
     from swell.view import event_json  # noqa: PLC0415 - as above
@@ -615,8 +623,14 @@ def events(
     )
     with cluster_client() as client:
         name = run if run == "fleet" else _resolve(client, run)
+        if workstream and name != "fleet":
+            require_workstream(client.list_workstreams(name), name, workstream)
+        told = False
         for event in client.list_events(name, wanted, newest_first=limit is not None, limit=limit):
             say(event_json(event) if as_json else event_line(event))
+            told = True
+        if not told and not as_json:
+            say("no event matches")
     return 0
 
 

@@ -7,6 +7,7 @@ writes because their `request_id` makes a repetition harmless.
 from __future__ import annotations
 
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -99,6 +100,10 @@ SQL_TIMEOUT_S: Final = 3600.0
 """The ledger ends a question at its own limit; this is for a connection that died."""
 SQL_BYTES_MAX: Final = 60_000
 """The ledger takes requests of 64 KiB."""
+
+_RPC: Final = re.compile(r"\b(ListRuns|GetStatus)\b")
+_COMMANDS: Final = {"ListRuns": "`swell list`", "GetStatus": "`swell ledger status`"}
+"""The commands that ask what a message of a service names by its method."""
 
 _T = TypeVar("_T")
 _S = TypeVar("_S", bound=msgspec.Struct)
@@ -658,9 +663,10 @@ class Client:
 
         return (_plain(found, Failure) for found in _paged(page, "errors", limit))
 
-    def explain_run(self, run: str) -> Explanation:
-        """What a run and its workstreams wait for."""
-        answer = self._call(self._ledger.ExplainRun, self._ledger_pb2.ExplainRunRequest(run=run))
+    def explain_run(self, run: str, workstream: str = "") -> Explanation:
+        """What a run and its workstreams, or one of them, wait for."""
+        request = self._ledger_pb2.ExplainRunRequest(run=run, workstream=workstream)
+        answer = self._call(self._ledger.ExplainRun, request)
         waits = [_plain(wait, Wait) for wait in answer.waits]
         return _plain(answer, Explanation, run=_run(answer.run), waits=waits)
 
@@ -1102,7 +1108,8 @@ class Client:
             info = error_details_pb2.ErrorInfo()
             if detail.Is(info.DESCRIPTOR) and detail.Unpack(info):
                 remedy = dict(info.metadata).get("remedy", "")
-                return SwellError(code, info.reason, (status.message or code).strip(), remedy)
+                said = (status.message or code).strip().removeprefix("selection.")
+                return SwellError(code, info.reason, _RPC.sub(lambda named: _COMMANDS[named[0]], said), remedy)
         if code == "UNAVAILABLE" and self.endpoints.state_dir is not None and not has_room(self.endpoints.state_dir):
             return SwellError(
                 code,

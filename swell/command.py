@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import TYPE_CHECKING, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Final, NoReturn, ParamSpec
 
 import typer
 
@@ -18,6 +18,23 @@ if TYPE_CHECKING:
     from swell.client import Client
 
 P = ParamSpec("P")
+
+OPTIONS: Final = {
+    "error_class": "--class",
+    "group_by": "--by",
+    "kinds": "--kind",
+    "labels": "--label",
+    "model": "--model",
+    "repository": "--repository",
+    "rows_max": "--max-rows",
+    "severities": "--severity",
+    "since_ns": "--since",
+    "step": "--step",
+    "tenant": "--tenant",
+    "tool": "--tool",
+    "until_ns": "--until",
+}
+"""By which options the fields of requests are filled that a service may refuse."""
 
 
 def command(function: Callable[P, int | None]) -> Callable[P, None]:
@@ -45,7 +62,7 @@ def _fail(error: SwellError) -> NoReturn:
 
     if os.environ.get("SWELL_DEBUG") == "1":
         raise error
-    said = [f"error: {visible(error.message)}"]
+    said = [f"error: {visible(_named(error))}"]
     if error.where:
         said.append(f"  where: {visible(error.where)}")
     if error.remedy:
@@ -53,6 +70,14 @@ def _fail(error: SwellError) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.write("\n".join(said) + "\n")
     raise typer.Exit(2 if error.is_input else 1)
+
+
+def _named(error: SwellError) -> str:
+    """Its message; a field of a request under the name of the option that fills it."""
+    field, colon, rest = error.message.partition(": ")
+    if error.reason != "INVALID_FIELD" or field not in OPTIONS:
+        return error.message
+    return f"{OPTIONS[field]}{colon}{rest}"
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -11,7 +10,7 @@ import typer
 
 from swell.command import cluster_client, command, say
 from swell.errors import SwellError, invalid
-from swell.options import JsonOption
+from swell.options import JsonOption, Since, Until
 
 if TYPE_CHECKING:
     from swell.client import Client
@@ -34,10 +33,6 @@ By = Annotated[
         show_default=False,
     ),
 ]
-Since = Annotated[
-    str, typer.Option("--since", help="From then on: 2026-11-01, 2026-11-01T12:00 (UTC), 12h or 7d.", metavar="TIME")
-]
-Until = Annotated[str, typer.Option("--until", help="Before then.", metavar="TIME")]
 Repository = Annotated[str, typer.Option("--repository", help="Runs over the repository at this place.")]
 OfLabels = Annotated[list[str] | None, typer.Option("--label", help="Runs with this label.", metavar="KEY=VALUE")]
 OfTenant = Annotated[str | None, typer.Option("--tenant", help="Runs of this tenant; '' for those of none.")]
@@ -67,7 +62,9 @@ def costs(
         raise invalid("BAD_OPTIONS", "costs are printed as CSV or as JSON", "Leave one of the two out.")
     if month and (since or until):
         raise invalid("BAD_OPTIONS", "a month has its own beginning and end", "Leave --since and --until out.")
-    begin, end = month_of(month) if month else (time_of(since, "--since"), time_of(until, "--until"))
+    from swell.moments import span_ns  # noqa: PLC0415 - as the module says
+
+    begin, end = month_of(month) if month else span_ns(since, until)
     group_by = tuple(by.split(",")) if by else MONTHLY if month and as_csv else ("tool", "model")
     with cluster_client() as client:
         selection = selected(
@@ -95,19 +92,25 @@ def costs(
 
 
 def selected(
-    client: Client, run: str, *, label: list[str] | None, since_ns: int = 0, until_ns: int = 0, **more: str | None
+    client: Client,
+    run: str,
+    *,
+    label: list[str] | None,
+    repository: str = "",
+    since_ns: int = 0,
+    until_ns: int = 0,
+    **more: str | None,
 ) -> Selection:
     """What the options select. Raises SwellError."""
-    from swell.listing import resolve_run  # noqa: PLC0415 - as above
+    from swell.listing import location_of, resolve_run  # noqa: PLC0415 - as above
     from swell.settings import parse_labels  # noqa: PLC0415 - as above
     from swell.values import Selection  # noqa: PLC0415 - as above
 
-    if 0 < until_ns <= since_ns:
-        raise invalid("BAD_TIMES", "the end is not after the beginning", "Swap --since and --until.")
     named = {key: value for key, value in more.items() if value is not None}
     return Selection(
         run=resolve_run(client, run) if run else "",
         labels=parse_labels(label or []),
+        repository=location_of(repository),
         since_ns=since_ns,
         until_ns=until_ns,
         **named,
@@ -117,21 +120,6 @@ def selected(
 # Times
 
 
-def time_of(text: str, option: str) -> int:
-    """Nanoseconds of a date, a date and time in UTC, or so many hours or days before now; 0 for ''. Raises SwellError."""
-    if not text:
-        return 0
-    if ago := re.fullmatch(r"([0-9]{1,5})([hd])", text, re.ASCII):
-        return max(time.time_ns() - int(ago[1]) * (3600 if ago[2] == "h" else 86_400) * 10**9, 1)
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise invalid(
-            "BAD_TIME", f"{text[:40]!a} is no time", "Use 2026-11-01, 2026-11-01T12:00, 12h or 7d.", option
-        ) from error
-    return _ns(at if at.tzinfo is not None else at.replace(tzinfo=UTC), option)
-
-
 def month_of(text: str) -> tuple[int, int]:
     """The beginning of a month and of the next, in nanoseconds, UTC. Raises SwellError BAD_MONTH."""
     found = re.fullmatch(r"([0-9]{4})-(0[1-9]|1[0-2])", text, re.ASCII)
@@ -139,15 +127,8 @@ def month_of(text: str) -> tuple[int, int]:
         raise invalid("BAD_MONTH", f"{text[:40]!a} is no month", "Use a year and a month such as 2026-11.", "--month")
     first = date(int(found[1]), int(found[2]), 1)
     after = (first + timedelta(days=31)).replace(day=1)
-    begin, end = (_ns(datetime(day.year, day.month, 1, tzinfo=UTC), "--month") for day in (first, after))
+    begin, end = (round(datetime(day.year, day.month, 1, tzinfo=UTC).timestamp()) * 10**9 for day in (first, after))
     return max(begin, 1), end
-
-
-def _ns(at: datetime, option: str) -> int:
-    passed = at - datetime(1970, 1, 1, tzinfo=UTC)
-    if not timedelta() <= passed < timedelta(days=366 * 230):
-        raise invalid("BAD_TIME", f"{at.year} is out of range", "Use a time from 1970 on.", option)
-    return max((passed // timedelta(microseconds=1)) * 1000, 1)
 
 
 # CSV
@@ -224,6 +205,8 @@ def cost_lines(group_by: tuple[str, ...], spent: Spent) -> list[str]:
     lines = columns([*table, total])
     if spent.groups > len(spent.rows):
         lines.append(f"  {spent.groups - len(spent.rows)} more rows are in the total: see them with --limit")
+    if not spent.total.attempts:
+        lines.append("  no attempt of a coding tool is among what was selected")
     if spent.total.unpriced:
         lines.append(f"  what {spent.total.unpriced} attempts have cost is not known, and not in the total")
     if spent.total.lower_bounds:

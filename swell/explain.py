@@ -21,12 +21,15 @@ def register(app: typer.Typer, panel: str) -> None:
 
 
 @command
-def explain(run: RunArgument, as_json: JsonOption = False) -> int:
+def explain(run: RunArgument, workstream: WorkstreamArgument = "", as_json: JsonOption = False) -> int:
     """Tell what a run waits for, on what, since when and until when, and what you could do about it."""
-    from swell.listing import resolve_run  # noqa: PLC0415 - help must not wait for this
+    from swell.listing import require_workstream, resolve_run  # noqa: PLC0415 - help must not wait for this
 
     with cluster_client() as client:
-        found = client.explain_run(resolve_run(client, run))
+        name = resolve_run(client, run)
+        if workstream:
+            require_workstream(client.list_workstreams(name), name, workstream)
+        found = client.explain_run(name, workstream)
     say(_json(found) if as_json else explanation_lines(found))
     return 0
 
@@ -46,14 +49,17 @@ def errors(
     as_json: JsonOption = False,
 ) -> int:
     """Show what failed in a run, each failure once, the one seen last first; 'all' stands for every run."""
-    from swell.listing import resolve_run  # noqa: PLC0415 - as above
+    from swell.listing import require_workstream, resolve_run  # noqa: PLC0415 - as above
     from swell.moments import span_ns  # noqa: PLC0415 - as above
 
     since_ns, until_ns = span_ns(since, until)
     with cluster_client() as client:
+        name = "" if run == "all" else resolve_run(client, run)
+        if name and workstream:
+            require_workstream(client.list_workstreams(name), name, workstream)
         found = list(
             client.list_errors(
-                "" if run == "all" else resolve_run(client, run),
+                name,
                 workstream,
                 step=step,
                 tool=tool,

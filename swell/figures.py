@@ -5,8 +5,9 @@ As in swell/api.py, the cluster is the one that SWELL_SCHEDULER and SWELL_LEDGER
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -15,12 +16,18 @@ from swell.cluster import connected
 from swell.errors import invalid
 from swell.values import Selection
 
+_RUN: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
 
 def get_run_metrics(run_id: str) -> dict[str, Any]:
     """What a run came to, so far or in the end: the keys of `MetricsAggregator.get_summary`, and the rest of docs/costs.md.
 
     None stands for what cannot be known. Raises SwellError when there is no such run.
     """
+    if not isinstance(run_id, str) or not _RUN.fullmatch(run_id):
+        raise invalid(
+            "BAD_RUN", f"run_id: {str(run_id)[:80]!r} is no run id", "Use 1 to 128 letters, digits, '-' or '_'."
+        )
     with connected() as endpoints, Client(endpoints) as client:
         found: dict[str, Any] = msgspec.to_builtins(client.get_metrics(Selection(run=run_id)))
     return found
@@ -33,6 +40,8 @@ def get_costs(group_by: Sequence[str] = (), *, limit: int = 100, **selection: An
     tool, provider, model, repository, labels (a mapping), tenant, since_ns and until_ns. A cost that nobody knows is None.
     Raises SwellError for what cannot be grouped by or selected.
     """
+    if isinstance(group_by, str):
+        raise invalid("BAD_GROUPS", f"group_by: {group_by[:80]!r} is one text", f"Give a list, as [{group_by[:80]!r}].")
     try:
         chosen = msgspec.convert(selection, Selection)
     except msgspec.ValidationError as error:

@@ -74,7 +74,7 @@ def rebuild(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is level with the log.")] = True,
 ) -> int:
     """Make the ledger's file anew from the log. Meanwhile runs go on, and questions about them wait."""
-    if not yes and not typer.confirm("Make the ledger's file anew from the log?"):
+    if not yes and not _confirmed("Make the ledger's file anew from the log?"):
         say("nothing was done")
         return 1
     with cluster_client() as client:
@@ -148,7 +148,7 @@ def restore(
             digest, size_bytes = hashlib.file_digest(opened, "sha256").hexdigest(), source.stat().st_size
     except OSError as error:
         raise invalid("NOT_READABLE", f"cannot be read: {error.strerror}", "Name a backup.", str(source)) from error
-    if not yes and not typer.confirm(f"Put {source} in the place of the ledger's file?"):
+    if not yes and not _confirmed(f"Put {source} in the place of the ledger's file?"):
         say("nothing was done")
         return 1
     with cluster_client() as client, source.open("rb") as opened:
@@ -186,6 +186,13 @@ def archive(
                 _note("")
                 say(json_line("archive_result", said) if as_json else archived_lines(said, dry_run=dry_run))
     return 0
+
+
+def _confirmed(question: str) -> bool:
+    """What a person at a terminal answers. Raises SwellError NO_TERMINAL where there is none."""
+    if not sys.stdin.isatty():
+        raise invalid("NO_TERMINAL", "nobody can be asked here, and nothing was done", "Give --yes.")
+    return typer.confirm(question)
 
 
 def _await_rebuilt(client: Client, before_ns: int, end: int) -> int:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from services.plan import Conflict, ExecutionPlan, PlanReport
     from services.plan import Finding as PlanFinding
     from swell.client import Client
-    from swell.values import Attempt, Event, Finding, Run, Workstream
+    from swell.values import Attempt, Event, Finding, Run, RunFilter, Workstream
 
 FILES_MAX: Final = 200_000
 READ_BYTES_MAX: Final = 1024 * 1024
@@ -214,10 +214,32 @@ def when(time_ns: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_ns / 1e9)) if time_ns else "-"
 
 
+def location_of(text: str) -> str:
+    """Where runs say that their repository is: of a path that is here its absolute form, else the text itself."""
+    if not text or not Path(text).exists():
+        return text
+    found = Path(text).resolve()
+    return str(next((at for at in (found, *found.parents) if (at / ".git").exists()), found))
+
+
+def runs_wanted(labels: Sequence[str], tenant: str | None, repository: str, **more: Any) -> RunFilter:
+    """A filter of runs. Raises SwellError for a label or a tenant that no run can have."""
+    from services.labels import labels_problem, tenant_problem  # noqa: PLC0415 - as above
+    from swell.values import RunFilter  # noqa: PLC0415 - as above
+
+    named = dict(label.partition("=")[::2] for label in labels)
+    if problem := labels_problem(named):
+        raise invalid("BAD_LABEL", problem, "Write it as team=payments, or as team for any value.", "--label")
+    if problem := tenant_problem(tenant or ""):
+        raise invalid("BAD_TENANT", problem, "Use a tenant's name, or '' for none.", "--tenant")
+    return RunFilter(labels=tuple(labels), tenant=tenant, repository=location_of(repository), **more)
+
+
 class RunList(msgspec.Struct, frozen=True):
-    """Runs, newest first."""
+    """Runs, newest first; `filtered` when others may be there."""
 
     runs: list[Run]
+    filtered: bool = False
 
     def json(self) -> str:
         """The runs as a JSON array."""
@@ -226,7 +248,7 @@ class RunList(msgspec.Struct, frozen=True):
     def lines(self) -> list[str]:
         """One line for each run."""
         if not self.runs:
-            return ["no runs yet"]
+            return ["no run matches" if self.filtered else "no runs yet"]
         rows = [["run", "state", "completed", "submitted", "took", "repository"]]
         for run in self.runs:
             took = duration(elapsed_s(run.submitted_ns, run.finished_ns)) if run.finished_ns else "-"

@@ -21,10 +21,13 @@ AttemptOption = Annotated[
 Since = Annotated[
     str,
     typer.Option(
-        "--since", help="From then on: 30m, 2h or 7d ago, or a date or time.", metavar="TIME", show_default=False
+        "--since",
+        help="From then on: 30m, 2h or 7d ago, or a date or time, of this machine unless it names a zone.",
+        metavar="TIME",
+        show_default=False,
     ),
 ]
-Until = Annotated[str, typer.Option("--until", help="Up to then, as --since.", metavar="TIME", show_default=False)]
+Until = Annotated[str, typer.Option("--until", help="Before then, as --since.", metavar="TIME", show_default=False)]
 ToolFilter = Annotated[str, typer.Option("--tool", help="Only what this tool did.", metavar="TOOL", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

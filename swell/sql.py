@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,8 +37,9 @@ def ask(
     schema: Annotated[bool, typer.Option("--schema", help="Tell the views, their columns and what they mean.")] = False,
     style: Annotated[Format, typer.Option("--format", "-f", help="How the answer is written.")] = "table",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A file to write it to; it is replaced.", metavar="FILE")
+        Path | None, typer.Option("--output", "-o", help="A file to write it to; `-` prints it.", metavar="FILE")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
     rows_max: Annotated[
         int, typer.Option("--max-rows", min=0, help="More rows are an error; 0: the ledger's limit.")
     ] = 0,
@@ -47,8 +49,11 @@ def ask(
         raise invalid(
             "BAD_QUESTION", "there is no question, or one with --schema", "Give one SELECT, or --schema alone."
         )
+    output = None if str(output) == "-" else output
     if style == "parquet" and output is None:
         raise invalid("NO_OUTPUT", "Parquet needs a file", "Name one with --output.")
+    if output is not None and not force and os.path.lexists(output):
+        raise invalid("EXISTS", "it is there already", "Name another place, or replace it with --force.", str(output))
     text = DOCUMENTATION if schema else sys.stdin.read(STDIN_BYTES) if sql == "-" else sql
     with cluster_client() as client:
         if schema and style == "table":

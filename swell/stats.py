@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from swell.command import cluster_client, command, say
-from swell.costs import OfLabels, OfTenant, Repository, Since, SomeRun, Until, amount, selected, time_of
-from swell.options import JsonOption
+from swell.costs import OfLabels, OfTenant, Repository, SomeRun, amount, selected
+from swell.errors import invalid
+from swell.options import JsonOption, Since, Until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,7 +35,11 @@ def stats(
     as_json: JsonOption = False,
 ) -> int:
     """Show what a run, or those submitted in a time, came to: outcomes, durations, repairs, the critical path, advice."""
-    begin, end = time_of(since, "--since"), time_of(until, "--until")
+    from swell.moments import span_ns  # noqa: PLC0415 - as the module says
+
+    if run and (since or until or repository or label or tenant is not None):
+        raise invalid("BAD_OPTIONS", "a run is named, and others are described", "Name the run alone, or leave it out.")
+    begin, end = span_ns(since, until)
     with cluster_client() as client:
         selection = selected(
             client, run, since_ns=begin, until_ns=end, repository=repository, label=label, tenant=tenant

@@ -147,7 +147,7 @@ class Wave(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which runs are meant; what is empty or 0 leaves it open. All that is given must hold.
+    """Which runs are meant; what is empty or 0 leaves it open, and so does None for `tenant`. All that is given must hold.
 
     `tool`: one of its EDIT or FIX attempts was to use it. `labels` are `key=value`, or `key` for any value. `since_ns` and
     `until_ns` (excluded) are about the submission.
@@ -157,7 +157,7 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
     repository: str = ""
     tool: str = ""
     labels: tuple[str, ...] = ()
-    tenant: str = ""
+    tenant: str | None = None
     actor: str = ""
     since_ns: int = 0
     until_ns: int = 0

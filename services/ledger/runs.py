@@ -33,7 +33,7 @@ class Described(Protocol):
 
 
 class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which runs are meant; what is empty or 0 leaves it open. All that is given must hold.
+    """Which runs are meant; what is empty or 0 leaves it open, and so does None for `tenant`. All that is given must hold.
 
     `labels` are `key=value`, or `key` for any value. `since_ns` and `until_ns` (excluded) are about the submission.
     `tool`: one of its EDIT or FIX attempts was to use it.
@@ -43,7 +43,7 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
     repository: str = ""
     tool: str = ""
     labels: tuple[str, ...] = ()
-    tenant: str = ""
+    tenant: str | None = None
     actor: str = ""
     since_ns: int = 0
     until_ns: int = 0
@@ -53,7 +53,7 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
         return (
             (in_any_state or self.state in ("", row.state))
             and self.repository in ("", row.repository)
-            and self.tenant in ("", row.tenant)
+            and self.tenant in (None, row.tenant)
             and self.actor in ("", row.actor)
             and self.since_ns <= row.submitted_ns < (self.until_ns or _EVER_NS)
             and all(_is_labelled(row.labels, label) for label in self.labels)
@@ -66,12 +66,14 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
         for column, value in (
             ("state", "" if in_any_state else self.state),
             ("repository", self.repository),
-            ("tenant", self.tenant),
             ("actor", self.actor),
         ):
             if value:
                 conditions.append(f"{column} = ?")
                 values.append(value)
+        if self.tenant is not None:
+            conditions.append("tenant = ?")
+            values.append(self.tenant)
         if self.since_ns:
             conditions.append("submitted_ns >= ?")
             values.append(self.since_ns)

@@ -251,7 +251,7 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
             repository=_text("repository", request.repository),
             tool=_text("tool", request.tool),
             labels=_labels(request.labels),
-            tenant=_text("tenant", request.tenant),
+            tenant=_text("tenant", request.tenant) if request.HasField("tenant") else None,
             actor=_text("actor", request.actor),
             since_ns=request.since_ns,
             until_ns=request.until_ns,
@@ -441,11 +441,14 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
     async def ExplainRun(self, request: pb.ExplainRunRequest, context: Any) -> pb.ExplainRunResponse:
         """What a run waits for."""
         run = _name("run", request.run)
+        workstream = _optional(_NAME, "workstream", request.workstream)
         situation = await self._asked(situation_of, run)
         if situation is None:
             raise _no_run(run)
         definitions = None if situation.spec is None else await self._definitions.of(situation.spec)
         waits = await asyncio.to_thread(explain, situation, definitions)
+        if workstream:
+            waits = [wait for wait in waits if wait.workstream in ("", workstream)]
         told = _fitting((pb.Wait(**_said(wait, _WAIT_FIELDS)) for wait in waits), WAITS_MAX)
         return pb.ExplainRunResponse(
             run=_run(situation.run),
@@ -806,7 +809,7 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
             state=_optional(_WORD, "state", request.state),
             repository=_text("repository", request.repository),
             labels=_labels(request.labels),
-            tenant=_text("tenant", request.tenant),
+            tenant=_text("tenant", request.tenant) if request.HasField("tenant") else None,
         )
         arguments = msgspec.structs.astuple(wanted)
         token = _token("WatchRuns", arguments, request.resume_token)

@@ -128,7 +128,7 @@ class Questions:
         try:
             folder.mkdir(parents=True, mode=0o700)
             process = await spawn_piped(child("answer"), cwd=folder, env=environment(), buffer_bytes=BUFFER_BYTES)
-            question = _Question(process, ask, parts, room)
+            question = _Question(process, ask, self._limits.rows_max, parts, room)
             try:
                 await question.check()
                 copy = await self._snapshots.linked(folder / sql_child.DATABASE, min_position)
@@ -154,9 +154,12 @@ async def _ended(process: Piped) -> tuple[int, str]:
 
 
 class _Question:
-    def __init__(self, process: Piped, ask: Ask, parts: asyncio.Queue[Part | None], room: asyncio.Semaphore) -> None:
+    def __init__(
+        self, process: Piped, ask: Ask, rows_max: int, parts: asyncio.Queue[Part | None], room: asyncio.Semaphore
+    ) -> None:
         self._process = process
         self._ask = ask
+        self._rows_max = rows_max
         self._parts = parts
         self._room = room
         self._said_bytes = 0
@@ -238,7 +241,13 @@ class _Question:
     def _failed(self, said: Failed) -> RpcError:
         code, reason, remedy = _OUTCOMES[said.failure]
         text = said.message.partition("\n\nPossible solutions")[0].strip()[:TEXT_CHARACTERS]
-        return RpcError(code, reason, f"{text}{remedy.format(ask=self._ask, mb=self._ask.memory_bytes // 2**20)}")
+        rows = (
+            "raise `sql_rows_max`"
+            if self._ask.rows_max >= self._rows_max
+            else "ask for more: the limit is the question's own"
+        )
+        told = remedy.format(ask=self._ask, mb=self._ask.memory_bytes // 2**20, rows=rows)
+        return RpcError(code, reason, f"{text}{told}")
 
 
 _TIME_SIGNALS = {-signal.SIGALRM, -signal.SIGXCPU}
@@ -250,7 +259,7 @@ _OUTCOMES: dict[str, tuple[grpc.StatusCode, str, str]] = {
     "refused": (_BAD, "SQL_REFUSED", ": only the views can be read (SELECT * FROM documentation)"),
     "time": (_SPENT, "SQL_TIME", ": it took more than {ask.timeout_s:g} s; ask for less, or raise `sql_timeout_s`"),
     "memory": (_SPENT, "SQL_MEMORY", ": it needs more than {mb} MB; ask for less, or raise `sql_memory_mb`"),
-    "rows": (_SPENT, "SQL_ROWS", ": add LIMIT, aggregate, or raise `sql_rows_max`"),
+    "rows": (_SPENT, "SQL_ROWS", ": add LIMIT, aggregate, or {rows}"),
     "bytes": (_SPENT, "SQL_BYTES", ": ask for fewer rows or columns, or raise `sql_bytes_max`"),
     "row": (_SPENT, "SQL_ROW", ": cut it, as with left(payload::VARCHAR, 1000)"),
     "failed": (grpc.StatusCode.INTERNAL, "SQL_BROKEN", ""),

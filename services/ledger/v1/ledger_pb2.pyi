@@ -1240,10 +1240,12 @@ class ListErrorsResponse(_message.Message):
     def __init__(self, errors: _Optional[_Iterable[_Union[Failure, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...
 
 class ExplainRunRequest(_message.Message):
-    __slots__ = ("run",)
+    __slots__ = ("run", "workstream")
     RUN_FIELD_NUMBER: _ClassVar[int]
+    WORKSTREAM_FIELD_NUMBER: _ClassVar[int]
     run: str
-    def __init__(self, run: _Optional[str] = ...) -> None: ...
+    workstream: str
+    def __init__(self, run: _Optional[str] = ..., workstream: _Optional[str] = ...) -> None: ...
 
 class Wait(_message.Message):
     __slots__ = ("workstream", "state", "waiting_for", "on", "since_ns", "until_ns", "reason", "next")
