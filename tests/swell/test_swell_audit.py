@@ -10,7 +10,7 @@ from small_repository import bundle
 from typer.testing import Result
 
 from services.ledger import anchors
-from swell.audit import _moment, anchor_line, anchors_in, finding_line, result_lines
+from swell.audit import anchor_line, anchors_in, finding_line, result_lines
 from swell.errors import SwellError
 from swell.values import Anchor, AuditFinding, AuditResult
 
@@ -55,33 +55,6 @@ def test_a_file_of_anchors_with_a_line_that_is_none_names_the_line(tmp_path: Pat
     with pytest.raises(SwellError, match=r"anchor|text") as refused:
         anchors_in(str(file))
     assert refused.value.where.startswith(str(file)[:100])
-
-
-NOW = datetime(2026, 11, 2, tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    ("text", "at"),
-    [
-        ("", None),
-        ("2026-11-01", datetime(2026, 11, 1, tzinfo=UTC)),
-        ("2026-11-01T10:00:00Z", datetime(2026, 11, 1, 10, tzinfo=UTC)),
-        ("2026-11-01T12:00+02:00", datetime(2026, 11, 1, 10, tzinfo=UTC)),
-        ("12h", datetime(2026, 11, 1, 12, tzinfo=UTC)),
-        ("1d", datetime(2026, 11, 1, tzinfo=UTC)),
-    ],
-)
-def test_a_time_is_a_date_or_so_long_ago(text: str, at: datetime | None) -> None:
-    assert _moment("--since", text, NOW) == (0 if at is None else round(at.timestamp()) * 10**9)
-
-
-@pytest.mark.parametrize(
-    "text", ["yesterday", "5", "-1d", "999999d", "0001-01-01", "9999-12-31", "1960-01-01", "12 h", "\0"]
-)
-def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(SwellError) as refused:
-        _moment("--since", text, NOW)
-    assert refused.value.reason == "BAD_TIME"
 
 
 def test_findings_and_results_are_told_in_words() -> None:

@@ -6,11 +6,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from small_repository import bundle, git
 from typer.testing import Result
 
+import swell as api
+from services.events import RunStatus
 from swell.errors import SwellError
 from swell.settings import RunSettings
 from swell.submission import assemble, documents_of, load_bundles, parse_context
@@ -59,6 +62,60 @@ def test_an_unknown_option_is_refused(swell: Swell) -> None:
 @pytest.mark.parametrize("value", ["0", "-1", "x"])
 def test_a_bad_number_is_refused(swell: Swell, value: str) -> None:
     assert swell("run", "--max-workers", value).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--state", "bogus"], "'pending', 'running', 'paused'"),
+        (["--label", "BAD=1"], "'BAD' is no label"),
+        (["--label", "=x"], "'' is no label"),
+        (["--tenant", "x y"], "'x y' is no tenant"),
+        (["--order", "cost_nano"], "submitted, finished, cost, attempts"),
+        (["--order", "cost down"], "no order"),
+    ],
+)
+def test_a_filter_that_no_run_can_match_is_refused(swell: Swell, arguments: list[str], said: str) -> None:
+    shown = swell("list", *arguments)
+    assert shown.exit_code == 2, shown.output
+    assert said in " ".join(shown.stderr.replace("│", " ").split())
+
+
+def test_every_state_of_a_run_can_be_listed(swell: Swell) -> None:
+    shown = " ".join(swell("list", "--state", "bogus").stderr.replace("│", " ").split())
+    assert all(f"'{state}'" in shown for state in get_args(RunStatus))
+
+
+@pytest.mark.parametrize(
+    "command", [["list"], ["events", "r"], ["errors", "r"], ["costs"], ["stats"], ["audit", "aim"]]
+)
+def test_every_command_reads_times_alike(swell: Swell, command: list[str]) -> None:
+    refused(swell(*command, "--since", "soon"), "--since 'soon' is no time", "Use 30m, 2h or 7d")
+    refused(swell(*command, "--since", "30m", "--until", "1w"), "--since 30m is not before --until 1w")
+    assert "cannot" in swell(*command, "--since", "90s").stderr, "it was a time, and there is no cluster to ask"
+
+
+@pytest.mark.parametrize(
+    "more", [["--since", "2030-01-01"], ["--until", "1d"], ["--tenant", ""], ["--label", "a=b"], ["--repository", "x"]]
+)
+def test_figures_are_of_a_run_or_of_those_that_are_described(swell: Swell, more: list[str]) -> None:
+    refused(swell("stats", "r1", *more), "a run is named", "leave it out")
+
+
+@pytest.mark.parametrize("run", ["", None, "a b", "x" * 129, 7])
+def test_figures_of_what_is_no_run_are_refused(run: Any) -> None:
+    with pytest.raises(SwellError, match="no run id"):
+        api.get_run_metrics(run)
+
+
+def test_one_text_is_no_list_of_groups() -> None:
+    with pytest.raises(SwellError, match=r"group_by: 'tool' is one text. Give a list"):
+        api.get_costs("tool")
+
+
+@pytest.mark.parametrize("command", [["rebuild"], ["restore", "--from", __file__]])
+def test_what_nobody_can_be_asked_needs_a_yes(swell: Swell, command: list[str]) -> None:
+    refused(swell("ledger", *command), "nobody can be asked", "--yes")
 
 
 def test_an_empty_folder_is_refused(swell: Swell, repo: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_a_ledger_is_verified_row_for_row(swell: Swell, bundles: Callable[..., P
 def test_a_ledger_is_made_anew_and_knows_the_same(swell: Swell, bundles: Callable[..., Path], repo: Path) -> None:
     assert swell("run", bundles(bundle("ws-a")), "--repo", repo, "--dry-run").exit_code == 0
     before = swell("show", "last", "--json").stdout
-    assert swell("ledger", "rebuild").exit_code == 1, "nobody said yes"
+    assert swell("ledger", "rebuild").exit_code == 2, "nobody said yes"
     shown = swell("ledger", "rebuild", "--yes", "--reason", "to see it")
     assert shown.exit_code == 0, shown.output
     assert "whole again" in shown.stdout
@@ -57,7 +57,7 @@ def test_a_backup_is_one_file_and_takes_the_place_of_the_ledgers(
     refused = swell("ledger", "restore", "--from", tmp_path / "bad", "--yes")
     assert refused.exit_code == 2
     assert "no file of this version" in refused.stderr
-    assert swell("ledger", "restore", "--from", copy).exit_code == 1, "nobody said yes"
+    assert swell("ledger", "restore", "--from", copy).exit_code == 2, "nobody said yes"
     shown = swell("ledger", "restore", "--from", copy, "--yes", "--reason", "a drill")
     assert shown.exit_code == 0, shown.output
     assert "whole again" in shown.stdout
