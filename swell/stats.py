@@ -15,7 +15,7 @@ from swell.options import JsonOption, Since, Until
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from swell.values import Count, Metrics
+    from swell.values import Count, Metrics, ToolFigures
 
 PATH_SHOWN = 30
 """Links of the critical path that are printed; JSON has them all."""
@@ -107,7 +107,7 @@ def _repairs(found: Metrics) -> list[str]:
     if found.tools:
         rows = [
             [one.tool, str(one.workstreams), str(one.completed), f"{one.first_pass / one.workstreams:.0%}",
-             str(one.fix_attempts), amount(one.cost_nano)]
+             str(one.fix_attempts), _cost(one)]
             for one in found.tools
         ]  # fmt: skip
         lines += ["", *columns([["tool", "workstreams", "completed", "first pass", "fix attempts", "cost"], *rows])]
@@ -125,6 +125,14 @@ def _repairs(found: Metrics) -> list[str]:
     if found.merge_conflicts or found.gate_failures:
         lines.append(f"the line: {found.merge_conflicts} conflicts, {found.gate_failures} red gates")
     return lines
+
+
+def _cost(one: ToolFigures) -> str:
+    """Money for a column, as in a report: a dash for a tool that costs nothing, a question mark where some is unknown."""
+    if not one.attempts:
+        return "-"
+    known = "" if one.cost_nano is None else amount(one.cost_nano)
+    return f"{known}+?" if known and one.unpriced else known or "?"
 
 
 def _told(counts: Iterable[Count]) -> str:

@@ -750,7 +750,7 @@ class Durations(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToolFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """What a tool achieved, of workstreams whose first EDIT it did."""
+    """What a tool achieved, of workstreams whose first EDIT it did; `unpriced` of the `attempts` that count have an unknown cost."""
 
     tool: str
     workstreams: int
@@ -758,6 +758,8 @@ class ToolFigures(msgspec.Struct, frozen=True, kw_only=True):
     first_pass: int
     fix_attempts: int
     cost_nano: int | None
+    attempts: int
+    unpriced: int
 
 
 class Count(msgspec.Struct, frozen=True, kw_only=True):

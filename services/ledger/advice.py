@@ -162,7 +162,7 @@ def _cost(figures: Figures) -> Iterator[Recommendation]:
     priced = [
         (tool.cost_nano / tool.completed, tool)
         for tool in _measured(figures)
-        if tool.cost_nano is not None and tool.completed >= WORKSTREAMS_MIN
+        if tool.cost_nano is not None and tool.attempts and not tool.unpriced and tool.completed >= WORKSTREAMS_MIN
     ]
     cheapest_nano, cheapest = min(priced, key=lambda one: (one[0], one[1].tool), default=(0.0, None))
     if cheapest is None:

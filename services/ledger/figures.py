@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from services.events import LINE, Artifact
-from services.ledger.costs import Costs, costs_in
+from services.ledger.costs import COUNTED, Costs, costs_in
 from services.ledger.critical_path import Link, Ran, critical_path
 from services.ledger.selection import Condition, Selection, of_runs
 from services.ledger.store import Reads
@@ -52,6 +52,8 @@ class ToolFigures(msgspec.Struct, frozen=True, kw_only=True):
     first_pass: int
     fix_attempts: int
     cost_nano: int | None
+    attempts: int
+    unpriced: int
 
 
 class Count(msgspec.Struct, frozen=True, kw_only=True):
@@ -374,11 +376,11 @@ class _Reading:
                 SELECT a.run, a.workstream, arg_min(a.tool, a.attempt) FILTER (a.step = 'edit') AS tool,
                     count(*) FILTER (a.step = 'edit' AND a.state = 'finished' AND NOT a.ok) AS failed_edits,
                     count(*) FILTER (a.step = 'fix') AS fixes, sum(a.cost_nano) AS cost_nano,
-                    count(*) FILTER (a.cost_nano IS NULL AND a.started_ns > 0 AND (a.cap <> '' OR a.basis <> '')) AS unpriced
+                    count(*) FILTER {COUNTED} AS attempts, count(*) FILTER {COUNTED} - count(a.cost_nano) AS unpriced
                 FROM attempts AS a WHERE a.step IN ('edit', 'fix') AND {where.sql} GROUP BY ALL)
             SELECT did.tool, count(*), count(*) FILTER (w.state IN {_COMPLETED}),
                 count(*) FILTER (w.state IN {_COMPLETED} AND did.failed_edits = 0 AND did.fixes = 0), sum(did.fixes),
-                CASE WHEN sum(did.unpriced) = 0 THEN sum(did.cost_nano) END
+                CASE WHEN sum(did.attempts) = 0 THEN 0 ELSE sum(did.cost_nano) END, sum(did.attempts), sum(did.unpriced)
             FROM did JOIN workstreams AS w ON w.run = did.run AND w.workstream = did.workstream
             WHERE did.tool <> '' AND w.state IN {_SETTLED} AND {whose.sql}
             GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {ROWS_MAX}""",
@@ -387,9 +389,9 @@ class _Reading:
         return [
             ToolFigures(
                 tool=tool, workstreams=count, completed=completed, first_pass=first, fix_attempts=int(fixes),
-                cost_nano=None if cost is None else int(cost),
+                cost_nano=None if cost is None else int(cost), attempts=int(attempts), unpriced=int(unpriced),
             )
-            for tool, count, completed, first, fixes, cost in rows
+            for tool, count, completed, first, fixes, cost, attempts, unpriced in rows
         ]  # fmt: skip
 
     def _fixes(self) -> tuple[float | None, list[Count]]:

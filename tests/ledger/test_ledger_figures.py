@@ -96,8 +96,8 @@ def test_the_numbers_of_a_run(tmp_path: Path):
     assert (found.wave_count, found.single_waves) == (2, 1)
     assert found.avg_wave_duration_sec == pytest.approx(story.at - 10)
     assert found.tools == [
-        ToolFigures(tool="codex", workstreams=2, completed=1, first_pass=0, fix_attempts=2, cost_nano=None),
-        ToolFigures(tool="aider", workstreams=1, completed=1, first_pass=1, fix_attempts=0, cost_nano=10**9),
+        ToolFigures(tool="codex", workstreams=2, completed=1, first_pass=0, fix_attempts=2, cost_nano=10**9, attempts=5, unpriced=2),
+        ToolFigures(tool="aider", workstreams=1, completed=1, first_pass=1, fix_attempts=0, cost_nano=10**9, attempts=1, unpriced=0),
     ]
     assert found.mean_fix_attempts == pytest.approx(2 / 3)
     assert [(one.name, one.count) for one in found.fix_attempts] == [("0", 2), ("2", 1)]
@@ -117,6 +117,19 @@ def test_the_numbers_of_a_run(tmp_path: Path):
     assert found.budget is None
     (waits,) = found.queue_waits
     assert (waits.name, waits.count, waits.max_s) == ("p", 11, 3)
+
+
+def test_a_tool_that_costs_nothing_is_told_from_one_whose_cost_nobody_knows(tmp_path: Path):
+    story = Timed()
+    story.begin("w1", "w2", "w3")
+    story.attempt("w1", 1, how={"tool": "codemod", "cap": None})
+    story.attempt("w2", 1, how={"tool": "silent"})
+    story.attempt("w3", 1, **told(0.25))
+    story.attempt("w3", 2, "fix")
+    for name in ("w1", "w2", "w3"):
+        story.settled(name)
+    costs = {one.tool: (one.cost_nano, one.attempts, one.unpriced) for one in figures(tmp_path, story).tools}
+    assert costs == {"codemod": (0, 0, 0), "silent": (None, 1, 1), "aider": (250_000_000, 2, 1)}
 
 
 def test_quantiles_are_those_of_the_values(tmp_path: Path):
@@ -333,11 +346,20 @@ def durations(count: int, total_s: float, p90_s: float = 1.0, **names):
     return Durations(count=count, total_s=total_s, p50_s=1, p90_s=p90_s, p95_s=p90_s, p99_s=p90_s, max_s=p90_s, **names)
 
 
-def tool(name: str, workstreams: int, first_pass: int, completed: int | None = None, cost_nano: int | None = None):
+def tool(
+    name: str,
+    workstreams: int,
+    first_pass: int,
+    completed: int | None = None,
+    cost_nano: int | None = None,
+    attempts: int = 20,
+    unpriced: int = 0,
+):
     done = workstreams if completed is None else completed
     return ToolFigures(
-        tool=name, workstreams=workstreams, completed=done, first_pass=first_pass, fix_attempts=0, cost_nano=cost_nano
-    )
+        tool=name, workstreams=workstreams, completed=done, first_pass=first_pass, fix_attempts=0, cost_nano=cost_nano,
+        attempts=attempts, unpriced=unpriced,
+    )  # fmt: skip
 
 
 BUSY = {
@@ -389,6 +411,8 @@ def test_what_is_measured_is_suggested_with_its_numbers(measured, category, curr
         {"tools": [tool("a", 10, 9), tool("b", 10, 10)]},
         {"tools": [tool("a", 10, 10)]},
         {"tools": [tool("a", 10, 9, cost_nano=None), tool("b", 10, 9, cost_nano=1)]},
+        {"tools": [tool("a", 10, 9, cost_nano=40), tool("b", 10, 9, cost_nano=20, unpriced=1)]},
+        {"tools": [tool("a", 10, 9, cost_nano=40), tool("b", 10, 9, cost_nano=0, attempts=0)]},
         {"tools": [tool("a", 10, 10, cost_nano=40), tool("b", 10, 9, cost_nano=20)]},
         {"tools": [tool("a", 10, 0, 5, cost_nano=40), tool("b", 10, 0, 9, cost_nano=20)]},
         {"breaker_trips": CIRCLES, "fix_attempts": [Count(name="2", count=90)]},

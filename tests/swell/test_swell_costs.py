@@ -21,7 +21,7 @@ from swell.moments import moment_ns
 from swell.settings import RunSettings, from_environment, layered, parse_labels
 from swell.stats import stat_lines
 from swell.submission import named_by, tenant_of
-from swell.values import Costs, CriticalLink, Evidence, Metrics, Recommendation, Spent
+from swell.values import Costs, CriticalLink, Evidence, Metrics, Recommendation, Spent, ToolFigures
 
 SAY = 'import sys; open(sys.argv[1], "a").write("# changed\\n"); print(\'{"cost": 0.30, "model": "gpt-4"}\')'
 AGENT = {
@@ -178,8 +178,9 @@ def test_a_table_tells_what_it_leaves_out() -> None:
         assert wanted in text
 
 
-def test_statistics_leave_out_what_cannot_be_known() -> None:
-    known: dict[str, Any] = dict.fromkeys(Metrics.__struct_fields__) | {
+def metrics(**known: Any) -> Metrics:
+    """Figures of nothing, but for what is given."""
+    empty: dict[str, Any] = dict.fromkeys(Metrics.__struct_fields__) | {
         field: [] for field in (
             "tools", "durations", "queue_waits", "fix_attempts", "breaker_trips", "errors", "recoveries", "flaky_gates",
             "contexts", "critical_path", "recommendations",
@@ -188,7 +189,11 @@ def test_statistics_leave_out_what_cannot_be_known() -> None:
         ("runs", "total_workstreams", "successful", "failed", "total_duration_sec", "wave_count", "single_waves",
          "merge_conflicts", "gate_failures", "position"), 0,
     ) | {"utilization_basis": "", "costs": row()}  # fmt: skip
-    text = "\n".join(stat_lines(Metrics(**known)))
+    return Metrics(**empty | known)
+
+
+def test_statistics_leave_out_what_cannot_be_known() -> None:
+    text = "\n".join(stat_lines(metrics()))
     assert "None" not in text
     assert "efficiency" not in text
     link = CriticalLink(kind="step", workstream="ws-a", attempt=1, step="edit", tool="x", started_ns=1, duration_s=7)
@@ -196,9 +201,24 @@ def test_statistics_leave_out_what_cannot_be_known() -> None:
         category="workers", current_value="8", recommended_value="2", expected_improvement="less", reasoning="idle",
         evidence=[Evidence(name="peak", value=2, source="peak_parallelism")],
     )  # fmt: skip
-    text = "\n".join(stat_lines(Metrics(**known | {"critical_path": [link], "recommendations": [advice]})))
+    text = "\n".join(stat_lines(metrics(critical_path=[link], recommendations=[advice])))
     for wanted in ("7.0 s  step  ws-a  edit 1", "workers: 8 -> 2", "peak = 2 (peak_parallelism)"):
         assert wanted in text
+
+
+@pytest.mark.parametrize(
+    ("known", "shown"),
+    [
+        ({"cost_nano": 0, "attempts": 0, "unpriced": 0}, "-"),
+        ({"cost_nano": None, "attempts": 2, "unpriced": 2}, "?"),
+        ({"cost_nano": 270_000_000, "attempts": 2, "unpriced": 1}, "$0.27+?"),
+        ({"cost_nano": 270_000_000, "attempts": 2, "unpriced": 0}, "$0.27"),
+    ],
+)
+def test_the_cost_of_a_tool_says_what_of_it_is_known(known: dict[str, Any], shown: str) -> None:
+    tool = ToolFigures(tool="agent", workstreams=2, completed=2, first_pass=2, fix_attempts=0, **known)
+    (line,) = [line for line in stat_lines(metrics(tools=[tool])) if line.startswith("agent")]
+    assert line.split()[-1] == shown
 
 
 # Labels

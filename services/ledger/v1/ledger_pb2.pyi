@@ -1429,20 +1429,24 @@ class Durations(_message.Message):
     def __init__(self, step: _Optional[str] = ..., name: _Optional[str] = ..., count: _Optional[int] = ..., total_s: _Optional[float] = ..., p50_s: _Optional[float] = ..., p90_s: _Optional[float] = ..., p95_s: _Optional[float] = ..., p99_s: _Optional[float] = ..., max_s: _Optional[float] = ...) -> None: ...
 
 class ToolFigures(_message.Message):
-    __slots__ = ("tool", "workstreams", "completed", "first_pass", "fix_attempts", "cost_nano")
+    __slots__ = ("tool", "workstreams", "completed", "first_pass", "fix_attempts", "cost_nano", "attempts", "unpriced")
     TOOL_FIELD_NUMBER: _ClassVar[int]
     WORKSTREAMS_FIELD_NUMBER: _ClassVar[int]
     COMPLETED_FIELD_NUMBER: _ClassVar[int]
     FIRST_PASS_FIELD_NUMBER: _ClassVar[int]
     FIX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     COST_NANO_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    UNPRICED_FIELD_NUMBER: _ClassVar[int]
     tool: str
     workstreams: int
     completed: int
     first_pass: int
     fix_attempts: int
     cost_nano: int
-    def __init__(self, tool: _Optional[str] = ..., workstreams: _Optional[int] = ..., completed: _Optional[int] = ..., first_pass: _Optional[int] = ..., fix_attempts: _Optional[int] = ..., cost_nano: _Optional[int] = ...) -> None: ...
+    attempts: int
+    unpriced: int
+    def __init__(self, tool: _Optional[str] = ..., workstreams: _Optional[int] = ..., completed: _Optional[int] = ..., first_pass: _Optional[int] = ..., fix_attempts: _Optional[int] = ..., cost_nano: _Optional[int] = ..., attempts: _Optional[int] = ..., unpriced: _Optional[int] = ...) -> None: ...
 
 class Count(_message.Message):
     __slots__ = ("name", "reason", "count")
