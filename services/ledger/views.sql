@@ -179,6 +179,10 @@ SELECT
     session,
     (cost_nano::DECIMAL(19, 0) * 0.000000001::DECIMAL(9, 9)) AS cost_usd,
     cost_nano,
+    (
+        cost_nano IS NOT NULL OR basis <> '' OR (cap <> '' AND started_ns > 0 AND closed_ns > 0)
+        OR input_tokens > 0 OR output_tokens > 0 OR cache_read_tokens > 0 OR cache_write_tokens > 0
+    ) AS counted,
     (list_cost_nano::DECIMAL(19, 0) * 0.000000001::DECIMAL(9, 9)) AS list_cost_usd,
     list_cost_nano,
     basis,
@@ -233,9 +237,10 @@ COMMENT ON COLUMN swell.attempts.model IS 'The model, as its tool told';
 COMMENT ON COLUMN swell.attempts.session IS 'The tool''s own session';
 COMMENT ON COLUMN swell.attempts.cost_usd IS 'What it has cost in US dollars; NULL where nobody knows';
 COMMENT ON COLUMN swell.attempts.cost_nano IS 'The same in billionths of a dollar';
+COMMENT ON COLUMN swell.attempts.counted IS 'Whether it counts towards costs: it has cost something, told of usage, or is a coding tool''s and has ended';
 COMMENT ON COLUMN swell.attempts.list_cost_usd IS 'What it would have cost at list prices; NULL where nobody knows';
 COMMENT ON COLUMN swell.attempts.list_cost_nano IS 'The same in billionths of a dollar';
-COMMENT ON COLUMN swell.attempts.basis IS 'Where the cost comes from: reported, list, estimate or unknown; empty where no coding tool ran';
+COMMENT ON COLUMN swell.attempts.basis IS 'Where the cost comes from: reported, list, estimate or unknown; empty where nothing was told of it';
 COMMENT ON COLUMN swell.attempts.price_table IS 'The price table it was computed with';
 COMMENT ON COLUMN swell.attempts.lower_bound IS 'Whether it has cost at least that much, and perhaps more';
 COMMENT ON COLUMN swell.attempts.cap IS 'How its tool was held to a cap';

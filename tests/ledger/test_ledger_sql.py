@@ -21,6 +21,7 @@ from nanoarrow.ipc import InputStream
 from typer.testing import CliRunner
 
 from services import events as ev
+from services.ledger.costs import COUNTED
 from services.ledger.snapshots import child, environment
 from services.ledger.sql import Limits
 from services.ledger.sql_child import DATABASE, VIEWS, Ask, RefusedError, the_one_select
@@ -33,6 +34,7 @@ from swell.values import QueryEnd
 
 LIMITS = Limits(queries=4, timeout_s=1.5, memory_mb=256, rows_max=50_000, bytes_max=4 * 2**20)
 GONE_S = 5.0
+SHOWN = Path(__file__).parents[2] / "services" / "ledger" / "views.sql"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "sql.md"
 
 
@@ -51,6 +53,7 @@ def rich() -> list:
     )
     story.step("a", 1, "edit", finish)
     verdict = ev.CheckResult(check="c1", kind="static", name="ruff", outcome="failed", wall_s=2.5, findings=3)
+    story.step("b", 3, "fix", ev.StepFinished(ok=False, error_class="tool_failed"), cap="none")
     for attempt in (1, 2):
         failed = ev.StepFinished(ok=False, error_class="check_failed", signature="s1", message="red", checks=[verdict])
         story.step("b", attempt, "static", failed)
@@ -148,6 +151,14 @@ def test_the_examples_of_the_document_are_answered(ledger):
     assert len(examples) >= 4
     answers = [ledger.rows(example) for example in examples]
     assert all(answers), "each finds something in a small history"
+
+
+def test_costs_and_views_count_the_same_attempts(ledger):
+    """The document's first example tells what `swell costs` tells: of two, the cost of one is unknown."""
+    example = DOCUMENT.read_text().split("```sql\n")[1].partition("```")[0]
+    assert sorted(row[-2:] for row in ledger.rows(example)) == [(1, 0), (1, 1)]
+    assert ledger.rows("SELECT count(*), count(*) FILTER (cost_usd IS NULL) FROM attempts WHERE counted") == [(2, 1)]
+    assert re.sub(r"\ba\.", "", " ".join(COUNTED.split())) in " ".join(SHOWN.read_text().split())
 
 
 def test_an_answer_tells_its_position_and_age(ledger):
