@@ -102,7 +102,7 @@ def plain_figures(
     run: Run, workstreams: Sequence[Workstream], attempts: Sequence[Attempt], waves: Sequence[Wave], now_ns: int
 ) -> Figures:
     """The figures of a run that need nothing of its definition."""
-    return figures(run, workstreams, attempts, waves, after={}, workers=0, eager=False, now_ns=now_ns)
+    return figures(run, workstreams, attempts, waves, now_ns=now_ns)
 
 
 # The run

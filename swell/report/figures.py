@@ -4,10 +4,9 @@ The definitions, which docs/report.md repeats for people:
 
 * A workstream *takes* from its first attempt to its end, or until now. It *works* while one of its attempts is claimed and
   open, and *queues* while one is scheduled and nobody has claimed it.
-* *Utilisation* is what all attempts of the run worked, divided by the time that it took times its workers.
 * First pass: a workstream completed without FIX and without a recovery; it counts for the tool of its first EDIT.
-* The critical path goes back from the workstream that ended last: each time to the dependency that ended last, or, in waves,
-  to whoever ended last in the wave before.
+
+Utilisation and critical path are the ledger's (docs/costs.md), and handed in.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import Final, Self
 import msgspec
 
 from services.events import LINE, TERMINAL_WORKSTREAM
-from swell.values import Attempt, Run, Wave, Workstream
+from swell.values import Attempt, CriticalLink, Metrics, Run, Wave, Workstream
 
 AI_STEPS: Final = frozenset({"edit", "fix"})
 STEPS: Final = ("edit", "static", "runtime", "fix", "merge", "gate", "deliver", "compensate")
@@ -155,15 +154,11 @@ class FirstPass(msgspec.Struct, frozen=True, kw_only=True):
     fixes: int
 
 
-class Leg(msgspec.Struct, frozen=True, kw_only=True):
-    """A workstream on the critical path, and the time by which it made the run longer."""
-
-    workstream: str
-    seconds: float
-
-
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it. `by_*` are names with what was spent, the dearest first; each of them adds up to `spent`."""
+    """All of it. `by_*` are names with what was spent, the dearest first; each of them adds up to `spent`.
+
+    `workers` is 0 for not known; `utilisation_basis` says what slots it is of.
+    """
 
     took_s: float
     workers: int
@@ -173,8 +168,9 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     steps: list[StepFigures]
     queue: Spread
     utilisation: float | None
+    utilisation_basis: str
     first_pass: list[FirstPass]
-    critical_path: list[Leg]
+    critical_path: list[CriticalLink]
     spent: Spent
     by_tool: list[tuple[str, Spent]]
     by_model: list[tuple[str, Spent]]
@@ -222,18 +218,16 @@ def figures(
     attempts: Sequence[Attempt],
     waves: Sequence[Wave],
     *,
-    after: dict[str, list[str]],
-    workers: int,
-    eager: bool,
     now_ns: int,
+    workers: int = 0,
+    metrics: Metrics | None = None,
 ) -> Figures:
-    """The figures of a run at a time. `after` are the dependencies of each workstream; `workers` 0 for not known."""
+    """The figures of a run at a time; without `metrics` they lack utilisation and critical path."""
     of_each: dict[str, list[Attempt]] = defaultdict(list)
     for attempt in attempts:
         of_each[attempt.workstream].append(attempt)
     rows = [_workstream(item, of_each[item.workstream], now_ns) for item in workstreams]
     took_s = _between(run.submitted_ns, run.finished_ns or now_ns)
-    room_s = took_s * workers
     costly = [attempt for attempt in attempts if _costs(attempt)]
     return Figures(
         took_s=took_s,
@@ -243,9 +237,10 @@ def figures(
         line=of_each.get(LINE, []),
         steps=_steps(attempts, now_ns),
         queue=Spread.of(queued_s(attempt, now_ns) for attempt in attempts if attempt.started_ns),
-        utilisation=sum(worked_s(attempt, now_ns) for attempt in attempts) / room_s if room_s else None,
+        utilisation=metrics.worker_utilization if metrics else None,
+        utilisation_basis=metrics.utilization_basis if metrics else "",
         first_pass=_first_pass(rows),
-        critical_path=_critical_path(rows, after, now_ns, eager=eager),
+        critical_path=metrics.critical_path if metrics else [],
         spent=Spent.of(costly),
         by_tool=_grouped(costly, lambda attempt: attempt.tool),
         by_model=_grouped(costly, _model),
@@ -364,31 +359,6 @@ def _first_pass(rows: Iterable[WorkstreamFigures]) -> list[FirstPass]:
         )
         for tool, mine in sorted(of_tool.items())
     ]
-
-
-def _critical_path(
-    rows: Sequence[WorkstreamFigures], after: dict[str, list[str]], now_ns: int, *, eager: bool
-) -> list[Leg]:
-    by_name = {row.item.workstream: row for row in rows if row.started_ns}
-
-    def end(row: WorkstreamFigures) -> int:
-        return row.ended_ns or now_ns
-
-    def before(row: WorkstreamFigures) -> WorkstreamFigures | None:
-        earlier = [by_name[name] for name in after.get(row.item.workstream, ()) if name in by_name]
-        if not eager:
-            earlier = [other for other in by_name.values() if other.item.wave == row.item.wave - 1] or earlier
-        found = max(earlier, key=lambda other: (end(other), other.item.workstream), default=None)
-        return found if found and end(found) < end(row) else None
-
-    path: list[Leg] = []
-    at = max(by_name.values(), key=lambda row: (end(row), row.item.workstream), default=None)
-    while at is not None:
-        earlier = before(at)
-        since_ns = max(at.started_ns, end(earlier)) if earlier else at.started_ns
-        path.append(Leg(workstream=at.item.workstream, seconds=_between(since_ns, end(at))))
-        at = earlier
-    return path[::-1]
 
 
 def _errors(attempts: Iterable[Attempt]) -> list[ErrorGroup]:

@@ -16,8 +16,8 @@ from swell.values import (
     Attempt,
     Event,
     LedgerStatus,
+    Metrics,
     Patch,
-    Recommendation,
     Run,
     Selection,
     Wave,
@@ -63,7 +63,6 @@ class Diff(msgspec.Struct, frozen=True, kw_only=True):
 class Definition(msgspec.Struct, frozen=True, kw_only=True):
     """What the run's definition says of its course. `workers` is 0 where the definition is no longer stored."""
 
-    after: dict[str, list[str]] = {}
     workers: int = 0
     eager: bool = False
     budget_nano: int | None = None
@@ -82,7 +81,7 @@ class Material(msgspec.Struct, frozen=True, kw_only=True):
     findings: dict[tuple[str, int], list[str]]
     diffs: list[Diff]
     diffs_left: int
-    advice: list[Recommendation]
+    metrics: Metrics
     status: LedgerStatus
     read_ns: int
 
@@ -106,7 +105,7 @@ class Material(msgspec.Struct, frozen=True, kw_only=True):
             findings=_findings(client, workstreams, attempts),
             diffs=patches,
             diffs_left=left,
-            advice=client.get_metrics(Selection(run=run)).recommendations,
+            metrics=client.get_metrics(Selection(run=run)),
             status=status,
             read_ns=now_ns,
         )
@@ -120,7 +119,7 @@ class Material(msgspec.Struct, frozen=True, kw_only=True):
                 {"workstream": workstream, "attempt": attempt, "lines": lines}
                 for (workstream, attempt), lines in self.findings.items()
             ],
-            "recommendations": self.advice,
+            "recommendations": self.metrics.recommendations,
             "events": self.events,
             "position": self.status.position,
             "read_ns": self.read_ns,
@@ -134,10 +133,9 @@ class Material(msgspec.Struct, frozen=True, kw_only=True):
             self.workstreams,
             self.attempts,
             self.waves,
-            after=self.definition.after,
-            workers=self.definition.workers,
-            eager=self.definition.eager,
             now_ns=self.read_ns,
+            workers=self.definition.workers,
+            metrics=self.metrics,
         )
 
 
@@ -173,7 +171,6 @@ def _definition(client: Client, events: Sequence[Event]) -> Definition:
         if event.kind == "budget_changed" and event.payload.get("scope", "run") == "run":
             budget = event.payload.get("limit_nano")
     return Definition(
-        after={bundle.id: list(bundle.depends_on) for bundle in found.bundles},
         workers=found.options.max_workers,
         eager=found.options.scheduling == "eager",
         budget_nano=budget,

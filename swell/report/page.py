@@ -20,7 +20,7 @@ from services.outcome import usd_text
 from swell.listing import check_lines, when
 from swell.report.figures import STEPS, queued_s, worked_s, worth_a_row
 from swell.report.notes import notes
-from swell.report.terminal import failure_title, outcome, path_text, percent, seconds
+from swell.report.terminal import failure_title, outcome, path_text, percent, seconds, slots_text
 from swell.report.timeline import timeline
 from swell.standing import cost_text, count_text, run_facts, tokens_text, why_text
 from swell.text import size, visible
@@ -56,6 +56,7 @@ def page(material: Material) -> str:
         "eager": material.definition.eager,
         "time": timeline(run, found, material.read_ns),
         "path": path_text(found),
+        "slots": slots_text(found),
         "groups": [
             ("tool", found.by_tool),
             ("model", found.by_model),
@@ -72,7 +73,7 @@ def page(material: Material) -> str:
         "diffs_left": material.diffs_left,
         "notes": notes(run.run, material.events),
         "notes_cut": material.events_cut,
-        "advice": material.advice,
+        "advice": material.metrics.recommendations,
         "attempts": material.attempts[-ATTEMPTS_SHOWN:],
         "attempts_left": max(len(material.attempts) - ATTEMPTS_SHOWN, 0),
         "status": material.status,
@@ -92,7 +93,7 @@ def page(material: Material) -> str:
         "failures": found.failures,
         "line": found.line,
         "diffs": material.diffs or material.diffs_left,
-        "advice": material.advice,
+        "advice": material.metrics.recommendations,
         "events": material.events,
         "attempts": material.attempts,
     }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
+from services.events import LINE
 from services.outcome import usd_text
 from swell.listing import check_lines, when
 from swell.report.figures import worth_a_row
@@ -24,6 +26,8 @@ FINDINGS_SHOWN: Final = 8
 ERRORS_SHOWN: Final = 20
 LINE_SHOWN: Final = 40
 NOTES_SHOWN: Final = 40
+STAYS_SHOWN: Final = 12
+_STAYS: Final = {LINE: "the line", "": "the end"}
 
 Section = tuple[str, list[str]]
 
@@ -60,11 +64,15 @@ def budget_text(material: Material) -> str:
 
 
 def workers_text(found: Figures) -> str:
-    """How many tools may run at a time, and how busy they were; empty where the definition is gone."""
-    if not found.workers:
+    """How many tools may run at a time, and what part of the slots' time was used, each where it is known."""
+    return "; ".join(part for part in (str(found.workers or ""), slots_text(found)) if part)
+
+
+def slots_text(found: Figures) -> str:
+    """What part of the slots' time was used, and whose slots they are; empty where nobody knows."""
+    if found.utilisation is None:
         return ""
-    busy = "" if found.utilisation is None else f", {percent(found.utilisation)} of their time at work"
-    return f"{found.workers}{busy}"
+    return f"{percent(found.utilisation)} of the slots' time used, by {found.utilisation_basis}"
 
 
 def queue_text(found: Figures) -> str:
@@ -75,10 +83,15 @@ def queue_text(found: Figures) -> str:
 
 
 def path_text(found: Figures) -> str:
-    """The critical path, with the time that each workstream on it added."""
-    total = sum(leg.seconds for leg in found.critical_path)
-    legs = " -> ".join(f"{leg.workstream} ({seconds(leg.seconds)})" for leg in found.critical_path)
-    return f"{legs}: {seconds(total)} of {seconds(found.took_s)}" if len(found.critical_path) > 1 else ""
+    """The critical path by workstream, with the time that each added; an ellipsis for those that added little."""
+    stays = [
+        (name, sum(link.duration_s for link in links))
+        for name, links in groupby(found.critical_path, key=lambda link: link.workstream)
+    ]
+    longest = sorted((length for _, length in stays), reverse=True)[:STAYS_SHOWN]
+    least_s = longest[-1] if longest else 0.0
+    told = [f"{_STAYS.get(name, name)} ({seconds(length)})" if length >= least_s else "…" for name, length in stays]
+    return " -> ".join(text for text, _ in groupby(told)) if len(stays) > 1 else ""
 
 
 def percent(share: float) -> str:
@@ -203,7 +216,7 @@ def outcome(attempt: Attempt) -> str:
 
 def _advice(material: Material, screen: Screen) -> list[str]:
     lines: list[str] = []
-    for one in material.advice:
+    for one in material.metrics.recommendations:
         what = f"{one.category}: {one.current_value} -> {one.recommended_value}"
         lines += [part for text in (what, f"  {one.reasoning}") for part in screen.wrapped(one_line(text))]
     return [*lines, f"the numbers behind it: swell stats {material.run.run}"] if lines else []

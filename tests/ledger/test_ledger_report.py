@@ -263,7 +263,7 @@ async def test_a_report_tells_what_happened(tmp_path):
         "acme",
         "branch swell/r1 at eeeeeeeeeeee",
         "$1.00, of which $0.22 are spent",
-        "ws-a (24.0 s) -> ws-c",
+        "ws-a (11.0 s) -> ws-b (2.0 s) -> ws-a (10.0 s) -> the line (1.0 s) -> ws-c (6.0 s)",
         "ws-b/2 static: check_failed",
         "src/a.py:3: arg-type wrong",
         "ws-a/2 static: check_failed (later mended)",
@@ -285,9 +285,14 @@ async def test_a_report_tells_what_happened(tmp_path):
 
 
 async def test_the_json_of_a_report_holds_its_figures(tmp_path):
-    async with reported(tmp_path, told()) as (material, _):
+    async with reported(tmp_path, told()) as (material, ledger):
         found = msgspec.json.decode(material.json())
+        told_to_others = await ledger.stub.GetMetrics(pb.GetMetricsRequest(selection=pb.Selection(run="r1")))
     figures = found["figures"]
+    assert figures["utilisation"] == told_to_others.worker_utilization
+    assert [(link["kind"], link["workstream"], link["duration_s"]) for link in figures["critical_path"]] == [
+        (link.kind, link.workstream, link.duration_s) for link in told_to_others.critical_path
+    ]
     assert (figures["spent"]["cost_nano"], figures["spent"]["unpriced"]) == (22 * CENT, 1)
     assert figures["workers"] == 2
     assert [wave["completed"] for wave in figures["waves"]] == [1, 0]

@@ -15,11 +15,23 @@ from swell.listing import when
 from swell.report.figures import STEPS, Spread
 from swell.report.material import Definition, Diff, Material
 from swell.report.page import page, shown_diff
-from swell.report.terminal import report_lines
+from swell.report.terminal import path_text, report_lines
 from swell.report.timeline import Scale
 from swell.screen import Cell, Screen
 from swell.standing import RunStatus
-from swell.values import Attempt, Event, Evidence, LedgerStatus, Patch, Recommendation, Run, Wave, Workstream
+from swell.values import (
+    Attempt,
+    CriticalLink,
+    Event,
+    Evidence,
+    LedgerStatus,
+    Metrics,
+    Patch,
+    Recommendation,
+    Run,
+    Wave,
+    Workstream,
+)
 
 S = 10**9
 START = 1_790_000_000 * S
@@ -51,6 +63,14 @@ def a_workstream(name: str, wave: int = 0, **given: Any) -> Workstream:
     return made(Workstream, run="r1", workstream=name, wave=wave, **{**told, **given})
 
 
+def metrics(**given: Any) -> Metrics:
+    return made(Metrics, **{"worker_utilization": None, **given})
+
+
+def link(workstream: str, length_s: float, kind: str = "step") -> CriticalLink:
+    return made(CriticalLink, kind=kind, workstream=workstream, duration_s=length_s)
+
+
 def material(run: Run, workstreams: list[Workstream], attempts: list[Attempt], **given: Any) -> Material:
     return made(
         Material,
@@ -60,6 +80,7 @@ def material(run: Run, workstreams: list[Workstream], attempts: list[Attempt], *
         **{
             "definition": Definition(),
             "findings": {},
+            "metrics": metrics(),
             "status": made(LedgerStatus),
             "read_ns": START + 60 * S,
             **given,
@@ -361,7 +382,9 @@ def test_advice_stands_in_every_form_with_the_numbers_behind_it() -> None:
         reasoning="never more than 2 ran </p><script>",
         evidence=[Evidence(name="peak_parallelism", value=2.0, source="attempts of r1")],
     )
-    found = material(made(Run, run="r1", state="completed"), [a_workstream("ws-a")], [], advice=[advice])
+    found = material(
+        made(Run, run="r1", state="completed"), [a_workstream("ws-a")], [], metrics=metrics(recommendations=[advice])
+    )
     lines = "\n".join(report_lines(found, Screen(80, colour=False)))
     assert "workers: 8 -> 2" in lines
     assert "swell stats r1" in lines
@@ -369,3 +392,33 @@ def test_advice_stands_in_every_form_with_the_numbers_behind_it() -> None:
     assert "never more than 2 ran &lt;/p&gt;&lt;script&gt;" in text
     assert "peak_parallelism" in text
     assert msgspec.json.decode(found.json())["recommendations"][0]["evidence"][0]["value"] == 2.0
+
+
+def test_the_path_and_the_use_of_slots_are_the_ledgers_in_every_form() -> None:
+    """Not what the times of workstreams would say: ws-b, which only waited, is not on the path."""
+    links = [
+        link("ws-a", 1, "queue"), link("ws-a", 20), link("_line", 4),
+        link("ws-c", 30), link("", 5, "wait"),
+    ]  # fmt: skip
+    given = metrics(worker_utilization=0.083, utilization_basis="executors", critical_path=links)
+    rows = [a_workstream("ws-a"), a_workstream("ws-b", finished_ns=START + 60 * S), a_workstream("ws-c")]
+    found = material(a_run(), rows, [], metrics=given, definition=Definition(workers=3))
+    path = "ws-a (21.0 s) -> the line (4.0 s) -> ws-c (30.0 s) -> the end (5.0 s)"
+    slots = "8 % of the slots' time used, by executors"
+    lines = [line.strip() for line in report_lines(found, Screen())]
+    assert f"critical    {path}" in lines
+    assert f"workers     3; {slots}" in lines
+    text = Seen(page(found)).text
+    assert f"Critical path: {path}" in text
+    assert slots in text
+    figures = msgspec.json.decode(found.json())["figures"]
+    assert (figures["utilisation"], figures["utilisation_basis"]) == (0.083, "executors")
+    assert figures["critical_path"] == msgspec.to_builtins(links)
+
+
+def test_many_stays_on_the_path_are_the_longest() -> None:
+    links = [link(f"ws-{n:02}", 10 + n) for n in range(20)] + [link("", 5000, "wait")]
+    text = path_text(material(a_run(), [], [], metrics=metrics(critical_path=links)).figures())
+    assert text.startswith("… -> ws-09 (19.0 s) -> ws-10")
+    assert text.endswith("ws-19 (29.0 s) -> the end (1 h 23 min)")
+    assert text.count("ws-") == 11
