@@ -225,7 +225,7 @@ def result_lines(result: AuditResult) -> list[str]:
 
     if result.end < result.start:
         return ["nothing is recorded yet"]
-    verdict = "nothing was altered" if result.ok else f"{result.findings} findings"
+    verdict = "no alteration was found" if result.ok else f"{result.findings} finding{'s' * (result.findings != 1)}"
     lines = [
         (
             f"{verdict} from {result.start} to {result.end}: {result.entries} entries, {result.events} events, "
@@ -238,7 +238,9 @@ def result_lines(result: AuditResult) -> list[str]:
     ]
     if result.unlogged:
         lines[-1] += f", {result.unlogged} are no longer in it"
-    lines.append(f"  newest    {result.end}:{result.hash} stream={result.stream_created_ns}")
+    lines.append(f"  ends at   {result.end}:{result.hash} stream={result.stream_created_ns}")
+    if result.ok and not result.anchors and not result.logged and not result.unlogged:
+        lines.append("  no proof against who can write the ledger's file: give --anchor or --log")
     if not result.ok:
         lines.append(
             "  next: docs/audit.md tells what each finding proves; `swell ledger verify` compares every other table"

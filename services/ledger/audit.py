@@ -567,9 +567,10 @@ class Auditor:
     async def audit(
         self, *, start: int = 1, end: int = 0, anchors: Sequence[Anchor] = (), with_log: bool = False
     ) -> AsyncGenerator[AuditProgress | Finding | AuditResult, None]:
-        """Progress, every finding, and at last one result. `end` 0 is the newest entry, and so is one that is beyond it.
+        """Progress, every finding, and at last one result. `end` 0 is the newest entry.
 
-        Raises AuditBusyError, AuditError, services.ledger.store.StoreError when the file cannot be read.
+        Raises AuditBusyError, AuditError (also for an `end` that the ledger has not reached),
+        services.ledger.store.StoreError when the file cannot be read.
         """
         if not self._idle.is_set():
             raise AuditBusyError("an audit is under way: wait for its end")
@@ -590,9 +591,11 @@ class Auditor:
     ) -> AsyncGenerator[AuditProgress | Finding | AuditResult, None]:
         started = time.monotonic()
         live = await thread.do(lambda: thread.enter(self._store.snapshot()))
-        end = min(end or live.tip.position, live.tip.position)
-        if start > max(end, 1):
-            raise AuditError(f"there is nothing from {start} to {end}: the ledger reaches {live.tip.position}")
+        reached = live.tip.position
+        if start > max(reached, 1) or end > reached:
+            what = f"nothing from {start} on" if start > max(reached, 1) else f"no position {end} to end at"
+            raise AuditError(f"there is {what}: the ledger ends at {reached}; give at most that, or nothing")
+        end = end or reached
         created_ns = self._store.stream_created_ns
         findings = entries = events = 0
         for finding in await thread.do(lambda: list(anchored(live, live.tip, created_ns, anchors))):

@@ -243,10 +243,12 @@ async def test_a_part_is_verified_from_what_stands_before_it(open_store):
         assert result.entries == (end or LAST) - start + 1
 
 
-@pytest.mark.parametrize("start", [LAST + 1, 10**12])
-async def test_a_part_that_is_not_there_is_refused(plain_store, start):
-    with pytest.raises(AuditError, match=f"the ledger reaches {LAST}"):
-        await audit(plain_store, start=start)
+@pytest.mark.parametrize(
+    "part", [{"start": LAST + 1}, {"start": 10**12}, {"end": LAST + 1}, {"start": 2, "end": 10**12}]
+)
+async def test_a_part_that_is_not_there_is_refused(plain_store, part):
+    with pytest.raises(AuditError, match=f"the ledger ends at {LAST}"):
+        await audit(plain_store, **part)
 
 
 async def test_an_anchor_of_another_stream_is_no_anchor_of_this_one(plain_store):

@@ -76,6 +76,21 @@ def test_findings_and_results_are_told_in_words() -> None:
     assert f"9:{HASH} stream=5" in text
 
 
+@pytest.mark.parametrize(
+    ("against", "proves"), [({}, False), ({"anchors": 1}, True), ({"logged": 9}, True), ({"unlogged": 9}, True)]
+)
+def test_a_chain_by_itself_is_not_called_a_proof(against: dict[str, int], proves: bool) -> None:
+    told = {"anchors": 0, "logged": 0, "unlogged": 0, **against}
+    result = AuditResult(
+        ok=True, start=3, end=9, hash=HASH, stream_created_ns=5, findings=0, entries=7, events=8, wall_s=0.5, **told
+    )
+    text = "\n".join(result_lines(result))
+    assert "no alteration was found from 3 to 9" in text
+    assert ("give --anchor or --log" in text) is not proves
+    assert f"ends at   9:{HASH}" in text
+    assert "newest" not in text
+
+
 @pytest.mark.usefixtures("cluster")
 def test_what_is_recorded_is_proven_and_taken_elsewhere(
     swell: Swell, bundles: Callable[..., Path], repo: Path, tmp_path: Path
@@ -87,7 +102,7 @@ def test_what_is_recorded_is_proven_and_taken_elsewhere(
     kept.write_text(first * 1200 + anchor + "\n")
     shown = swell("audit", "verify", "--log", "--anchor", kept, "--anchor", anchor)
     assert shown.exit_code == 0, shown.output
-    assert "nothing was altered from 1 to" in shown.stdout
+    assert "no alteration was found from 1 to" in shown.stdout
     assert "1202 looked up" in shown.stdout
     wrong = f"1:{HASH}"
     shown = swell("audit", "verify", "--anchor", wrong, "--json")
