@@ -3,6 +3,7 @@
 It makes a fresh git repository of the example's library, then calls `swell run` on it, and shows what came of it.
 """
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,10 @@ TARGET = Path("demo-run")
 
 def main(arguments: list[str]) -> int:
     """Run the example; return the exit code of `swell run`."""
-    example = arguments[0] if arguments else "modernise"
+    known = sorted(folder.parent.name for folder in ROOT.glob("*/workstreams"))
+    parser = argparse.ArgumentParser(prog="python -m examples.demo", description="Run an example on the local cluster.")
+    parser.add_argument("example", nargs="?", default="modernise", choices=known, help="default: %(default)s")
+    example = parser.parse_args(arguments).example
     repository = materialise(example, TARGET / example, force=True)
     command = [
         *("swell", "run", str(ROOT / example / "workstreams"), "--repo", str(repository)),

@@ -221,18 +221,18 @@ def finding_line(found: AuditFinding, anchor_name: str = "") -> str:
 
 def result_lines(result: AuditResult) -> list[str]:
     """What came of an audit."""
-    from swell.text import duration  # noqa: PLC0415 - as above
+    from swell.text import duration, many  # noqa: PLC0415 - as above
 
     if result.end < result.start:
         return ["nothing is recorded yet"]
-    verdict = "no alteration was found" if result.ok else f"{result.findings} finding{'s' * (result.findings != 1)}"
+    verdict = "no alteration was found" if result.ok else many(result.findings, "finding")
     lines = [
         (
-            f"{verdict} from {result.start} to {result.end}: {result.entries} entries, {result.events} events, "
+            f"{verdict} from {result.start} to {result.end}: {many(result.entries, 'entry', 'entries')}, {many(result.events, 'event')}, "
             f"{duration(result.wall_s)}"
         ),
         f"  anchors   {result.anchors} looked up" if result.anchors else "  anchors   none given",
-        f"  log       {result.logged} entries compared"
+        f"  log       {many(result.logged, 'entry', 'entries')} compared"
         if result.logged or result.unlogged
         else "  log       not asked",
     ]

@@ -197,7 +197,7 @@ def _exact(nano: int | None) -> str:
 
 def cost_lines(group_by: tuple[str, ...], spent: Spent) -> list[str]:
     """The rows, then the total of everything, then what is to be known of it."""
-    from swell.text import columns  # noqa: PLC0415 - as above
+    from swell.text import columns, many  # noqa: PLC0415 - as above
 
     header = [*group_by, "cost", "by list", "attempts", "unknown", "in", "cached", "out"]
     table = [header, *([*(value or "-" for value in row.key), *_numbers(row)] for row in spent.rows)]
@@ -207,10 +207,11 @@ def cost_lines(group_by: tuple[str, ...], spent: Spent) -> list[str]:
         lines.append(f"  {spent.groups - len(spent.rows)} more rows are in the total: see them with --limit")
     if not spent.total.attempts:
         lines.append("  no attempt of a coding tool is among what was selected")
+        lines.append(f"  {many(spent.groups - len(spent.rows), 'row')} more in the total: see all with --limit")
     if spent.total.unpriced:
-        lines.append(f"  what {spent.total.unpriced} attempts have cost is not known, and not in the total")
+        lines.append(f"  what {many(spent.total.unpriced, 'attempt')} cost is not known, and not in the total")
     if spent.total.lower_bounds:
-        lines.append(f"  {spent.total.lower_bounds} attempts ended before they told all they had used")
+        lines.append(f"  {many(spent.total.lower_bounds, 'attempt')} ended before telling all that was used")
     if spent.price_tables:
         lines.append(f"  prices of {', '.join(spent.price_tables)}")
     return lines

@@ -15,7 +15,8 @@ import msgspec
 from services.outcome import usd_text
 from swell.errors import SwellError, invalid
 from swell.follow import elapsed_s
-from swell.text import columns, duration, one_line, size, visible
+from swell.report.figures import is_unpriced
+from swell.text import columns, duration, many, one_line, size, visible
 
 if TYPE_CHECKING:
     from services.aim import Registry
@@ -156,7 +157,7 @@ def plan_lines(report: PlanReport, ahead: Sequence[str] = (), findings: Sequence
             for name, number in wave_of.items()
         ]
         lines += columns(rows)
-        lines += ["", f"{found.total_workstreams} workstreams in {found.total_waves} waves"]
+        lines += ["", f"{many(found.total_workstreams, 'workstream')} in {many(found.total_waves, 'wave')}"]
         lines.append(f"critical path: {' -> '.join(map(one_line, found.critical_path))}")
     lines += [*ahead, ""] if ahead else []
     lines += [f"error: {one_line(str(finding))}" for finding in report.errors]
@@ -289,12 +290,14 @@ def attempt_lines(attempt: Attempt) -> list[str]:
 
 
 def _money(attempt: Attempt) -> str:
-    """What its tool has used and cost, and by whose word; empty when it told nothing."""
+    """What its tool has used and cost, and by whose word; empty for one that costs nothing and told nothing."""
     said = [attempt.model] if attempt.model else []
     if attempt.cost_nano is not None:
         said.append(
             f"{usd_text(attempt.cost_nano)} ({attempt.basis})" if attempt.basis else usd_text(attempt.cost_nano)
         )
+    elif is_unpriced(attempt):
+        said.append("cost unknown")
     read = attempt.input_tokens + attempt.cache_read_tokens + attempt.cache_write_tokens
     if read or attempt.output_tokens:
         least = "at least " if attempt.lower_bound else ""

@@ -12,7 +12,7 @@ from services.outcome import usd_text
 from swell.listing import attempt_lines, require_workstream, when
 from swell.report.figures import Figures, Spent, WorkstreamFigures, figures
 from swell.screen import Cell, Screen, bar, number, state_cell
-from swell.text import duration, one_line
+from swell.text import duration, many, one_line
 
 if TYPE_CHECKING:
     from swell.client import Client
@@ -125,7 +125,7 @@ def run_facts(run: Run, found: Figures) -> list[tuple[str, str]]:
         verb = "waits" if run.awaiting_review == 1 else "wait"
         review = f"{run.awaiting_review} {verb} for a person: swell review list --run {run.run}"
     rollback = f"{run.rollback}: {run.rollback_reason}".rstrip(": ") if run.rollback else ""
-    labels = ", ".join(f"{name}={value}" for name, value in list(run.labels.items())[:LABELS_SHOWN])
+    labels = ", ".join(f"{name}={value}" for name, value in sorted(run.labels.items())[:LABELS_SHOWN])
     return [
         ("progress", progress_text(run, found)),
         ("time", time_text(run, found)),
@@ -171,7 +171,7 @@ def spent_text(spent: Spent) -> str:
         return ""
     if not spent.unpriced:
         return usd_text(spent.cost_nano)
-    return f"{usd_text(spent.cost_nano)}, and that of {spent.unpriced} of {spent.attempts} attempts, which nobody knows"
+    return f"{usd_text(spent.cost_nano)}, and that of {spent.unpriced} of {many(spent.attempts, 'attempt')}, which nobody knows"
 
 
 def tokens_text(spent: Spent) -> str:
@@ -218,7 +218,7 @@ def wave_lines(found: Figures, screen: Screen) -> list[str]:
             ]
         )
     left = len(found.waves) - len(rows)
-    more = [f"and {left} waves before"] if left else []
+    more = [f"and {many(left, 'wave')} before"] if left else []
     return [*screen.table(["wave", "", "", "took", "slowest"], rows), *more, ""]
 
 

@@ -60,12 +60,11 @@ def stat_lines(found: Metrics) -> list[str]:
 
 
 def _summary(found: Metrics) -> list[str]:
-    from swell.text import duration  # noqa: PLC0415 - as above
+    from swell.text import duration, many  # noqa: PLC0415 - as above
 
     mean = "" if found.avg_duration_sec is None else f", {duration(found.avg_duration_sec)} each"
-    many = f"{found.runs} run{'s' * (found.runs != 1)}, {found.total_workstreams} workstreams"
     lines = [
-        f"{many}: {found.successful} successful, {found.failed} failed",
+        f"{many(found.runs, 'run')}, {many(found.total_workstreams, 'workstream')}: {found.successful} successful, {found.failed} failed",
         f"  worked      {duration(found.total_duration_sec)}{mean}",
     ]
     if found.wall_s is not None:
@@ -75,10 +74,10 @@ def _summary(found: Metrics) -> list[str]:
     if found.worker_utilization is not None:
         lines.append(f"  slots used  {found.worker_utilization:.0%}, by {found.utilization_basis}")
     if found.peak_parallelism is not None:
-        lines.append(f"  at a time   {found.peak_parallelism} attempts at most")
+        lines.append(f"  at a time   {many(found.peak_parallelism, 'attempt')} at most")
     waves = "" if found.avg_wave_duration_sec is None else f", {duration(found.avg_wave_duration_sec)} each"
     lines.append(f"  waves       {found.wave_count}{waves}")
-    unknown = f", and {found.costs.unpriced} attempts of unknown cost" if found.costs.unpriced else ""
+    unknown = f", and {many(found.costs.unpriced, 'attempt')} of unknown cost" if found.costs.unpriced else ""
     lines.append(f"  cost        {amount(found.costs.cost_nano)}{unknown}")
     if found.budget is not None:
         lines.append(f"  budget      {amount(found.budget.limit_nano)}: {found.budget.status}")
@@ -101,7 +100,7 @@ def _durations(found: Metrics) -> list[str]:
 
 
 def _repairs(found: Metrics) -> list[str]:
-    from swell.text import columns  # noqa: PLC0415 - as above
+    from swell.text import columns, many  # noqa: PLC0415 - as above
 
     lines: list[str] = []
     if found.tools:
@@ -123,7 +122,7 @@ def _repairs(found: Metrics) -> list[str]:
     ]
     lines += [f"{name}: {_told(counts)}" for name, counts in noted if counts]
     if found.merge_conflicts or found.gate_failures:
-        lines.append(f"the line: {found.merge_conflicts} conflicts, {found.gate_failures} red gates")
+        lines.append(f"the line: {many(found.merge_conflicts, 'conflict')}, {many(found.gate_failures, 'red gate')}")
     return lines
 
 

@@ -12,7 +12,7 @@ from services.outcome import usd_text
 from swell.errors import SwellError
 from swell.follow import review_commands
 from swell.listing import attempt_lines, require_workstream, when, write_diff
-from swell.text import columns, duration, one_line, size
+from swell.text import columns, duration, many, one_line, size
 from swell.values import (
     ArchiveResult,
     Budget,
@@ -35,9 +35,9 @@ DIAGNOSTICS_SHOWN: Final = 20
 TAIL_LINES: Final = 10
 
 
-def json_line(kind: str, value: msgspec.Struct) -> str:
-    """A value as one line of JSON, with its kind."""
-    return msgspec.json.encode({"kind": kind, **msgspec.structs.asdict(value)}).decode()
+def json_line(record: str, value: msgspec.Struct) -> str:
+    """A value as one line of JSON; `record` says what it is."""
+    return msgspec.json.encode({"record": record, **msgspec.structs.asdict(value)}).decode()
 
 
 # Reviews
@@ -147,7 +147,7 @@ class PatchDetail(msgspec.Struct, frozen=True):
             f"  reason   {patch.reason}",
             f"  made by  {patch.step}, {when(patch.created_ns)}",
             f"  hash     {patch.digest}",
-            f"  size     {size(patch.size_bytes)}, {patch.files_total} files: {files}",
+            f"  size     {size(patch.size_bytes)}, {many(patch.files_total, 'file')}: {files}",
         ]
         if self.same:
             lines.append(f"  same as  {', '.join(f'{one.workstream}/{one.attempt}' for one in self.same)}")
@@ -272,14 +272,16 @@ def archived_lines(result: ArchiveResult, *, dry_run: bool) -> list[str]:
     """What came of archiving."""
     if dry_run:
         lines = [
-            f"would archive {result.entries} entries, the end of {result.runs} runs, behind position {result.archived_to}"
+            f"would archive {many(result.entries, 'entry', 'entries')}, the end of {many(result.runs, 'run')}, behind position {result.archived_to}"
         ]
     else:
-        made = f"{result.entries} entries, the end of {result.runs} runs, in {result.segments} segments of {size(result.size_bytes)}"
+        made = f"{many(result.entries, 'entry', 'entries')}, the end of {many(result.runs, 'run')}, in {many(result.segments, 'segment')} of {size(result.size_bytes)}"
         lines = [f"archived up to position {result.archived_to}: {made}, {duration(result.wall_s)}"]
     if result.purged_runs or result.kept_runs:
         kept = f"; {result.kept_runs} stay in the log for now: {result.kept_why}" if result.kept_runs else ""
-        lines.append(f"  removed from the log: {result.purged_entries} entries of {result.purged_runs} runs{kept}")
+        lines.append(
+            f"  removed from the log: {many(result.purged_entries, 'entry', 'entries')} of {many(result.purged_runs, 'run')}{kept}"
+        )
     if result.held_by:
         lines.append(f"  the archive ends there because run {result.held_by} {result.why}")
     return lines
@@ -304,7 +306,7 @@ def budget_lines(found: Budget) -> list[str]:
         f"  reserved  {usd_text(found.reserved_nano)}",
     ]
     if found.unknown:
-        lines.append(f"  {found.unknown} attempts did not tell their cost and count as their whole cap")
+        lines.append(f"  {many(found.unknown, 'attempt')} of unknown cost, each counted as its whole cap")
     return lines
 
 
@@ -322,7 +324,7 @@ def shared_lines(found: SharedBudgets) -> list[str]:
             f"  reserved  {usd_text(one.reserved_nano)}",
         ]
         if one.unknown:
-            lines.append(f"  {one.unknown} attempts did not tell their cost and count as their whole cap")
+            lines.append(f"  {many(one.unknown, 'attempt')} of unknown cost, each counted as its whole cap")
     for rate in found.rates:
         parts = [f"{rate.attempts_per_min} attempts a minute, {rate.burst} at once"] if rate.attempts_per_min else []
         parts += [f"{rate.tokens_per_min} tokens a minute"] if rate.tokens_per_min else []
@@ -333,12 +335,12 @@ def shared_lines(found: SharedBudgets) -> list[str]:
 
 def verified_lines(result: VerifyResult) -> list[str]:
     """What came of a verification."""
-    verdict = "every row is what the log says" if not result.differences else f"{result.differences} differences"
+    verdict = "every row is what the log says" if not result.differences else many(result.differences, "difference")
     chain = "the chain of hashes holds"
     if result.chain_broken_at:
         chain = f"the chain of hashes is broken at position {result.chain_broken_at}"
     lines = [
-        f"{verdict}, and {chain}: {result.rows} rows, {result.entries} entries, {duration(result.wall_s)}",
+        f"{verdict}, and {chain}: {many(result.rows, 'row')}, {many(result.entries, 'entry', 'entries')}, {duration(result.wall_s)}",
         f"  position {result.position}, hash {result.hash}",
     ]
     return lines if result.ok else [*lines, "  next: swell ledger rebuild makes the tables anew from the log"]

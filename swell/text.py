@@ -28,6 +28,11 @@ def _escape(match: re.Match[str]) -> str:
     return f"\\x{point:02x}" if point < 0x100 else f"\\u{point:04x}"
 
 
+def many(count: int, one: str, more: str = "") -> str:
+    """So many of something: 1 attempt, 2 attempts. `more` is for what does not end with an s."""
+    return f"{count} {one if count == 1 else more or f'{one}s'}"
+
+
 def duration(seconds: float) -> str:
     """A length of time: 0.4 s, 12.3 s, 2 min 05 s, 1 h 02 min."""
     if seconds < 60:

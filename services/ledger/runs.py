@@ -1,7 +1,8 @@
 """Which runs are meant, and in which order: filters, orders, and the SQL of both.
 
 Runs are ordered by a column and, among equals, by where they were first mentioned in the log. `submitted_ns` orders by
-that place alone: the clock of the log may have gone back, its positions have not.
+that place alone: the clock of the log may have gone back, its positions have not. By `finished_ns`, either way, runs that
+have not ended come last.
 
 All functions block: call them in a thread.
 """
@@ -112,11 +113,19 @@ class RunOrder(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> str:
-        """The column that it goes by."""
+        """What it goes by, in SQL."""
+        if self._ends_first:
+            return f"CASE finished_ns WHEN 0 THEN {_EVER_NS} ELSE finished_ns END"
         return "first_position" if self.column == "submitted_ns" else self.column
+
+    @property
+    def _ends_first(self) -> bool:
+        return self.column == "finished_ns" and not self.descending
 
     def cursor_of(self, row: RunRow) -> list[int]:
         """Where a run stands in this order."""
+        if self._ends_first:
+            return [row.finished_ns or _EVER_NS, row.first_position]
         return [getattr(row, self.key), row.first_position]
 
     def behind(self, cursor: tuple[int, int]) -> tuple[str, list[object]]:

@@ -23,7 +23,7 @@ from swell.report.notes import notes
 from swell.report.terminal import failure_title, outcome, path_text, percent, seconds, slots_text
 from swell.report.timeline import timeline
 from swell.standing import cost_text, count_text, run_facts, tokens_text, why_text
-from swell.text import size, visible
+from swell.text import many, size, visible
 
 if TYPE_CHECKING:
     from swell.report.material import Diff, Material
@@ -123,6 +123,7 @@ def _template() -> Template:
         checks=lambda attempt: "; ".join(check_lines(attempt)),
         cost=cost_text,
         iso=_iso,
+        many=many,
         failure_title=failure_title,
         outcome=outcome,
         percent=percent,
@@ -165,10 +166,9 @@ def shown_diff(diff: Diff) -> ShownDiff:
             blocks.append((kind, []))
         blocks[-1][1].append(line[:CELL_CHARACTERS_MAX])
     least = "at least " if diff.cut_bytes else ""
-    files_text = f"{diff.patch.files_total} file" + ("" if diff.patch.files_total == 1 else "s")
     return ShownDiff(
         name=diff.workstream,
-        about=f"{files_text}, {least}+{added} −{removed}, {size(diff.patch.size_bytes)}, {diff.patch.state.replace('_', ' ')}",  # noqa: RUF001 - a minus
+        about=f"{many(diff.patch.files_total, 'file')}, {least}+{added} −{removed}, {size(diff.patch.size_bytes)}, {diff.patch.state.replace('_', ' ')}",  # noqa: RUF001 - a minus
         blocks=[(kind, "\n".join(lines)) for kind, lines in blocks],
         cut=size(diff.cut_bytes) if diff.cut_bytes else "",
         missing=diff.missing,

@@ -13,7 +13,7 @@ from swell.report.figures import worth_a_row
 from swell.report.notes import notes
 from swell.screen import Cell, Screen, number, state_cell
 from swell.standing import cost_text, count_text, run_lines, wave_lines, workstream_lines
-from swell.text import duration, one_line
+from swell.text import duration, many, one_line
 
 if TYPE_CHECKING:
     from swell.report.figures import ErrorGroup, Figures, Spent
@@ -165,7 +165,7 @@ def _failures(material: Material, found: Figures, screen: Screen) -> list[str]:
         told = material.findings.get((attempt.workstream, attempt.attempt), [])
         lines += [f"  {one_line(line, (screen.width or 200) - 4)}" for line in told[:FINDINGS_SHOWN]]
         if len(told) > FINDINGS_SHOWN:
-            lines.append(f"  … {len(told) - FINDINGS_SHOWN} more lines")
+            lines.append(f"  … {many(len(told) - FINDINGS_SHOWN, 'line')} more")
     left = len(found.failures) - FAILURES_SHOWN
     return [*lines, f"and {left} more: swell show {material.run.run}"] if left > 0 else lines
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from flow import EXAMPLES, Flow, bundles, levels
 
+from examples import demo
 from examples.materialise import materialise
 from examples.thirdparty.make import make
 from services.bundle import load_and_validate_bundles
@@ -497,3 +498,12 @@ def test_third_party_refuses_what_is_too_small(tmp_path):
         make("pluggy", tmp_path / "repo")
     with pytest.raises(ValueError, match="not an installed package"):
         make("surely_not_installed", tmp_path / "other")
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), (["thirdparty"], 2), (["nothing"], 2)])
+def test_the_demo_says_what_it_can_run(arguments, code, capsys):
+    with pytest.raises(SystemExit) as ended:
+        demo.main(arguments)
+    assert ended.value.code == code
+    told = "".join(capsys.readouterr())
+    assert all(name in told for name in ("blocked", "modernise"))

@@ -96,8 +96,26 @@ def test_the_numbers_of_a_run(tmp_path: Path):
     assert (found.wave_count, found.single_waves) == (2, 1)
     assert found.avg_wave_duration_sec == pytest.approx(story.at - 10)
     assert found.tools == [
-        ToolFigures(tool="codex", workstreams=2, completed=1, first_pass=0, fix_attempts=2, cost_nano=10**9, attempts=5, unpriced=2),
-        ToolFigures(tool="aider", workstreams=1, completed=1, first_pass=1, fix_attempts=0, cost_nano=10**9, attempts=1, unpriced=0),
+        ToolFigures(
+            tool="codex",
+            workstreams=2,
+            completed=1,
+            first_pass=0,
+            fix_attempts=2,
+            cost_nano=10**9,
+            attempts=5,
+            unpriced=2,
+        ),
+        ToolFigures(
+            tool="aider",
+            workstreams=1,
+            completed=1,
+            first_pass=1,
+            fix_attempts=0,
+            cost_nano=10**9,
+            attempts=1,
+            unpriced=0,
+        ),
     ]
     assert found.mean_fix_attempts == pytest.approx(2 / 3)
     assert [(one.name, one.count) for one in found.fix_attempts] == [("0", 2), ("2", 1)]

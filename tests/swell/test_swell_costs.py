@@ -170,9 +170,9 @@ def test_a_table_tells_what_it_leaves_out() -> None:
     for wanted in (
         "unknown",
         "$5.00",
-        "2 more rows",
-        "what 2 attempts have cost is not known",
-        "1 attempts ended",
+        "2 rows more",
+        "what 2 attempts cost is not known",
+        "1 attempt ended",
         "t-1",
     ):
         assert wanted in text

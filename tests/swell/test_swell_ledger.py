@@ -26,7 +26,7 @@ def test_a_ledger_is_verified_row_for_row(swell: Swell, bundles: Callable[..., P
     assert shown.exit_code == 0, shown.output
     assert "every row is what the log says, and the chain of hashes holds" in shown.stdout
     result = json.loads(swell("ledger", "verify", "--json").stdout.splitlines()[-1])
-    assert result["kind"] == "verify_result"
+    assert result["record"] == "verify_result"
     assert result["ok"] is True
     assert result["rows"] > 0
 
@@ -73,5 +73,5 @@ def test_what_is_over_is_archived_and_asked_as_before(swell: Swell, bundles: Cal
     assert "archived up to position" in shown.stdout
     assert "younger than 2 days" in shown.stdout
     again = json.loads(swell("ledger", "archive", "--older-than", "0", "--json").stdout)
-    assert (again["kind"], again["segments"]) == ("archive_result", 0)
+    assert (again["record"], again["segments"]) == ("archive_result", 0)
     assert swell("show", "last", "--json").stdout == before

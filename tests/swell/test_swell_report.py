@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.listing import when
+from swell.listing import attempt_lines, when
 from swell.report.figures import STEPS, Spread
 from swell.report.material import Definition, Diff, Material
 from swell.report.page import page, shown_diff
@@ -19,9 +19,12 @@ from swell.report.terminal import path_text, report_lines
 from swell.report.timeline import Scale
 from swell.screen import Cell, Screen
 from swell.standing import RunStatus
+from swell.tables import json_line
+from swell.text import many
 from swell.values import (
     Attempt,
     CriticalLink,
+    Difference,
     Event,
     Evidence,
     LedgerStatus,
@@ -422,3 +425,38 @@ def test_many_stays_on_the_path_are_the_longest() -> None:
     assert text.startswith("… -> ws-09 (19.0 s) -> ws-10")
     assert text.endswith("ws-19 (29.0 s) -> the end (1 h 23 min)")
     assert text.count("ws-") == 11
+
+
+def test_labels_stand_in_the_order_of_their_names() -> None:
+    found = material(a_run(labels={"team": "core", "ci": "nightly", "a/b": "x"}), [], [])
+    told = "a/b=x, ci=nightly, team=core"
+    assert any(line.split() == ["labels", *told.split()] for line in report_lines(found, Screen()))
+    assert told in Seen(page(found)).text
+
+
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [
+        ({"cap": "soft"}, ["cost unknown"]),
+        ({"cap": "soft", "cost_nano": 0}, ["$0.00"]),
+        ({"cap": "soft", "closed_ns": 0}, []),
+        ({}, []),
+    ],
+)
+def test_an_attempt_says_when_nobody_knows_its_cost(known: dict[str, Any], said: list[str]) -> None:
+    _, *lines = attempt_lines(an_attempt("ws-a", 1, "edit", 1, exit_code=None, **known))
+    assert [line.strip() for line in lines] == said
+
+
+@pytest.mark.parametrize(
+    ("count", "words", "text"),
+    [(1, ("attempt",), "1 attempt"), (0, ("attempt",), "0 attempts"), (2, ("entry", "entries"), "2 entries")],
+)
+def test_one_of_something_is_one(count: int, words: tuple[str, ...], text: str) -> None:
+    assert many(count, *words) == text
+
+
+def test_a_line_of_json_says_what_it_is_apart_from_what_it_holds() -> None:
+    found = Difference(table="runs", kind="changed", key="run=r1", column="state", stored="a", folded="b")
+    told = msgspec.json.decode(json_line("difference", found))
+    assert (told["record"], told["kind"]) == ("difference", "changed")
