@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ DOCUMENTATION = (
 )
 STDIN_BYTES = 1024 * 1024
 CELL_CHARACTERS = 60
+CELL_CHARACTERS_MIN = 8
+_QUOTE = '"'
+_QUOTED = re.compile('[",\r\n]')
 
 Format = Literal["table", "csv", "json", "jsonl", "parquet"]
 Row = tuple[Any, ...]
@@ -137,12 +141,28 @@ def _note(header: QueryHeader, count: int) -> None:
 
 
 def _table(columns: Sequence[QueryColumn], rows: Iterator[Row], out: TextIO) -> int:
-    from swell.text import columns as aligned  # noqa: PLC0415 - as the module says
+    """Aligned columns; on a terminal cut to its width as far as CELL_CHARACTERS_MIN for each allow."""
+    from swell.screen import Screen  # noqa: PLC0415 - as the module says
+    from swell.text import columns as aligned  # noqa: PLC0415 - as above
     from swell.text import one_line  # noqa: PLC0415 - as above
 
     cells = [[one_line(_shown(value), CELL_CHARACTERS) for value in row] for row in rows]
-    out.writelines(f"{line}\n" for line in aligned([[column.name for column in columns], *cells]))
+    table = [[one_line(column.name) for column in columns], *cells]
+    if width := Screen.of(out).width:
+        limits = _narrowed([max(len(row[at]) for row in table) for at in range(len(columns))], width)
+        table = [[one_line(cell, limit) for cell, limit in zip(row, limits, strict=True)] for row in table]
+    out.writelines(f"{line}\n" for line in aligned(table))
     return len(cells)
+
+
+def _narrowed(widths: list[int], width: int) -> list[int]:
+    """The widths of columns with two spaces between them, of which the widest give until they fit."""
+    found = list(widths)
+    over = sum(found) + 2 * (len(found) - 1) - width
+    while over > 0 and max(found) > CELL_CHARACTERS_MIN:
+        found[found.index(max(found))] -= 1
+        over -= 1
+    return found
 
 
 def _shown(value: Any) -> str:
@@ -158,13 +178,26 @@ def _shown(value: Any) -> str:
 
 
 def _csv(columns: Sequence[QueryColumn], rows: Iterator[Row], out: TextIO) -> int:
-    writer = csv.writer(out)
-    writer.writerow([column.name for column in columns])
+    """RFC 4180: the values as they are; for a terminal made visible."""
+    from swell.text import visible  # noqa: PLC0415 - as the module says
+
+    shown = visible if out.isatty() else str
+    out.write(shown(",".join(_field(column.name) for column in columns)) + "\r\n")
     count = 0
     for row in rows:
-        writer.writerow(["" if value is None else _shown(value) for value in row])
+        # A line without anything would be no row to most readers.
+        line = '""' if row == (None,) else ",".join(map(_field, row))
+        out.write(shown(line) + "\r\n")
         count += 1
     return count
+
+
+def _field(value: Any) -> str:
+    """A value in CSV: nothing for NULL, and quotes for an empty text."""
+    if value is None:
+        return ""
+    text = _shown(value)
+    return f'"{text.replace(_QUOTE, _QUOTE * 2)}"' if not text or _QUOTED.search(text) else text
 
 
 def _json(columns: Sequence[QueryColumn], rows: Iterator[Row], out: TextIO, *, lines: bool) -> int:

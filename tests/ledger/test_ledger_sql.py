@@ -30,7 +30,8 @@ from services.process import spawn_piped
 from services.rpc import RpcError
 from swell.cli import app
 from swell.errors import SwellError
-from swell.values import QueryEnd
+from swell.sql import _csv, _table
+from swell.values import QueryColumn, QueryEnd
 
 LIMITS = Limits(queries=4, timeout_s=1.5, memory_mb=256, rows_max=50_000, bytes_max=4 * 2**20)
 GONE_S = 5.0
@@ -518,6 +519,55 @@ def test_answers_are_written_as_a_table_csv_json_and_parquet(swell, tmp_path):
         found = connection.execute(f"SELECT run, run_1, cost_usd FROM '{target}'").fetchall()  # noqa: S608 - a path of ours
     assert found == [("r1", "r1", Decimal("1.234567891")), ("r2", "r2", Decimal("0.000000000"))]
     assert [file.name for file in tmp_path.iterdir()] == ["costs.parquet"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def columns(*names: str) -> list[QueryColumn]:
+    return [QueryColumn(name=name, type="VARCHAR") for name in names]
+
+
+@pytest.mark.parametrize(
+    ("names", "row", "line"),
+    [
+        (("a", "b"), (None, ""), ',""'),
+        (("a",), (None,), '""'),
+        (("a", "b"), ("=1+1", "\x1b[31m"), "=1+1,\x1b[31m"),
+        (("a", "b"), ('say "x"', "1,2"), '"say ""x""","1,2"'),
+        (("a", "b"), ("one\r\ntwo", b"\x00\xff"), '"one\r\ntwo",00ff'),
+    ],
+)
+def test_csv_holds_values_as_they_are_and_tells_nothing_from_empty(names, row, line):
+    out = io.StringIO(newline="")
+    assert _csv(columns(*names), iter([row]), out) == 1
+    assert out.getvalue() == ",".join(names) + "\r\n" + line + "\r\n"
+    read = [*csv.reader(io.StringIO(out.getvalue(), newline=""))]
+    assert read[1] == ["" if value is None else value.hex() if isinstance(value, bytes) else value for value in row]
+
+
+def test_csv_steers_no_terminal():
+    out = Terminal(newline="")
+    _csv(columns("\x1b[2J"), iter([("\x1b[31m\u202e",)]), out)
+    assert out.getvalue() == "\\x1b[2J\r\n\\x1b[31m\\u202e\r\n"
+
+
+@pytest.mark.parametrize(("width", "longest"), [(80, 80), (40, 40)])
+def test_a_table_fits_its_terminal(monkeypatch, width, longest):
+    monkeypatch.setenv("COLUMNS", str(width))
+    rows = [("r1", "x" * 50, "y" * 50, "12.50"), ("r2", "z", "", "3.00")]
+    out = Terminal()
+    assert _table(columns("run", "message", "reason", "cost_usd"), iter(rows), out) == 2
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) == longest
+    assert lines[1].startswith("r1")
+    assert lines[1].endswith("12.50")
+    assert lines[1].count("…") == 2, "only the widest are cut"
+    whole = io.StringIO()
+    _table(columns("run", "message", "reason", "cost_usd"), iter(rows), whole)
+    assert "y" * 50 in whole.getvalue()
 
 
 def test_a_question_comes_from_standard_input(swell):
