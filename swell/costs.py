@@ -204,10 +204,9 @@ def cost_lines(group_by: tuple[str, ...], spent: Spent) -> list[str]:
     total = ["total", *[""] * (len(group_by) - 1), *_numbers(spent.total)]
     lines = columns([*table, total])
     if spent.groups > len(spent.rows):
-        lines.append(f"  {spent.groups - len(spent.rows)} more rows are in the total: see them with --limit")
+        lines.append(f"  {many(spent.groups - len(spent.rows), 'row')} more in the total: see all with --limit")
     if not spent.total.attempts:
         lines.append("  no attempt of a coding tool is among what was selected")
-        lines.append(f"  {many(spent.groups - len(spent.rows), 'row')} more in the total: see all with --limit")
     if spent.total.unpriced:
         lines.append(f"  what {many(spent.total.unpriced, 'attempt')} cost is not known, and not in the total")
     if spent.total.lower_bounds:
