@@ -511,7 +511,7 @@ class Client:
     def rebuild_ledger(self, reason: str) -> tuple[int, int]:
         """Condemn the ledger's file; the position absorbed, and the end of the log, when it was."""
         request = self._ledger_pb2.RebuildLedgerRequest(reason=reason)
-        answer = self._call(self._ledger.RebuildLedger, request, as_it_is=True)
+        answer = self._call(self._ledger.RebuildLedger, request, timeout_s=VERIFY_TIMEOUT_S, as_it_is=True)
         return int(answer.position), int(answer.stream_last)
 
     def get_run(self, run: str, as_of: Moment | None = None) -> Run:

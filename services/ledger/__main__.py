@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +118,13 @@ async def run(config: LedgerConfig, collector: Receiver | None) -> None:
             history=history,
         )
         open_things.push_async_callback(verifier.close)
-        archivist = None if archive is None else _archivist(config, store, absorber, bus, archive, verifier, metrics)
-        auditor = Auditor(store, bus)
+        auditor = Auditor(store, bus, history=history)
         open_things.push_async_callback(auditor.close)
+        archivist = (
+            None
+            if archive is None
+            else _archivist(config, store, absorber, bus, archive, lambda: verifier.running or auditor.running, metrics)
+        )
         snapshots = Snapshots(
             store,
             age_s=config.sql_snapshot_age_s,
@@ -144,7 +148,7 @@ async def run(config: LedgerConfig, collector: Receiver | None) -> None:
             auditor,
             Questions(snapshots, limits),
             archivist=archivist,
-            copies=Copies(store, bus),
+            copies=Copies(store, bus, history=history),
             heartbeat_s=config.heartbeat_s,
             artifact_bytes_max=config.artifact_bytes_max,
             aim_audit_days=config.aim_audit_days,
@@ -166,7 +170,7 @@ def _archivist(
     absorber: Absorber,
     bus: Bus,
     archive: Archive,
-    verifier: Verifier,
+    is_verifying: Callable[[], bool],
     metrics: LedgerMetrics,
 ) -> Archivist:
     return Archivist(
@@ -176,7 +180,7 @@ def _archivist(
         archive,
         after_days=config.archive_after_days,
         purge=config.purge_archived,
-        is_verifying=lambda: verifier.running,
+        is_verifying=is_verifying,
         metrics=metrics,
     )
 

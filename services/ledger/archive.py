@@ -16,7 +16,6 @@ never removed: breakers, budgets, pauses and executors are folded from them.
 """
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any, Protocol, get_args
@@ -28,7 +27,7 @@ from services import events
 from services.bus import COMMANDS, BusError, Recorded
 from services.events import TERMINAL_RUN
 from services.ledger.absorb import Absorber
-from services.ledger.history import in_thread
+from services.ledger.history import check_segments, in_thread
 from services.ledger.metrics import LedgerMetrics
 from services.ledger.projector import FLEET
 from services.ledger.segment import Archive, ArchiveBusyError, ArchiveError, Manifest, SegmentRow
@@ -55,6 +54,9 @@ REST_S = 0.01
 
 PAGE = 5000
 
+TOLD_POSITIONS = 20_000
+"""The requests and answers of so many positions are read at a time."""
+
 _REQUESTS = tuple(
     str(kind.__struct_config__.tag)
     for kind in get_args(events.AnyEvent)
@@ -62,6 +64,9 @@ _REQUESTS = tuple(
 )
 _BEGUN = {"rollback_started": "rollback", "revert_started": "revert"}
 _ENDED = {"rollback_finished": "rollback", "revert_finished": "revert"}
+_TOLD = """
+    SELECT run, kind, coalesce(json_extract_string(payload, '$.request_id'), ''), coalesce(json_extract_string(payload, '$.answer'), '')
+    FROM events WHERE position > ? AND position <= ? AND list_contains(?, kind) AND json_valid(payload) ORDER BY position, idx"""
 _TELLING = [*_REQUESTS, "request_answered", "run_accepted", *_BEGUN, *_ENDED]
 
 
@@ -120,14 +125,6 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     wall_s: float = 0.0
 
 
-class _Said(msgspec.Struct, frozen=True):
-    request_id: str = ""
-    answer: str = ""
-
-
-_said = msgspec.json.Decoder(_Said)
-
-
 class _Asked:
     """What is still owed to a run's requests, seen event by event; as services.scheduler.state counts it."""
 
@@ -171,14 +168,7 @@ def due(store: Store, after: int, before_ns: int) -> Due:
     ]
     (reach,) = store.read("SELECT max(position) FROM entries WHERE position > ?", [after])[0]
     last = (young - 1 if young is not None else reach) if reach is not None else after
-    asked: dict[str, _Asked] = {}
-    for run, kind, payload in store.read(
-        "SELECT run, kind, payload FROM events WHERE position > ? AND list_contains(?, kind) ORDER BY position, idx",
-        [after, _TELLING],
-    ):
-        with contextlib.suppress(ValueError, RecursionError):  # an event that does not fit its kind asks for nothing
-            said = _said.decode(payload)
-            asked.setdefault(run, _Asked()).saw(kind, said.request_id, said.answer)
+    asked = _owed(store, after)
     working = {
         run
         for (run,) in store.read(
@@ -211,6 +201,17 @@ def due(store: Store, after: int, before_ns: int) -> Due:
         held_by=held_by,
         why=why,
     )
+
+
+def _owed(store: Store, after: int) -> dict[str, _Asked]:
+    """What is owed to requests, by run and by what is recorded behind position `after`."""
+    asked: dict[str, _Asked] = {}
+    ((reach,),) = store.read("SELECT coalesce(max(position), 0) FROM events")
+    while after < reach:
+        for run, kind, request, answer in store.read(_TOLD, [after, after + TOLD_POSITIONS, _TELLING]):
+            asked.setdefault(run, _Asked()).saw(kind, request, answer)
+        after += TOLD_POSITIONS
+    return asked
 
 
 class Archivist:
@@ -276,6 +277,11 @@ class Archivist:
 
     async def _due(self, days: int) -> Due:
         return await in_thread(due, self._store, self._archive.end, self._now_ns() - days * DAY_NS)
+
+    async def check(self) -> None:
+        """Read the whole archive. Raises services.ledger.segment.ArchiveError when a rebuild could not be made from it."""
+        await in_thread(self._archive.load, self._store.stream_created_ns)
+        await check_segments(self._archive)
 
     async def work(
         self, days: int, *, archive: bool = True, purge: bool = False, dry_run: bool = False

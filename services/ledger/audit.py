@@ -18,6 +18,7 @@ Tables that are folded from many entries (runs, attempts …) are not looked at:
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from operator import itemgetter
@@ -28,6 +29,7 @@ import msgspec
 from services.bus import BusError, Recorded
 from services.ledger.absorb import ALL_EVENTS, EventLog
 from services.ledger.anchors import Anchor
+from services.ledger.history import History
 from services.ledger.projector import (
     GENESIS,
     AttemptRow,
@@ -40,6 +42,7 @@ from services.ledger.projector import (
     chained,
     place_of,
 )
+from services.ledger.segment import Manifest
 from services.ledger.store import Reads, Snapshot, Store
 from services.ledger.verify import (
     HIGHEST,
@@ -461,10 +464,11 @@ def _unanchored(number: int, anchor: Anchor, stored: str, expected: str, text: s
 class _AgainstLog:
     """Compares stored entries with the log's, batch by batch, and follows the chain through the log's own bytes."""
 
-    def __init__(self, stored: Readable, start: int, end: int) -> None:
-        """From `start` to `end`; of what the log does not hold any more nothing is said."""
+    def __init__(self, stored: Readable, start: int, end: int, archived: int) -> None:
+        """From `start` to `end`. The log may lack its beginning, and anything up to position `archived`: nothing is said of it."""
         self._stored = stored
         self._end = end
+        self._archived = archived
         self._behind = start - 1
         self._hash: bytes | None = None
         self._apart = False
@@ -482,8 +486,13 @@ class _AgainstLog:
             [self._behind, reached],
         ):
             rows.setdefault(row[0], []).append(row)
-        found = [finding for record in records for finding in self._compared(record, rows.pop(record.sequence, []))]
-        found += [self._unknown_to_log(position) for position in sorted(rows)]
+        found: list[Finding] = []
+        stored = deque(rows.items())
+        for record in records:
+            while stored and stored[0][0] < record.sequence:
+                found += self._gone(*stored.popleft())
+            mine = stored.popleft()[1] if stored and stored[0][0] == record.sequence else []
+            found += self._compared(record, mine)
         self._behind = reached
         return found
 
@@ -493,10 +502,17 @@ class _AgainstLog:
             "SELECT position FROM entries WHERE position > ? AND position <= ? ORDER BY position",
             [self._behind, self._end],
         )
-        if self._hash is None:
-            self.unlogged += len(rows)
-            return []
-        return [self._unknown_to_log(position) for (position,) in rows]
+        behind = [] if self._hash is None else [position for (position,) in rows if position > self._archived]
+        self.unlogged += len(rows) - len(behind)
+        return [self._unknown_to_log(position) for position in behind]
+
+    def _gone(self, position: int, rows: list[Values]) -> list[Finding]:
+        """The log holds nothing there: a run that was archived has left it, or it has lost something."""
+        if position > self._archived:
+            return [self._unknown_to_log(position)]
+        self.unlogged += 1
+        self._hash = bytes(rows[-1][4])
+        return []
 
     def _begin(self, first: int) -> None:
         """The log may have been pruned: its chain goes on from what is stored before its first entry."""
@@ -550,15 +566,42 @@ class _AgainstLog:
         return msgspec.structs.replace(_extra(position, text), source="log")
 
 
+def _unlike_archive(stored: Readable, segments: Sequence[Manifest]) -> Iterator[Finding]:
+    """Where the archive is another beginning of the log than what is stored, if it is."""
+    for segment in segments:
+        rows = stored.read("SELECT hash FROM entries WHERE position = ?", [segment.last])
+        said = bytes(rows[0][0]).hex() if rows else ""
+        if said != segment.hash_after:
+            yield Finding(
+                kind="changed" if said else "missing",
+                source="log",
+                table="entries",
+                position=segment.last,
+                until=segment.last,
+                key=f"position={segment.last}",
+                column="hash",
+                stored=said,
+                expected=segment.hash_after,
+                text=f"the archive's {segment.name} has another hash: one of the two was changed up to here",
+            )
+            return
+
+
 class Auditor:
     """Audits a store, one audit at a time."""
 
-    def __init__(self, store: Store, event_log: EventLog) -> None:
-        """`event_log` is read only when an audit is to compare with it."""
+    def __init__(self, store: Store, event_log: EventLog, *, history: History | None = None) -> None:
+        """`event_log` is read only when an audit is to compare with it. `history` as the absorber's."""
         self._store = store
         self._log = event_log
+        self._history = history or History()
         self._idle = asyncio.Event()
         self._idle.set()
+
+    @property
+    def running(self) -> bool:
+        """Whether an audit is under way."""
+        return not self._idle.is_set()
 
     async def close(self) -> None:
         """Wait for the end of an audit whose caller has left: it still reads the ledger's file."""
@@ -571,8 +614,10 @@ class Auditor:
 
         Raises AuditBusyError, AuditError (also for an `end` that the ledger has not reached),
         services.ledger.store.StoreError when the file cannot be read.
+        Raises AuditBusyError, AuditError, services.ledger.segment.ArchiveError, services.ledger.store.StoreError when the file
+        cannot be read.
         """
-        if not self._idle.is_set():
+        if self.running:
             raise AuditBusyError("an audit is under way: wait for its end")
         self._idle.clear()
         thread = OneThread("ledger-audit")
@@ -590,12 +635,17 @@ class Auditor:
         self, thread: OneThread, start: int, end: int, anchors: Sequence[Anchor], *, with_log: bool
     ) -> AsyncGenerator[AuditProgress | Finding | AuditResult, None]:
         started = time.monotonic()
+        archived = await self._archived() if with_log else []
         live = await thread.do(lambda: thread.enter(self._store.snapshot()))
         reached = live.tip.position
         if start > max(reached, 1) or end > reached:
             what = f"nothing from {start} on" if start > max(reached, 1) else f"no position {end} to end at"
             raise AuditError(f"there is {what}: the ledger ends at {reached}; give at most that, or nothing")
         end = end or reached
+        archived = [segment for segment in archived if segment.last <= live.tip.position]
+        end = min(end or live.tip.position, live.tip.position)
+        if start > max(end, 1):
+            raise AuditError(f"there is nothing from {start} to {end}: the ledger reaches {live.tip.position}")
         created_ns = self._store.stream_created_ns
         findings = entries = events = 0
         for finding in await thread.do(lambda: list(anchored(live, live.tip, created_ns, anchors))):
@@ -611,8 +661,11 @@ class Auditor:
                 else:
                     entries, events, position = entries + said.entries, events + said.events, said.position
             yield AuditProgress("stored", position, end)
-        against = _AgainstLog(live, start, end)
+        against = _AgainstLog(live, start, end, archived[-1].last if archived else 0)
         if with_log:
+            for finding in await thread.do(lambda: list(_unlike_archive(live, archived))):
+                findings += 1
+                yield finding
             async with aclosing(self._against_log(thread, against, start, end)) as told:
                 async for compared in told:
                     findings += isinstance(compared, Finding)
@@ -630,6 +683,11 @@ class Auditor:
             unlogged=against.unlogged,
             wall_s=time.monotonic() - started,
         )
+
+    async def _archived(self) -> list[Manifest]:
+        """The segments of the archive, which may hold what the log does not hold any more."""
+        await self._history.load(self._store.stream_created_ns)
+        return list(self._history.archive.segments) if self._history.archive is not None else []
 
     async def _against_log(
         self, thread: OneThread, against: _AgainstLog, start: int, end: int

@@ -8,6 +8,7 @@ The file is a projection and can be rebuilt; a backup saves the time of a rebuil
 place that still has what they said.
 """
 
+import asyncio
 import hashlib
 import os
 import shutil
@@ -20,7 +21,7 @@ import msgspec
 import structlog
 
 from services.bus import Recorded, StreamIdentity
-from services.ledger.history import in_thread
+from services.ledger.history import History, in_thread
 from services.ledger.projector import chained
 from services.ledger.store import Seal, Store, StoreError, journal_of, restored_file, seal
 
@@ -58,13 +59,13 @@ class Copied(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str = ""
 
 
-def copy_store(store: Store, target: Path) -> Copied:
+def copy_store(store: Store, target: Path, stop: threading.Event | None = None) -> Copied:
     """Copy a store that is in use into one file, as of a position that is committed by now or later. Blocks.
 
-    Raises CopyError, and then there is no `target`.
+    `stop` ends it. Raises CopyError, and then there is no `target`.
     """
     try:
-        store.copy(target, threading.Event())
+        store.copy(target, stop or threading.Event())
         sealed = seal(target)
         _sync(target)
         return Copied(
@@ -93,10 +94,11 @@ def _sync(path: Path) -> None:
 class Copies:
     """Backups and restores of one store, one at a time."""
 
-    def __init__(self, store: Store, origin: Origin) -> None:
-        """`origin` is the log that the store is folded from."""
+    def __init__(self, store: Store, origin: Origin, *, history: History | None = None) -> None:
+        """`origin` is the log that the store is folded from. `history` as the absorber's."""
         self._store = store
         self._origin = origin
+        self._history = history or History()
         self._busy = False
 
     async def backup(self) -> AsyncGenerator[Copied | bytes, None]:
@@ -104,7 +106,7 @@ class Copies:
         target = _part(self._store.file, "copy")
         self._begin(self._store.size_bytes)
         try:
-            copied = await in_thread(copy_store, self._store, target)
+            copied = await self._copied(target)
             yield copied
             digest = hashlib.sha256()
             with target.open("rb") as opened:
@@ -116,8 +118,20 @@ class Copies:
             self._busy = False
             _remove(target)
 
+    async def _copied(self, target: Path) -> Copied:
+        """A copy whose caller may leave: then it ends at once."""
+        stop = threading.Event()
+        copying = asyncio.ensure_future(asyncio.to_thread(copy_store, self._store, target, stop))
+        try:
+            return await asyncio.shield(copying)
+        except asyncio.CancelledError:
+            stop.set()
+            await asyncio.wait([copying])
+            raise
+
     async def restore(self, sha256: str, size_bytes: int, chunks: AsyncIterator[bytes]) -> Copied:
-        """Take a file that takes the place of the present one at the next start. Raises CopyError, CopyBusyError, BusError.
+        """Take a file that takes the place of the present one at the next start. Raises CopyError, CopyBusyError, BusError,
+        services.ledger.segment.ArchiveError when the archive does not have what follows.
 
         The caller condemns the present one then.
         """
@@ -190,6 +204,7 @@ class Copies:
             raise CopyError(
                 f"the log has another entry at position {position} than the file: one of the two was changed"
             )
+        await self._history.check(identity.created_ns, position)
 
 
 def remove_left(file: Path) -> None:

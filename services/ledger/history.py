@@ -31,6 +31,13 @@ async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
         raise
 
 
+async def check_segments(archive: Archive, after: int = 0) -> None:
+    """Read the segments that reach behind position `after` whole. Raises services.ledger.segment.ArchiveError for a harmed one."""
+    for segment in list(archive.segments):
+        if segment.last > after:
+            await in_thread(archive.check, segment)
+
+
 class LogGapError(StoreError):
     """Neither the stream nor the archive has some entries."""
 
@@ -47,6 +54,12 @@ class History:
         """Look at the archive. Raises services.ledger.segment.ArchiveError."""
         if self.archive is not None:
             await in_thread(self.archive.load, stream_created_ns)
+
+    async def check(self, stream_created_ns: int, after: int) -> None:
+        """Whether what follows position `after` can be folded from the archive. Raises services.ledger.segment.ArchiveError."""
+        await self.load(stream_created_ns)
+        if self.archive is not None:
+            await check_segments(self.archive, after)
 
     @property
     def archived(self) -> int:
@@ -120,4 +133,4 @@ class History:
             await in_thread(pages.close)  # type: ignore[attr-defined]  # a generator, typed as an iterator
 
 
-__all__ = ["History", "LogGapError", "in_thread"]
+__all__ = ["History", "LogGapError", "check_segments", "in_thread"]

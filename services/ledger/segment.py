@@ -21,6 +21,7 @@ import hashlib
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -96,6 +97,7 @@ class Archive:
         self.folder = folder
         self.segments: list[Manifest] = []
         self._read_rows = read_rows
+        self._changing = threading.Lock()
 
     @property
     def end(self) -> int:
@@ -116,6 +118,10 @@ class Archive:
 
     def load(self, stream_created_ns: int) -> None:
         """Read the manifests anew. Raises ArchiveError unless they are one beginning of that stream, with all their files."""
+        with self._changing:
+            self.segments = self._found(stream_created_ns)
+
+    def _found(self, stream_created_ns: int) -> list[Manifest]:
         found: list[Manifest] = []
         try:
             names = sorted(file.name for file in self.folder.iterdir() if _MANIFEST.fullmatch(file.name))
@@ -130,7 +136,7 @@ class Archive:
             before = found[-1] if found else None
             self._follows(manifest, before, stream_created_ns)
             found.append(manifest)
-        self.segments = found
+        return found
 
     def _manifest(self, file: Path) -> Manifest:
         try:
@@ -282,14 +288,15 @@ class Archive:
             _sync(described)
             part.replace(file)
             _sync(self.folder)
-            described.replace(file.with_suffix(".json"))
+            with self._changing:
+                described.replace(file.with_suffix(".json"))
+                self.segments.append(manifest)
             _sync(self.folder)
         except (OSError, duckdb.Error) as error:
             raise self._not_written(draft, error) from error
         finally:
             for left in (part, described):
                 left.unlink(missing_ok=True)
-        self.segments.append(manifest)
         return manifest
 
     def _not_written(self, draft: Manifest, error: Exception) -> ArchiveError:

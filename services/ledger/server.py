@@ -671,6 +671,8 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
             raise RpcError(grpc.StatusCode.ABORTED, "VERIFY_RUNNING", str(error)) from error
         except VerifyError as error:
             raise RpcError(grpc.StatusCode.FAILED_PRECONDITION, "VERIFY_IMPOSSIBLE", str(error)) from error
+        except ArchiveError as error:
+            raise _unusable(error) from error
         except QueryTooSlowError as error:
             raise RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUERY_TOO_SLOW", str(error)) from error
         except StoreDamagedError as error:
@@ -695,6 +697,9 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
                 "BUS_UNAVAILABLE",
                 "the log cannot be reached, and nothing could be rebuilt from it: check the NATS server, then try again",
             )
+        if self._archivist is not None:
+            with self._copy_errors():
+                await self._archivist.check()
         answer = pb.RebuildLedgerResponse(position=self._absorber.position, stream_last=self._absorber.stream_last)
         self._absorber.condemn(f"a rebuild was asked for: {request.reason or 'no reason given'}")
         return answer
@@ -715,6 +720,7 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
             raise _not_whole("archive it")
         working = self._archivist.work(request.older_than_days, purge=request.purge, dry_run=request.dry_run)
         with self._copy_errors():
+            await self._archivist.check()
             async with aclosing(working) as saying:
                 async for said in saying:
                     match said:
@@ -771,9 +777,10 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         except StoreDamagedError as error:
             self._absorber.condemn(str(error))
             raise _damaged(error) from error
+        except ArchiveError as error:
+            raise _unusable(error) from error
         except StoreError as error:
-            reason = "ARCHIVE_UNUSABLE" if isinstance(error, ArchiveError) else "COPY_IMPOSSIBLE"
-            raise RpcError(grpc.StatusCode.FAILED_PRECONDITION, reason, str(error)) from error
+            raise RpcError(grpc.StatusCode.FAILED_PRECONDITION, "COPY_IMPOSSIBLE", str(error)) from error
         except BusError as error:
             raise RpcError(grpc.StatusCode.UNAVAILABLE, "BUS_UNAVAILABLE", str(error)) from error
 
@@ -960,6 +967,8 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
             raise RpcError(grpc.StatusCode.ABORTED, "AUDIT_RUNNING", str(error)) from error
         except AuditError as error:
             raise RpcError(grpc.StatusCode.FAILED_PRECONDITION, "AUDIT_IMPOSSIBLE", str(error)) from error
+        except ArchiveError as error:
+            raise _unusable(error) from error
         except QueryTooSlowError as error:
             raise RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUERY_TOO_SLOW", str(error)) from error
         except StoreDamagedError as error:
@@ -1346,6 +1355,10 @@ def _not_whole(what: str) -> RpcError:
         "LEDGER_BEHIND",
         f"the ledger is not whole yet: {what} once GetStatus says caught_up",
     )
+
+
+def _unusable(error: ArchiveError) -> RpcError:
+    return RpcError(grpc.StatusCode.DATA_LOSS, "ARCHIVE_UNUSABLE", str(error))
 
 
 def _damaged(error: Exception) -> RpcError:

@@ -23,7 +23,6 @@ from services.bus import BusError, Recorded, StreamIdentity
 from services.ledger.absorb import ALL_EVENTS, Absorber, EventLog
 from services.ledger.history import History, LogGapError
 from services.ledger.projector import GENESIS, Projector, chained
-from services.ledger.segment import ArchiveError
 from services.ledger.store import Store, StoreError, remove_scratch, scratch_file
 
 KEYS: dict[str, tuple[str, ...]] = {
@@ -294,7 +293,8 @@ class Verifier:
     async def verify(self) -> AsyncGenerator[Progress | Difference | Result, None]:
         """Progress, every difference, and at last one result.
 
-        Raises VerifyBusyError, VerifyError, services.ledger.store.StoreError when the ledger's own file cannot be read.
+        Raises VerifyBusyError, VerifyError, services.ledger.segment.ArchiveError, services.ledger.store.StoreError when the
+        ledger's own file cannot be read.
         """
         if self.running:
             raise VerifyBusyError("a verification is under way: wait for its end")
@@ -312,10 +312,7 @@ class Verifier:
             self._idle.set()
 
     async def _check_room(self) -> None:
-        try:
-            await self._history.load((await self._asked_log()).created_ns)
-        except StoreError as error:
-            raise VerifyError(str(error)) from error
+        await self._history.load((await self._asked_log()).created_ns)
         needed = 2 * self._store.size_bytes
         free = shutil.disk_usage(self._store.file.parent).free
         if free < needed:
@@ -394,7 +391,7 @@ class Verifier:
                     if time.monotonic() - told > TELL_S:
                         told = time.monotonic()
                         yield Progress("folding", second.tip.position, end)
-        except (BusError, LogGapError, ArchiveError) as error:
+        except (BusError, LogGapError) as error:
             raise VerifyError(f"the log could not be read to position {end}: {error}") from error
 
     def _open_second(self) -> Store:

@@ -345,6 +345,14 @@ def evolve(
     return fleet
 
 
+def left(fleet: Fleet, run: str, attempt: StepScheduled) -> None:
+    """Note an attempt that is open though its run is over: how it was closed has left the stream with the run."""
+    record = fleet.records.get(attempt.tool)
+    if record is not None and not attempt.dry_run:
+        record.open = max(record.open - 1, 0)
+    _unprobed(fleet, run, attempt)
+
+
 def skip(fleet: Fleet, sequence: int, place: Place | None) -> Fleet:
     """Note an entry that cannot be read."""
     fleet.last_sequence = sequence
@@ -391,11 +399,16 @@ def _note(fleet: Fleet, run: str, time_ns: int, attempt: StepScheduled, event: A
             for breaker in fleet.breakers_of(attempt.tool):
                 _judge(breaker, run, attempt, event)
         case StepFinished() | StepCancelled() | StepLost():
-            for breaker in fleet.breakers_of(attempt.tool):
-                if _probes(breaker, run, attempt.workstream, attempt.attempt):
-                    breaker.probe, breaker.probing = None, False
+            _unprobed(fleet, run, attempt)
         case _:
             pass
+
+
+def _unprobed(fleet: Fleet, run: str, attempt: StepScheduled) -> None:
+    """The probe that an attempt had is free."""
+    for breaker in fleet.breakers_of(attempt.tool):
+        if _probes(breaker, run, attempt.workstream, attempt.attempt):
+            breaker.probe, breaker.probing = None, False
 
 
 def _record(fleet: Fleet, attempt: StepScheduled, event: StepFinished | StepCancelled | StepLost) -> None:

@@ -415,6 +415,8 @@ class Shell:
             request_id = run.requested.request_id
         if run.finished is not None:
             self.over[run.run] = Over(request_id, run.finished, run.last_run_sequence, run.answers, run.trace)
+        for attempt in run.open.values():
+            fleets.left(self.fleet, run.run, attempt.scheduled)
         self.runs.pop(run.run, None)
         self._awaiting.pop(run.run, None)
         self._published.pop(run.run, None)

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import grpc
@@ -11,7 +11,7 @@ import pytest
 
 from services.artifacts import Artifacts
 from services.bus import BusError, Recorded
-from services.events import AttemptGranted, DeliveryRequested, RollbackRequested, RunRequested
+from services.events import AttemptGranted, DeliveryRequested, ProbeGranted, RollbackRequested, RunRequested
 from services.ledger.absorb import Absorber
 from services.ledger.archive import Archivist, Outcome
 from services.ledger.history import History
@@ -21,6 +21,7 @@ from services.ledger.store import Store
 from services.rpc import RpcError
 from services.scheduler.appends import appends
 from services.scheduler.decide import due
+from services.scheduler.fleet import ToolBreaker
 from services.scheduler.requests import Requests
 from services.scheduler.shell import Shell
 from services.spec import encode_spec
@@ -84,14 +85,18 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.end = 0
         self.bus = MemoryBus()
         self.artifacts = Artifacts(self.bus.objects)
 
-    async def make(self) -> "World":
+    async def make(self, *, halfway: Callable[[], Awaitable[None]] | None = None, after: int = 0) -> "World":
+        """`halfway` is awaited once so many entries of the run are in the log."""
         play = story()
         kept = await self.artifacts.put("spec", encode_spec(play.spec), keep=True)
         await self.grant("ws-b", 99)  # never used
-        for fact in play.facts:
+        for number, fact in enumerate(play.facts):
+            if number == after and halfway is not None:
+                await halfway()
             for event in fact.entry.events:
                 if getattr(event, "cap", None) is not None:
                     await self.grant(event.workstream, event.attempt)
@@ -99,7 +104,9 @@ class World:
                 msgspec.structs.replace(event, spec=kept) if getattr(event, "spec", None) else event
                 for event in fact.entry.events
             ]
-            await self.bus.add(subject_of(fact.place), encode_entry(msgspec.structs.replace(fact.entry, events=told)))
+            self.end = await self.bus.add(
+                subject_of(fact.place), encode_entry(msgspec.structs.replace(fact.entry, events=told))
+            )
         self.end = await self.bus.add(run_subject("fleet"), encode_entry(entry("fleet")))
         self.store = Store.open(self.folder / "l")
         self.store.bind((await self.bus.identity()).created_ns)
@@ -126,9 +133,9 @@ class World:
         return last.purged_runs
 
     @contextlib.asynccontextmanager
-    async def scheduler(self) -> AsyncIterator[Shell]:
-        """A scheduler that has folded the log from its beginning."""
-        shell = Shell(self.bus, self.artifacts, name="s", lease_s=10.0, reconcile_s=10.0)
+    async def scheduler(self, shell: Shell | None = None) -> AsyncIterator[Shell]:
+        """A scheduler that has folded the log from its beginning, or `shell`, which has folded some of it."""
+        shell = shell or Shell(self.bus, self.artifacts, name="s", lease_s=10.0, reconcile_s=10.0)
         following = asyncio.create_task(shell._follow())
         try:
             assert await shell.folded(self.end, 10)
@@ -202,3 +209,33 @@ async def test_nobody_gets_the_id_of_a_purged_run_and_its_own_request_is_still_k
             await requests.first(RUN, msgspec.structs.replace(again, request_id="q-another"))
         assert (refused.value.code, refused.value.reason) == (grpc.StatusCode.ALREADY_EXISTS, "RUN_EXISTS")
         assert world.bus.server.events.last == held
+
+
+@pytest.mark.parametrize("after", [7, 12, 17])
+async def test_a_scheduler_that_knew_half_of_a_run_before_its_purge_has_nothing_open_after_it(tmp_path, after):
+    """As one that starts from a snapshot of its fold: the closes of the attempts that were open then have left the stream."""
+    world = World(tmp_path)
+    known: list[Shell] = []
+
+    async def halfway() -> None:
+        async with world.scheduler() as shell:
+            (run,) = shell.runs.values()
+            working = [attempt.scheduled for attempt in run.open.values() if attempt.scheduled.tool]
+            assert sum(record.open for record in shell.fleet.records.values()) == len(working) > 0
+            step = working[0]
+            probe = ProbeGranted(
+                tool=step.tool, run=RUN, workstream=step.workstream, attempt=step.attempt, expires_ns=1
+            )
+            shell.fleet.breakers[step.tool] = ToolBreaker(tool=step.tool, state="half_open", probe=probe, probing=True)
+            known.append(shell)
+
+    await world.make(halfway=halfway, after=after)
+    assert await world.purge() == 1
+    async with world.scheduler(known[0]) as shell:
+        assert shell.runs == {}
+        assert {tool: record.open for tool, record in shell.fleet.records.items() if record.open} == {}
+        (breaker,) = shell.fleet.breakers.values()
+        assert (breaker.probe, breaker.probing) == (None, False)
+        assert shell.fleet.shared.opened == {}
+        assert all(account.reserved_nano == 0 for account in shell.fleet.shared.book.accounts.values())
+    world.store.close()
