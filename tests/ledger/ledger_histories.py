@@ -161,7 +161,7 @@ class MemoryLog:
         return len(self.records) < held
 
     async def replay(self, subject: str, *, after: int = 0, batch_max: int = 2000) -> AsyncIterator[list[Recorded]]:
-        records = [record for record in self.records if record.sequence > after]
+        records = [record for record in self.records if record.sequence > after and _is_on(record.subject, subject)]
         for first in range(0, len(records), batch_max):
             await asyncio.sleep(0)
             yield records[first : first + batch_max]

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -195,6 +196,21 @@ async def test_age_counts_from_the_newest_entry(world):
     for age_days in (0, 29, 31):
         outcome = await made.work(30, now_ns=newest_ns + age_days * DAY_NS)
         assert bool(outcome.segments) == (age_days > 30)
+
+
+def test_what_is_due_is_found_in_little_memory(tmp_path):
+    """However much requests and answers say together."""
+    with opened(tmp_path / "l") as store:
+        store.bind(42)
+        told = "INSERT INTO events SELECT i, 0, ?, 'run-' || i, '', 0, i, '', 'info', ? FROM range(1, 20001) t(i)"
+        answer = json.dumps({"kind": "request_answered", "request_id": "q", "answer": "done", "reason": "x" * 2000})
+        store._connection.execute(told, ["request_answered", answer]).fetchall()
+        tracemalloc.start()
+        try:
+            assert due(store, 0, LATER_NS).held_by == ""
+            assert tracemalloc.get_traced_memory()[1] < 30_000_000
+        finally:
+            tracemalloc.stop()
 
 
 UNSETTLED = {
@@ -407,6 +423,16 @@ async def test_an_archive_of_another_history_is_not_built_upon(world, tmp_path):
             list(made.archive.records(30, short.tip.hash))
 
 
+async def test_a_look_at_the_archive_meets_whole_segments_only_while_it_grows(world):
+    """A verification or an audit reads the manifests anew while the archivist writes."""
+    made = world(mixed())
+    working = asyncio.create_task(made.work(segment=15))
+    while not working.done():
+        await asyncio.to_thread(made.archive.load, 42)
+        assert len({one.last for one in made.archive.segments}) == len(made.archive.segments)
+    assert (await working).segments == len(made.archive.segments)
+
+
 async def test_one_writer_at_a_time_and_leftovers_are_removed(world):
     made = world(mixed())
     folder = made.archive.folder
@@ -532,6 +558,19 @@ async def test_only_what_is_over_archived_and_past_its_day_leaves_the_stream(wor
     assert asked == [first, first + 4, first + 6, first + 7, first + 8], (
         "its first request, its end, and what came after"
     )
+
+
+@pytest.mark.parametrize("change", [{"time_ns": 5}, {"data": b"{}"}], ids=["time", "bytes"])
+async def test_nothing_leaves_the_stream_that_was_archived_otherwise(world, change):
+    """The time of an entry is in no hash: once it has left the stream, nobody knows it any more."""
+    made = world(mixed())
+    await made.work()
+    at = next(at for at, one in enumerate(made.log.records) if ".run1.w0." in one.subject)
+    made.log.records[at] = msgspec.structs.replace(made.log.records[at], **change)
+    with pytest.raises(ArchiveError, match=f"another entry at position {at + 1} .*nothing of run run1.*swell audit"):
+        await made.work(purge=True)
+    assert made.log.records[at] in made.log.records
+    assert sum(".run1." in one.subject for one in made.log.records) > 10
 
 
 async def test_what_was_asked_of_a_run_since_it_was_archived_keeps_it_in_the_stream(world):

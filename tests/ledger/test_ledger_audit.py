@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import random
 import shutil
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -33,7 +34,9 @@ from services.ledger.audit import (
     anchor_at,
     audited,
 )
+from services.ledger.history import History
 from services.ledger.projector import GENESIS, Projector, chained
+from services.ledger.segment import Archive, ArchiveError
 from services.ledger.store import Store
 from services.ledger.verify import Readable
 
@@ -77,8 +80,8 @@ def open_store(sound, tmp_path):
         yield opened
 
 
-async def audit(store: Store, *, log=None, **asked) -> tuple[list[Finding], AuditResult]:
-    auditor = Auditor(store, log or MemoryLog(RECORDS))
+async def audit(store: Store, *, log=None, history=None, **asked) -> tuple[list[Finding], AuditResult]:
+    auditor = Auditor(store, log or MemoryLog(RECORDS), history=history)
     said = [one async for one in auditor.audit(with_log=log is not None, **asked)]
     assert isinstance(said[-1], AuditResult)
     findings = [one for one in said if isinstance(one, Finding)]
@@ -286,6 +289,63 @@ async def test_what_the_log_does_not_hold_any_more_is_counted_and_no_finding(ope
     assert (result.logged, result.unlogged) == (LAST - 10, 10)
     findings, result = await audit(plain_store, log=MemoryLog([]))
     assert (findings, result.logged, result.unlogged) == ([], 0, LAST)
+
+
+def archived(store: Store, folder: Path, last: int) -> History:
+    """An archive of what a store has up to a position."""
+    archive = Archive(folder)
+    rows = store.read("SELECT position, subject, time_ns, hash, raw FROM entries WHERE position <= ?", [last])
+    with archive.writing(store.stream_created_ns):
+        archive.add(store.stream_created_ns, [sorted(rows)], [], last)
+    return History(archive)
+
+
+ARCHIVED = 30
+
+
+@pytest.fixture
+def history(plain_store, tmp_path):
+    return archived(plain_store, tmp_path / "archive", ARCHIVED)
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_what_left_the_log_for_the_archive_is_counted_and_no_finding(plain_store, history, seed):
+    some = random.Random(seed)
+    left = [one for one in RECORDS if one.sequence > ARCHIVED or some.random() < 0.4]
+    findings, result = await audit(plain_store, log=MemoryLog(left), history=history)
+    assert findings == []
+    assert (result.logged, result.unlogged) == (len(left), LAST - len(left))
+    findings, result = await audit(plain_store, log=MemoryLog(left), history=history, end=ARCHIVED)
+    assert (findings, result.logged + result.unlogged) == ([], ARCHIVED)
+
+
+async def test_a_loss_behind_the_archive_and_a_change_between_holes_are_found(plain_store, history):
+    lost = MemoryLog([one for one in RECORDS if one.sequence not in (5, ARCHIVED + 1)])
+    findings, _ = await audit(plain_store, log=lost, history=history)
+    assert where(findings)[0] == ("log", "extra", "entries", ARCHIVED + 1, ARCHIVED + 1, "")
+    forged = [
+        msgspec.structs.replace(one, data=one.data + b" ") if one.sequence == 10 else one
+        for one in RECORDS
+        if one.sequence not in (4, 9)
+    ]
+    findings, _ = await audit(plain_store, log=MemoryLog(forged), history=history)
+    assert where(findings) == [
+        ("log", "changed", "entries", 10, 10, "raw"),
+        ("log", "changed", "entries", 10, 10, "hash"),
+    ]
+
+
+async def test_a_chain_written_anew_where_the_log_has_only_holes_is_found_by_the_archive(open_store, history):
+    left = [one for one in RECORDS if one.sequence not in range(3, ARCHIVED)]
+    findings, _ = await audit(open_store(by=rewrite), log=MemoryLog(left), history=history)
+    assert ("log", "changed", "entries", ARCHIVED, ARCHIVED, "hash") in where(findings)
+
+
+async def test_without_a_sound_archive_there_is_no_verdict(plain_store, history):
+    next(history.archive.folder.glob("*.json")).write_text("{}")
+    with pytest.raises(ArchiveError, match="not a manifest"):
+        await audit(plain_store, log=MemoryLog(RECORDS), history=history)
+    assert (await audit(plain_store, history=history))[1].ok, "it is asked for only with the log"
 
 
 async def test_a_hole_that_the_log_had_is_no_finding(tmp_path):

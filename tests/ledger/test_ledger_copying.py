@@ -1,5 +1,6 @@
 """Backups of a ledger in use, and what becomes of files that are put in its place."""
 
+import asyncio
 import contextlib
 import hashlib
 import os
@@ -186,6 +187,27 @@ async def test_a_file_of_another_log_is_refused(tmp_path, log, said):
     copied, data = await received(Copies(store, log))
     with pytest.raises(CopyError, match=said):
         await Copies(store, log).restore(copied.sha256, len(data), pieces(data))
+    store.close()
+
+
+async def test_a_backup_whose_caller_leaves_while_it_is_copied_ends_at_once(tmp_path, monkeypatch):
+    store = folded(tmp_path / "l", steady(1, 1))
+    copies = Copies(store, MemoryLog())
+    begun, ended = threading.Event(), []
+
+    def copying(target: Path, stop: threading.Event) -> None:
+        begun.set()
+        ended.append(stop.wait(10))
+        raise StoreError("the ledger stops")
+
+    with monkeypatch.context() as slow:
+        slow.setattr(store, "copy", copying)
+        backup = asyncio.ensure_future(anext(copies.backup()))
+        await asyncio.to_thread(begun.wait, 10)
+        backup.cancel()
+        await asyncio.wait([backup])
+    assert ended == [True]
+    await received(copies)
     store.close()
 
 

@@ -66,6 +66,9 @@ class Stopping:
     async def last(self, subject: str, **stream: str) -> Recorded | None:
         return await self._bus.last(subject, **stream)
 
+    def replay(self, subject: str, **batches: int) -> AsyncIterator[list[Recorded]]:
+        return self._bus.replay(subject, **batches)
+
     async def purge(self, subject: str, *, before: int) -> int:
         self._count()
         return await self._bus.purge(subject, before=before)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import functools
 import itertools
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import duckdb
@@ -28,13 +29,17 @@ from ledger_histories import (
 
 from services import events as ev
 from services.ledger.absorb import Absorber
+from services.ledger.archive import Archivist
 from services.ledger.audit import Auditor
+from services.ledger.copying import Copies
+from services.ledger.history import History
 from services.ledger.projector import VERSION
 from services.ledger.replica import Freshness
+from services.ledger.segment import Archive
 from services.ledger.server import SERVICE, LedgerServer
 from services.ledger.snapshots import Snapshots
 from services.ledger.sql import Limits, Questions
-from services.ledger.store import Store, StoreDamagedError
+from services.ledger.store import Store, StoreDamagedError, restored_file
 from services.ledger.v1 import ledger_pb2 as pb
 from services.ledger.v1 import ledger_pb2_grpc
 from services.ledger.verify import Verifier
@@ -88,12 +93,20 @@ async def serving(
     lag_max=1000,
     wait_s=5.0,
     watching=None,
+    archive: Archive | None = None,
     **settings,
 ):
     store = Store.open(folder / "l")
     log = MemoryLog(list(records))
+    history = History(archive)
     absorber = Absorber(
-        store, log, linger_s=0, batch_max=50, watching=watching or Watching(entries_max=backlog), lag_max=lag_max
+        store,
+        log,
+        linger_s=0,
+        batch_max=50,
+        watching=watching or Watching(entries_max=backlog),
+        lag_max=lag_max,
+        history=history,
     )
     await absorber.verify()
     start = asyncio.Event()
@@ -112,9 +125,11 @@ async def serving(
         absorber,
         objects or MemoryObjects(),
         live,
-        Verifier(store, absorber, log, batch_max=50),
-        Auditor(store, log),
+        Verifier(store, absorber, log, batch_max=50, history=history),
+        Auditor(store, log, history=history),
         Questions(Snapshots(store), Limits()),
+        archivist=None if archive is None else Archivist(store, absorber, log, archive),
+        copies=Copies(store, log, history=history),
         heartbeat_s=heartbeat_s,
         artifact_bytes_max=10**9,
         started_ns=17,
@@ -633,6 +648,45 @@ async def test_a_rebuild_condemns_the_file_once(tmp_path):
     async with serving(tmp_path, records) as ledger:
         assert (tmp_path / "l.corrupt-1").exists()
         assert (await ledger.stub.GetRun(pb.GetRunRequest(run="run0"))).run.state == "completed"
+
+
+async def test_nothing_is_condemned_for_a_harmed_archive_and_everything_that_reads_it_says_so(tmp_path):
+    records = steady(2, 5)
+    async with serving(tmp_path, records[:20], archive=Archive(tmp_path / "archive")) as ledger:
+        stub = ledger.stub
+
+        def calls() -> dict[str, Callable[[], Awaitable[object]]]:
+            return {
+                "rebuild": lambda: stub.RebuildLedger(pb.RebuildLedgerRequest()),
+                "restore": lambda: stub.RestoreLedger(sent(b"".join(chunks)), timeout=10),
+                "verify": lambda: verified(stub),
+                "archive": lambda: last_of(stub.ArchiveLedger(pb.ArchiveLedgerRequest(older_than_days=0))),
+                "dry run": lambda: last_of(stub.ArchiveLedger(pb.ArchiveLedgerRequest(dry_run=True))),
+                "purge": lambda: last_of(stub.ArchiveLedger(pb.ArchiveLedgerRequest(purge=True))),
+            }
+
+        chunks = [said.chunk async for said in stub.BackupLedger(pb.BackupLedgerRequest(), timeout=10)]
+        ledger.log.extend(records[20:])
+        await ledger.level()
+        await last_of(stub.ArchiveLedger(pb.ArchiveLedgerRequest(older_than_days=0)))
+        (segment,) = (tmp_path / "archive").glob("*.parquet")
+        sound = segment.read_bytes()
+        segment.write_bytes(sound[:-1] + b"?")
+        for asked, call in calls().items():
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call()
+            assert refused.value.code() == grpc.StatusCode.DATA_LOSS, asked
+            assert segment.name in refused.value.details()
+        assert not ledger.absorber.condemned.is_set()
+        assert not restored_file(tmp_path / "l").exists()
+        segment.write_bytes(sound)
+        await calls()["restore"]()
+        assert ledger.absorber.condemned.is_set()
+
+
+async def last_of(call) -> object:
+    *_, last = [said async for said in call]
+    return last
 
 
 async def test_damage_met_by_a_question_condemns_the_file(tmp_path):
