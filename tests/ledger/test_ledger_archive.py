@@ -25,7 +25,7 @@ from services.ledger.absorb import Absorber
 from services.ledger.archive import DAY_NS, SEGMENT_BYTES_MAX, Archivist, Outcome, due
 from services.ledger.history import History, LogGapError
 from services.ledger.projector import Projector, chained
-from services.ledger.segment import Archive, ArchiveBusyError, ArchiveError
+from services.ledger.segment import Archive, ArchiveBusyError, ArchiveError, Manifest
 from services.ledger.store import Store
 from services.ledger.verify import Difference, Result, Verifier, compare
 from services.wire import ENTRY_BYTES_MAX, request_subject, run_subject
@@ -423,14 +423,23 @@ async def test_an_archive_of_another_history_is_not_built_upon(world, tmp_path):
             list(made.archive.records(30, short.tip.hash))
 
 
-async def test_a_look_at_the_archive_meets_whole_segments_only_while_it_grows(world):
+async def test_a_look_at_the_archive_while_it_grows_forgets_no_segment(world, monkeypatch):
     """A verification or an audit reads the manifests anew while the archivist writes."""
     made = world(mixed())
-    working = asyncio.create_task(made.work(segment=15))
+    found = made.archive._found
+
+    def slowly(stream_created_ns: int) -> list[Manifest]:
+        segments = found(stream_created_ns)
+        time.sleep(0.1)
+        return segments
+
+    monkeypatch.setattr(made.archive, "_found", slowly)
+    working = asyncio.create_task(made.work())
     while not working.done():
         await asyncio.to_thread(made.archive.load, 42)
-        assert len({one.last for one in made.archive.segments}) == len(made.archive.segments)
-    assert (await working).segments == len(made.archive.segments)
+    fresh = Archive(made.archive.folder)
+    fresh.load(42)
+    assert (await working).segments == len(fresh.segments) == len(made.archive.segments)
 
 
 async def test_one_writer_at_a_time_and_leftovers_are_removed(world):
