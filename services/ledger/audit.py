@@ -613,9 +613,7 @@ class Auditor:
         """Progress, every finding, and at last one result. `end` 0 is the newest entry.
 
         Raises AuditBusyError, AuditError (also for an `end` that the ledger has not reached),
-        services.ledger.store.StoreError when the file cannot be read.
-        Raises AuditBusyError, AuditError, services.ledger.segment.ArchiveError, services.ledger.store.StoreError when the file
-        cannot be read.
+        services.ledger.segment.ArchiveError, services.ledger.store.StoreError when the file cannot be read.
         """
         if self.running:
             raise AuditBusyError("an audit is under way: wait for its end")
@@ -642,10 +640,7 @@ class Auditor:
             what = f"nothing from {start} on" if start > max(reached, 1) else f"no position {end} to end at"
             raise AuditError(f"there is {what}: the ledger ends at {reached}; give at most that, or nothing")
         end = end or reached
-        archived = [segment for segment in archived if segment.last <= live.tip.position]
-        end = min(end or live.tip.position, live.tip.position)
-        if start > max(end, 1):
-            raise AuditError(f"there is nothing from {start} to {end}: the ledger reaches {live.tip.position}")
+        archived = [segment for segment in archived if segment.last <= reached]
         created_ns = self._store.stream_created_ns
         findings = entries = events = 0
         for finding in await thread.do(lambda: list(anchored(live, live.tip, created_ns, anchors))):
