@@ -57,7 +57,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """How far the owner of the folder is. `waiting_for` names what is not ready yet; `children` maps name to pid.
 
-    `metrics` maps a service to where Prometheus finds its /metrics.
+    `metrics` maps a service to where Prometheus finds its /metrics; `failing` maps a child that keeps dying to what is
+    known of it, until it has lived for a while again. `error` is why the cluster ended.
     """
 
     pid: int
@@ -70,6 +71,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, str] = {}
     token_file: str = ""
     error: Failure | None = None
+    failing: dict[str, Failure] = {}
     version: int = 1
 
 

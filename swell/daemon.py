@@ -21,7 +21,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -55,6 +55,8 @@ HEALTHY_S: Final = 10.0
 """A child that lived this long starts again with the shortest pause."""
 DEATHS_MAX: Final = 10
 DEATHS_WINDOW_S: Final = 60.0
+FAILING_DEATHS: Final = 2
+"""After so many deaths within DEATHS_WINDOW_S the status says that a child fails, and why."""
 START_DEATHS_MAX: Final = 4
 """Deaths of one child before the cluster was ever ready: what is wrong then does not mend itself."""
 HAND_BACK_S: Final = 15.0
@@ -93,6 +95,7 @@ class Daemon:
         self._stop = asyncio.Event()
         self._failure: Failure | None = None
         self._children: dict[str, Service] = {}
+        self._failing: dict[str, Failure] = {}
         self._room = asyncio.Event()
         self._room.set()
         self._waiting = ["nats", "scheduler", "ledger", "executor"]
@@ -193,7 +196,7 @@ class Daemon:
     # While it runs
 
     async def _keep(self, name: str, argv: list[str]) -> None:
-        """Keep one child running; too many deaths end the cluster."""
+        """Keep one child running; too many deaths end the cluster, but those of a ledger, without which runs go on."""
         log = self._parts.log(name)
         deaths: list[float] = []
         pause_s = RESTART_S[0]
@@ -210,7 +213,7 @@ class Daemon:
             if self._ready:
                 with contextlib.suppress(OSError):  # a full disk: only the pid of a child is out of date
                     self._write("ready")
-            code = await child.wait()
+            code = await self._ended(name, child)
             now = time.monotonic()
             _say(f"{name} ended with exit code {code} after {now - started:.1f} s")
             if not self._room.is_set() or not has_room(self.state_dir):
@@ -219,20 +222,26 @@ class Daemon:
                 await self._room.wait()
                 continue
             deaths = [at for at in deaths if now - at < DEATHS_WINDOW_S] + [now]
-            if len(deaths) >= (DEATHS_MAX if self._ready else START_DEATHS_MAX):
-                self._give_up(
-                    Failure(
-                        reason="CHILD_DIES",
-                        message=f"{name} died {len(deaths)} times in {now - deaths[0]:.0f} s, "
-                        f"last with exit code {code}:\n{tail_of(log)}",
-                        remedy=f"Mend what its log names, then try again. The whole log is {log}.",
-                        where=str(log),
-                    )
-                )
+            if len(deaths) >= FAILING_DEATHS:
+                self._failing[name] = _dying(name, log, deaths, code)
+            if len(deaths) >= (DEATHS_MAX if self._ready else START_DEATHS_MAX) and not (name == "ledger" and self._ready):
+                self._give_up(_dying(name, log, deaths, code))
                 return
             pause_s = RESTART_S[0] if now - started > HEALTHY_S else pause_s
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, RESTART_S[1])
+
+    async def _ended(self, name: str, child: Service) -> int:
+        """A child's exit code; once it has lived for HEALTHY_S, its deaths before are forgotten."""
+        if name in self._failing:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(HEALTHY_S):
+                    return await child.wait()
+            del self._failing[name]
+            if self._ready:
+                with contextlib.suppress(OSError):
+                    self._write("ready")
+        return await child.wait()
 
     async def _watch_room(self) -> None:
         """While the disk is full, nothing is restarted; afterwards the bus is, which stores nothing more until then."""
@@ -353,12 +362,22 @@ class Daemon:
                 "metrics": self._parts.metrics,
                 "token_file": str(self._parts.token_file),
                 "error": self._failure,
+                "failing": self._failing,
             },
             Status,
         )
 
     def _write(self, state: str) -> None:
         write_private(self.state_dir / "cluster.json", msgspec.json.encode(self._status(state)))
+
+
+def _dying(name: str, log: Path, deaths: Sequence[float], code: int) -> Failure:
+    return Failure(
+        reason="CHILD_DIES",
+        message=f"{name} died {len(deaths)} times in {deaths[-1] - deaths[0]:.0f} s, last with exit code {code}:\n{tail_of(log)}",
+        remedy=f"Mend what its log names, then try again. The whole log is {log}.",
+        where=str(log),
+    )
 
 
 def _require_free(name: str, port: int) -> None:

@@ -260,8 +260,9 @@ class LedgerState(msgspec.Struct, frozen=True):
             doing += ", being verified"
         level = "level with the log" if now.caught_up else "behind the log"
         left = "" if now.seconds_left <= 0 else f", about {duration(now.seconds_left)} left"
+        archived = f"; archived up to {now.archived}" if now.archived else ""
         return [
-            f"ledger {level}: position {now.position} of {now.stream_last}{left}",
+            f"ledger {level}: position {now.position} of {now.stream_last}{left}{archived}",
             f"  file      {doing}; {size(now.file_bytes)}, projection {now.projection}",
             f"  absorbs   {now.events_per_s:.0f} events a second",
             f"  runs for  {duration(max(time.time_ns() - now.started_ns, 0) / 1e9)}",

@@ -572,6 +572,7 @@ class LedgerStatus(msgspec.Struct, frozen=True, kw_only=True):
     file_bytes: int
     projection: int
     started_ns: int
+    archived: int
 
 
 class VerifyProgress(msgspec.Struct, frozen=True, kw_only=True):

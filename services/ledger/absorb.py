@@ -103,7 +103,7 @@ class Absorber:
 
         `watching` is told of each commit. Up to `lag_max` entries behind the log the ledger is caught up. `metrics` are told
         of commits; by default nobody reads them. `history` knows the archive; by default there is none, and the stream must be whole. `on_commit` is
-        shown each batch that is stored, but for those of a rebuild, which hold nothing new.
+        shown each batch that is stored, but for those behind a rebuild or a restore, which hold nothing new.
         """
         self._history = history or History()
         self._on_commit = on_commit
@@ -155,6 +155,16 @@ class Absorber:
     def rebuilding(self) -> bool:
         """Whether a new file is made from the log."""
         return self._store.made_anew and self.catching_up
+
+    @property
+    def repeating(self) -> bool:
+        """Whether what is absorbed stood before in a file that is no longer used."""
+        return (self._store.made_anew or self._store.restored) and self.catching_up
+
+    @property
+    def archived(self) -> int:
+        """The newest position that the archive holds, 0 without one."""
+        return self._history.archived
 
     @property
     def progress(self) -> float:
@@ -214,7 +224,8 @@ class Absorber:
         newest = await self._log.last(ALL_EVENTS)  # the stream's own end may be purged
         end = max(0 if newest is None else newest.sequence, self._history.archived)
         self._history.check_end(max(end, self.position), identity.last)
-        if self._store.made_anew or self.lag > self._lag_max:
+        behind = self.position < self._history.archived or self.lag > self._lag_max
+        if behind or self._store.made_anew or self._store.restored:
             self._catch_up_to = end
 
     async def look(self) -> None:
@@ -249,7 +260,7 @@ class Absorber:
         except asyncio.CancelledError:
             await asyncio.wait([work])
             raise
-        if self._on_commit is not None and not self.rebuilding:
+        if self._on_commit is not None and not self.repeating:
             self._on_commit(batch)
         self.position = batch.tip.position
         self.stream_last = max(self.stream_last, self.position)

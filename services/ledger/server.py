@@ -642,6 +642,7 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
             projection=VERSION,
             started_ns=self._started_ns,
             verifying=self._verifier.running,
+            archived=self._absorber.archived,
         )
 
     async def VerifyLedger(
@@ -861,6 +862,7 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         """Write what a watch begins with, then everything behind a position, for ever."""
         watching = self._absorber.watching
         told = after
+        begun = beginning is None
         try:
             with watching.counted():
                 watch = watching.watch()
@@ -868,10 +870,13 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
                     async with aclosing(beginning) as messages:
                         async for message in messages:
                             await watch.write(write, message)
+                    begun = True
                 await watching.follow(
                     watch, key, feed, after, behind=behind, write=write, heartbeat_s=self._heartbeat_s
                 )
         except (WatchOverflowError, WatchEndedError) as ended:
+            if not begun:
+                raise _anew(ended) from ended
             told = max(ended.position, told)
             raise _resume(ended, told, token_of(key[0], key[1], [told])) from ended  # type: ignore[arg-type]
         except TooManyWatchesError as error:
@@ -1370,17 +1375,26 @@ def _damaged(error: Exception) -> RpcError:
 
 
 def _resume(ended: Exception, told: int, token: str) -> RpcError:
-    code, reason = (
-        (grpc.StatusCode.ABORTED, "WATCH_OVERFLOW")
-        if isinstance(ended, WatchOverflowError)
-        else (grpc.StatusCode.UNAVAILABLE, "WATCH_ENDED")
-    )
     return RpcError(
-        code,
-        reason,
+        *_ended_watch(ended),
         f"{ended}: watch again with resume_token {token}, which is behind position {told}",
         {"after_position": str(told), "resume_token": token},
     )
+
+
+def _anew(ended: Exception) -> RpcError:
+    """A token goes on behind a position, and would leave out the rest of the beginning."""
+    return RpcError(
+        *_ended_watch(ended),
+        f"{ended}, before it had told its beginning: watch again from the beginning",
+        {"after_position": "0", "resume_token": ""},
+    )
+
+
+def _ended_watch(ended: Exception) -> tuple[grpc.StatusCode, str]:
+    if isinstance(ended, WatchOverflowError):
+        return grpc.StatusCode.ABORTED, "WATCH_OVERFLOW"
+    return grpc.StatusCode.UNAVAILABLE, "WATCH_ENDED"
 
 
 __all__ = ["SERVICE", "LedgerServer", "Objects"]

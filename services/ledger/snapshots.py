@@ -20,7 +20,7 @@ import structlog
 
 from services.ledger.sql_child import DATABASE, Prepare, Prepared
 from services.ledger.store import Store, StoreCopyError
-from services.process import ProcessError, child_environment, run_sync
+from services.process import Piped, ProcessError, child_environment, spawn_piped
 from services.rpc import RpcError
 
 log = structlog.get_logger()
@@ -77,11 +77,14 @@ class Snapshots:
         self._made = 0
         self.newest: Copy | None = None
         self._making: asyncio.Task[Copy] | None = None
+        self._preparing: Piped | None = None
         self._removal: asyncio.TimerHandle | None = None
 
     async def close(self) -> None:
         """Remove all of them. Nobody may ask any more."""
         self._stop.set()
+        if self._preparing is not None:
+            self._preparing.kill()
         if self._making is not None:
             await asyncio.wait({self._making})
         if self._removal is not None:
@@ -156,19 +159,27 @@ class Snapshots:
         return self.newest
 
     async def _prepare(self, folder: Path) -> int:
+        """Let a process of its own make a copy ready; its position. `close` kills that process."""
         given = Prepare(views=_VIEWS.read_text(), memory_bytes=self._memory_bytes)
-        done = await asyncio.to_thread(  # not by way of the event loop: services.process.spawn_piped says why
-            run_sync,
-            child("prepare"),
-            cwd=folder,
-            env=child_environment(environment()),
-            stdin=msgspec.json.encode(given),
-            timeout_s=PREPARE_TIMEOUT_S,
-            output_bytes=OUTPUT_BYTES,
+        process = await spawn_piped(
+            child("prepare"), cwd=folder, env=child_environment(environment()), buffer_bytes=OUTPUT_BYTES
         )
-        if done.exit_code != 0:
-            raise ProcessError(done.stderr.decode(errors="replace").strip()[-1000:] or f"exit code {done.exit_code}")
-        return msgspec.json.decode(done.stdout, type=Prepared).position
+        self._preparing = process
+        try:
+            if self._stop.is_set():
+                raise ProcessError("the ledger stops")
+            async with asyncio.timeout(PREPARE_TIMEOUT_S):
+                await process.send(msgspec.json.encode(given))
+                process.close_input()
+                said = await process.stdout.read()
+        except TimeoutError as error:
+            raise ProcessError(f"it took more than {PREPARE_TIMEOUT_S:g} s to be made ready") from error
+        finally:
+            self._preparing = None
+            _, complaint = await asyncio.shield(asyncio.ensure_future(process.end()))
+        if not said:
+            raise ProcessError("the ledger stops" if self._stop.is_set() else complaint.strip()[-1000:] or "it died")
+        return msgspec.json.decode(said, type=Prepared).position
 
 
 def _behind(wanted: int, position: int) -> RpcError:

@@ -104,9 +104,21 @@ class Questions:
             memory_bytes=limits.memory_mb * 2**20,
             timeout_s=limits.timeout_s,
         )
+        line = msgspec.json.encode(ask) + b"\n"
+        if len(line) > sql_child.LINE_BYTES:
+            raise invalid(
+                "sql", f"it takes {len(line)} bytes as JSON, more than {sql_child.LINE_BYTES}: ask with a shorter text"
+            )
         parts: asyncio.Queue[Part | None] = asyncio.Queue()
         room = asyncio.Semaphore(FRAMES_WAITING)
-        asking = asyncio.create_task(self._ask(ask, min_position, parts, room))
+        self.under_way += 1  # at once: the next caller may be checked before the task begins
+        asking = asyncio.create_task(self._ask(ask, line, min_position, parts, room))
+
+        def over(_asking: asyncio.Task[None]) -> None:
+            self.under_way -= 1
+            parts.put_nowait(None)
+
+        asking.add_done_callback(over)  # it may be cancelled before it begins
         try:
             while (part := await parts.get()) is not None:
                 yield part
@@ -119,10 +131,9 @@ class Questions:
                 asking.exception()  # nobody waits for it when the caller has left
 
     async def _ask(
-        self, ask: Ask, min_position: int, parts: asyncio.Queue[Part | None], room: asyncio.Semaphore
+        self, ask: Ask, line: bytes, min_position: int, parts: asyncio.Queue[Part | None], room: asyncio.Semaphore
     ) -> None:
-        """Put every part of an answer, and None behind the last, whatever that was."""
-        self.under_way += 1
+        """Put every part of an answer. `line` is the question as its process reads it."""
         self._asked += 1
         folder = self._snapshots.folder / f"question-{self._asked}"
         try:
@@ -130,7 +141,7 @@ class Questions:
             process = await spawn_piped(child("answer"), cwd=folder, env=environment(), buffer_bytes=BUFFER_BYTES)
             question = _Question(process, ask, self._limits.rows_max, parts, room)
             try:
-                await question.check()
+                await question.check(line)
                 copy = await self._snapshots.linked(folder / sql_child.DATABASE, min_position)
                 await question.follow(copy.position, copy.age_s)
             except msgspec.MsgspecError as error:
@@ -143,8 +154,6 @@ class Questions:
             ) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            self.under_way -= 1
-            parts.put_nowait(None)
 
 
 async def _ended(process: Piped) -> tuple[int, str]:
@@ -164,11 +173,11 @@ class _Question:
         self._room = room
         self._said_bytes = 0
 
-    async def check(self) -> None:
+    async def check(self, line: bytes) -> None:
         """Whether it is a question at all, before there is anything to ask it of."""
         try:
             async with asyncio.timeout(self._ask.timeout_s + START_S):
-                await self._process.send(msgspec.json.encode(self._ask) + b"\n")
+                await self._process.send(line)
                 await self._frame(sql_child.CHECKED)
         except TimeoutError as error:
             raise self._late("to be read") from error

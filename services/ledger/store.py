@@ -177,7 +177,8 @@ class Snapshot:
 class Store:
     """The open file. `commit` belongs to one thread; `read`, `snapshot` and `condemn` may be called from any.
 
-    `made_anew`: this `open` found no file that could be used. `condemned`: why the file is not to be used any more, or ''.
+    `made_anew`: this `open` found no file that could be used, or one that holds nothing yet; `restored`: it let a restored
+    file take the place of the one that stood there. `condemned`: why the file is not to be used any more, or ''.
     """
 
     def __init__(
@@ -195,7 +196,7 @@ class Store:
         # Together they leave half of the memory to commits.
         self._reader_memory_mb = max(READER_MEMORY_MB, memory_limit_mb // (2 * readers))
         self.file = file
-        self.made_anew = made_anew
+        self.restored = False
         self.condemned = ""
         self._lock = lock
         self._inode = file.stat().st_ino
@@ -217,6 +218,7 @@ class Store:
         ).fetchall()[0]
         self.stream_created_ns: int = created
         self.tip = Tip(position, entry, bytes(digest))
+        self.made_anew = made_anew or position == 0
         self._runs = _Seen()
         for (run,) in connection.execute("SELECT run FROM runs").fetchall():
             self._runs.add(run)
@@ -257,7 +259,7 @@ class Store:
         }
         try:
             remove_scratch(file)
-            _take_restored(file, aside_max)
+            restored = _take_restored(file, aside_max)
             reason = _unusable(file)
             if reason:
                 _move_aside(file, reason, aside_max)
@@ -270,6 +272,9 @@ class Store:
                     query_timeout_s=query_timeout_s,
                     memory_limit_mb=memory_limit_mb,
                 )
+                store = cls._opened(file, lock, settings, readers=readers, query_timeout_s=query_timeout_s)
+                store.restored = restored
+                return store  # noqa: TRY300 - below it is another one
             except duckdb.Error as error:
                 _complain_of_surroundings(file, error)
                 _move_aside(file, str(error), aside_max)
@@ -716,22 +721,24 @@ def restored_file(file: Path) -> Path:
     return file.with_name(file.name + ".restore")
 
 
-def _take_restored(file: Path, aside_max: int) -> None:
-    """Let a restored file take its place; one that cannot be used is left aside, and nothing changes."""
+def _take_restored(file: Path, aside_max: int) -> bool:
+    """Let a restored file take its place, if there is one; one that cannot be used is left aside, and nothing changes."""
     restored = restored_file(file)
     if not restored.exists():
-        return
+        return False
     try:
         sealed = seal(restored)
     except StoreError as error:
         refused = restored.with_name(restored.name + "-refused")
         log.error("ledger.restore_refused", file=str(restored), moved_to=str(refused), error=str(error))
         restored.replace(refused)
-        return
+        return False
     if file.exists() or journal_of(file).exists():
         _move_aside(file, "a restored file takes its place", aside_max)
+    _condemned(file).unlink(missing_ok=True)  # the mark was of a file that somebody has removed
     restored.replace(file)
     log.info("ledger.restored", file=str(file), position=sealed.tip.position)
+    return True
 
 
 def _copy_bytes(source: int, target: Path, count: int, stop: threading.Event) -> None:

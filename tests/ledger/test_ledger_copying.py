@@ -112,6 +112,21 @@ async def test_a_backup_is_restored_and_catches_up(tmp_path):
     assert not restored_file(tmp_path / "l").exists()
 
 
+async def test_a_restored_file_stays_though_the_one_it_replaces_was_deleted(tmp_path):
+    """The mark of the deleted one must not condemn the restored one."""
+    store = folded(tmp_path / "l", steady(1, 1))
+    copied, data = await received(Copies(store, MemoryLog()))
+    (tmp_path / "l").unlink()
+    (tmp_path / "l.wal").unlink()
+    store.look()
+    store.close()
+    restored_file(tmp_path / "l").write_bytes(data)
+    with contextlib.closing(Store.open(tmp_path / "l")) as again:
+        assert (again.tip.position, again.made_anew, again.restored) == (copied.position, False, True)
+    with contextlib.closing(Store.open(tmp_path / "l")) as again:
+        assert (again.tip.position, again.restored) == (copied.position, False)
+
+
 async def test_one_at_a_time_and_one_that_is_left_early_leaves_nothing(tmp_path):
     store = folded(tmp_path / "l", steady(4, 5))
     copies = Copies(store, MemoryLog())

@@ -602,6 +602,16 @@ async def test_a_file_that_is_a_little_behind_answers_and_one_far_behind_does_no
             assert (await reason(call))[1] == "LEDGER_BEHIND"
 
 
+async def test_a_rebuild_that_never_committed_is_still_one_after_a_restart(tmp_path):
+    """A file that holds nothing must not answer that no run exists."""
+    async with serving(tmp_path):
+        pass
+    async with serving(tmp_path, steady(2, 10), absorbed=False, lag_max=10_000) as ledger:
+        status = await ledger.stub.GetStatus(pb.GetStatusRequest())
+        assert (status.position, status.caught_up, status.rebuilding, status.archived) == (0, False, True, 0)
+        assert (await reason(ledger.stub.GetRun(pb.GetRunRequest(run="run0"))))[1] == "LEDGER_BEHIND"
+
+
 async def verified(stub, **request) -> tuple[list[pb.Difference], pb.VerifyResult]:
     said = [answer async for answer in stub.VerifyLedger(pb.VerifyLedgerRequest(**request))]
     assert said[-1].WhichOneof("said") == "result"

@@ -1,6 +1,7 @@
 """Which spans end in a batch: the same ones, once each, however the log is cut into batches."""
 
 import asyncio
+import contextlib
 import re
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from ledger_histories import START_NS, MemoryLog, Story, batchings, histories, s
 from services import events as ev
 from services.ledger import spans
 from services.ledger.absorb import Absorber
+from services.ledger.copying import copy_store
 from services.ledger.past import Nothing
 from services.ledger.projector import Projector, Tip
-from services.ledger.store import Store
+from services.ledger.store import Store, restored_file
 from services.otlp import encoded
 from services.outcome import Cost
 from services.trace import of_attempt, of_run
@@ -156,6 +158,30 @@ async def test_a_ledger_shows_what_it_commits_but_nothing_of_a_rebuild(tmp_path)
     assert (len(shown), shown[-1].name) == (7, "swell run")
     await absorbed(len(records))
     assert len(shown) == 7
+
+
+async def test_what_follows_a_restored_backup_is_not_shown_again(tmp_path):
+    records = steady(1, 1)
+    with contextlib.closing(Store.open(tmp_path / "l")) as store:
+        store.bind((await MemoryLog().identity()).created_ns)
+        store.commit(Projector(store.tip, store).fold(records[:3]))
+        copy_store(store, restored_file(tmp_path / "l"))
+    shown, log = [], MemoryLog(records)
+    with contextlib.closing(Store.open(tmp_path / "l")) as store:
+        absorber = Absorber(store, log, linger_s=0, on_commit=lambda batch: shown.append(batch.tip.position))
+        await absorber.verify()
+        assert (absorber.catching_up, absorber.rebuilding) == (True, False)
+        task = asyncio.create_task(absorber.run())
+        while absorber.catching_up:  # noqa: ASYNC110 - it is a number
+            await asyncio.sleep(0.005)
+        assert shown == []
+        log.extend(steady(2, 1)[len(records) :])
+        while absorber.position < len(log.records):  # noqa: ASYNC110 - it is a number
+            await asyncio.sleep(0.005)
+        assert shown[-1] == len(log.records)
+        task.cancel()
+        await asyncio.wait({task})
+        absorber.close()
 
 
 def test_attempts_of_the_same_number_are_told_apart():

@@ -1,10 +1,12 @@
 """Questions in SQL: what they see, what they are refused, what kills them, and what stays of them."""
 
 import asyncio
+import contextlib
 import csv
 import io
 import json
 import re
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,8 +25,10 @@ from typer.testing import CliRunner
 from services import events as ev
 from services.ledger.costs import COUNTED
 from services.ledger.snapshots import child, environment
+from services.ledger.snapshots import Snapshots, child, environment
 from services.ledger.sql import Limits
 from services.ledger.sql_child import DATABASE, VIEWS, Ask, RefusedError, the_one_select
+from services.ledger.store import Store
 from services.outcome import Cost, Usage
 from services.process import spawn_piped
 from services.rpc import RpcError
@@ -372,6 +376,30 @@ def test_more_questions_than_allowed_are_refused(tmp_path):
         assert here.rows("SELECT 1") == [(1,)]
 
 
+async def at_once(here: Asked, count: int) -> list[str]:
+    async def asking() -> str:
+        try:
+            return str([part async for part in here.questions.answer("SELECT 1")][-1])
+        except RpcError as error:
+            return error.reason
+
+    return await asyncio.gather(*(asking() for _ in range(count)))
+
+
+def test_questions_of_the_same_instant_are_counted(ledger):
+    said = ledger.run(at_once(ledger, LIMITS.queries + 3))
+    assert said.count("SQL_BUSY") == 3, said
+    assert gone(ledger)
+
+
+def test_a_question_that_its_process_could_not_read_is_refused_before_it(ledger):
+    """Each of these characters takes six bytes in the line that the process reads."""
+    with pytest.raises(RpcError) as caught:
+        ledger.run(anext(ledger.questions.answer(f"SELECT '{chr(1) * 180_000}'")))
+    assert caught.value.code.name == "INVALID_ARGUMENT"
+    assert caught.value.message.startswith("sql: it takes 10")
+
+
 def test_a_caller_who_leaves_takes_the_process_along(busy):
     for _ in range(3):
         call = busy.client.query("SELECT a.payload FROM events a, events b")
@@ -474,6 +502,22 @@ def test_a_copy_that_nobody_asks_is_removed_and_so_is_what_a_kill_left(tmp_path)
         assert here.folders("") == []
         assert here.rows("SELECT 1") == [(1,)]
     assert not (tmp_path / "l.sql").exists()
+
+
+async def test_who_stops_does_not_wait_for_a_copy_to_be_made_ready(tmp_path, monkeypatch):
+    slow = [sys.executable, "-c", "import time; time.sleep(8)"]
+    monkeypatch.setattr("services.ledger.snapshots.child", lambda _use: slow)
+    with contextlib.closing(Store.open(tmp_path / "l")) as store:
+        snapshots = Snapshots(store)
+        asking = asyncio.create_task(snapshots.linked(tmp_path / "linked", 0))
+        while not snapshots._preparing:  # noqa: ASYNC110 - nothing else tells
+            await asyncio.sleep(0.01)
+        began = time.monotonic()
+        await snapshots.close()
+        assert time.monotonic() - began < 4
+        with pytest.raises(RpcError, match="the ledger stops"):
+            await asking
+        assert not snapshots.folder.exists()
 
 
 def test_without_room_for_a_copy_questions_are_refused_and_the_ledger_goes_on(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import grpc
 import grpc.aio
+import pytest
 from google.rpc import error_details_pb2, status_pb2
 from ledger_histories import Story, scheduled, steady
 from test_ledger_server import pages, reason, serving, watched
@@ -20,6 +21,7 @@ from services.ledger.queries import events_of
 from services.ledger.runs import RunFilter
 from services.ledger.v1 import ledger_pb2 as pb
 from services.ledger.watches import COALESCE_S, EventFeed, Frame, RunFeed, Watching, WatchOverflowError
+from services.rpc import RpcError
 
 
 def folded(records: list, size: int) -> Iterator[Batch]:
@@ -274,6 +276,38 @@ async def test_runs_are_watched_from_the_beginning_and_resumed(tmp_path):
         later.cancel()
         resumed.cancel()
         everything.cancel()
+
+
+class Reader:
+    """A caller who takes so many messages, and then none."""
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+        self.told: list[str] = []
+
+    async def write(self, data: bytes) -> None:
+        if not self.patience:
+            await asyncio.sleep(60)
+        self.patience -= 1
+        answer = pb.WatchRunsResponse.FromString(data)
+        self.told += [change.run.run for change in answer.changes]
+
+
+async def test_who_stops_within_the_beginning_is_sent_to_its_start(tmp_path, monkeypatch):
+    """A token would leave out the runs that were not told."""
+    monkeypatch.setattr(watches, "STALL_S", 0.1)
+    monkeypatch.setattr("services.ledger.server.RUNS_PER_FRAME", 1)
+    story = Story()
+    for run in ("r1", "r2", "r3"):
+        story.accepted("a", run=run)
+    async with serving(tmp_path, story.records) as ledger:
+        for patience, told, has_token in ((1, ["r1"], False), (4, ["r1", "r2", "r3"], True)):
+            reader = Reader(patience)
+            with pytest.raises(RpcError) as caught:
+                await ledger.answers.WatchRuns(pb.WatchRunsRequest(include_initial=True), reader)
+            assert (reader.told, caught.value.reason) == (told, "WATCH_OVERFLOW")
+            assert bool(caught.value.metadata["resume_token"]) == has_token
+            assert ("from the beginning" in caught.value.message) != has_token
 
 
 async def none_watch(ledger) -> None:

@@ -251,7 +251,7 @@ def test_somebody_must_take_commands(states: list[str], state: str) -> None:
 def test_a_ledger_that_lags_is_told(caught_up: bool, rebuilding: bool, state: str) -> None:
     status = LedgerStatus(
         position=5, stream_last=9, caught_up=caught_up, rebuilding=rebuilding, verifying=False, events_per_s=0.0,
-        seconds_left=0.0, file_bytes=0, projection=1, started_ns=1,
+        seconds_left=0.0, file_bytes=0, projection=1, started_ns=1, archived=0,
     )  # fmt: skip
     assert judged_ledger(status).state == state
 

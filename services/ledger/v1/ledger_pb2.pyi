@@ -712,7 +712,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("position", "stream_last", "caught_up", "rebuilding", "events_per_s", "file_bytes", "projection", "started_ns", "seconds_left", "verifying")
+    __slots__ = ("position", "stream_last", "caught_up", "rebuilding", "events_per_s", "file_bytes", "projection", "started_ns", "seconds_left", "verifying", "archived")
     POSITION_FIELD_NUMBER: _ClassVar[int]
     STREAM_LAST_FIELD_NUMBER: _ClassVar[int]
     CAUGHT_UP_FIELD_NUMBER: _ClassVar[int]
@@ -723,6 +723,7 @@ class GetStatusResponse(_message.Message):
     STARTED_NS_FIELD_NUMBER: _ClassVar[int]
     SECONDS_LEFT_FIELD_NUMBER: _ClassVar[int]
     VERIFYING_FIELD_NUMBER: _ClassVar[int]
+    ARCHIVED_FIELD_NUMBER: _ClassVar[int]
     position: int
     stream_last: int
     caught_up: bool
@@ -733,7 +734,8 @@ class GetStatusResponse(_message.Message):
     started_ns: int
     seconds_left: float
     verifying: bool
-    def __init__(self, position: _Optional[int] = ..., stream_last: _Optional[int] = ..., caught_up: _Optional[bool] = ..., rebuilding: _Optional[bool] = ..., events_per_s: _Optional[float] = ..., file_bytes: _Optional[int] = ..., projection: _Optional[int] = ..., started_ns: _Optional[int] = ..., seconds_left: _Optional[float] = ..., verifying: _Optional[bool] = ...) -> None: ...
+    archived: int
+    def __init__(self, position: _Optional[int] = ..., stream_last: _Optional[int] = ..., caught_up: _Optional[bool] = ..., rebuilding: _Optional[bool] = ..., events_per_s: _Optional[float] = ..., file_bytes: _Optional[int] = ..., projection: _Optional[int] = ..., started_ns: _Optional[int] = ..., seconds_left: _Optional[float] = ..., verifying: _Optional[bool] = ..., archived: _Optional[int] = ...) -> None: ...
 
 class VerifyLedgerRequest(_message.Message):
     __slots__ = ("differences_max",)
