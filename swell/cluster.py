@@ -39,7 +39,7 @@ VANISHED_S: Final = 3.0
 """A launched owner has taken the lock by then, or is gone."""
 LAUNCH_TIMEOUT_S: Final = 15.0
 LAUNCH_OUTPUT_BYTES: Final = 64 * 1024
-STATUS_BYTES_MAX: Final = 64 * 1024
+STATUS_BYTES_MAX: Final = 256 * 1024
 TOKEN_BYTES_MAX: Final = 4096
 ROOM_BYTES_MIN: Final = 4 * 1024 * 1024
 """A disk with less room than this counts as full."""

@@ -224,7 +224,8 @@ class Daemon:
             deaths = [at for at in deaths if now - at < DEATHS_WINDOW_S] + [now]
             if len(deaths) >= FAILING_DEATHS:
                 self._failing[name] = _dying(name, log, deaths, code)
-            if len(deaths) >= (DEATHS_MAX if self._ready else START_DEATHS_MAX) and not (name == "ledger" and self._ready):
+            deaths_max = DEATHS_MAX if self._ready else START_DEATHS_MAX
+            if len(deaths) >= deaths_max and not (self._ready and name == "ledger"):
                 self._give_up(_dying(name, log, deaths, code))
                 return
             pause_s = RESTART_S[0] if now - started > HEALTHY_S else pause_s

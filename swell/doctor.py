@@ -621,13 +621,15 @@ def _cluster(around: Surroundings) -> Check:
     if around.remote is None:
         status = around.status()
         if status is None:
-            return _ok(name, "none runs; `swell run` and `swell dev` start one")
+            return _without(cluster.read_status(around.state_dir))
         if status.state == "starting":
             return _warning(
                 name, f"it is starting, and waits for {', '.join(status.waiting_for)}", "Look again in a moment."
             )
         if status.error is not None:
             return _failed(name, status.error.message, status.error.remedy)
+        for failure in status.failing.values():
+            return _failed(name, failure.message, failure.remedy)
     where = []
     for service, ask in _SERVICES.items():
         try:
@@ -639,6 +641,14 @@ def _cluster(around: Surroundings) -> Check:
         except SwellError as error:
             return _failed(name, f"{service}: {error.message}", error.remedy)
     return _ok(name, f"both services answer: {', '.join(where)}")
+
+
+def _without(last: cluster.Status | None) -> Check:
+    """No cluster runs; `last` is what the one before left."""
+    name = "cluster"
+    if last is None or last.error is None or last.error.reason == "STOPPED":
+        return _ok(name, "none runs; `swell run` and `swell dev` start one")
+    return _failed(name, f"none runs; the last one could not go on: {last.error.message}", last.error.remedy)
 
 
 _SERVICES: Final[Mapping[str, Callable[[Client], object]]] = {

@@ -24,6 +24,8 @@ app = typer.Typer(help="Look after the ledger.", no_args_is_help=True)
 REBUILD_S = 600.0
 """How long a rebuild is waited for; it goes on in any case."""
 POLL_S = 0.5
+REFUSALS = 10
+"""A ledger that starts again refuses a few polls; after so many the reason is told."""
 SENT_BYTES = 32 * 1024
 """A ledger takes requests up to twice that size by default."""
 
@@ -196,14 +198,19 @@ def _confirmed(question: str) -> bool:
 
 
 def _await_rebuilt(client: Client, before_ns: int, end: int) -> int:
-    """Wait for a new process that has absorbed the log up to `end`."""
+    """Wait for a new process that has absorbed the log up to `end`; tell once why there is none."""
+    from swell.text import visible  # noqa: PLC0415 - as above
+
     deadline = time.monotonic() + REBUILD_S
+    refusals, trouble, told = 0, "", False
     while time.monotonic() < deadline:
         try:
             found = client.ledger_status()
         except SwellError as error:
             if error.code != "UNAVAILABLE":
                 raise
+            refusals += 1
+            trouble = error.message if refusals >= REFUSALS else ""
         else:
             if found.started_ns != before_ns:
                 _note(f"position {found.position} of {max(end, found.stream_last)}")
@@ -211,9 +218,23 @@ def _await_rebuilt(client: Client, before_ns: int, end: int) -> int:
                     _note("")
                     say(f"the ledger is whole again at position {found.position}")
                     return 0
+        trouble = _failing(client) or trouble
+        if trouble and not told:
+            told = True
+            _note("")
+            sys.stderr.write(f"the ledger does not come up, and is waited for: {visible(trouble)}\n")
         time.sleep(POLL_S)
     say(f"the ledger is not whole after {REBUILD_S:g} s, and goes on; see: swell ledger status")
     return 1
+
+
+def _failing(client: Client) -> str:
+    """What the embedded cluster knows of a ledger that keeps dying; '' for one that does not, or that is elsewhere."""
+    from swell.cluster import read_status  # noqa: PLC0415 - as above
+
+    state_dir = client.endpoints.state_dir
+    status = None if state_dir is None else read_status(state_dir)
+    return status.failing["ledger"].message if status is not None and "ledger" in status.failing else ""
 
 
 def _note(text: str) -> None:

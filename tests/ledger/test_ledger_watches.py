@@ -278,7 +278,7 @@ async def test_runs_are_watched_from_the_beginning_and_resumed(tmp_path):
         everything.cancel()
 
 
-class Reader:
+class Taker:
     """A caller who takes so many messages, and then none."""
 
     def __init__(self, patience: int) -> None:
@@ -302,10 +302,10 @@ async def test_who_stops_within_the_beginning_is_sent_to_its_start(tmp_path, mon
         story.accepted("a", run=run)
     async with serving(tmp_path, story.records) as ledger:
         for patience, told, has_token in ((1, ["r1"], False), (4, ["r1", "r2", "r3"], True)):
-            reader = Reader(patience)
+            taker = Taker(patience)
             with pytest.raises(RpcError) as caught:
-                await ledger.answers.WatchRuns(pb.WatchRunsRequest(include_initial=True), reader)
-            assert (reader.told, caught.value.reason) == (told, "WATCH_OVERFLOW")
+                await ledger.answers.WatchRuns(pb.WatchRunsRequest(include_initial=True), taker)
+            assert (taker.told, caught.value.reason) == (told, "WATCH_OVERFLOW")
             assert bool(caught.value.metadata["resume_token"]) == has_token
             assert ("from the beginning" in caught.value.message) != has_token
 

@@ -1,5 +1,6 @@
 """The embedded cluster: joined, restarted, private, and gone when unused."""
 
+import asyncio
 import contextlib
 import fcntl
 import json
@@ -21,6 +22,7 @@ import swell as public
 from swell.client import Client
 from swell.cluster import (
     Cluster,
+    Failure,
     Status,
     default_state_dir,
     is_owned,
@@ -30,7 +32,7 @@ from swell.cluster import (
     take_lock,
     write_private,
 )
-from swell.daemon import idle_exit_s
+from swell.daemon import DEATHS_MAX, Daemon, idle_exit_s
 from swell.errors import SwellError
 
 
@@ -264,6 +266,59 @@ def test_a_child_that_cannot_start_is_named_with_the_end_of_its_log(tmp_path: Pa
         Cluster.join_or_start(tmp_path / "state")
     assert "executor.failed" in caught.value.message
     assert str(tmp_path / "state" / "logs" / "executor.log") in caught.value.remedy
+
+
+@pytest.fixture
+def impatient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Daemon:
+    """The owner of a ready cluster that restarts at once what dies."""
+    monkeypatch.setattr("swell.daemon.RESTART_S", (0.001, 0.01))
+    for name in ("logs", "ready"):
+        (tmp_path / name).mkdir()
+    daemon = Daemon(tmp_path, idle_exit_s=None)
+    daemon._ready = True
+    return daemon
+
+
+async def dying(daemon: Daemon, name: str, deaths: int) -> bool:
+    """Whether the cluster is given up, after so many deaths of a child, or before."""
+    log = daemon.state_dir / "logs" / f"{name}.log"
+    keeping = asyncio.create_task(daemon._keep(name, ["/bin/sh", "-c", "echo it is broken; exit 1"]))
+    async with asyncio.timeout(20):
+        while not keeping.done() and not (log.exists() and log.read_text().count("broken") >= deaths):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    keeping.cancel()
+    await asyncio.wait({keeping})
+    await daemon._end_children()
+    return daemon._stop.is_set()
+
+
+def test_a_ledger_that_keeps_dying_does_not_end_the_cluster_and_a_scheduler_does(impatient: Daemon) -> None:
+    assert not asyncio.run(dying(impatient, "ledger", DEATHS_MAX + 3))
+    status = read_status(impatient.state_dir)
+    assert status is not None
+    assert (status.state, status.error) == ("ready", None)
+    assert status.failing["ledger"].message.startswith("ledger died ")
+    assert "it is broken" in status.failing["ledger"].message
+    assert asyncio.run(dying(impatient, "scheduler", DEATHS_MAX + 3))
+
+
+async def recovered(daemon: Daemon) -> None:
+    keeping = asyncio.create_task(daemon._keep("ledger", ["sleep", "60"]))
+    async with asyncio.timeout(10):
+        while daemon._failing:  # noqa: ASYNC110 - nothing else tells
+            await asyncio.sleep(0.01)
+    keeping.cancel()
+    await asyncio.wait({keeping})
+    await daemon._end_children()
+
+
+def test_a_child_that_lives_again_is_not_told_as_failing(impatient: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swell.daemon.HEALTHY_S", 0.2)
+    impatient._failing["ledger"] = Failure(reason="CHILD_DIES", message="ledger died 3 times", remedy="Mend it.")
+    asyncio.run(recovered(impatient))
+    status = read_status(impatient.state_dir)
+    assert status is not None
+    assert status.failing == {}
 
 
 def test_a_state_folder_that_is_not_in_order_is_named(tmp_path: Path) -> None:

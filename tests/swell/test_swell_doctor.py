@@ -1,6 +1,7 @@
 """`swell doctor`: what is in order, what is not, and what to do; on real machines in disorder."""
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import pytest
 from small_repository import PROFILES, git
 from typer.testing import Result
 
-from swell.cluster import Cluster, read_status, stop
+from swell.cluster import Cluster, prepare_state_dir, read_status, stop, take_lock
 from swell.doctor import CHECK_S, CHECKS, Check, examine, judged_clock, judged_executors, judged_ledger
 from swell.values import Executor, Fleet, LedgerStatus
 
@@ -433,3 +434,26 @@ def test_what_a_dead_cluster_left_is_no_cluster(alone: Path) -> None:
     found = told("cluster")
     assert found.state == "ok"
     assert found.found.startswith("none runs")
+
+
+@pytest.mark.parametrize(("reason", "state"), [("CHILD_DIES", "failed"), ("STOPPED", "ok")])
+def test_why_the_last_cluster_could_not_go_on_is_told(alone: Path, reason: str, state: str) -> None:
+    alone.mkdir(parents=True, mode=0o700)
+    why = {"reason": reason, "message": "ledger died 4 times", "remedy": "Mend what its log names."}
+    (alone / "cluster.json").write_text(json.dumps({"pid": 1, "state": "failed", "started_ns": 1, "error": why}))
+    found = told("cluster")
+    assert found.state == state
+    assert ("ledger died 4 times" in found.found) == (state == "failed")
+
+
+def test_a_child_that_keeps_dying_is_told_though_the_cluster_goes_on(alone: Path) -> None:
+    prepare_state_dir(alone)
+    lock = take_lock(alone / "owner.lock", fcntl.LOCK_EX, timeout_s=0)
+    assert lock is not None
+    failing = {"ledger": {"reason": "CHILD_DIES", "message": "ledger died 12 times", "remedy": "Mend it."}}
+    status = {"pid": os.getpid(), "state": "ready", "started_ns": 1, "token_file": str(alone / "token")}
+    (alone / "token").write_text("t")
+    (alone / "cluster.json").write_text(json.dumps({**status, "failing": failing}))
+    found = told("cluster")
+    os.close(lock)
+    assert (found.state, found.found, found.remedy) == ("failed", "ledger died 12 times", "Mend it.")

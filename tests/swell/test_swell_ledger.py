@@ -3,10 +3,18 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
+import msgspec
 import pytest
 from small_repository import bundle
 from typer.testing import Result
+
+from swell import ledger
+from swell.client import Client
+from swell.cluster import Failure, Status
+from swell.errors import SwellError
+from swell.values import Endpoints, LedgerStatus
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -75,3 +83,29 @@ def test_what_is_over_is_archived_and_asked_as_before(swell: Swell, bundles: Cal
     again = json.loads(swell("ledger", "archive", "--older-than", "0", "--json").stdout)
     assert (again["record"], again["segments"]) == ("archive_result", 0)
     assert swell("show", "last", "--json").stdout == before
+
+
+class Dying:
+    """A client of a cluster whose ledger never comes up again, in place of which a Client would wait for minutes."""
+
+    def __init__(self, state_dir: Path | None) -> None:
+        self.endpoints = Endpoints(scheduler="", ledger="", token="", state_dir=state_dir)
+
+    def ledger_status(self) -> LedgerStatus:
+        raise SwellError("UNAVAILABLE", "UNREACHABLE", "nobody listens at port 7")
+
+
+@pytest.mark.parametrize("embedded", [True, False])
+def test_who_waits_for_a_rebuild_is_told_why_the_ledger_does_not_come_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], embedded: bool
+) -> None:
+    monkeypatch.setattr(ledger, "REBUILD_S", 0.3)
+    monkeypatch.setattr(ledger, "POLL_S", 0.001)
+    dies = Failure(reason="CHILD_DIES", message="ledger died 3 times: segment-1 is harmed", remedy="Mend it.")
+    status = Status(pid=1, state="ready", started_ns=1, failing={"ledger": dies})
+    (tmp_path / "cluster.json").write_bytes(msgspec.json.encode(status))
+    client = cast("Client", Dying(tmp_path if embedded else None))
+    assert ledger._await_rebuilt(client, 1, 5) == 1
+    shown = capsys.readouterr()
+    assert shown.err.count("does not come up") == 1
+    assert ("segment-1 is harmed" if embedded else "nobody listens at port 7") in shown.err
