@@ -55,8 +55,8 @@ HEALTHY_S: Final = 10.0
 """A child that lived this long starts again with the shortest pause."""
 DEATHS_MAX: Final = 10
 DEATHS_WINDOW_S: Final = 60.0
-FAILING_DEATHS: Final = 2
-"""After so many deaths within DEATHS_WINDOW_S the status says that a child fails, and why."""
+FAILING_DEATHS: Final = 4
+"""After so many deaths within DEATHS_WINDOW_S, more than a rebuild or a restore costs, the status says that a child fails, and why."""
 START_DEATHS_MAX: Final = 4
 """Deaths of one child before the cluster was ever ready: what is wrong then does not mend itself."""
 HAND_BACK_S: Final = 15.0
