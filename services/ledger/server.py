@@ -78,6 +78,8 @@ from services.wire import live_subject
 SERVICE = str(pb.DESCRIPTOR.services_by_name["LedgerService"].full_name)
 
 CHUNK_BYTES = 1024 * 1024
+ANSWER_S = 0.2
+"""How long an answer after which the service ends may take to its caller."""
 # An answer stays well below the 4 MiB that clients take by default; one row may be large, so pages are cut by size as well.
 ANSWER_BYTES = 3 * 1024 * 1024
 KINDS_MAX = 64
@@ -187,8 +189,11 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
 
     async def close(self) -> None:
         """End the reads that are under way; nothing may be asked any more."""
-        self._store.interrupt()
-        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        ending = asyncio.create_task(asyncio.to_thread(self._threads.shutdown))
+        while not ending.done():
+            self._store.interrupt()  # again: one may just have been about to begin
+            await asyncio.wait([ending], timeout=0.1)
 
     async def _asked(self, query: Callable[..., T], *arguments: Any, **named: Any) -> T:
         """The answer of a query over tables that are whole."""
@@ -702,8 +707,12 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
             with self._copy_errors():
                 await self._archivist.check()
         answer = pb.RebuildLedgerResponse(position=self._absorber.position, stream_last=self._absorber.stream_last)
-        self._absorber.condemn(f"a rebuild was asked for: {request.reason or 'no reason given'}")
+        self._condemn_soon(f"a rebuild was asked for: {request.reason or 'no reason given'}")
         return answer
+
+    def _condemn_soon(self, reason: str) -> None:
+        """Condemn the file once the answer is on its way: the service ends with it."""
+        asyncio.get_running_loop().call_later(ANSWER_S, self._absorber.condemn, reason)
 
     async def ArchiveLedger(
         self, request: pb.ArchiveLedgerRequest, context: Any
@@ -766,7 +775,7 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         with self._copy_errors():
             copied = await self._copies.restore(header.sha256, header.size_bytes, _chunks(parts))
         answer = pb.RestoreLedgerResponse(copy=_copy(copied), stream_last=self._absorber.stream_last)
-        self._absorber.condemn(f"a restore was asked for: {header.reason or 'no reason given'}")
+        self._condemn_soon(f"a restore was asked for: {header.reason or 'no reason given'}")
         return answer
 
     @contextlib.contextmanager

@@ -264,7 +264,7 @@ class Store:
             if reason:
                 _move_aside(file, reason, aside_max)
             try:
-                return cls._opened(
+                store = cls._opened(
                     file,
                     lock,
                     settings,
@@ -272,7 +272,6 @@ class Store:
                     query_timeout_s=query_timeout_s,
                     memory_limit_mb=memory_limit_mb,
                 )
-                store = cls._opened(file, lock, settings, readers=readers, query_timeout_s=query_timeout_s)
                 store.restored = restored
                 return store  # noqa: TRY300 - below it is another one
             except duckdb.Error as error:

@@ -643,6 +643,12 @@ async def test_a_verification_tells_so_many_differences_and_counts_all(tmp_path)
         )  # fmt: skip
 
 
+async def condemned(ledger: Served) -> None:
+    """Wait until the file is: once the answer is on its way."""
+    async with asyncio.timeout(5):
+        await ledger.absorber.condemned.wait()
+
+
 async def test_a_rebuild_condemns_the_file_once(tmp_path):
     records = steady(1, 2)
     async with serving(tmp_path, records) as ledger:
@@ -653,7 +659,7 @@ async def test_a_rebuild_condemns_the_file_once(tmp_path):
         ledger.log.connected = True
         answer = await ledger.stub.RebuildLedger(pb.RebuildLedgerRequest(reason="doubt"))
         assert (answer.position, answer.stream_last) == (len(records), len(records))
-        assert ledger.absorber.condemned.is_set()
+        await condemned(ledger)
         assert (await reason(ledger.stub.RebuildLedger(pb.RebuildLedgerRequest())))[1] == "REBUILD_RUNNING"
     async with serving(tmp_path, records) as ledger:
         assert (tmp_path / "l.corrupt-1").exists()
@@ -691,7 +697,7 @@ async def test_nothing_is_condemned_for_a_harmed_archive_and_everything_that_rea
         assert not restored_file(tmp_path / "l").exists()
         segment.write_bytes(sound)
         await calls()["restore"]()
-        assert ledger.absorber.condemned.is_set()
+        await condemned(ledger)
 
 
 async def last_of(call) -> object:
@@ -707,7 +713,7 @@ async def test_damage_met_by_a_question_condemns_the_file(tmp_path):
     async with serving(tmp_path, records) as ledger:
         everything = pages(ledger.stub.ListEvents, pb.ListEventsRequest(page_size=1000), "events")
         assert await reason(everything) == (grpc.StatusCode.UNAVAILABLE, "LEDGER_DAMAGED")
-        assert ledger.absorber.condemned.is_set()
+        await condemned(ledger)
 
 
 async def test_an_archive_needs_a_folder_and_days_that_make_sense(tmp_path):
@@ -750,7 +756,7 @@ async def test_a_backup_comes_in_chunks_and_takes_the_place_of_the_file(tmp_path
         assert not ledger.absorber.condemned.is_set()
         answer = await restore(sent(data, reason="a drill"))
         assert (answer.copy.position, answer.stream_last) == (len(records), len(records))
-        assert ledger.absorber.condemned.is_set()
+        await condemned(ledger)
     async with serving(tmp_path, records) as ledger:
         assert (tmp_path / "l.corrupt-1").exists()
         assert (await ledger.stub.GetRun(pb.GetRunRequest(run="run0"))).run.state == "completed"

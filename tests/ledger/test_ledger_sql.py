@@ -24,7 +24,6 @@ from typer.testing import CliRunner
 
 from services import events as ev
 from services.ledger.costs import COUNTED
-from services.ledger.snapshots import child, environment
 from services.ledger.snapshots import Snapshots, child, environment
 from services.ledger.sql import Limits
 from services.ledger.sql_child import DATABASE, VIEWS, Ask, RefusedError, the_one_select
