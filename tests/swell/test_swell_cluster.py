@@ -398,15 +398,15 @@ def test_a_full_disk_stops_the_cluster_and_room_lets_it_go_on(
                 file.write(bytes(64 * 1024))
 
         def refused() -> bool:
-            asked = swell("list", "--json")
-            return asked.exit_code != 0 and "make room" in asked.stderr.lower()
+            asked = swell("submit", folder, "--repo", repo, "--run", "meanwhile")
+            return asked.exit_code != 0 and "disk" in asked.stderr
 
-        eventually(refused, 30)
+        eventually(refused, 60)
         fill.unlink()
 
         def completed() -> bool:
             with contextlib.suppress(SwellError):
-                return [found.state for found in client.list_runs()] == ["completed"]
+                return client.get_run(run).state == "completed"
             return False
 
         eventually(completed, 60)

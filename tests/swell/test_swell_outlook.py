@@ -117,7 +117,7 @@ def test_an_earlier_run_tells_durations_and_files(cluster: Path, swell, repo: Pa
     folder = bundles(bundle("ws-a"), bundle("ws-b", scope="src/b.py"))
     assert swell("run", folder, "--repo", repo, "--run", "run-before").exit_code == 0
     narrow = bundles(bundle("ws-a", scope="src/c.py"), bundle("ws-b", scope="src/b.py"), bundle("ws-c", scope="src"))
-    told = json.loads(swell("plan", narrow, "--repo", repo, "--like", "run-b", "--json").output)["forecast"]
+    told = json.loads(swell("plan", narrow, "--repo", repo, "--like", "run-bef", "--json").output)["forecast"]
     assert (told["like"], told["unit"]) == ("run-before", "s")
     assert told["work"] > 0
     assert {finding["code"] for finding in told["findings"]} == {"NO_HISTORY", "CHANGED_OUTSIDE_SCOPE"}
