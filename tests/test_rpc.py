@@ -278,15 +278,17 @@ async def test_what_is_no_traceparent_begins_a_trace(said):
 async def test_a_call_is_a_span_between_its_caller_and_what_it_asks_for():
     """So what is recorded because of it names the call; probes are none."""
     spans = []
-    async with served(exporting=spans.extend) as (channel, calls, *_):
+    async with served(exporting=spans.extend) as (channel, calls, *_), asyncio.timeout(10):
         await traced(channel, ASKED)
         with pytest.raises(grpc.aio.AioRpcError):
             await one(channel, b"refuse")
         await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=NAME))
-        waiting = asyncio.create_task(drained(many(channel, b"wait")))
+        call = many(channel, b"wait")
+        waiting = asyncio.create_task(drained(call))
         await calls.entered.wait()
-        waiting.cancel()
+        call.cancel()  # the task's own cancellation may come before it reads, and is not told to the server then
         await calls.cancelled.wait()
+        await asyncio.wait([waiting])
     answered, refused, cancelled = spans
     assert (answered.trace.text, answered.parent) == (calls.callers[0], ASKED[36:52])
     assert (answered.trace.trace_id, answered.name, answered.error) == (ASKED[3:35], f"{NAME}/One", None)

@@ -135,12 +135,13 @@ def processes(*needles: str) -> dict[int, str]:
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         try:
-            text = (entry / "environ").read_bytes() + b"\0" + (entry / "cmdline").read_bytes()
+            line = (entry / "cmdline").read_bytes()
+            text = (entry / "environ").read_bytes() + b"\0" + line
             state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
             continue
         if state != "Z" and all(needle.encode() in text for needle in needles):
-            found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            found[int(entry.name)] = line.replace(b"\0", b" ").decode(errors="replace")
     return found
 
 
