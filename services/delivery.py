@@ -8,8 +8,9 @@ An address that runs programs or carries credentials itself is none. What a refe
 """
 
 import re
+from collections.abc import Collection
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from services.events import Destination
 
@@ -37,6 +38,23 @@ def location_problem(location: str) -> str:
     elif not location.startswith("/") and not _SSH.match(location):
         return "is neither absolute nor an address"
     return ""
+
+
+def is_among(location: str, places: Collection[str]) -> bool:
+    """Whether a location is one of these, or below one of them; anything is among none.
+
+    They are compared as they are written, part by part: "https://git.example/team" has "https://git.example/team/app" below
+    it, not "https://git.example/team-b/app" and not "https://user@git.example/team/app". Nothing with a ".." is among any.
+    """
+    if not places:
+        return True
+    if ".." in re.split(r"[/:]", unquote(location)):
+        return False
+    return any(location == place or location.startswith(_below(place)) for place in places)
+
+
+def _below(place: str) -> str:
+    return place if place.endswith(("/", ":")) else f"{place}/"
 
 
 def is_web(location: str) -> bool:

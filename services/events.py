@@ -49,7 +49,7 @@ Purpose = Literal["wave", "start", "search"]
 """What a step of the line is for, beside merging one workstream after another."""
 
 PauseScope = Literal["run", "tool", "pool", "all"]
-BudgetScope = Literal["run", "tool", "fleet"]
+BudgetScope = Literal["run", "tool", "tenant", "fleet"]
 """Whose budget: a run's, or for each day, UTC, that of a tool or of the fleet."""
 Verdict = Literal["approve", "reject", "adjust", "retry"]
 
@@ -260,7 +260,8 @@ class DeliveryRequested(Event, frozen=True, kw_only=True, omit_defaults=True, ta
 class BudgetRequested(Event, frozen=True, kw_only=True, omit_defaults=True, tag="budget_requested"):
     """Somebody asks for another budget, in nano-dollars; none without `limit_nano`.
 
-    On a run's subject it is the run's. On the fleet's it is that of all runs together, or of the tool `name`, for each day.
+    On a run's subject it is the run's. On the fleet's it is that of all runs together, or of the tool or tenant `name`, for
+    each day.
     """
 
     request_id: str
@@ -450,7 +451,7 @@ class ReviewResolved(Event, frozen=True, kw_only=True, omit_defaults=True, tag="
 class BudgetChanged(Event, frozen=True, kw_only=True, omit_defaults=True, tag="budget_changed"):
     """From here on the run has this budget, in nano-dollars; none without `limit_nano`.
 
-    Across runs it is that of the fleet or of the tool `name` for each day, and beats what the configuration says.
+    Across runs it is that of the fleet, or of the tool or tenant `name`, for each day, and beats what the configuration says.
     """
 
     actor: str
@@ -464,8 +465,8 @@ class BudgetChanged(Event, frozen=True, kw_only=True, omit_defaults=True, tag="b
 class BudgetReached(Event, frozen=True, kw_only=True, omit_defaults=True, tag="budget_reached"):
     """What was spent has reached 0.8 of a budget (`warning`), or all of it (`exceeded`); each is told once for a budget.
 
-    `workstream` is empty for the budget of the run. Across runs it is the budget of the tool `tool`, or of the fleet where
-    none is named, for the day `day`, such as 2026-11-23. Amounts are in nano-dollars.
+    `workstream` is empty for the budget of the run. Across runs it is the budget of the tool `tool` or of the tenant `tenant`,
+    or of the fleet where none is named, for the day `day`, such as 2026-11-23. Amounts are in nano-dollars.
     """
 
     threshold: BudgetThreshold
@@ -476,6 +477,7 @@ class BudgetReached(Event, frozen=True, kw_only=True, omit_defaults=True, tag="b
     workstream: str = ""
     tool: str = ""
     day: str = ""
+    tenant: str = ""
 
 
 class StepSkipped(Event, frozen=True, kw_only=True, omit_defaults=True, tag="step_skipped"):
@@ -700,23 +702,40 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     tokens_per_min: Annotated[int, Meta(ge=1, le=10**12)] | None = None
 
 
+class TenantShare(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What a tenant may have of what runs share.
+
+    `weight`: of a pool that several tenants want, each gets slots in proportion to its weight. `concurrency`: so many of its
+    attempts may be under way at a time, in all pools; 0: any number. `budget_nano`: what it may spend each day, UTC, in
+    nano-dollars; None: any amount.
+    """
+
+    weight: Annotated[int, Meta(ge=1, le=1000)] = 1
+    concurrency: Annotated[int, Meta(ge=0, le=100_000)] = 0
+    budget_nano: NanoUsd | None = None
+
+
 class LimitsSet(Event, frozen=True, kw_only=True, omit_defaults=True, tag="limits_set"):
     """From here on these are the limits across runs that the scheduler's configuration names, and no others.
 
     `fleet_nano` and `tools_nano` are budgets for each day, UTC, in nano-dollars. `rates` are by provider, or by
-    provider/model.
+    provider/model. `pools` are slots by pool: so many attempts of all runs at a time, 0 for as many as its executors carry.
+    `tenants` are by name. In both, "*" stands for each that is not named.
     """
 
     fleet_nano: NanoUsd | None = None
     tools_nano: dict[str, NanoUsd] = {}
     mode: BudgetMode = "halt"
     rates: dict[str, Rate] = {}
+    pools: dict[str, int] = {}
+    tenants: dict[str, TenantShare] = {}
 
 
 class AttemptGranted(Event, frozen=True, kw_only=True, omit_defaults=True, tag="attempt_granted"):
     """This attempt has its share of what runs draw on together, and may be scheduled before `expires_ns`.
 
-    `cap_nano` is reserved on the budgets of the fleet and of `tool` for the day on which this stands in the log.
+    `cap_nano` is reserved on the budgets of the fleet, of `tool` and of `tenant` for the day on which this stands in the log;
+    with `cap` None the attempt costs nothing. It has a slot of `pool`, "" where none was counted.
     """
 
     run: str
@@ -726,8 +745,10 @@ class AttemptGranted(Event, frozen=True, kw_only=True, omit_defaults=True, tag="
     provider: str
     expires_ns: int
     model: str = ""
-    cap: Cap = "none"
+    cap: Cap | None = "none"
     cap_nano: NanoUsd = 0
+    pool: str = ""
+    tenant: str = ""
 
 
 class GrantReturned(Event, frozen=True, kw_only=True, omit_defaults=True, tag="grant_returned"):

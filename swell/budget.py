@@ -25,6 +25,9 @@ Given = Annotated[
 ]
 Fleet = Annotated[bool, typer.Option("--fleet", help="All runs together, for each day, UTC.")]
 Tool = Annotated[str, typer.Option("--tool", help="This tool in all runs, for each day, UTC.", show_default=False)]
+ForTenant = Annotated[
+    str, typer.Option("--tenant", help="All runs on behalf of this tenant, for each day, UTC.", show_default=False)
+]
 Mode = Annotated[
     Literal["halt", "warn", "continue"],
     typer.Option("--mode", help="When it is used up: start nothing more, or only tell."),
@@ -52,22 +55,30 @@ def show(run: Whose = None, fleet: Fleet = False, as_json: JsonOption = False) -
 
 @app.command("set")
 @command
-def set_(given: Given, fleet: Fleet = False, tool: Tool = "", mode: Mode = "halt", reason: Reason = "") -> int:
-    """Give a run, a tool or the fleet another budget; what waits for it goes on if that has room."""
+def set_(
+    given: Given,
+    fleet: Fleet = False,
+    tool: Tool = "",
+    tenant: ForTenant = "",
+    mode: Mode = "halt",
+    reason: Reason = "",
+) -> int:
+    """Give a run, a tool, a tenant or the fleet another budget; what waits for it goes on if that has room."""
     from services.outcome import usd_text  # noqa: PLC0415 - as above
     from swell.listing import resolve_run  # noqa: PLC0415 - as above
     from swell.submission import actor  # noqa: PLC0415 - as above
 
-    shared = fleet or bool(tool)
-    if len(given) != (1 if shared else 2) or (fleet and tool):
-        remedy = "Give RUN and USD; or only USD, with either --fleet or --tool TOOL."
+    shared = [fleet, bool(tool), bool(tenant)]
+    if len(given) != (1 if any(shared) else 2) or sum(shared) > 1:
+        remedy = "Give RUN and USD; or only USD, with one of --fleet, --tool TOOL and --tenant TENANT."
         raise invalid("WHOSE_BUDGET", "it is not clear whose budget is meant", remedy, "RUN")
     limit_nano = _nano(given[-1])
     amount = "no budget" if limit_nano is None else f"a budget of {usd_text(limit_nano)}"
     with cluster_client() as client:
-        if shared:
-            done = client.set_shared_budget(tool, limit_nano, mode=mode, reason=reason, actor=actor())
-            said, following = f"{f'tool {tool}' if tool else 'the fleet'} has {amount} for each day", "--fleet"
+        if any(shared):
+            done = client.set_shared_budget(tool, limit_nano, tenant=tenant, mode=mode, reason=reason, actor=actor())
+            whose = f"tool {tool}" if tool else f"tenant {tenant}" if tenant else "the fleet"
+            said, following = f"{whose} has {amount} for each day", "--fleet"
         else:
             following = resolve_run(client, given[0])
             done = client.set_budget(following, limit_nano, mode=mode, reason=reason, actor=actor())

@@ -63,6 +63,7 @@ from swell.values import (
     SharedBudget,
     SharedBudgets,
     SharedRate,
+    SharedSlots,
     Spent,
     Submitted,
     ToolBreaker,
@@ -298,16 +299,24 @@ class Client:
         return _plain(answer, Budget, limit_nano=limit_nano)
 
     def set_shared_budget(
-        self, tool: str, limit_nano: int | None, *, mode: str = "", reason: str, actor: str, request_id: str = ""
+        self,
+        tool: str,
+        limit_nano: int | None,
+        *,
+        mode: str = "",
+        reason: str,
+        actor: str,
+        request_id: str = "",
+        tenant: str = "",
     ) -> Answer:
-        """Give a tool ("": the fleet) another budget for each day, in nano-dollars; None for none."""
+        """Give a tool or a tenant (neither: the fleet) another budget for each day, in nano-dollars; None for none."""
         request = self._scheduler_pb2.SetSharedBudgetRequest(
-            tool=tool, limit_nano=limit_nano, mode=mode, reason=reason, **_asked(actor, request_id)
+            tool=tool, tenant=tenant, limit_nano=limit_nano, mode=mode, reason=reason, **_asked(actor, request_id)
         )
         return _plain(self._call(self._scheduler.SetSharedBudget, request), Answer)
 
     def get_shared_budgets(self) -> SharedBudgets:
-        """What the fleet and each tool may spend today, have spent, and have reserved; and the rates in force."""
+        """What the fleet, tools and tenants may spend today, have spent, and have reserved; who has slots; the rates in force."""
         answer = self._call(self._scheduler.GetSharedBudgets, self._scheduler_pb2.GetSharedBudgetsRequest())
         return SharedBudgets(
             day=answer.day,
@@ -316,6 +325,7 @@ class Client:
                 for found in answer.budgets
             ],
             rates=[_plain(rate, SharedRate) for rate in answer.rates],
+            slots=[_plain(found, SharedSlots) for found in answer.slots],
         )
 
     def pause_fleet(self, scope: str, name: str, *, reason: str, actor: str, request_id: str = "") -> Answer:

@@ -319,7 +319,11 @@ def shared_lines(found: SharedBudgets) -> list[str]:
         mode = f" ({one.mode})" if one.mode not in {"", "halt"} else ""
         by = f", by {one_line(one.actor)}" if one.actor else ""
         lines += [
-            f"{'tool ' + one_line(one.tool) if one.tool else 'the fleet'}",
+            f"tool {one_line(one.tool)}"
+            if one.tool
+            else f"tenant {one_line(one.tenant)}"
+            if one.tenant
+            else "the fleet",
             f"  budget    {limit}{mode}{by}",
             f"  spent     {usd_text(one.spent_nano)}",
             f"  reserved  {usd_text(one.reserved_nano)}",
@@ -331,6 +335,11 @@ def shared_lines(found: SharedBudgets) -> list[str]:
         parts += [f"{rate.tokens_per_min} tokens a minute"] if rate.tokens_per_min else []
         shut = f"; the next one may begin at {when(rate.opens_ns)}" if rate.opens_ns else ""
         lines.append(f"rate of {one_line(rate.name)}: {', '.join(parts)}{shut}")
+    for slots in found.slots:
+        whose = f"tenant {one_line(slots.tenant)}" if slots.tenant else "runs without a tenant"
+        of = f" of {slots.pool_slots}" if slots.pool_slots else ""
+        most = f", at most {slots.concurrency} in all pools" if slots.concurrency else ""
+        lines.append(f"slots of pool {one_line(slots.pool)}: {slots.used}{of} by {whose}, weight {slots.weight}{most}")
     return lines
 
 

@@ -443,18 +443,34 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SharedBudget(msgspec.Struct, frozen=True, kw_only=True):
-    """The money of the fleet (`tool` is "") or of a tool today, in nano-dollars. `limit_nano` is None without a budget.
+    """The money of a tool, of a tenant, or (both are "") of the fleet today, in nano-dollars. `limit_nano` is None without a budget.
 
     `actor` has set the budget, "" where the configuration has. `unknown` as in Budget.
     """
 
     tool: str
+    tenant: str
     limit_nano: int | None
     mode: str
     spent_nano: int
     reserved_nano: int
     unknown: int
     actor: str
+
+
+class SharedSlots(msgspec.Struct, frozen=True, kw_only=True):
+    """The slots of a pool that a tenant has ("": runs on behalf of nobody): granted, queued or under way.
+
+    `concurrency` is what it may have in all pools, 0 for any number; `weight` its weight among those who want slots.
+    `pool_slots` are those of the pool together, 0 where nobody counts them.
+    """
+
+    pool: str
+    tenant: str
+    used: int
+    concurrency: int
+    weight: int
+    pool_slots: int
 
 
 class SharedRate(msgspec.Struct, frozen=True, kw_only=True):
@@ -468,11 +484,12 @@ class SharedRate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SharedBudgets(msgspec.Struct, frozen=True, kw_only=True):
-    """What runs draw on together, on a day, UTC: the fleet first, then each tool that has a budget or was used."""
+    """What runs draw on together, on a day, UTC: the fleet first, then each tool, then each tenant that has a budget or was used."""
 
     day: str
     budgets: list[SharedBudget]
     rates: list[SharedRate]
+    slots: list[SharedSlots]
 
 
 class Review(msgspec.Struct, frozen=True, kw_only=True):

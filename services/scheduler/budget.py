@@ -9,7 +9,7 @@
     reserved ── closed with its cost ──▶ spent, and forgotten
         └── closed without (lost, cancelled, unknown price, a lower bound) ──▶ spent at the full cap ── late cost ──▶ corrected
 
-An account sums up what counts against one budget: a run's, a workstream's, and for each day the fleet's or a tool's. An
+An account sums up what counts against one budget: a run's, a workstream's, and for each day the fleet's, a tool's or a tenant's. An
 attempt draws on several at once.
 
 Invariants: in the mode `halt`, spent and reserved together are within the limit whenever a draw is accepted, so spent
@@ -33,6 +33,8 @@ WARN_PERMILLE: Final = 800
 
 FLEET_BUDGET: Final = "fleet"
 """The name of the budget of all runs together, for each day."""
+
+_OF_DAYS: Final = ("tool/", "tenant/", f"{FLEET_BUDGET}/")
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -150,14 +152,19 @@ def tool_budget(tool: str) -> str:
     return f"tool/{tool}"
 
 
+def tenant_budget(tenant: str) -> str:
+    """The name of a tenant's budget, for each day."""
+    return f"tenant/{tenant}"
+
+
 def day_account(name: str, day: str) -> str:
-    """The account of a day, UTC, such as 2026-11-23, that counts against the fleet's budget or a tool's."""
+    """The account of a day, UTC, such as 2026-11-23, that counts against the fleet's budget, a tool's or a tenant's."""
     return f"{name}/{day}"
 
 
 def budget_name(account: str) -> str:
     """The name of the budget that an account counts against: its own, or without its day."""
-    return account.rpartition("/")[0] if account.startswith(("tool/", "fleet/")) else account
+    return account.rpartition("/")[0] if account.startswith(_OF_DAYS) else account
 
 
 def holder_of(workstream: str, attempt: int) -> str:

@@ -1,5 +1,6 @@
 """The scheduler's settings, one frozen value; config/scheduler.toml is the shipped file."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -40,6 +41,25 @@ class NotificationsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     give_up_s: Seconds = 86_400.0
 
 
+class PoolRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which pool does the work of runs that name none themselves.
+
+    `pool`: that pool. Required.
+    `labels`: the labels that a run must have, all of them; "*" is any value. Default none.
+    `tenant`: on whose behalf it must be. Default anybody's.
+    """
+
+    pool: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    labels: dict[str, str] = {}
+    tenant: str = ""
+
+    def matches(self, labels: Mapping[str, str], tenant: str) -> bool:
+        """Whether it speaks of a run with these labels and this tenant."""
+        if self.tenant and self.tenant != tenant:
+            return False
+        return all(key in labels and value in {"*", labels[key]} for key, value in self.labels.items())
+
+
 class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings of the scheduler service.
 
@@ -66,6 +86,9 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     `max_workers_limit`: the most a submission may ask for. Default 10,000.
     `run_timeout_s`: a run's time limit when the submission does not say, seconds. Default 3,600.
     `stepwise_timeout_s`: the same for runs whose steps are asked for one by one, seconds. Default 86,400.
+    `repositories`: places of the repositories that runs may be over and deliver to: addresses or paths as submissions write
+        them, with all that is below. Default none: any.
+    `pool_rules`: which pool a run goes to that names none (PoolRule), the first that matches. Default none: pool "default".
     `queue_timeout_s`: how long a command may wait for an executor, seconds. Default 900.
     `losses_max`: losses of its executor in a row before an attempt is given up. Default 2.
     `verdict_reuse_s`: for how long a check that has passed a tree in one run counts in others, seconds; 0 is not at all. Default 86,400.
@@ -99,6 +122,8 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     max_workers_limit: Count = 10_000
     run_timeout_s: Seconds = 3600.0
     stepwise_timeout_s: Seconds = 86_400.0
+    repositories: tuple[Annotated[str, Meta(min_length=2, max_length=4096)], ...] = ()
+    pool_rules: tuple[PoolRule, ...] = ()
     queue_timeout_s: Seconds = 900.0
     losses_max: Annotated[int, Meta(ge=0)] = 2
     verdict_reuse_s: Annotated[float, Meta(ge=0)] = 86_400.0

@@ -143,7 +143,7 @@ def drawing(run: RunState, fleet: Fleet) -> list[Ask]:
             break
         if delayed is None or delayed.cause != "limit" or delayed.until_ns:  # nothing is left for it today
             continue
-        ask = ask_for(run.run, definitions, delayed.step)
+        ask = ask_for(run, definitions, delayed.step)
         if fleet.shared.grant_of(ask) is None:
             asks.append(ask)
     return asks

@@ -45,6 +45,7 @@ from services.events import (
     RequestAnswered,
     ResultRefused,
     ResumeRequested,
+    RunAccepted,
     RunFinished,
     StepCancelled,
     StepFinished,
@@ -94,6 +95,7 @@ _SAYS_NOTHING: frozenset[ErrorClass] = frozenset({"handed_back", "workspace_erro
 """Ends of attempts that say nothing about how well a tool works."""
 
 _CLOSES = (StepFinished, StepCancelled, StepLost)
+_CARRIES = frozenset[ExecutorState]({"idle", "busy"})
 _JUDGING = frozenset({"static", "runtime", "gate"})
 
 EVENTS_MAX = 200
@@ -270,38 +272,49 @@ def ungranted(fleet: Fleet, now_ns: int, ask: Ask) -> Barrier | Refusal | None:
     if not shared.is_limited:
         return None
     grant = shared.grant_of(ask)
-    fits = grant is not None and (grant.tool, grant.cap_nano) == (ask.tool, ask.cap_nano)
+    fits = grant is not None and wants_same(grant, ask)
     if fits and grant is not None and now_ns < grant.expires_ns and not grants.overdrawn(shared, grant):
         return None
     ask = served(fleet, ask)
-    rates = grants.rates_of(shared, ask.provider, ask.model)
-    limited = grants.stopping_budgets(shared, ask.tool)
-    if not (rates or limited):
+    rates = grants.rates_of(shared, ask.provider, ask.model) if ask.cap is not None else []
+    limited = grants.stopping_budgets(shared, ask)
+    slots = grants.slots_of(shared, ask)
+    if not (rates or limited or slots):
         return None
     refused = grants.refusal_of(shared, now_ns, ask)
     if refused is not None and refused.reason == "uncapped":
         return refused
     if refused is not None and refused.reason == "used_up":
         whose = _whose(budget_name(refused.account))
-        flag = f"--tool {ask.tool}" if whose != "the fleet" else "--fleet"
+        flag = "--fleet" if whose == "the fleet" else f"--{whose}"
         reason = (
             f"{whose} may spend {usd_text(refused.limit_nano)} a day, UTC, and what is left of today's does not hold this "
             f"attempt, which may cost {usd_text(refused.cap_nano)}: `swell budget set {flag} USD`"
         )
-        return Barrier("limit", reason, grants.midnight_ns(now_ns), in_turn=whose == "the fleet")
-    names = [*(f"the budget of {_whose(name)}" for name in limited), *(f"the rate of {name}" for name in rates)]
+        return Barrier("limit", reason, grants.midnight_ns(now_ns), in_turn=not whose.startswith("tool "))
+    names = [
+        *(f"a slot of {name}" for name in slots),
+        *(f"the budget of {_whose(name)}" for name in limited),
+        *(f"the rate of {name}" for name in rates),
+    ]
     return Barrier("limit", f"its turn: it draws on {', '.join(names)}", in_turn=True)
+
+
+def wants_same(grant: AttemptGranted, ask: Ask) -> bool:
+    """Whether an attempt asks for what it was granted."""
+    return (grant.tool, grant.cap, grant.cap_nano, grant.pool) == (ask.tool, ask.cap, ask.cap_nano, ask.pool)
 
 
 def served(fleet: Fleet, ask: Ask) -> Ask:
     """The same with its provider: as its profile names it, else as the tool has told; a tool that has not is its own."""
-    if ask.provider:
+    if ask.provider or ask.cap is None:
         return ask
     return msgspec.structs.replace(ask, provider=fleet.providers.get(ask.tool, ask.tool))
 
 
 def _whose(budget: str) -> str:
-    return "the fleet" if budget == FLEET_BUDGET else f"tool {budget.removeprefix('tool/')}"
+    kind, _, name = budget.partition("/")
+    return "the fleet" if budget == FLEET_BUDGET else f"{kind} {name}"
 
 
 def _probes(breaker: ToolBreaker, run: str, workstream: str, attempt: int) -> bool:
@@ -319,17 +332,21 @@ def evolve(
             for event in entry.events:
                 if isinstance(event, StepFinished):
                     _judged(fleet, entry.run, time_ns, attempt, event)
-        if attempt is not None and attempt.tool:
+        if attempt is not None:
             for event in entry.events:
-                _note(fleet, entry.run, time_ns, attempt, event)
+                if attempt.tool:
+                    _note(fleet, entry.run, time_ns, attempt, event)
                 _draw(fleet.shared, place.run, time_ns, attempt, event)
         for event in entry.events:
             match event:
-                case StepScheduled() if event.tool:
-                    _scheduled(fleet, entry.run, event)
+                case StepScheduled():
+                    if event.tool:
+                        _scheduled(fleet, entry.run, event)
                     grants.scheduled(fleet.shared, time_ns, place.run, event)
                 case GrantReturned() if place.kind == "run":
                     grants.returned(fleet.shared, place.run, event)
+                case RunAccepted() if place.kind == "run":
+                    grants.accepted(fleet.shared, time_ns, place.run, event.tenant)
                 case RunFinished() if place.kind == "run":
                     grants.ended(fleet.shared, place.run)
                 case ResultRefused() if place.kind == "late":
@@ -347,6 +364,7 @@ def evolve(
 
 def left(fleet: Fleet, run: str, attempt: StepScheduled) -> None:
     """Note an attempt that is open though its run is over: how it was closed has left the stream with the run."""
+    grants.left(fleet.shared, run, attempt)
     record = fleet.records.get(attempt.tool)
     if record is not None and not attempt.dry_run:
         record.open = max(record.open - 1, 0)
@@ -508,7 +526,7 @@ def _fold(fleet: Fleet, time_ns: int, place: Place, event: AnyEvent) -> None:
             fleet.breakers.pop(event.tool, None)
         case LimitsSet():
             grants.limited(fleet.shared, time_ns, event)
-        case BudgetChanged(scope="tool" | "fleet"):
+        case BudgetChanged(scope="tool" | "tenant" | "fleet"):
             grants.changed(fleet.shared, time_ns, event)
         case BudgetReached():
             grants.reached(fleet.shared, event)
@@ -569,8 +587,19 @@ def due(
         events.extend(_breaker(breaker, now_ns, limits, mine))
     events.extend(_executors(fleet, {found.executor: found for found in seen}, watched_s, lease_s))
     asking = [served(fleet, ask) for ask in asks]
-    events.extend(grants.due(fleet.shared, now_ns, shared or SharedLimits(), asks=asking, live=live))
+    carried = slots_carried(fleet) if asking else {}
+    limits_now = shared or SharedLimits()
+    events.extend(grants.due(fleet.shared, now_ns, limits_now, asks=asking, live=live, carried=carried))
     return events[:EVENTS_MAX]
+
+
+def slots_carried(fleet: Fleet) -> dict[str, int]:
+    """How many attempts the executors of each pool carry together."""
+    carried: dict[str, int] = {}
+    for life in fleet.executors.values():
+        if life.state in _CARRIES:
+            carried[life.pool] = carried.get(life.pool, 0) + life.slots
+    return carried
 
 
 def _answer(fleet: Fleet, request: PauseRequested | ResumeRequested | BudgetRequested) -> list[AnyEvent]:

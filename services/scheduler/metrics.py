@@ -66,6 +66,7 @@ TOOLS_MAX: Final = 200
 """Tools that are told apart: their names come with submissions."""
 
 POOLS_MAX: Final = 50
+TENANTS_MAX: Final = 50
 """Pools that are told apart: their names come from executors."""
 
 MODELS_MAX: Final = 500
@@ -139,8 +140,20 @@ PAUSES = Series("swell_scheduler_pauses", "gauge", "Pauses in force that somebod
 BUDGETS = Series(
     "swell_scheduler_shared_budget_dollars",
     "gauge",
-    "Money of today, UTC, of the `fleet` or a `tool`: `limit` where there is a budget, `spent`, `reserved`.",
-    ("scope", "tool", "amount"),
+    "Money of today, UTC, of the `fleet`, a `tool` or a `tenant`: `limit` where there is a budget, `spent`, `reserved`.",
+    ("scope", "tool", "tenant", "amount"),
+)
+SLOTS_USED = Series(
+    "swell_scheduler_pool_slots_used",
+    "gauge",
+    "Attempts granted, queued or under way, by pool and tenant (empty: runs on behalf of nobody).",
+    ("pool", "tenant"),
+)
+SLOTS_WANTED = Series(
+    "swell_scheduler_pool_slots_wanted",
+    "gauge",
+    "Steps that wait for their share of what runs draw on together, by pool: slots, budgets, rates.",
+    ("pool",),
 )
 RUN_BUDGETS = Series(
     "swell_scheduler_run_budget_dollars",
@@ -169,7 +182,7 @@ SLOTS = Series(
 
 READ: Final = (
     LEADER, CAUGHT_UP, HALTED, POSITION, LAG, SNAPSHOT_AGE, RUNS, RUNS_ENDED, WORKSTREAMS, ATTEMPTS, QUEUE, QUEUE_OLDEST,
-    DELAYED, REVIEWS, BREAKERS, PAUSES, BUDGETS, RUN_BUDGETS, GRANTS, RATE_WAIT, EXECUTORS, SLOTS,
+    DELAYED, REVIEWS, BREAKERS, PAUSES, BUDGETS, RUN_BUDGETS, GRANTS, RATE_WAIT, SLOTS_USED, SLOTS_WANTED, EXECUTORS, SLOTS,
 )  # fmt: skip
 
 
@@ -226,6 +239,7 @@ class SchedulerMetrics:
         self._exposition = exposition
         self._tools = Bounded(TOOLS_MAX)
         self._pools = Bounded(POOLS_MAX)
+        self._tenants = Bounded(TENANTS_MAX)
         self._models = Bounded(MODELS_MAX)
         self._seen_tools: dict[str, None] = {}
         counter, histogram = exposition.counter, exposition.histogram
@@ -597,13 +611,26 @@ class SchedulerMetrics:
         shared = scheduler.fleet.shared
         if not shared.is_limited:
             return []
-        amounts: Tally[tuple[str, str, str]] = Tally()
+        amounts: Tally[tuple[str, str, str, str]] = Tally()
         for found in standing(shared, scheduler.now_ns):
-            scope, tool = ("tool", self._tools(found.tool)) if found.tool else ("fleet", "")
+            whose = ("fleet", "", "")
+            if found.tool:
+                whose = ("tool", self._tools(found.tool), "")
+            elif found.tenant:
+                whose = ("tenant", "", self._tenants(found.tenant))
             if found.budget is not None:
-                amounts[scope, tool, "limit"] += found.budget.limit_nano
-            amounts[scope, tool, "spent"] += found.spent_nano
-            amounts[scope, tool, "reserved"] += found.reserved_nano
+                amounts[*whose, "limit"] += found.budget.limit_nano
+            amounts[*whose, "spent"] += found.spent_nano
+            amounts[*whose, "reserved"] += found.reserved_nano
+        used: Tally[tuple[str, str]] = Tally()
+        for (pool, tenant), slots in shared.using.items():
+            used[self._pools(pool), self._tenants(tenant) if tenant else ""] += slots
+        wanted: Tally[str] = Tally(dict.fromkeys((pool for pool, _ in used), 0))
+        for run in scheduler.runs.values():
+            for name in run.delayed:
+                delayed = run.workstreams[name].delayed
+                if delayed is not None and delayed.cause == "limit":
+                    wanted[self._pools(delayed.step.pool)] += 1
         waits = {
             name: max(opens_ns(shared.buckets.get(name, Bucket()), rate) - scheduler.now_ns, 0) / 1e9
             for name, rate in list(shared.limits.rates.items())[:RATES_MAX]
@@ -612,6 +639,8 @@ class SchedulerMetrics:
             *((BUDGETS, key, nano / 1e9) for key, nano in amounts.items()),
             (GRANTS, (), sum(len(mine) for mine in shared.grants.values())),
             *((RATE_WAIT, (name,), wait_s) for name, wait_s in waits.items()),
+            *((SLOTS_USED, key, slots) for key, slots in used.items()),
+            *((SLOTS_WANTED, (pool,), count) for pool, count in wanted.items()),
         ]
 
     def _executors(self, scheduler: Folding) -> list[Reading]:
@@ -663,7 +692,7 @@ def _key(place: Place) -> tuple[str, str, int]:
 def _scope_of(event: BudgetReached) -> str:
     """Whose budget it is."""
     if event.day:
-        return "tool" if event.tool else "fleet"
+        return "tool" if event.tool else "tenant" if event.tenant else "fleet"
     return "workstream" if event.workstream else "run"
 
 

@@ -122,7 +122,8 @@ def told(event: AnyEvent) -> Told | None:
             kind: NotificationKind = "budget_exceeded" if event.threshold == "exceeded" else "budget_warning"
             reason = f"{spent}, {usd_text(event.reserved_nano)} reserved for attempts under way"
             if event.day:
-                reason = f"{'of the tool' if event.tool else 'of the fleet'} on {event.day}: {reason}"
+                whose = "of the tool" if event.tool else f"of tenant {event.tenant}" if event.tenant else "of the fleet"
+                reason = f"{whose} on {event.day}: {reason}"
             return Told(kind, workstream=event.workstream, tool=event.tool, state=event.mode, reason=reason)
         case RunTransitioned(to_state="paused", cause="review" | "budget"):
             return Told("run_held", state=event.to_state, reason=event.reason, actor=event.actor)

@@ -14,6 +14,7 @@ from services.artifacts import Artifacts
 from services.bus import Bus, BusError, BusUnavailableError
 from services.events import (
     BudgetRequested,
+    BudgetScope,
     CancelRequested,
     DeliveryRequested,
     Destination,
@@ -29,13 +30,15 @@ from services.events import (
     StepRequested,
     Verdict,
 )
+from services.labels import tenant_problem
 from services.outcome import NANO_USD_MAX
 from services.plan import Finding, PlanReport
 from services.rpc import RpcError, invalid
 from services.scheduler.amendment import Adjustment, Another, amended, another, chosen, with_dependencies
 from services.scheduler.budget import Account, run_account
 from services.scheduler.config import SchedulerConfig
-from services.scheduler.grants import day_of, standing
+from services.scheduler.fleet import FLEET, slots_carried
+from services.scheduler.grants import day_of, slots_standing, standing
 from services.scheduler.rates import Bucket, opens_ns
 from services.scheduler.requests import Requests, unavailable
 from services.scheduler.shell import Shell
@@ -70,7 +73,6 @@ REVIEWS_PAGE = 100
 REVIEWS_PAGE_MAX = 1000
 NAMED_MAX = 10_000
 NAME_CHARS_MAX = 200
-FLEET = "fleet"
 
 
 class SchedulerServer(SchedulerServiceServicer):
@@ -179,9 +181,12 @@ class SchedulerServer(SchedulerServiceServicer):
             raise invalid("tool", f"is longer than {NAME_CHARS_MAX} characters: give the id of a tool profile, or none")
         if request.tool != request.tool.strip() or not request.tool.isprintable():
             raise invalid("tool", "has blanks around it, or what cannot be printed: give the id of a tool profile")
-        event = msgspec.structs.replace(
-            _budget_request(request), scope="tool" if request.tool else "fleet", name=request.tool
-        )
+        if problem := tenant_problem(request.tenant):
+            raise invalid("tenant", problem)
+        if request.tool and request.tenant:
+            raise invalid("tenant", "name a tool or a tenant, not both")
+        scope: BudgetScope = "tool" if request.tool else "tenant" if request.tenant else "fleet"
+        event = msgspec.structs.replace(_budget_request(request), scope=scope, name=request.tool or request.tenant)
         done = await self._requests.answered(FLEET, event)
         return pb.SetSharedBudgetResponse(position=done.position, answer=done.text)
 
@@ -196,6 +201,7 @@ class SchedulerServer(SchedulerServiceServicer):
             budgets=[
                 pb.SharedBudget(
                     tool=found.tool,
+                    tenant=found.tenant,
                     limit_nano=found.budget.limit_nano if found.budget is not None else None,
                     mode=found.budget.mode if found.budget is not None else "",
                     spent_nano=found.spent_nano,
@@ -214,6 +220,17 @@ class SchedulerServer(SchedulerServiceServicer):
                     opens_ns=opens[name] if opens[name] > now_ns else 0,
                 )
                 for name, rate in sorted(shared.limits.rates.items())
+            ],
+            slots=[
+                pb.SharedSlots(
+                    pool=found.pool,
+                    tenant=found.tenant,
+                    used=found.used,
+                    concurrency=found.share.concurrency,
+                    weight=found.share.weight,
+                    pool_slots=found.pool_slots,
+                )
+                for found in slots_standing(shared, slots_carried(self._shell.fleet))
             ],
         )
 

@@ -41,7 +41,7 @@ from services.scheduler.budget import (
     refusal,
     run_account,
 )
-from services.scheduler.fleet import Barrier, Fleet, Want, barrier, tests_run, ungranted
+from services.scheduler.fleet import Barrier, Fleet, Want, barrier, tests_run, ungranted, wants_same
 from services.scheduler.grants import Ask, limit_nano
 from services.scheduler.recovery import Choice, RecoveryConfig, Used, choose
 from services.scheduler.routing import Places, Sightings, ordered
@@ -91,17 +91,20 @@ class Decision(msgspec.Struct, frozen=True):
     final: bool = False
 
 
-def ask_for(run: str, definitions: Definitions, step: StepScheduled) -> Ask:
+def ask_for(run: RunState, definitions: Definitions, step: StepScheduled) -> Ask:
+    """What a step of a run asks for of what runs share."""
     profile = definitions.spec.profiles.get(step.tool)
     return Ask(
-        run=run,
+        run=run.run,
         workstream=step.workstream,
         attempt=step.attempt,
         tool=step.tool,
         provider=(profile.provider if profile is not None else None) or "",
         model="" if profile is None else model_of(profile, definitions.spec.options.context, fix=step.step == "fix"),
-        cap=step.cap or "none",
+        cap=step.cap,
         cap_nano=step.cap_nano,
+        pool=step.pool,
+        tenant=run.accepted.tenant if run.accepted is not None else "",
     )
 
 
@@ -244,8 +247,8 @@ class Steps:
         """Tools for whose probe a step waits."""
         self.held: dict[tuple[str, ...], int] = {}
         """How many EDITs wait for something across runs, by the tools that they may go to."""
-        self.queues: dict[tuple[str, int], Barrier | Refusal | None] = {}
-        """What stands before attempts without a grant, by tool and cap: the same for all of them."""
+        self.queues: dict[tuple[str, str, int], Barrier | Refusal | None] = {}
+        """What stands before attempts without a grant, by tool, pool and cap: the same for all of them."""
         self.lined = False
         """Whether this call has decided about the line already: it does one thing at a time."""
 
@@ -341,7 +344,8 @@ class Steps:
             capped = msgspec.structs.replace(step, cap="none", cap_nano=0)
         else:
             held = self.definitions.is_capped(step.tool, fix=step.step == "fix")
-            most_nano = min(self._limit_nano(step.workstream), limit_nano(self.fleet.shared, step.tool))
+            ask = ask_for(self.run, self.definitions, msgspec.structs.replace(step, cap="none"))
+            most_nano = min(self._limit_nano(step.workstream), limit_nano(self.fleet.shared, ask))
             cap_nano = min(nano_of(profile.cost_cap_usd), most_nano)
             capped = msgspec.structs.replace(step, cap="enforced" if held else "soft", cap_nano=cap_nano)
         draw = draw_of(self.run.run, capped)
@@ -363,17 +367,17 @@ class Steps:
 
     def _granted(self, step: StepScheduled) -> tuple[StepScheduled, Barrier | Refusal | None]:
         """A step that is afforded, and what stands between it and its share of what runs draw on together."""
-        if step.cap is None or not self.fleet.shared.is_limited:
+        if not self.fleet.shared.is_limited:
             return step, None
-        key = (step.tool, step.cap_nano)
+        key = (step.tool, step.pool, step.cap_nano)
         granted = (step.workstream, step.attempt) in self.fleet.shared.grants.get(self.run.run, ())
         if granted or key not in self.queues:
-            found = ungranted(self.fleet, self.now_ns, ask_for(self.run.run, self.definitions, step))
+            found = ungranted(self.fleet, self.now_ns, ask_for(self.run, self.definitions, step))
             if not granted:
                 self.queues[key] = found
         else:
             found = self.queues[key]
-        if found is not None:  # what it was promised of the run's budgets is not taken yet
+        if found is not None and step.cap is not None:  # what it was promised of the run's budgets is not taken yet
             for account in draw_of(self.run.run, step).accounts:
                 self.promised[account] -= step.cap_nano
         return step, found
@@ -550,7 +554,7 @@ class Steps:
     def _outdated_grant(self, step: StepScheduled) -> list[AnyEvent]:
         """A share of another tool or of another size is given back, so that the one that is wanted now can be given."""
         grant = self.fleet.shared.grants.get(self.run.run, {}).get((step.workstream, step.attempt))
-        if grant is None or (grant.tool, grant.cap_nano) == (step.tool, step.cap_nano):
+        if grant is None or wants_same(grant, ask_for(self.run, self.definitions, step)):
             return []
         if self.now_ns >= grant.expires_ns:  # it is given back already (_unused_grants)
             return []
@@ -863,7 +867,7 @@ def money_reason(run: str, refused: Refusal) -> str:
     """Why an attempt does not fit into a budget, and what would help."""
     whose = "the run" if refused.account == run_account(run) else "the workstream"
     if budget_name(refused.account) != refused.account:
-        whose = "the fleet, or the tool,"
+        whose = "the fleet, the tenant or the tool,"
     remedy = f"`swell budget set {run} USD`" if whose == "the run" else "adjust its max_cost_usd"
     if refused.reason == "uncapped":
         return f"{whose} has a budget, and nothing says what an attempt costs at most: set cost_cap_usd in the tool's profile"
@@ -874,7 +878,12 @@ def money_reason(run: str, refused: Refusal) -> str:
 
 
 def _asks_otherwise(before: StepScheduled, now: StepScheduled) -> bool:
-    return (before.attempt, before.tool, before.cap_nano) != (now.attempt, now.tool, now.cap_nano)
+    return (before.attempt, before.tool, before.cap_nano, before.pool) != (
+        now.attempt,
+        now.tool,
+        now.cap_nano,
+        now.pool,
+    )
 
 
 def _differs(delayed: StepDelayed, found: Barrier) -> bool:

@@ -14,7 +14,7 @@ from services.aim import Registry, RegistryError, Skipped, load_registry, parse_
 from services.bundle import SET_BYTES_MAX, BundleValidationError, GateType, WorkstreamBundle, parse_bundles
 from services.checks import Checks, ChecksError, parse_checks, resolve
 from services.config import ConfigError, load_yaml
-from services.delivery import destination_problem
+from services.delivery import destination_problem, is_among, location_problem
 from services.discovery import load_plugins
 from services.events import DeliveryStyle, Destination
 from services.gates import GATES_BYTES, Gates, GatesError, asked_for, parse_gates
@@ -140,13 +140,13 @@ class Submissions:
     def plan(self, header: Header, documents: Sequence[tuple[str, bytes]]) -> Planned:
         """Look a submission through. Raises SubmissionError for what is not about the plan itself."""
         run = self._run(header)
-        options = self._options(header)
         checks = self._checks(header)
+        labels, tenant = _named_by(header, checks)
+        options = self._options(header, labels, tenant)
         profiles = self._tool_profiles(header)
         breaker = self._breaker_of(header)
         recovery = self._recovery_of(header)
         gates = self._gates_of(header)
-        labels, tenant = _named_by(header, checks)
         bundles = self._bundles(documents)
         try:
             planned = self._planned(header, run, options, checks, profiles, breaker, recovery, gates, bundles)
@@ -231,13 +231,27 @@ class Submissions:
                 "repository.location",
                 "carries credentials, which would be recorded: give them to the executors instead",
             )
+        if problem := location_problem(header.location):
+            raise SubmissionError(
+                "repository.location", f"{problem}: give an absolute path, or an http(s), ssh or file address"
+            )
+        self._check_place("repository.location", header.location)
         if not COMMIT.match(header.base_commit):
             raise SubmissionError(
                 "repository.base_commit", "give the full commit id to start from, 40 or 64 hex digits"
             )
         return run
 
-    def _options(self, header: Header) -> Options:
+    def _check_place(self, field: str, location: str) -> None:
+        """Raise SubmissionError unless runs may be over the repository at `location`, and deliver there."""
+        if not is_among(location, self._config.repositories):
+            raise SubmissionError(
+                field,
+                "is none of the repositories that this scheduler works on: ask its operator to add it to `repositories`",
+                "REPOSITORY_NOT_ALLOWED",
+            )
+
+    def _options(self, header: Header, labels: Mapping[str, str], tenant: str) -> Options:
         config = self._config
         workers = header.max_workers or config.max_workers
         if not 1 <= workers <= config.max_workers_limit:
@@ -262,7 +276,8 @@ class Submissions:
             )
         if header.budget_nano is not None and not 0 <= header.budget_nano <= NANO_USD_MAX:
             raise SubmissionError("options.budget_nano", f"is not between 0 and {NANO_USD_MAX} nano-dollars")
-        pools = header.pools or ("default",)
+        ruled = (rule.pool for rule in config.pool_rules if rule.matches(labels, tenant))
+        pools = header.pools or (next(ruled, "default"),)
         if len(pools) > POOLS_MAX or len(set(pools)) < len(pools) or not all(POOL.match(pool) for pool in pools):
             raise SubmissionError(
                 "options.pools", f"name at most {POOLS_MAX} pools, each once, by letters, digits, '-' and '_'"
@@ -304,6 +319,8 @@ class Submissions:
         """Raise SubmissionError unless a run over the repository at `location` may be delivered there."""
         if problem := destination_problem(to, location):
             raise SubmissionError("delivery", problem, "INVALID_DELIVERY")
+        if to.remote:
+            self._check_place("delivery", to.remote)
         if to.credential and not self._config.client_profiles:
             raise SubmissionError(
                 "delivery",

@@ -105,10 +105,13 @@ async def test_what_runs_draw_on_together_is_told(cluster):
     budget = BudgetRequested(request_id="q-budget", actor="ann", limit_nano=5 * 10**9, scope="tool", name="claude")
     grant = AttemptGranted(
         run="r1", workstream="ws-a", attempt=1, tool="claude", provider="acme", expires_ns=2**62, cap="enforced",
-        cap_nano=2 * 10**9,
+        cap_nano=2 * 10**9, pool="default",
     )  # fmt: skip
     await cluster.add(f"swell.event.{FLEET}.request", FLEET, budget)
     await until(lambda: scheduler.part.fleet.shared.is_limited)
+    pause = PauseRequested(request_id="q-pause", actor="ann", scope="all")  # so that nothing is decided meanwhile
+    await cluster.add(f"swell.event.{FLEET}.request", FLEET, pause)
+    await until(lambda: scheduler.part.fleet.paused)
     await cluster.submit("r1", "ws-a")
     await until(lambda: "r1" in scheduler.part.runs)
     await cluster.add(run_subject("r1"), "r1", StepDelayed(step=step, cause="limit", reason="its turn"))
@@ -118,6 +121,8 @@ async def test_what_runs_draw_on_together_is_told(cluster):
     assert told.by("swell_scheduler_shared_budget_dollars", "scope", "tool", "amount") == {
         ("fleet", "", "reserved"): 2, ("tool", "claude", "limit"): 5, ("tool", "claude", "reserved"): 2,
     }  # fmt: skip
+    assert told.by("swell_scheduler_pool_slots_used", "pool", "tenant") == {("default", ""): 1}
+    assert told.value("swell_scheduler_pool_slots_wanted", pool="default") == 1
     assert told.value("swell_scheduler_grants_unused") == 1
     assert told.value("swell_scheduler_grants_total", tool="claude") == 1
     assert told.value("swell_scheduler_shared_wait_seconds_count") == 1

@@ -83,12 +83,13 @@ class Together:
         for run in runs:
             self.submit(run, bundles or [bundle(f"ws-{letter}") for letter in names], **options)
 
-    def submit(self, run, bundles, **options):
+    def submit(self, run, bundles, *, tenant="", **options):
         made_spec = spec(bundles, profiles=self.profiles, static=(), runtime=None, **{"review": "wait", **options})
         self.specs[run] = msgspec.structs.replace(made_spec, run=run)
         request = RunRequested(
-            request_id=f"q-{run}", actor="ann", spec=SPEC, workstreams=len(bundles), repository="repo", base_commit=BASE
-        )
+            request_id=f"q-{run}", actor="ann", spec=SPEC, workstreams=len(bundles), repository="repo", base_commit=BASE,
+            tenant=tenant,
+        )  # fmt: skip
         self.write(f"swell.event.{run}.request", request)
 
     def write(self, subject, *events):

@@ -164,6 +164,7 @@ class Ran:
         self.asked: set[str] = set()
         self.answers: dict[str, str] = {}
         self.deadline_ns = 0
+        self.tenant = ""
         self.paused_ns = 0
         self.paused_since_ns = 0
         self.limit_nano: int | None = None
@@ -210,6 +211,11 @@ class Together:
             return person.limit_nano if person.mode == "halt" else None
         limit_nano = self.limits.tools_nano.get(tool) if tool else self.limits.fleet_nano
         return limit_nano if self.limits.mode == "halt" else None
+
+    def counted(self, pool: str, tenant: str) -> bool:
+        """Whether slots of a pool or of a tenant are counted."""
+        share = self.limits.tenants.get(tenant) or self.limits.tenants.get("*")
+        return bool({pool, "*"} & self.limits.pools.keys()) or (share is not None and share.concurrency > 0)
 
     def rates(self, provider: str, model: str) -> list[str]:
         """The rates in force for a model of a provider."""
@@ -305,6 +311,7 @@ class Checker:
                     run.head = event.base_commit
                     run.answered[event.request_id] += 1
                     run.deadline_ns = event.deadline_ns
+                    run.tenant = event.tenant
                     options = run.spec.options
                     run.limit_nano = options.budget_nano if options.budget_mode == "halt" else None
                 case RunAmended():
@@ -419,7 +426,7 @@ class Checker:
             if held and entry.seen >= at:
                 self._wrong(f"paused: {key} scheduled though {scope} {named} is paused since {at}, seen {entry.seen}")
         run.attempts[key] = Attempt(event, recorded.time_ns, recorded.sequence)
-        if event.cap is not None:
+        if event.cap is not None or (name != LINE and run.finished is None):
             self._share(run, entry, run.attempts[key])
         run.open.add(key)
         if event.cap is not None:
@@ -467,14 +474,19 @@ class Checker:
     # Money and rates across runs
 
     def _granted(self, recorded: Recorded, entry: Entry, event: AttemptGranted) -> None:
-        """A share is given: the budgets hold it, and the rates allow it."""
+        """A share is given: the slots suffice, the budgets hold it, and the rates allow it."""
         self.stats["grants"] += 1
+        self.stats["grants of slots"] += bool(self._together.limits.pools or self._together.limits.tenants)
         together, key = self._together, (event.run, event.workstream, event.attempt)
         if key in together.shares:
             self._wrong(f"I6: {key} is granted twice")
         run = self.runs.get(event.run)
         if run is None or key[1:] not in run.attempts:
             together.shares[key] = Share(event, recorded)
+        if entry.seen >= together.changed_at:
+            self._slots(event)
+        if event.cap is None:
+            return
         for tool in ("", event.tool):
             limit_nano = together.budget(tool)
             if limit_nano is None:
@@ -490,6 +502,22 @@ class Checker:
                 allowed = rate.burst + (recorded.time_ns - first_ns) / (60 * SECOND_NS) * (rate.attempts_per_min or 0)
                 if count > allowed + 1e-6:
                     self._wrong(f"I6: {count} attempts granted where the rate of {name} allows {allowed:.1f}")
+
+    def _slots(self, event: AttemptGranted) -> None:
+        """What is granted, or under way and no step of a line, is within the slots of its pool and of its tenant."""
+        limits = self._together.limits
+        held = [(share.event.pool, share.event.tenant) for share in self._together.shares.values()]
+        for run in self.runs.values():
+            if run.finished is None:
+                held += [(run.attempts[key].scheduled.pool, run.tenant) for key in run.open if key[0] != LINE]
+        slots = limits.pools.get(event.pool, limits.pools.get("*", 0))
+        used = sum(pool == event.pool for pool, _ in held)
+        if slots and used > slots:
+            self._wrong(f"I5: {used} slots of {slots} of pool {event.pool} are taken")
+        share = limits.tenants.get(event.tenant) or limits.tenants.get("*")
+        used = sum(tenant == event.tenant for _, tenant in held)
+        if share is not None and share.concurrency and used > share.concurrency:
+            self._wrong(f"I5: tenant {event.tenant!r} has {used} slots, and may have {share.concurrency}")
 
     def _spent_by_all(self, tool: str, day: str, seen: int) -> tuple[int, int, int]:
         """Spent and reserved, spent, and overshot on a day by all runs, but for what nobody was asked for and had not seen."""
@@ -520,9 +548,11 @@ class Checker:
                 attempt.granted = True
                 return
         assert run.spec is not None
-        profile = run.spec.profiles[event.tool]
-        limited = any(together.budget(tool) is not None for tool in ("", event.tool))
-        limited = limited or bool(together.rates(profile.provider or event.tool, profile.model or ""))
+        limited = event.workstream != LINE and together.counted(event.pool, run.tenant)
+        if event.cap is not None:
+            profile = run.spec.profiles[event.tool]
+            limited = limited or any(together.budget(tool) is not None for tool in ("", event.tool))
+            limited = limited or bool(together.rates(profile.provider or event.tool, profile.model or ""))
         if limited and entry.seen >= together.changed_at:
             self._wrong(f"I6: {event.workstream}/{event.attempt} of {run.name} begins without a grant")
 

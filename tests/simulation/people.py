@@ -80,6 +80,7 @@ class People:
         self.broker = broker
         self.world = world
         self.habits: Habits = made.habits
+        self._tenants = made.tenants
         self.runs: dict[str, Seen] = {}
         self.paused: dict[tuple[str, str], bool] = {}
         self.acknowledged: dict[str, str] = {}
@@ -169,6 +170,7 @@ class People:
             base_commit=definition.repository.base_commit,
             timeout_s=definition.options.timeout_s,
             paused=definition.options.paused,
+            tenant=self._tenants.get(definition.run, ""),
         )
         self.ask(definition.run, event)
 

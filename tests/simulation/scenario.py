@@ -12,7 +12,7 @@ from services.gates import Gate, Gates
 from services.plan import build_execution_plan
 from services.profiles import ToolProfile
 from services.scheduler.fleet import BreakerLimits
-from services.scheduler.grants import SharedLimits
+from services.scheduler.grants import PoolLimits, SharedLimits, TenantLimits
 from services.spec import Options, Repository, RunSpec
 from tests.simulation.algebra import BASE
 from tests.simulation.broker import Mix
@@ -33,6 +33,7 @@ LACKING = 0.25
 """The part of the seeds in which executors lack tools."""
 
 SHARING = 0.5
+CROWDED = 0.25
 """The part of the scenarios with money in which runs draw on something together."""
 
 PROFILES = {
@@ -84,6 +85,8 @@ class Scenario(msgspec.Struct, kw_only=True):
     specs: list[RunSpec]
     plans: list[Plan]
     submitted_s: list[float]
+    tenants: dict[str, str] = {}
+    """On whose behalf runs are."""
     mix: Mix = msgspec.field(default_factory=Mix)
     settings: Settings
     rules: Rules = Rules()
@@ -139,6 +142,7 @@ def scenario(seed: int, *, size: int | None = None) -> Scenario:
     _give_gates(Random(f"gates/{seed}"), specs, plans)
     _give_money(Random(f"money/{seed}"), specs, plans)
     shared = _share(Random(f"shared/{seed}"), specs, plans)
+    shared, tenants = _crowd(Random(f"tenants/{seed}"), shared, specs)
     calm = random.random() < 0.1
     slots = [random.randint(1, 4) for _ in range(random.randint(2, 4))]
     made = Scenario(
@@ -146,6 +150,7 @@ def scenario(seed: int, *, size: int | None = None) -> Scenario:
         specs=specs,
         plans=plans,
         submitted_s=[random.random() * 3 for _ in specs],
+        tenants=tenants,
         settings=Settings(
             lease_s=random.choice([4.0, 6.0, 10.0]),
             reconcile_s=random.choice([1.0, 2.0, 3.0]),
@@ -302,6 +307,19 @@ def _share(random: Random, specs: list[RunSpec], plans: list[Plan]) -> SharedLim
         rates={name: rates[name] for name in named},
         grant_s=random.choice([3.0, 10.0]),
     )
+
+
+def _crowd(random: Random, shared: SharedLimits, specs: list[RunSpec]) -> tuple[SharedLimits, dict[str, str]]:
+    """Slots of pools and tenants, in some scenarios."""
+    if random.random() >= CROWDED:
+        return shared, {}
+    shares = {
+        name: TenantLimits(weight=random.choice([1, 2, 5]), concurrency=random.choice([0, 0, 1, 2, 4]))
+        for name in random.sample(["*", "a", "b"], random.choice([0, 1, 2]))
+    }
+    pools = {random.choice(["*", "default"]): PoolLimits(slots=random.choice([0, 1, 2, 3, 6]))}
+    limits = msgspec.structs.replace(shared, pools=pools, tenants=shares, grant_s=random.choice([3.0, 10.0]))
+    return limits, {definition.run: random.choice(["", "a", "b"]) for definition in specs}
 
 
 def _maybe(random: Random, value: float, probability: float = 0.4) -> float:

@@ -114,7 +114,7 @@ FULL: dict[str, ev.AnyEvent] = {
     ),
     "budget_reached": ev.BudgetReached(
         threshold="exceeded", limit_nano=1_000_000_000, spent_nano=1_020_000_000, reserved_nano=300_000_000, mode="warn",
-        workstream="ws-a", tool="claude", day="2026-11-23",
+        workstream="ws-a", tool="claude", day="2026-11-23", tenant="acme",
     ),
     "step_skipped": ev.StepSkipped(
         workstream="ws-a", step="gate", tree="b" * 40, reason="verdict_reused", checks=[CHECK], sources=["r0/ws-a/2"],
@@ -168,10 +168,11 @@ FULL: dict[str, ev.AnyEvent] = {
     "limits_set": ev.LimitsSet(
         fleet_nano=50_000_000_000, tools_nano={"claude": 20_000_000_000}, mode="warn",
         rates={"anthropic": ev.Rate(attempts_per_min=30, burst=5, tokens_per_min=400_000)},
+        pools={"default": 40}, tenants={"acme": ev.TenantShare(weight=3, concurrency=20, budget_nano=40_000_000_000)},
     ),
     "attempt_granted": ev.AttemptGranted(
         run="r1", workstream="ws-a", attempt=3, tool="claude", provider="anthropic", model="claude-sonnet-4-5",
-        cap="enforced", cap_nano=5_000_000_000, expires_ns=1_790_000_000_000_000_009,
+        cap="enforced", cap_nano=5_000_000_000, expires_ns=1_790_000_000_000_000_009, pool="default", tenant="acme",
     ),
     "grant_returned": ev.GrantReturned(run="r1", workstream="ws-a", attempt=3, reason="it was not scheduled in time"),
     "tool_breaker_closed": ev.ToolBreakerClosed(tool="claude", reason="the probe succeeded", actor="ann"),

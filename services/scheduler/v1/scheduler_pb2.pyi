@@ -291,20 +291,22 @@ class GetBudgetResponse(_message.Message):
     def __init__(self, run: _Optional[str] = ..., limit_nano: _Optional[int] = ..., mode: _Optional[str] = ..., spent_nano: _Optional[int] = ..., reserved_nano: _Optional[int] = ..., unknown: _Optional[int] = ..., state: _Optional[str] = ...) -> None: ...
 
 class SetSharedBudgetRequest(_message.Message):
-    __slots__ = ("tool", "limit_nano", "mode", "reason", "request_id", "actor")
+    __slots__ = ("tool", "limit_nano", "mode", "reason", "request_id", "actor", "tenant")
     TOOL_FIELD_NUMBER: _ClassVar[int]
     LIMIT_NANO_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ACTOR_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     tool: str
     limit_nano: int
     mode: str
     reason: str
     request_id: str
     actor: str
-    def __init__(self, tool: _Optional[str] = ..., limit_nano: _Optional[int] = ..., mode: _Optional[str] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ..., actor: _Optional[str] = ...) -> None: ...
+    tenant: str
+    def __init__(self, tool: _Optional[str] = ..., limit_nano: _Optional[int] = ..., mode: _Optional[str] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ..., actor: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class SetSharedBudgetResponse(_message.Message):
     __slots__ = ("position", "answer")
@@ -319,17 +321,19 @@ class GetSharedBudgetsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetSharedBudgetsResponse(_message.Message):
-    __slots__ = ("day", "budgets", "rates")
+    __slots__ = ("day", "budgets", "rates", "slots")
     DAY_FIELD_NUMBER: _ClassVar[int]
     BUDGETS_FIELD_NUMBER: _ClassVar[int]
     RATES_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
     day: str
     budgets: _containers.RepeatedCompositeFieldContainer[SharedBudget]
     rates: _containers.RepeatedCompositeFieldContainer[SharedRate]
-    def __init__(self, day: _Optional[str] = ..., budgets: _Optional[_Iterable[_Union[SharedBudget, _Mapping]]] = ..., rates: _Optional[_Iterable[_Union[SharedRate, _Mapping]]] = ...) -> None: ...
+    slots: _containers.RepeatedCompositeFieldContainer[SharedSlots]
+    def __init__(self, day: _Optional[str] = ..., budgets: _Optional[_Iterable[_Union[SharedBudget, _Mapping]]] = ..., rates: _Optional[_Iterable[_Union[SharedRate, _Mapping]]] = ..., slots: _Optional[_Iterable[_Union[SharedSlots, _Mapping]]] = ...) -> None: ...
 
 class SharedBudget(_message.Message):
-    __slots__ = ("tool", "limit_nano", "mode", "spent_nano", "reserved_nano", "unknown", "actor")
+    __slots__ = ("tool", "limit_nano", "mode", "spent_nano", "reserved_nano", "unknown", "actor", "tenant")
     TOOL_FIELD_NUMBER: _ClassVar[int]
     LIMIT_NANO_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
@@ -337,6 +341,7 @@ class SharedBudget(_message.Message):
     RESERVED_NANO_FIELD_NUMBER: _ClassVar[int]
     UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     ACTOR_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     tool: str
     limit_nano: int
     mode: str
@@ -344,7 +349,24 @@ class SharedBudget(_message.Message):
     reserved_nano: int
     unknown: int
     actor: str
-    def __init__(self, tool: _Optional[str] = ..., limit_nano: _Optional[int] = ..., mode: _Optional[str] = ..., spent_nano: _Optional[int] = ..., reserved_nano: _Optional[int] = ..., unknown: _Optional[int] = ..., actor: _Optional[str] = ...) -> None: ...
+    tenant: str
+    def __init__(self, tool: _Optional[str] = ..., limit_nano: _Optional[int] = ..., mode: _Optional[str] = ..., spent_nano: _Optional[int] = ..., reserved_nano: _Optional[int] = ..., unknown: _Optional[int] = ..., actor: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
+
+class SharedSlots(_message.Message):
+    __slots__ = ("pool", "tenant", "used", "concurrency", "weight", "pool_slots")
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    USED_FIELD_NUMBER: _ClassVar[int]
+    CONCURRENCY_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    POOL_SLOTS_FIELD_NUMBER: _ClassVar[int]
+    pool: str
+    tenant: str
+    used: int
+    concurrency: int
+    weight: int
+    pool_slots: int
+    def __init__(self, pool: _Optional[str] = ..., tenant: _Optional[str] = ..., used: _Optional[int] = ..., concurrency: _Optional[int] = ..., weight: _Optional[int] = ..., pool_slots: _Optional[int] = ...) -> None: ...
 
 class SharedRate(_message.Message):
     __slots__ = ("name", "attempts_per_min", "burst", "tokens_per_min", "opens_ns")

@@ -263,7 +263,7 @@ class SchedulerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetSharedBudget(self, request, context):
-        """Gives the fleet, or a tool, another budget for each day. Idempotent by request_id.
+        """Gives the fleet, a tool or a tenant another budget for each day. Idempotent by request_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
