@@ -5,7 +5,18 @@ import os
 import platform
 import sys
 
-NAMES = ("startup", "plan", "decisions", "ingest", "steps", "workspaces", "simulated", "restart", "failover")
+NAMES = (
+    "startup",
+    "plan",
+    "decisions",
+    "ingest",
+    "steps",
+    "dispatch",
+    "workspaces",
+    "simulated",
+    "restart",
+    "failover",
+)
 
 
 def main(arguments: list[str]) -> int:

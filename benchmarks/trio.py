@@ -49,8 +49,12 @@ class Trio:
         self.start_service("ledger", f'file = "{self.root}/ledger.duckdb"')
         for name in ("scheduler", "executor", "ledger"):
             self.await_ready(name)
-        self.scheduler = scheduler_pb2_grpc.SchedulerServiceStub(self.channel("scheduler"))  # type: ignore[no-untyped-call]  # generated code
+        self.connect_scheduler()
         self.ledger = ledger_pb2_grpc.LedgerServiceStub(self.channel("ledger"))  # type: ignore[no-untyped-call]  # generated code
+
+    def connect_scheduler(self) -> None:
+        """From here on runs can be submitted."""
+        self.scheduler = scheduler_pb2_grpc.SchedulerServiceStub(self.channel("scheduler"))  # type: ignore[no-untyped-call]  # generated code
 
     def start_bus(self, *, durable: bool = True) -> None:
         """Start the nats-server; unless `durable`, it syncs its disk only now and then."""
