@@ -165,7 +165,7 @@ class Rig:
             part.struck = part.stopped = False
             started = time.monotonic()
             part.service = await spawn_service(
-                self._argv(part.name), env=self._environment(), log_file=self.log(part.name), cwd=self.folder
+                self._argv(part.name), env=self._environment(part.name), log_file=self.log(part.name), cwd=self.folder
             )
             part.starts += 1
             code = await part.service.wait()
@@ -176,8 +176,12 @@ class Rig:
 
     # Its configuration
 
-    def _environment(self) -> dict[str, str]:
-        own = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(CHECKOUT), "HOME": str(self.folder)}
+    def code_of(self, name: str) -> Path:
+        """The folder whose code a part runs from its next start on."""
+        return CHECKOUT
+
+    def _environment(self, name: str) -> dict[str, str]:
+        own = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(self.code_of(name)), "HOME": str(self.folder)}
         return child_environment(own, allow=("SWELL_LOG_LEVEL",))
 
     def _argv(self, name: str) -> list[str]:
