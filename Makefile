@@ -9,8 +9,11 @@ SEEDS ?= 100000
 TESTS_AT_ONCE ?= 2
 KILLS ?= 1000
 EVENTS ?= 10000000
+ENGINE ?= podman
+BASE ?= python:3.11-slim
+IMAGE ?= swell:0.1.0
 
-.PHONY: help demo test check lint types proto soak bench bench-ledger tools-test metrics-test lock
+.PHONY: help demo test check lint types proto soak bench bench-ledger tools-test metrics-test deploy-test chart image image-sbom lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,7 +66,21 @@ tools-test: $(STAMP) ## Install the real coding tools (pinned, cached) and drive
 metrics-test: $(STAMP) ## Show dashboards and rules a real run: needs prometheus and promtool on PATH (Debian: apt-get install prometheus)
 	$(BIN)/python -m tests.deploy
 
+deploy-test: $(STAMP) ## Check chart and image, and build the image: ENGINE=docker, BASE=an image with Python
+	$(BIN)/python -m pytest -q tests/deploy
+	$(BIN)/python -m tests.deploy.image --engine $(ENGINE) --base $(BASE) --image $(IMAGE)
+
+chart: $(STAMP) ## Write what deploy/ repeats from elsewhere: locks, rules, dashboards, the schema of settings
+	$(BIN)/python -m deploy.generate
+
+image: ## Build the image IMAGE on BASE with ENGINE
+	$(ENGINE) build --build-arg BASE=$(BASE) --file deploy/Dockerfile --tag $(IMAGE) .
+
+image-sbom: ## Write what is in the image IMAGE to swell.cdx.json, as CycloneDX
+	$(ENGINE) run --rm --interactive --network none --read-only $(IMAGE) python - < deploy/sbom.py > swell.cdx.json
+
 lock: ## Resolve the pinned versions anew (needs Python 3.13 with pip-tools as PYTHON: it needs the most)
 	$(PYTHON) -m piptools compile --quiet --extra dev --extra example --generate-hashes --strip-extras --allow-unsafe \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header -o requirements.lock pyproject.toml
 	sed -i 's/^\(pyyaml-ft==[^ ]*\) /\1 ; python_version == "3.13" /' requirements.lock  # libcst wants it there only
+	@echo 'Now run make chart: the image has its part of the lock'

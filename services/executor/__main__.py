@@ -51,6 +51,8 @@ async def run(config: ExecutorConfig) -> None:
     asked = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, asked.set)
     locked = _locked(config)
+    if config.ready_file is not None:
+        config.ready_file.unlink(missing_ok=True)  # a killed predecessor left it
     name = _name(config)
     slots = config.slots or max(2, os.cpu_count() or 2)
     journal = Journal(config.state_dir.absolute() / "journal")
