@@ -29,6 +29,7 @@ demo: $(STAMP) ## Run the example: seven workstreams of a real library, in waves
 	$(BIN)/python -m examples.demo
 
 test: $(STAMP) ## Run the test suite, TESTS_AT_ONCE files at a time
+	@$(BIN)/python -m tests.deploy.tools
 	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile
 
 check: $(STAMP) lint types proto-check test ## Everything CI runs
