@@ -1,5 +1,6 @@
 """Probes: what keeps a service from being called is one line and an exit code. TLS is tried in tests/deploy."""
 
+import asyncio
 import contextlib
 import http.server
 import json
@@ -12,6 +13,7 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from services import probe, ready
+from services.metrics import Exposition
 from services.ready import announce
 
 NOBODY = 2**22 + 1
@@ -115,3 +117,10 @@ def test_without_metrics_the_loop_cannot_be_asked(tmp_path, capsys):
     file.write_text(json.dumps({"port": 0, "pid": os.getpid(), "metrics_port": 1}))
     assert ready.main([str(file), "--responsive"]) == 1
     assert "127.0.0.1:1 does not answer" in capsys.readouterr().err
+
+
+async def test_the_series_is_what_services_show(tmp_path):
+    file = tmp_path / "ready"
+    async with Exposition("executor").served("127.0.0.1:0") as port:
+        announce(file, 0, port)
+        assert await asyncio.to_thread(ready.main, [str(file), "--responsive"]) == 0
