@@ -41,6 +41,7 @@ CASES: Final[dict[str, dict[str, Any]]] = {
     "oidc": {
         "auth": {
             "mode": "existing",
+            "limits": {"requests_per_second": 50, "burst": 200},
             "oidc": {"issuer": "https://id.example", "audience": "swell", "keysUrl": "https://id.example/keys"},
         },
         "networkPolicy": {"serviceEgress": [{"ports": [{"protocol": "TCP", "port": 443}]}]},

@@ -47,6 +47,7 @@ EXTERNAL = CASES["external"]["nats"]["external"]
         ({"tls": {"mode": "existing"}}, "'/tls/existing/scheduler'"),
         ({"tls": {"mode": "existing", "existing": {"scheduler": "a", "ledger": "b"}}}, "'/tls/existing/nats'"),
         ({"tls": {"mode": "certManager"}}, "'/tls/certManager/issuer/name'"),
+        ({"auth": {"limits": {"burst": 0.5}}}, "'/auth/limits/burst'"),
         ({"auth": {"mode": "existing"}}, "'/auth/principalsSecret'"),
         ({"auth": {"oidc": {"issuer": "https://id.example"}}}, "'/auth/oidc/audience'"),
         ({"auth": {"oidc": {"issuer": "http://id.example"}}}, "'/auth/oidc/issuer'"),

@@ -59,7 +59,7 @@
 {{- $_ := set $tls "client_ca_file" "/etc/swell-tls/ca.crt" -}}
 {{- $_ := set $tls "require_client_certificate" true -}}
 {{- end -}}
-{{- $auth := dict -}}
+{{- $auth := deepCopy .Values.auth.limits -}}
 {{- if include "swell.principalsSecret" . -}}
 {{- $_ := set $auth "principals_file" "/etc/swell-auth/principals.json" -}}
 {{- end -}}
