@@ -3,9 +3,10 @@
 import msgspec
 
 from services.events import ExecutorState
+from services.wire import token
 
 NUDGE = "swell.nudge"
-"""`swell.nudge.<executor>`: one of your attempts was closed by somebody else. Not stored; the re-reading finds it anyway."""
+"""`swell.nudge.<pool>.<executor>`: one of your attempts was closed by somebody else. Not stored; the re-reading finds it anyway."""
 
 
 class Beat(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,9 +26,14 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True):
     missing: dict[str, str] = {}
 
 
-def nudge_subject(executor: str) -> str:
+def nudge_subject(pool: str, executor: str) -> str:
     """Where an executor listens for nudges."""
-    return f"{NUDGE}.{executor}"
+    return f"{NUDGE}.{token(pool)}.{token(executor)}"
+
+
+def beat_key(pool: str, executor: str) -> str:
+    """The key of an executor's beats: below its pool, so that a pool's executors can be permitted to write theirs alone."""
+    return f"{token(pool)}.{token(executor)}"
 
 
 EXECUTOR_MOVES: dict[ExecutorState, frozenset[ExecutorState]] = {

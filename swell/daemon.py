@@ -159,7 +159,7 @@ class Daemon:
             ("ledger", self._ports.ledger),
         ):
             _require_free(name, port)
-        for secret in (self._parts.password_file, self._parts.token_file):
+        for secret in self._parts.secrets:
             write_private(secret, secrets.token_urlsafe(32).encode())
         self._parts.write_nats(self._ports.nats or -1)
 

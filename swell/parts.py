@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from services import permissions
 from services.otlp import VARIABLES
 from services.process import child_environment
 from swell.cluster import read_secret, write_private
@@ -22,6 +23,15 @@ EXECUTOR_STOP_GRACE_S: Final = 5.0
 EXECUTOR_FREE_BYTES: Final = 16 * 1024 * 1024
 """It shares its disk with the log, which takes nothing more with a quarter of this."""
 NATS_PAYLOAD: Final = "8MB"
+EXECUTOR: Final = ("default", "local")
+"""Pool and id of the one executor."""
+BUS_USERS: Final = {
+    "scheduler": permissions.scheduler(),
+    "ledger": permissions.ledger(),
+    "executor": permissions.executor(*EXECUTOR),
+    "admin": permissions.admin(),
+}
+"""Who they are on the bus. The ledger uses `admin` to remove archived runs."""
 
 
 class Ports(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,10 +57,14 @@ class Parts:
         """The bearer token of scheduler and ledger."""
         return self._state_dir / "secrets" / "token"
 
+    def password_file(self, user: str) -> Path:
+        """The password of one of BUS_USERS."""
+        return self._state_dir / "secrets" / f"bus_{user}"
+
     @property
-    def password_file(self) -> Path:
-        """The password of the bus."""
-        return self._state_dir / "secrets" / "bus_password"
+    def secrets(self) -> list[Path]:
+        """Every file that holds one."""
+        return [self.token_file, *map(self.password_file, BUS_USERS)]
 
     def log(self, name: str) -> Path:
         """What a process says."""
@@ -79,10 +93,11 @@ class Parts:
     def write_nats(self, port: int) -> None:
         """Configure the bus; port -1 lets it choose."""
         store = self._state_dir / "nats"
+        passwords = {user.name: read_secret(self.password_file(name)) for name, user in BUS_USERS.items()}
         text = (
             f"server_name: swell\nlisten: 127.0.0.1:{port}\nports_file_dir: {_quoted(store)}\n"
             f"max_payload: {NATS_PAYLOAD}\n"
-            f"authorization {{ user: swell, password: {_quoted(read_secret(self.password_file))} }}\n"
+            f"{permissions.nats_conf(list(BUS_USERS.values()), passwords)}"
             f"jetstream {{ store_dir: {_quoted(store)}, sync_interval: always }}\n"
         )
         write_private(self._config("nats.conf"), text.encode())
@@ -97,7 +112,7 @@ class Parts:
         lines = [f"ready_file = {_quoted(self.ready_file(name))}"]
         lines += [f"metrics_address = {_quoted(self.metrics.get(name, '127.0.0.1:0'))}"]
         if name == "executor":
-            lines += ['id = "local"', 'pool = "default"', f"slots = {EXECUTOR_SLOTS}"]
+            lines += [f"pool = {_quoted(EXECUTOR[0])}", f"id = {_quoted(EXECUTOR[1])}", f"slots = {EXECUTOR_SLOTS}"]
             lines += [f"stop_grace_s = {EXECUTOR_STOP_GRACE_S}", f"disk_free_bytes = {EXECUTOR_FREE_BYTES}"]
             lines += [f"state_dir = {_quoted(self._state_dir / 'executor')}"]
             lines += [f"sandbox_hidden = [{_quoted(self._state_dir.absolute())}]"]
@@ -111,9 +126,11 @@ class Parts:
             lines += [
                 f"file = {_quoted(self._state_dir / 'ledger' / 'ledger.duckdb')}",
                 f"archive = {_quoted(self._state_dir / 'archive')}",
+                f"purge_user = {_quoted(BUS_USERS['admin'].name)}",
+                f"purge_password_file = {_quoted(self.password_file('admin'))}",
             ]
-        lines += ["", "[bus]", f"url = {_quoted(self._nats_url)}", 'user = "swell"']
-        lines += [f"password_file = {_quoted(self.password_file)}"]
+        lines += ["", "[bus]", f"url = {_quoted(self._nats_url)}", f"user = {_quoted(BUS_USERS[name].name)}"]
+        lines += [f"password_file = {_quoted(self.password_file(name))}", "synced = true"]
         write_private(self._config(f"{name}.toml"), ("\n".join(lines) + "\n").encode())
 
     def _config(self, name: str) -> Path:

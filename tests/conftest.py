@@ -58,6 +58,11 @@ class NatsServer:
         self.password_file.write_text(secrets.token_hex(16) + "\n")
         self.process: subprocess.Popen[bytes] | None = None
         self.port = -1
+        self.authorization = (
+            f'authorization {{ user: {self.user}, password: "{self.password_file.read_text().strip()}" }}'
+        )
+        self.jetstream = f'jetstream {{ store_dir: "{folder / "store"}", sync_interval: always }}'
+        self.more = ""
 
     @property
     def url(self) -> str:
@@ -79,8 +84,9 @@ class NatsServer:
             f"""
             listen: "127.0.0.1:{self.port}"
             ports_file_dir: "{ports}"
-            jetstream {{ store_dir: "{self.folder / "store"}", sync_interval: always }}
-            authorization {{ user: {self.user}, password: "{self.password_file.read_text().strip()}" }}
+            {self.jetstream}
+            {self.authorization}
+            {self.more}
             """
         )
         with (self.folder / "log").open("ab") as log:

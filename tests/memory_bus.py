@@ -293,6 +293,10 @@ class MemoryBus:
         kept.expire()
         return kept.messages.get(sequence)
 
+    async def next(self, subject: str, *, after: int = 0, stream: str = EVENTS) -> Recorded | None:
+        await self._turn()
+        return next(iter(self.server.stream(stream).after(after, subject, 1)), None)
+
     async def purge(self, subject: str, *, before: int) -> int:
         await self._turn()
         kept = self.server.events

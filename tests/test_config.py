@@ -112,6 +112,9 @@ def test_the_shipped_file_uncommented_loads(tmp_path):
         "token_file": Path("ledger.token"),
         "ready_file": Path("ledger.ready"),
         "anchors_file": Path("ledger.anchors"),
+        "purge_user": "swell-admin",
+        "purge_password_file": Path("purge.password"),
+        "purge_credentials_file": Path("purge.creds"),
     }
     found = load(LedgerConfig, file, {}, PREFIX)
     assert msgspec.structs.replace(found, bus=LedgerConfig(file=Path("x")).bus) == LedgerConfig(

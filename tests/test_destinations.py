@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.delivery import destination_problem, location_problem
+from services.delivery import carries_credentials, destination_problem, location_problem
 from services.events import Destination
 
 OWN = "/srv/repo"
@@ -37,6 +37,9 @@ def test_what_may_be_delivered_to(remote, credential):
         ("https://[::1", "", "no address git may use"),
         ("/" + "x" * 5000, "", "longer than"),
         ("https://token@example.com/r.git", "", "carries credentials"),
+        ("HTTPS://token@example.com/r.git", "", "carries credentials"),
+        ("https://example.com/r.git?access_token=t", "", "carries credentials"),
+        ("https://example.com/r.git#t", "", "carries credentials"),
         ("https://ann:pw@example.com/r.git", "", "carries credentials"),
         ("ssh://ann:pw@example.com/r.git", "", "carries credentials"),
         (WEB, "ghp_0123456789", "is no reference"),
@@ -58,6 +61,26 @@ def test_what_may_not_says_why_and_never_shows_what_could_be_a_secret(remote, cr
 
 def test_a_credential_for_the_runs_own_address_is_taken():
     assert destination_problem(Destination(credential="env:TOKEN"), WEB) == ""
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "/srv/r.git",
+        "https://example.com/r.git",
+        "ssh://git@example.com/r.git",
+        "git@example.com:org/r@v1.git",
+        "file:///r.git",
+    ],
+)
+def test_a_place_and_the_name_of_an_ssh_user_are_no_secrets(location):
+    assert not carries_credentials(location)
+
+
+@given(st.text(alphabet="h@:/?#[]s.p", max_size=40))
+def test_any_text_carries_credentials_or_none(text):
+    for location in (text, f"https://{text}"):
+        assert isinstance(carries_credentials(location), bool)
 
 
 @given(st.text(max_size=60))

@@ -16,7 +16,7 @@ import structlog
 
 from services import telemetry
 from services.artifacts import Artifacts
-from services.bus import Bus, BusError
+from services.bus import ARTIFACTS, COMMANDS, EVENTS, EXECUTORS, Bus, BusError
 from services.config import ConfigError, load
 from services.executor.config import PREFIX, ExecutorConfig
 from services.executor.found import ToolFinder
@@ -79,7 +79,7 @@ async def run(config: ExecutorConfig) -> None:
         journal.supervised_by(supervisor.pid)
         bus = await Bus.connect(config.bus, name="swell-executor")
         open_things.push_async_callback(bus.close)
-        await bus.ensure_streams()
+        await bus.find_streams(EVENTS, COMMANDS, f"OBJ_{ARTIFACTS}", f"KV_{EXECUTORS}")
         steps = Steps(
             StepConfig(
                 root=config.state_dir.absolute(),
@@ -122,8 +122,7 @@ async def run(config: ExecutorConfig) -> None:
 
 def hidden_of(config: ExecutorConfig) -> tuple[Path, ...]:
     """What no tool may see besides the state folder."""
-    password = [] if config.bus.password_file is None else [config.bus.password_file]
-    return tuple(path.absolute() for path in (*config.sandbox_hidden, *password))
+    return tuple(path.absolute() for path in (*config.sandbox_hidden, *config.bus.secret_files))
 
 
 async def _clean_up(journal: Journal) -> dict[Key, int]:

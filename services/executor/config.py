@@ -30,7 +30,7 @@ class ExecutorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     `containment`: how a tool's processes are held together: pidns, sweep, or auto for what can be had. Default auto.
     `sandbox_read`: files and folders outside the system that every tool sees in its sandbox, read-only. Default none.
     `sandbox_hidden`: files and folders that no tool sees in a sandbox, wherever they lie, nor may refer to as a secret; as are
-        `state_dir` and the bus's password. Default none.
+        `state_dir` and the secrets of `bus`. Default none.
     `output_bytes`: what is kept of each output of a tool, bytes. Default 10 MiB.
     `setup_timeout_s`: the limit on each of a repository's setup commands, seconds. Default 900.
     `keep_work_timeout_s`: how long a stopped step may take to keep its work (snapshot and upload), seconds. Default 30.

@@ -20,7 +20,7 @@ Invariants:
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
@@ -62,8 +62,8 @@ class RunLog(Protocol):
     async def last(self, subject: str) -> Recorded | None:
         """The newest message of a subject."""
 
-    def replay(self, subject: str, *, after: int = 0, batch_max: int = 2000) -> AsyncIterator[list[Recorded]]:
-        """All messages of a subject, in order."""
+    async def next(self, subject: str, *, after: int = 0) -> Recorded | None:
+        """The first message of a subject after a position."""
 
 
 async def has_ended(log: RunLog, run: str) -> bool:
@@ -78,12 +78,13 @@ async def has_ended(log: RunLog, run: str) -> bool:
     if said is not None and not done:
         return said
     finished = working = False
-    async for batch in log.replay(run_subject(run)):
-        for recorded in batch:
-            said, done = _said(recorded)
-            finished = finished or bool(said)
-            working = working if said is None else not said
-            working = working and not (finished and done)
+    position = 0
+    while (recorded := await log.next(run_subject(run), after=position)) is not None:
+        position = recorded.sequence
+        said, done = _said(recorded)
+        finished = finished or bool(said)
+        working = working if said is None else not said
+        working = working and not (finished and done)
     return finished and not working
 
 

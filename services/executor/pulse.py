@@ -20,7 +20,7 @@ from typing import Final, Protocol
 import msgspec
 import structlog
 
-from services.beats import Beat, moved
+from services.beats import Beat, beat_key, moved
 from services.bus import EXECUTORS, BusError
 from services.events import ExecutorState
 
@@ -162,7 +162,7 @@ class Pulse:
                     bus = bus or await self._connected(self._ending)
                     if bus is not None:
                         async with asyncio.timeout(PUT_S):
-                            await bus.put_key(EXECUTORS, self.executor, msgspec.json.encode(beat))
+                            await bus.put_key(EXECUTORS, beat_key(self.pool, self.executor), msgspec.json.encode(beat))
                         self.sent += 1
                 except (BusError, TimeoutError) as error:
                     self.failed += 1

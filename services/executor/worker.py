@@ -453,7 +453,7 @@ class Executor:
             await asyncio.gather(*(self._look(work) for work in older))
 
     async def _nudges(self) -> None:
-        async with self._bus.hear(nudge_subject(self._name)) as heard:
+        async with self._bus.hear(nudge_subject(self._pulse.pool, self._name)) as heard:
             while True:
                 _, data = await heard.get()
                 subject = data.decode(errors="replace")

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import structlog
 import uvloop
 
 from services import otlp, telemetry
-from services.bus import Bus, BusError
+from services.bus import ARTIFACTS, COMMANDS, EVENTS, Bus, BusError
 from services.config import ConfigError, load
 from services.ledger import anchors, spans
 from services.ledger.absorb import Absorber
@@ -81,7 +81,7 @@ async def run(config: LedgerConfig, collector: Receiver | None) -> None:
         await asyncio.to_thread(remove_left, config.file)
         bus = await Bus.connect(config.bus, name="swell-ledger")
         open_things.push_async_callback(bus.close)
-        await bus.ensure_streams()
+        await bus.find_streams(EVENTS, COMMANDS, f"OBJ_{ARTIFACTS}")
         archive = None if config.archive is None else Archive(config.archive)
         history = History(archive, missing_up_to=config.missing_up_to)
         absorber = Absorber(
@@ -182,7 +182,18 @@ def _archivist(
         purge=config.purge_archived,
         is_verifying=is_verifying,
         metrics=metrics,
+        remover=lambda: removing(config),
     )
+
+
+@contextlib.asynccontextmanager
+async def removing(config: LedgerConfig) -> AsyncIterator[Bus]:
+    """A connection of whoever may remove archived runs. Raises BusError."""
+    bus = await Bus.connect(config.purge_bus, name="swell-ledger-purge")
+    try:
+        yield bus
+    finally:
+        await bus.close()
 
 
 async def _serve(

@@ -19,14 +19,14 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any, Protocol, get_args
 
 import msgspec
 import structlog
 
 from services import events
-from services.bus import COMMANDS, BusError, Recorded
+from services.bus import COMMANDS, BusDeniedError, BusError, Recorded
 from services.events import TERMINAL_RUN
 from services.ledger.absorb import Absorber
 from services.ledger.history import check_segments, in_thread
@@ -77,6 +77,10 @@ class StreamRoom(Protocol):
 
     def replay(self, subject: str, *, after: int = ..., batch_max: int = ...) -> AsyncIterator[list[Recorded]]:
         """The messages of a subject or wildcard, in order, in batches."""
+
+
+class Remover(Protocol):
+    """Who removes; services.bus.Bus is one."""
 
     async def purge(self, subject: str, *, before: int) -> int:
         """Remove the messages of a subject or wildcard before a sequence; how many it was."""
@@ -248,8 +252,12 @@ class Archivist:
         metrics: LedgerMetrics | None = None,
         now_ns: Callable[[], int] = time.time_ns,
         segment_entries_max: int = SEGMENT_ENTRIES_MAX,
+        remover: Callable[[], AbstractAsyncContextManager[Remover]],
     ) -> None:
-        """`after_days`: what is older is archived without being asked, 0 for nothing; with `purge` it leaves the stream, too."""
+        """`after_days`: what is older is archived without being asked, 0 for nothing; with `purge` it leaves the stream, too.
+
+        `remover` is entered for what is removed, and no longer.
+        """
         self._store = store
         self._absorber = absorber
         self._stream = stream
@@ -260,6 +268,7 @@ class Archivist:
         self._metrics = metrics or LedgerMetrics(Exposition("ledger"))
         self._now_ns = now_ns
         self._segment_entries_max = segment_entries_max
+        self._remover = remover
 
     @property
     def after_days(self) -> int:
@@ -464,10 +473,14 @@ class Archivist:
                 checked.add(segment.last)
         await self._check_same(run, everything)
         removed = 0
-        for position in requests:
-            removed += await self._stream.erase(position)
-        removed += await self._stream.purge(run_subject(run), before=finish)
-        removed += await self._stream.purge(f"swell.event.{run}.*.>", before=manifest.last + 1)
+        try:
+            async with self._remover() as remover:
+                for position in requests:
+                    removed += await remover.erase(position)
+                removed += await remover.purge(run_subject(run), before=finish)
+                removed += await remover.purge(f"swell.event.{run}.*.>", before=manifest.last + 1)
+        except BusDeniedError as error:
+            raise BusDeniedError(f"{error}; for removing, set purge_user of the ledger to swell-admin") from error
         self._metrics.purged(1)
         log.info("ledger.purged_run", run=run, entries=removed)
         return "", removed

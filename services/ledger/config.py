@@ -27,6 +27,8 @@ class LedgerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     `archive`: the folder of the archive; every replica reads the same one, or a copy. Default none.
     `archive_after_days`: what is over and older than that is archived without being asked, days. Default 0: only by command.
     `purge_archived`: what was so archived and verified also leaves the log (docs/retention.md). Default false.
+    `purge_user`, `purge_password_file`, `purge_credentials_file`: who purges, on the same bus, if `bus`'s user may not, as it
+    should (docs/nats.md); used while something is purged. Default none: `bus`'s.
     `missing_up_to`: up to that position entries may be missing for good: the ledger goes on without them. Default 0: none may.
     `linger_s`: how long a batch is let fill before it is committed, seconds. Default 0.05.
     `batch_max`: entries of one commit at most; a ledger that is behind is faster in large ones. Default 5,000.
@@ -71,6 +73,9 @@ class LedgerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     archive: Path | None = None
     archive_after_days: Annotated[int, Meta(ge=0, le=36_500)] = 0
     purge_archived: bool = False
+    purge_user: str = ""
+    purge_password_file: Path | None = None
+    purge_credentials_file: Path | None = None
     missing_up_to: Annotated[int, Meta(ge=0)] = 0
     linger_s: Annotated[float, Meta(ge=0, le=5)] = 0.05
     batch_max: Annotated[int, Meta(ge=1, le=100_000)] = 5000
@@ -101,3 +106,15 @@ class LedgerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     sql_snapshot_age_s: Annotated[float, Meta(ge=0.1, le=3600)] = 5.0
     sql_snapshot_idle_s: Seconds = 300.0
     stop_grace_s: Annotated[float, Meta(ge=0)] = 2.0
+
+    @property
+    def purge_bus(self) -> BusConfig:
+        """How purging reaches the bus."""
+        if not self.purge_user:
+            return self.bus
+        return msgspec.structs.replace(
+            self.bus,
+            user=self.purge_user,
+            password_file=self.purge_password_file,
+            credentials_file=self.purge_credentials_file,
+        )

@@ -23,7 +23,7 @@ _encoder = msgspec.json.Encoder()
 class Append(msgspec.Struct, frozen=True, kw_only=True):
     """Events that become one entry of `subject`, after sequence `expect` of it (or of all that matches `over`).
 
-    `executor` holds the attempt that they close, if somebody has claimed it.
+    `executor` of `pool` holds the attempt that they close, if somebody has claimed it.
     """
 
     subject: str
@@ -31,6 +31,7 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     expect: int
     over: str = ""
     executor: str = ""
+    pool: str = ""
 
 
 def may_decide(run: RunState, awaiting: int) -> bool:
@@ -83,4 +84,5 @@ def _close(run: RunState, decision: Decision) -> Append:
         events=decision.events,
         expect=decision.expect,
         executor=attempt.executor,
+        pool=scheduled.pool,
     )

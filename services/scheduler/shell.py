@@ -586,7 +586,7 @@ class Shell:
         self._awaiting[run] = max(sequence, self._awaiting.get(run, 0))
         self._tell(append)
         if append.executor:
-            await self._bus.say(nudge_subject(append.executor), append.subject.encode())
+            await self._bus.say(nudge_subject(append.pool, append.executor), append.subject.encode())
 
     def _tell(self, append: Append) -> None:
         """What of a decision the log of this process tells: the ends of runs, and of attempts that no executor ends."""
@@ -711,7 +711,20 @@ class Shell:
         async for batch in self._bus.follow_keys(EXECUTORS):
             for recorded in batch:
                 with contextlib.suppress(msgspec.DecodeError, msgspec.ValidationError):
-                    self._see(decoder.decode(recorded.data), recorded.time_ns)
+                    beat = decoder.decode(recorded.data)
+                    if self._is_own(beat, recorded):
+                        self._see(beat, recorded.time_ns)
+
+    def _is_own(self, beat: Beat, recorded: Recorded) -> bool:
+        """Whether a beat stands where only the executor's own pool writes, and nobody of another pool has its name."""
+        before = self._sightings.executors.get(beat.executor)
+        own = recorded.subject == f"$KV.{EXECUTORS}.{beat.pool}.{beat.executor}"
+        silent_ns = recorded.time_ns - int(self._sightings.lease_s * 1e9)
+        taken = before is not None and before.pool != beat.pool and not before.gone and before.seen_ns > silent_ns
+        if not own or taken:
+            reason = "an executor of another pool has its name" if own else "it does not stand on its own key"
+            log.warning("scheduler.beat_ignored", executor=beat.executor, key=recorded.subject, reason=reason)
+        return own and not taken
 
     def _saw(self, time_ns: int) -> None:
         """Log time that jumps was not watched: what happened meanwhile proves nothing about executors."""

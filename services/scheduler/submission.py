@@ -14,11 +14,10 @@ from services.aim import Registry, RegistryError, Skipped, load_registry, parse_
 from services.bundle import SET_BYTES_MAX, BundleValidationError, GateType, WorkstreamBundle, parse_bundles
 from services.checks import Checks, ChecksError, parse_checks, resolve
 from services.config import ConfigError, load_yaml
-from services.delivery import destination_problem, is_among, location_problem
+from services.delivery import carries_credentials, destination_problem, is_among, location_problem
 from services.discovery import load_plugins
 from services.events import DeliveryStyle, Destination
 from services.gates import GATES_BYTES, Gates, GatesError, asked_for, parse_gates
-from services.git import redacted
 from services.labels import labels_problem, tenant_problem
 from services.outcome import NANO_USD_MAX, BudgetMode
 from services.plan import Finding, PlanReport, validate_plan
@@ -226,10 +225,11 @@ class Submissions:
             raise SubmissionError(
                 "repository.location", "name the repository: a path on the executors' machine, or a URL"
             )
-        if redacted(header.location) != header.location:
+        if carries_credentials(header.location):
             raise SubmissionError(
                 "repository.location",
-                "carries credentials, which would be recorded: give them to the executors instead",
+                "carries credentials or a query, which would be recorded: give the address alone, and the credentials to the "
+                "executors' own git (an ssh key, a credential helper)",
             )
         if problem := location_problem(header.location):
             raise SubmissionError(

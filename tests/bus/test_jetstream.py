@@ -52,9 +52,9 @@ async def taken(stream, count):
     raise AssertionError("the stream ended")
 
 
-async def eventually(claim):
+async def eventually(claim, timeout_s=WAIT_S):
     """The truth of a claim, once it is true; BusError on the way means not yet."""
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(timeout_s):
         while True:
             with contextlib.suppress(BusError):
                 if found := await claim():
@@ -167,14 +167,16 @@ async def test_no_password_is_named_as_the_reason(nats_server):
 
 
 @contextlib.asynccontextmanager
-async def server_that_says(info):
-    """Speaks just enough of the protocol to be connected to."""
+async def server_that_says(info, heard=None):
+    """Speaks just enough of the protocol to be connected to; `heard` gets every line."""
     writers = set()
 
     async def serve(reader, writer):
         writers.add(writer)
         writer.write(b"INFO " + json.dumps(info).encode() + b"\r\n")
         while line := await reader.readline():
+            if heard is not None:
+                heard.append(line)
             if line.startswith(b"PING"):
                 writer.write(b"PONG\r\n")
                 await writer.drain()

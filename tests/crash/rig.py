@@ -21,6 +21,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from services import permissions
 from services.bus import LEASES, Bus, BusConfig, BusError, Recorded
 from services.process import Service, child_environment, spawn_service
 from services.wire import WireError
@@ -30,6 +31,14 @@ from tests.crash.history import Fact, opened
 
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
 SCHEDULERS: Final = ("scheduler-1", "scheduler-2")
+USERS: Final = {
+    "scheduler": permissions.scheduler(),
+    "ledger": permissions.ledger(),
+    "executor": permissions.executor("default"),
+    "rig": permissions.User(
+        "rig", tuple(permissions.Grant(may, ">", "it watches") for may in ("publish", "subscribe"))
+    ),
+}
 EXECUTORS: Final = ("executor-1", "executor-2")
 SERVICES: Final = (*SCHEDULERS, *EXECUTORS, "ledger")
 
@@ -200,7 +209,7 @@ class Rig:
             f'ports_file_dir: "{self.folder / "ports"}"\n'
             f"max_payload: 8MB\n"
             f'jetstream {{ store_dir: "{self.folder / "store"}", sync_interval: always }}\n'
-            f'authorization {{ user: swell, password: "{self._password}" }}\n'
+            + permissions.nats_conf(list(USERS.values()), {user.name: self._password for user in USERS.values()})
         )
 
     def _nats_port(self) -> int:
@@ -212,7 +221,7 @@ class Rig:
 
     def _bus_config(self) -> BusConfig:
         url = f"nats://127.0.0.1:{self._addresses['nats']}"
-        return BusConfig(url=url, user="swell", password_file=self.folder / "password")
+        return BusConfig(url=url, user=USERS["rig"].name, password_file=self.folder / "password")
 
     def _write(self, name: str) -> None:
         settings: dict[str, object] = {"ready_file": str(self.folder / "ready" / f"{name}.json")}
@@ -228,7 +237,7 @@ class Rig:
             settings |= {"file": str(self.folder / "ledger.duckdb"), "stop_grace_s": 0.5}
         bus = {
             "url": f"nats://127.0.0.1:{self._addresses['nats']}",
-            "user": "swell",
+            "user": USERS[name.partition("-")[0]].name,
             "password_file": str(self.folder / "password"),
             "lease_ttl_s": LEASE_TTL_S,
         }

@@ -192,7 +192,7 @@ def test_a_tool_sees_no_secret(lab: Lab, hostile: Outcome) -> None:
         "SWELL_ATTEMPT", "SWELL_CACHE_DIR", "SWELL_PORT_COUNT", "SWELL_PORT_FIRST",
     }  # fmt: skip
     assert own.isdisjoint(SECRETS)
-    for name in ("bus_password", "token"):
+    for name in ("bus_executor", "bus_scheduler", "token"):
         secret = (lab.state_dir / "secrets" / name).read_text().strip()
         assert len(secret) > 20
         assert secret not in log, name

@@ -315,7 +315,7 @@ async def test_an_executor_says_which_tools_it_found(service, desk, folder, monk
             heard.append(msgspec.json.decode(data, type=Beat))
 
     executor = service()
-    async with desk.bus.hear(f"$KV.{EXECUTORS}.{desk.pool}") as queue:
+    async with desk.bus.hear(f"$KV.{EXECUTORS}.{desk.pool}.{desk.pool}") as queue:
         listening = asyncio.create_task(listen(queue))
         await executor.start()
         await until(of(""), "a beat with tools")

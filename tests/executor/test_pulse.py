@@ -36,7 +36,7 @@ async def heard(desk):
             _, data = await queue.get()
             kept.beats.append(msgspec.json.decode(data, type=Beat))
 
-    async with desk.bus.hear(f"$KV.{EXECUTORS}.{desk.pool}") as queue:
+    async with desk.bus.hear(f"$KV.{EXECUTORS}.{desk.pool}.{desk.pool}") as queue:
         listening = asyncio.create_task(listen(queue))
         yield kept
         listening.cancel()

@@ -244,7 +244,7 @@ def test_an_embedded_cluster_hides_its_whole_state_from_tools(tmp_path):
     Parts(tmp_path, Ports()).write("executor")
     config = load(ExecutorConfig, tmp_path / "config" / "executor.toml", {}, PREFIX)
     assert tmp_path in hidden_of(config)
-    assert (tmp_path / "secrets" / "bus_password") in hidden_of(config)
+    assert (tmp_path / "secrets" / "bus_executor") in hidden_of(config)
 
 
 async def test_arguments_may_be_others_inside(boxed, tmp_path):

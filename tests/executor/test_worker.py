@@ -103,7 +103,7 @@ async def test_an_attempt_closed_elsewhere_is_ended_and_told(running, desk, tmp_
     assert running.journal.entries() == [key]
     await desk.close(key, event)
     if isinstance(event, StepCancelled):
-        await desk.bus.say(nudge_subject(desk.pool), attempt_subject(*key).encode())
+        await desk.bus.say(nudge_subject(desk.pool, desk.pool), attempt_subject(*key).encode())
     late = await desk.late(key)
     assert at_work(key)() == {}
     refused, reaped = late["ResultRefused"].result, late["ProcessesReaped"]
@@ -252,7 +252,7 @@ async def test_a_check_is_handed_back_and_a_dry_run_is_not(running, desk, tmp_pa
 
 
 async def beat_of(desk):
-    last = await desk.bus.last(f"$KV.{EXECUTORS}.{desk.pool}", stream=f"KV_{EXECUTORS}")
+    last = await desk.bus.last(f"$KV.{EXECUTORS}.{desk.pool}.{desk.pool}", stream=f"KV_{EXECUTORS}")
     return None if last is None else msgspec.json.decode(last.data, type=Beat)
 
 

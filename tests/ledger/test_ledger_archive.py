@@ -11,7 +11,7 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import msgspec
@@ -85,7 +85,15 @@ class World:
 
     def archivist(self, *, segment: int = 20, **settings) -> Archivist:
         settings = {"now_ns": lambda: LATER_NS} | settings
-        return Archivist(self.store, self.absorber, self.log, self.archive, segment_entries_max=segment, **settings)
+        return Archivist(
+            self.store,
+            self.absorber,
+            self.log,
+            self.archive,
+            segment_entries_max=segment,
+            remover=lambda: nullcontext(self.log),
+            **settings,
+        )
 
     async def work(self, days: int = 0, *, segment: int = 20, now_ns: int = LATER_NS, **asked) -> Outcome:
         *_, last = [said async for said in self.archivist(segment=segment, now_ns=lambda: now_ns).work(days, **asked)]

@@ -16,8 +16,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ledger_histories import sha256, steady
 
 from services.bus import Bus, BusConfig
+from services.ledger.__main__ import removing
 from services.ledger.absorb import Absorber
 from services.ledger.archive import DAY_NS, Archivist, Outcome
+from services.ledger.config import LedgerConfig
 from services.ledger.history import History
 from services.ledger.segment import Archive
 from services.ledger.store import Store
@@ -248,7 +250,14 @@ async def purged(folder: Path, bus: Bus) -> Outcome:
     store = Store.open(folder / "l")
     archive = Archive(folder / "archive")
     absorber = Absorber(store, bus, history=History(archive))
-    archivist = Archivist(store, absorber, bus, archive, now_ns=lambda: time.time_ns() + 365 * DAY_NS)
+    archivist = Archivist(
+        store,
+        absorber,
+        bus,
+        archive,
+        remover=lambda: removing(LedgerConfig(file=folder / "l", bus=bus.config)),
+        now_ns=lambda: time.time_ns() + 365 * DAY_NS,
+    )
     *_, outcome = [said async for said in archivist.work(0, purge=True)]
     store.close()
     assert isinstance(outcome, Outcome)

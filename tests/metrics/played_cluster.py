@@ -9,7 +9,7 @@ from memory_bus import MemoryBus, MemoryServer
 from metrics_rig import Scrape
 
 from services.artifacts import Artifacts
-from services.beats import Beat
+from services.beats import Beat, beat_key
 from services.bundle import WorkstreamBundle
 from services.bus import EXECUTORS, BusConfig
 from services.checks import Checks
@@ -168,7 +168,7 @@ class Cluster:
 
     async def beat(self, executor, state, pool="default", slots=2):
         beat = Beat(executor=executor, boot="b1", pool=pool, slots=slots, state=state)
-        await self.bus.put_key(EXECUTORS, executor, msgspec.json.encode(beat))
+        await self.bus.put_key(EXECUTORS, beat_key(pool, executor), msgspec.json.encode(beat))
 
     def events(self):
         return [

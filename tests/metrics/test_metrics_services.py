@@ -77,7 +77,7 @@ async def test_a_result_that_comes_after_the_close_is_counted_with_its_tool_and_
     claim = await cluster.bus.last(subject)
     entry = Entry(id=uuid.uuid4().hex, run="r1", at_ns=0, by="scheduler:x", events=[StepCancelled(reason="enough")])
     await cluster.bus.append(subject, encode_entry(entry), expect=claim.sequence)
-    await cluster.bus.say(nudge_subject("e1"), subject.encode())
+    await cluster.bus.say(nudge_subject("default", "e1"), subject.encode())
     await until(lambda: cluster.of(ProcessesReaped))
     told = await executor.scrape()
     assert told.by("swell_executor_results_refused_total", "step") == {("edit",): 1}

@@ -299,7 +299,7 @@ async def test_an_executor_that_says_it_has_ended_loses_its_attempts_at_once(clu
     await cluster.until(lambda: shell._sightings.executors)
     await cluster.kill("e1")
     last = Beat(executor="e1", boot=claim.boot, pool="default", slots=4, state="terminated")
-    await cluster.bus.put_key(EXECUTORS, "e1", msgspec.json.encode(last))
+    await cluster.bus.put_key(EXECUTORS, "default.e1", msgspec.json.encode(last))
     cluster.executor("e2")
     assert (await cluster.finished()).state == "completed"
     assert "has ended" in cluster.of(StepLost)[0].reason

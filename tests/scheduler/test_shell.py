@@ -553,6 +553,26 @@ async def test_an_executor_that_falls_silent_loses_its_attempt_after_a_lease(clu
     cluster.check()
 
 
+async def test_nobody_beats_in_anothers_name(cluster):
+    """Who may write below one pool only cannot say of another's executor that it has ended, is elsewhere, or began anew."""
+    shell = cluster.shell("s1", lease_s=60)
+    steps = cluster.executor("e1", PlayedSteps(hang={(A, "edit")}))
+    await cluster.submit(spec([bundle(A)]))
+    await cluster.until(lambda: steps.hanging and shell._sightings.executors)
+    true = shell._sightings.executors["e1"].boot
+    for key, pool in (("other.e1", "default"), ("other.e1", "other"), ("other.x", "other"), ("e1", "default")):
+        forged = Beat(executor="e1", boot="forged", pool=pool, slots=4, state="terminated")
+        await cluster.bus.put_key(EXECUTORS, key, msgspec.json.encode(forged))
+    seen = Beat(executor="e2", boot="b2", pool="other", slots=1)
+    await cluster.bus.put_key(EXECUTORS, "other.e2", msgspec.json.encode(seen))
+    await cluster.until(lambda: "e2" in shell._sightings.executors)
+    sighting = shell._sightings.executors["e1"]
+    assert (sighting.boot, sighting.pool, sighting.gone) == (true, "default", False)
+    steps.hanging[RUN, A, 1].set()
+    assert (await cluster.finished()).state == "completed"
+    assert cluster.of(StepLost) == []
+
+
 async def test_an_executor_that_beats_keeps_its_attempt_for_longer_than_a_lease(cluster):
     cluster.shell("s1", lease_s=1.2)
     steps = cluster.executor("e1", PlayedSteps(hang={(A, "edit")}))
