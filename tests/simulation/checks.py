@@ -506,7 +506,11 @@ class Checker:
     def _slots(self, event: AttemptGranted) -> None:
         """What is granted, or under way and no step of a line, is within the slots of its pool and of its tenant."""
         limits = self._together.limits
-        held = [(share.event.pool, share.event.tenant) for share in self._together.shares.values()]
+        held = [
+            (share.event.pool, share.event.tenant)
+            for (name, *_), share in self._together.shares.items()
+            if name not in self.runs or self.runs[name].finished is None  # the end of a run frees what it did not use
+        ]
         for run in self.runs.values():
             if run.finished is None:
                 held += [(run.attempts[key].scheduled.pool, run.tenant) for key in run.open if key[0] != LINE]
