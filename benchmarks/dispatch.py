@@ -23,7 +23,7 @@ import msgspec
 import uvloop
 
 from benchmarks.trio import Trio, bare, repository
-from services.beats import Beat
+from services.beats import Beat, beat_key
 from services.bus import EXECUTORS, Bus, BusConfig, BusError, Delivery, RefusedError
 from services.commands import RunStep
 from services.events import StepFinished, StepStarted
@@ -106,7 +106,7 @@ class Played:
                 state="busy" if self._held else "idle", attempts=list(self._held),
             )  # fmt: skip
             with contextlib.suppress(BusError):
-                await self._bus.put_key(EXECUTORS, self._id, msgspec.json.encode(beat))
+                await self._bus.put_key(EXECUTORS, beat_key("default", self._id), msgspec.json.encode(beat))
             await asyncio.sleep(1.0)
 
 
