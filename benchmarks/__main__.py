@@ -16,6 +16,7 @@ NAMES = (
     "simulated",
     "restart",
     "failover",
+    "auth",
 )
 
 

@@ -18,6 +18,9 @@ import yaml
 CONFIG_BYTES_MAX = 1024 * 1024
 YAML_NODES_MAX = 100_000
 
+_OF_CLIENTS = frozenset({"SWELL_TLS_NAME"})
+"""Variables of `swell` that look like a service's, and are not."""
+
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -29,7 +32,8 @@ def load(kind: type[T], file: Path | None, env: Mapping[str, str], prefix: str) 
     """The settings `kind`, a frozen msgspec.Struct whose struct-typed fields are sections.
 
     `file` is TOML, None for none. `prefix` is the service's, such as SWELL_LEDGER: `<prefix>_<KEY>` sets a key of
-    `kind`, and `SWELL_<SECTION>_<KEY>` one of its section, whatever the service. Values from the environment are text
+    `kind`, and `SWELL_<SECTION>_<KEY>` one of its section, whatever the service;
+    of a section within a section `SWELL_<SECTION>_<SECTION>_<KEY>`. Values from the environment are text
     for text, numbers, booleans and paths, and JSON for lists and tables. Raises ConfigError.
     """
     settings = {} if file is None else _read_toml(file)
@@ -126,11 +130,29 @@ def _overridden(
     _override(kind, merged, env, prefix, skip=frozenset(sections))
     family = prefix.partition("_")[0]
     for name, section in sections.items():
-        values = dict(merged.get(name, {}))
-        _override(section, values, env, f"{family}_{name.upper()}", skip=frozenset())
+        values = _section(section, merged.get(name, {}), env, f"{family}_{name.upper()}")
         if values or name in merged:
             merged[name] = values
     return merged
+
+
+def _section(
+    kind: type[msgspec.Struct], settings: Mapping[str, Any], env: Mapping[str, str], prefix: str
+) -> dict[str, Any]:
+    """A section, and the sections within it, with what the environment says of them."""
+    values = dict(settings)
+    inner = _sections(kind)
+    own = {
+        name: text
+        for name, text in env.items()
+        if not any(name.startswith(f"{prefix}_{one.upper()}_") for one in inner)
+    }
+    _override(kind, values, own, prefix, skip=frozenset(inner))
+    for name, section in inner.items():
+        found = _section(section, values.get(name, {}), env, f"{prefix}_{name.upper()}")
+        if found or name in values:
+            values[name] = found
+    return values
 
 
 def _override(
@@ -139,7 +161,7 @@ def _override(
     hints = typing.get_type_hints(kind)
     variables = {f"{prefix}_{name.upper()}": name for name in kind.__struct_fields__ if name not in skip}
     for variable, text in env.items():
-        if not variable.startswith(prefix + "_"):
+        if not variable.startswith(prefix + "_") or variable in _OF_CLIENTS:
             continue
         if variable not in variables:
             raise ConfigError(f"the environment: unknown variable {variable}{_nearest(variable, list(variables))}")

@@ -273,6 +273,23 @@ class BudgetRequested(Event, frozen=True, kw_only=True, omit_defaults=True, tag=
     name: str = ""
 
 
+# Who was not let in: subject `swell.event.fleet.request`
+
+
+class AccessRefused(Event, frozen=True, kw_only=True, omit_defaults=True, tag="access_refused"):
+    """Somebody may not make a call that would have changed something, and made it `count` times.
+
+    `principal` is who called, "" for a stranger; `method` the call's full name; `reason` the UPPER_SNAKE reason of the answer;
+    `run` the run that the first of these calls was about, "" where it named none.
+    """
+
+    principal: str
+    method: str
+    reason: str
+    run: str = ""
+    count: int = 1
+
+
 # What the scheduler decides: subject `swell.event.<run>.run`
 
 
@@ -887,6 +904,7 @@ AnyEvent = (
     | RollbackRequested
     | DeliveryRequested
     | BudgetRequested
+    | AccessRefused
     | RequestAnswered
     | RunAccepted
     | RunTransitioned

@@ -52,6 +52,10 @@ READ_EVERY_S: Final = 0.25
 
 POLL_S: Final = 0.2
 
+PLAIN_REMEDY: Final = (
+    "set metrics_plaintext = true if they may read it without TLS, as where a network policy guards it"
+)
+
 STEP_BUCKETS_S: Final = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600)
 RUN_BUCKETS_S: Final = (5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800, 86400)
 WAIT_BUCKETS_S: Final = (
@@ -239,15 +243,16 @@ class Exposition:
         return prometheus_client.generate_latest(self._registry).decode()
 
     @contextlib.asynccontextmanager
-    async def served(self, address: str) -> AsyncIterator[int]:
+    async def served(self, address: str, *, plaintext: bool = False) -> AsyncIterator[int]:
         """Answer scrapes at `address` ("host:port", port 0 for any; "": nowhere); the port, 0 for none.
 
-        Raises services.address.AddressError unless it is loopback, ConfigError when nothing can listen there.
+        With `plaintext` other machines may reach it too, though nothing is encrypted. Raises services.address.AddressError for
+        an address beyond loopback without it, ConfigError when nothing can listen there.
         """
         if not address:
             yield 0
             return
-        host, port = loopback("metrics_address", address)
+        host, port = loopback("metrics_address", address, beyond=plaintext, remedy=PLAIN_REMEDY)
         try:
             server = _Server(host, port, self._registry)
         except OSError as error:

@@ -1,11 +1,10 @@
-"""Posts JSON to a URL that somebody has configured, or reads what it says. The only module that speaks HTTP to others.
+"""Posts JSON to a URL that somebody has configured, or reads what it says. services.oidc fetches keys; nobody else speaks HTTP.
 
 Redirects are not followed, proxies not asked. Certificates are verified; SSL_CERT_FILE names other authorities. Nothing here
 has a time limit of its own: callers set one around it, which holds for all of it, however slowly the other side answers.
 """
 
 import asyncio
-import ipaddress
 import re
 import ssl
 from collections.abc import Mapping
@@ -13,6 +12,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
+
+from services.address import is_loopback
 
 HEAD_BYTES_MAX: Final = 64 * 1024
 
@@ -52,7 +53,7 @@ class Receiver:
                 raise ValueError(f"{setting}: a header that goes with it has characters that no header may have")
         self.host = host
         self.has_user = "@" in parts.netloc
-        self.is_private = parts.scheme == "https" or _is_loopback(host)
+        self.is_private = parts.scheme == "https" or is_loopback(host)
         """Whether nobody between here and there can read what is sent."""
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._port = port or (443 if self._tls else 80)
@@ -109,10 +110,3 @@ def _status(head: bytes) -> int:
 def _number(header: re.Pattern[bytes], head: bytes) -> int:
     found = header.search(head)
     return int(found[1]) if found is not None else 0
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

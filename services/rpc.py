@@ -1,4 +1,4 @@
-"""What every gRPC server of Swell shares: who may call, how errors look, health, reflection, traces, and where it may listen.
+"""What every gRPC server of Swell shares: its boundary, how errors look, health, reflection, traces, and where it may listen.
 
 Errors are google.rpc.Status with exactly one ErrorInfo: an UPPER_SNAKE reason, the domain "swell", and whatever of the
 text is variable as metadata. The same reason always means the same error.
@@ -9,17 +9,16 @@ run that it is about.
 
 import asyncio
 import contextlib
-import hmac
 import logging
 import os
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
@@ -32,16 +31,24 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[i
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 from grpc_status import rpc_status  # type: ignore[import-untyped]
 
+from services.access import Access, TenantOf, narrow, principal
 from services.address import AddressError, loopback
 from services.metrics import CALL_BUCKETS_S, OTHER, Exposition, Reading, Series
 from services.otlp import Span
+from services.principals import Principal
+from services.quota import Buckets
+from services.refusal import Refusal
 from services.telemetry import about
+from services.tls import Certificates
 from services.trace import DRAWN_BYTES, METADATA, Trace, begun, parsed
 
 log = structlog.get_logger()
 
 DOMAIN = "swell"
 TOKEN_BYTES_MAX = 4096
+RUN_CHARACTERS_MAX = 128
+PROBE_BYTES_MAX = 1024
+PROBES_MAX = 64
 _OPEN_TO_ALL = "/grpc.health.v1.Health/"
 _OWN = f"/{DOMAIN}."
 
@@ -49,6 +56,22 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 
 Exporting: TypeAlias = Callable[[Sequence[Span]], None]
 """Takes spans that have ended."""
+
+
+class RefusedCall(NamedTuple):
+    """A call that was not let in, and would have changed something. `principal` is "" for a stranger, `run` where none is named."""
+
+    principal: str
+    method: str
+    reason: str
+    run: str
+
+
+Recording: TypeAlias = Callable[[RefusedCall], None]
+"""Takes what is to be recorded of refusals; it neither waits nor raises."""
+
+REFUSALS_LOGGED_PER_S = 1.0
+REFUSALS_LOGGED_BURST = 60
 
 _caller: ContextVar[str] = ContextVar("caller", default="")
 
@@ -137,6 +160,9 @@ class CallMetrics:
             "method",
             buckets=CALL_BUCKETS_S,
         )
+        self._refused = exposition.counter(
+            "swell_rpc_refused_total", "Calls that were not let in, by method and reason.", "method", "reason"
+        )
         self._under_way: dict[str, int] = {}
         exposition.read((IN_FLIGHT,), self._read)
 
@@ -163,6 +189,10 @@ class CallMetrics:
             self._handled.add((method, code))
             self._duration.observe((method,), time.monotonic() - started)
 
+    def refused(self, method: str, reason: str) -> None:
+        """A call was not let in."""
+        self._refused.add((method, reason))
+
     def unimplemented(self) -> None:
         """Somebody called a method that does not exist here."""
         self._handled.add((OTHER, grpc.StatusCode.UNIMPLEMENTED.name))
@@ -180,22 +210,27 @@ _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 def create_server(
     *,
-    token: str | None,
+    access: Access,
     max_message_bytes: int,
     concurrent_rpcs: int,
     metrics: CallMetrics | None = None,
     exporting: Exporting | None = None,
+    recording: Recording | None = None,
+    tenant_of: TenantOf | None = None,
     within: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> grpc.aio.Server:
-    """A server that asks every caller but health probes for `authorization: Bearer <token>`; None asks nobody.
+    """A server that lets in whom `access` does, and every health probe.
 
     `max_message_bytes` bounds a request, `concurrent_rpcs` the calls under way; more are refused. `metrics` are told of
-    each call; by default nobody reads them. `exporting` gets a span of each call, by default nobody. `within` are
-    interceptors of the service's own, inside the message boundary: what they raise becomes a status as well.
+    each call; by default nobody reads them. `exporting` gets a span of each call, by default nobody. `recording` gets the
+    refusals of calls that would have changed something, by default nobody. `tenant_of` tells whose a run is; without it no run
+    is of a tenant. `within` are interceptors of the service's own, inside the message boundary: what they raise becomes a
+    status as well.
     """
     logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_cancellation)
+    boundary = _Boundary(access, metrics or CallMetrics(Exposition("")), exporting, recording)
     return grpc.aio.server(
-        interceptors=[_Boundary(token, metrics or CallMetrics(Exposition("")), exporting), *within],
+        interceptors=[boundary, *within, _Tenancy(access, tenant_of or _of_no_tenant)],
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
             # Without this, two servers would share one port and each get some of the calls.
@@ -227,6 +262,15 @@ class Health:
             await self._servicer.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
 
+    def answer_checks(self, server: grpc.aio.Server) -> None:
+        """Answer checks on this server as well; watches would hold its few places."""
+        check = grpc.unary_unary_rpc_method_handler(
+            self._servicer.Check,
+            request_deserializer=health_pb2.HealthCheckRequest.FromString,
+            response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
+        )
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(health.SERVICE_NAME, {"Check": check}),))
+
     async def say(self, serving: bool) -> None:
         """Whether calls should come here now."""
         if serving == self.serving:
@@ -242,40 +286,84 @@ class Health:
         await self._servicer.enter_graceful_shutdown()
 
 
-async def serve(server: grpc.aio.Server, bind: str, services: Sequence[str], probe: Health) -> int:
+async def serve(
+    server: grpc.aio.Server, bind: str, services: Sequence[str], probe: Health, certificates: Certificates | None = None
+) -> int:
     """Add health and reflection for `services` (full names), listen on `bind` ("host:port", port 0 for any), start.
 
-    Returns the port. Raises BindError for an address that is not loopback (there is no TLS) and for one in use.
+    With `certificates` by TLS. `check_bind` says where it may listen. Returns the port. Raises BindError for an address in use.
     """
-    check_bind(bind)
     await probe.attach(server)
     reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     try:
-        port = server.add_insecure_port(bind)
+        if certificates is None:
+            port = server.add_insecure_port(bind)
+        else:
+            port = server.add_secure_port(bind, certificates.credentials())
     except RuntimeError as error:
-        raise BindError(
-            f"nothing can listen on {bind}: the address is in use or not ours; stop what uses it, or set `bind` to another port"
-        ) from error
+        raise _taken("bind", bind) from error
     await server.start()
     return port
 
 
-def check_bind(bind: str) -> None:
-    """Raise BindError unless `bind` is a loopback address with a port."""
+@contextlib.asynccontextmanager
+async def probed(address: str, probe: Health) -> AsyncIterator[int]:
+    """Answer health checks, and nothing else, without TLS at `address`; the port, 0 for none. "" is nowhere.
+
+    For probes that speak no TLS. It may be reached from other machines: it says nothing but whether calls should come here.
+    Raises BindError.
+    """
+    if not address:
+        yield 0
+        return
+    _checked("health_address", address, beyond=True, remedy="")
+    server = grpc.aio.server(
+        options=[("grpc.max_receive_message_length", PROBE_BYTES_MAX), ("grpc.so_reuseport", 0)],
+        maximum_concurrent_rpcs=PROBES_MAX,
+    )
+    probe.answer_checks(server)
     try:
-        loopback("bind", bind)
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise _taken("health_address", address) from error
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(None)
+
+
+def check_bind(bind: str, *, tls: bool, auth: bool) -> None:
+    """Raise BindError unless `bind` is an address with a port, and loopback or protected by both TLS and knowing who calls."""
+    missing = [] if tls else ["certificate_file and key_file in [tls]"]
+    missing += [] if auth else ["principals_file in [auth], or issuer in [auth.oidc]"]
+    _checked("bind", bind, beyond=tls and auth, remedy=f"set {', and '.join(missing)} to protect it")
+
+
+def _checked(setting: str, address: str, *, beyond: bool, remedy: str) -> None:
+    try:
+        loopback(setting, address, beyond=beyond, remedy=remedy)
     except AddressError as error:
         raise BindError(str(error)) from error
+
+
+def _taken(setting: str, address: str) -> BindError:
+    return BindError(
+        f"nothing can listen on {address}: the address is in use or not ours; stop what uses it, or set `{setting}` to "
+        "another port"
+    )
 
 
 class _Boundary(grpc.aio.ServerInterceptor):
     """The message boundary: who calls, and what becomes of exceptions."""
 
-    def __init__(self, token: str | None, metrics: CallMetrics, exporting: Exporting | None) -> None:
-        """Ask for `token`, or nobody for anything if it is None; tell `metrics` of each call, and `exporting`."""
+    def __init__(
+        self, access: Access, metrics: CallMetrics, exporting: Exporting | None, recording: Recording | None
+    ) -> None:
+        self._access = access
         self._metrics = metrics
         self._exporting = exporting
-        self._expected = None if token is None else f"Bearer {token}".encode()
+        self._refusals = _Refusals(access, metrics, recording)
 
     async def intercept_service(
         self,
@@ -285,47 +373,154 @@ class _Boundary(grpc.aio.ServerInterceptor):
         """The handler of the call, within the boundary."""
         method = str(handler_call_details.method)
         handler = await continuation(handler_call_details)
-        if not method.startswith(_OPEN_TO_ALL) and not self._admitted(handler_call_details.invocation_metadata):
-            return self._stranger(method if handler is not None else OTHER)
+        named: Principal | None = None
+        is_open = method.startswith(_OPEN_TO_ALL)
+        if not is_open:
+            try:
+                named = await self._access.named(handler_call_details.invocation_metadata)
+            except Refusal as refusal:
+                return self._turned_away(method if handler is not None else OTHER, refusal)
         if handler is None:
             self._metrics.unimplemented()
             return None
         exporting = self._exporting if method.startswith(_OWN) else None
-        return _bounded(handler, _Call(method, self._metrics, exporting))
+        entrance = _Entrance(
+            None if is_open else self._access, named, method, streaming=bool(handler.response_streaming)
+        )
+        return _bounded(handler, _Call(method, self._metrics, exporting, entrance, self._refusals))
 
-    def _stranger(self, method: str) -> Any:
-        async def refuse(request: Any, context: _Context) -> None:
+    def _turned_away(self, method: str, refusal: Refusal) -> Any:
+        """A handler that reads nothing of the request."""
+
+        async def refuse(_request: Any, context: _Context) -> None:
             with self._metrics.call(method, context):
-                await _refuse_stranger(request, context)
+                answered = self._access.patience(context.peer()) or refusal
+                self._refusals.tell(method, refusal, "")
+                await context.abort_with_status(rpc_status.to_status(status_of(_as_error(answered))))
 
         return grpc.stream_stream_rpc_method_handler(refuse)
 
-    def _admitted(self, metadata: Any) -> bool:
-        if self._expected is None:
-            return True
-        given = [value for key, value in metadata or () if key == "authorization"]
-        if len(given) != 1:
-            return False
-        value = given[0]
-        return hmac.compare_digest(value.encode() if isinstance(value, str) else value, self._expected)
+
+class _Entrance:
+    """Where one call is let in, or not; open to all without `access`."""
+
+    def __init__(self, access: Access | None, named: Principal | None, method: str, *, streaming: bool) -> None:
+        self._access = access
+        self._named = named
+        self._method = method
+        self._streaming = streaming
+
+    @contextlib.contextmanager
+    def passed(self, context: _Context) -> Iterator[None]:
+        """Around the call. Raises Refusal."""
+        if self._access is None:
+            yield
+            return
+        who = self._access.certain(self._named, context.auth_context())
+        with self._access.admitted(who, self._method, streaming=self._streaming):
+            yield
 
 
-async def _refuse_stranger(_request: Any, context: _Context) -> NoReturn:
-    error = RpcError(
-        grpc.StatusCode.UNAUTHENTICATED,
-        "UNAUTHENTICATED",
-        "the call carries no valid token: send the metadata `authorization: Bearer <token>`, once",
-    )
-    await context.abort_with_status(rpc_status.to_status(status_of(error)))
+class _Refusals:
+    """Counts refusals, has them recorded, and tells the log of them, unless there are too many to tell."""
+
+    def __init__(self, access: Access, metrics: CallMetrics, recording: Recording | None) -> None:
+        self._access = access
+        self._metrics = metrics
+        self._recording = recording
+        self._lines = Buckets(REFUSALS_LOGGED_PER_S, REFUSALS_LOGGED_BURST)
+        self._unlogged = 0
+
+    def tell(self, method: str, refusal: Refusal, run: str) -> None:
+        """A call was not let in."""
+        self._metrics.refused(method, refusal.reason)
+        if self._recording is not None and method != OTHER and self._access.changes(method):
+            self._recording(RefusedCall(refusal.principal, method, refusal.reason, run[:RUN_CHARACTERS_MAX]))
+        if self._lines.take("", time.monotonic()):
+            self._unlogged += 1
+            return
+        log.warning(
+            "rpc.refused", method=method, reason=refusal.reason, principal=refusal.principal, unlogged=self._unlogged
+        )
+        self._unlogged = 0
+
+
+class _Tenancy(grpc.aio.ServerInterceptor):
+    """The innermost: what principals who are bound to tenants ask for is held to what is theirs."""
+
+    def __init__(self, access: Access, tenant_of: TenantOf) -> None:
+        self._access = access
+        self._tenant_of = tenant_of
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """The handler of the call, which looks whose it is first."""
+        handler = await continuation(handler_call_details)
+        method = str(handler_call_details.method)
+        if handler is None or method.startswith(_OPEN_TO_ALL):
+            return handler
+        rule = self._access.rule(method)
+        coding = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
+        if handler.response_streaming:
+            behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
+
+            async def stream(request: Any, context: _Context) -> None:
+                await narrow(request, rule, principal(), self._tenant_of)
+                await _streamed(behaviour(request, context), context)
+
+            return (
+                grpc.stream_stream_rpc_method_handler(stream, **coding)
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler(stream, **coding)
+            )
+        answered = handler.stream_unary if handler.request_streaming else handler.unary_unary
+
+        async def answer(request: Any, context: _Context) -> Any:
+            await narrow(request, rule, principal(), self._tenant_of)
+            return await answered(request, context)
+
+        return (
+            grpc.stream_unary_rpc_method_handler(answer, **coding)
+            if handler.request_streaming
+            else grpc.unary_unary_rpc_method_handler(answer, **coding)
+        )
+
+
+async def _of_no_tenant(_run: str) -> str | None:
+    return None
+
+
+def _as_error(refusal: Refusal) -> RpcError:
+    return RpcError(refusal.code, refusal.reason, refusal.message, refusal.metadata, retry_s=refusal.retry_s)
 
 
 class _Call:
-    """What is done around each call of a method: it is counted, and part of a trace."""
+    """What is done around each call of a method: it is counted, part of a trace, and let in or not."""
 
-    def __init__(self, method: str, metrics: CallMetrics, exporting: Exporting | None) -> None:
+    def __init__(
+        self,
+        method: str,
+        metrics: CallMetrics,
+        exporting: Exporting | None,
+        entrance: _Entrance,
+        refusals: _Refusals,
+    ) -> None:
         self.method = method
+        self.entrance = entrance
         self._metrics = metrics
         self._exporting = exporting
+        self._refusals = refusals
+
+    def refused(self, request: Any, refusal: Refusal) -> None:
+        """It was not let in."""
+        run = getattr(request, "run", "")
+        self._refusals.tell(self.method, refusal, run if isinstance(run, str) else "")
 
     @contextlib.contextmanager
     def made(self, request: Any, context: _Context) -> Iterator[None]:
@@ -403,11 +598,12 @@ def _answering(behaviour: Callable[[Any, _Context], Awaitable[Any]], call: _Call
     async def answer(request: Any, context: _Context) -> Any:
         with call.made(request, context):
             try:
-                return await behaviour(request, context)
+                with call.entrance.passed(context):
+                    return await behaviour(request, context)
             except (asyncio.CancelledError, grpc.aio.AbortError):
                 raise  # swallowing a cancellation leaks memory of the native call
             except Exception as error:  # noqa: BLE001 - the message boundary
-                return await _abort(context, call.method, error)
+                return await _abort(context, call, request, error)
 
     return answer
 
@@ -416,11 +612,12 @@ def _streaming(behaviour: Callable[[Any, _Context], Any], call: _Call) -> Callab
     async def stream(request: Any, context: _Context) -> None:
         with call.made(request, context):
             try:
-                await _streamed(behaviour(request, context), context)
+                with call.entrance.passed(context):
+                    await _streamed(behaviour(request, context), context)
             except (asyncio.CancelledError, grpc.aio.AbortError):
                 raise  # swallowing a cancellation leaks memory of the native call
             except Exception as error:  # noqa: BLE001 - the message boundary
-                await _abort(context, call.method, error)
+                await _abort(context, call, request, error)
 
     return stream
 
@@ -435,10 +632,13 @@ async def _streamed(outcome: Any, context: _Context) -> None:
             await context.write(message)
 
 
-async def _abort(context: _Context, method: str, error: Exception) -> NoReturn:
+async def _abort(context: _Context, call: _Call, request: Any, error: Exception) -> NoReturn:
+    if isinstance(error, Refusal):
+        call.refused(request, error)
+        error = _as_error(error)
     if not isinstance(error, RpcError):
         name = uuid.uuid4().hex
-        log.error("rpc.failed", method=method, error_id=name, exc_info=error)
+        log.error("rpc.failed", method=call.method, error_id=name, exc_info=error)
         error = RpcError(
             grpc.StatusCode.INTERNAL,
             "INTERNAL",

@@ -18,6 +18,7 @@ import msgspec
 from services.trace import DRAWN_BYTES, METADATA, VARIABLE, begun, parsed
 from swell.cluster import has_room
 from swell.errors import SwellError
+from swell.secured import Token, credentials, no_handshake
 from swell.values import (
     Adjustment,
     Anchor,
@@ -106,6 +107,16 @@ _RPC: Final = re.compile(r"\b(ListRuns|GetStatus)\b")
 _COMMANDS: Final = {"ListRuns": "`swell list`", "GetStatus": "`swell ledger status`"}
 """The commands that ask what a message of a service names by its method."""
 
+_REMEDIES: Final = {
+    "UNAUTHENTICATED": "Check SWELL_TOKEN_FILE, or SWELL_CERTIFICATE_FILE.",
+    "TOKEN_EXPIRED": "Write a fresh token into the file of SWELL_TOKEN_FILE.",
+    "TOKEN_INVALID": "Write a token that is made for Swell into the file of SWELL_TOKEN_FILE.",
+    "ROLE_MISSING": "Ask whoever runs the cluster for that role, or for somebody who has it.",
+    "NO_ROLE": "Ask whoever runs the identity provider for a role.",
+    "TENANT_BOUND": "Ask somebody who is bound to no tenant.",
+}
+"""What to do about refusals, by their reason."""
+
 _T = TypeVar("_T")
 _S = TypeVar("_S", bound=msgspec.Struct)
 
@@ -187,7 +198,7 @@ class Client:
         self._grpc = grpc
         self._scheduler_pb2 = scheduler_pb2
         self._ledger_pb2 = ledger_pb2
-        options = [
+        options: list[tuple[str, str | int]] = [
             ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
             ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
             ("grpc.initial_reconnect_backoff_ms", 50),
@@ -195,7 +206,14 @@ class Client:
             ("grpc.max_reconnect_backoff_ms", 1000),
             ("grpc.enable_http_proxy", 0),
         ]
-        self._channels = [grpc.insecure_channel(at, options) for at in (endpoints.scheduler, endpoints.ledger)]
+        self._token = Token(endpoints)
+        protected = credentials(endpoints)
+        if endpoints.tls_name:
+            options.append(("grpc.ssl_target_name_override", endpoints.tls_name))
+        self._channels = [
+            grpc.insecure_channel(at, options) if protected is None else grpc.secure_channel(at, protected, options)
+            for at in (endpoints.scheduler, endpoints.ledger)
+        ]
         self._scheduler = scheduler_pb2_grpc.SchedulerServiceStub(self._channels[0])  # type: ignore[no-untyped-call]
         self._ledger = ledger_pb2_grpc.LedgerServiceStub(self._channels[1])  # type: ignore[no-untyped-call]
         self._trace = parsed(os.environ.get(VARIABLE, ""))
@@ -215,7 +233,7 @@ class Client:
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         """Who calls, and in which trace: the one that we were started in, else one of the call's own."""
         trace = self._trace or begun(os.urandom(DRAWN_BYTES))
-        token = self.endpoints.token
+        token = self._token.text()
         return ((METADATA, trace.text), *((("authorization", f"Bearer {token}"),) if token else ()))
 
     # The scheduler
@@ -1044,7 +1062,8 @@ class Client:
                 return call()
             except self._grpc.RpcError as error:
                 away = error.code() is self._grpc.StatusCode.UNAVAILABLE
-                if not away or time.monotonic() - started > OUTAGE_S:
+                hopeless = not away or no_handshake(error.details() or "", "") is not None
+                if hopeless or time.monotonic() - started > OUTAGE_S:
                     raise self._error(error) from error
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, 1.0)
@@ -1117,9 +1136,11 @@ class Client:
         for detail in status.details if status is not None else ():
             info = error_details_pb2.ErrorInfo()
             if detail.Is(info.DESCRIPTOR) and detail.Unpack(info):
-                remedy = dict(info.metadata).get("remedy", "")
+                remedy = dict(info.metadata).get("remedy", "") or _REMEDIES.get(info.reason, "")
                 said = (status.message or code).strip().removeprefix("selection.")
                 return SwellError(code, info.reason, _RPC.sub(lambda named: _COMMANDS[named[0]], said), remedy)
+        if code == "UNAVAILABLE" and (failed := no_handshake(error.details() or "", where)) is not None:
+            return failed
         if code == "UNAVAILABLE" and self.endpoints.state_dir is not None and not has_room(self.endpoints.state_dir):
             return SwellError(
                 code,
@@ -1127,6 +1148,14 @@ class Client:
                 "the disk of the cluster's state folder is full, and its services wait for room",
                 "Make room: the cluster then goes on by itself, and with it every run; nothing is lost.",
                 str(self.endpoints.state_dir),
+            )
+        if code == "UNAVAILABLE" and self.endpoints.state_dir is None and "Socket closed" in (error.details() or ""):
+            return SwellError(
+                code,
+                "CONNECTION_CLOSED",
+                "a service closes the connection at once",
+                "If it speaks TLS set SWELL_CA_FILE; if it asks for certificates set SWELL_CERTIFICATE_FILE and SWELL_KEY_FILE.",
+                where,
             )
         if code == "UNAVAILABLE":
             return SwellError(
@@ -1139,7 +1168,7 @@ class Client:
             )
         if code == "DEADLINE_EXCEEDED":
             return SwellError(code, code, "a service did not answer in time", "Try again; its log says more.", where)
-        remedy = "Check SWELL_TOKEN_FILE." if code == "UNAUTHENTICATED" else ""
+        remedy = _REMEDIES.get(code, "")
         return SwellError(code, code, error.details() or code, remedy, where)
 
 

@@ -270,7 +270,11 @@ def connected(
 
 
 def remote_endpoints(environ: Mapping[str, str]) -> Endpoints | None:
-    """The cluster named by SWELL_SCHEDULER, SWELL_LEDGER and SWELL_TOKEN_FILE; None when none is."""
+    """The cluster named by SWELL_SCHEDULER and SWELL_LEDGER, and how it is spoken to; None when none is.
+
+    SWELL_TOKEN_FILE holds who we are, SWELL_CA_FILE who they are: without it there is no TLS. SWELL_CERTIFICATE_FILE,
+    SWELL_KEY_FILE and SWELL_TLS_NAME as in `Endpoints`. Raises SwellError.
+    """
     scheduler, ledger = environ.get("SWELL_SCHEDULER", ""), environ.get("SWELL_LEDGER", "")
     if not scheduler and not ledger:
         return None
@@ -283,9 +287,18 @@ def remote_endpoints(environ: Mapping[str, str]) -> Endpoints | None:
                 "Set SWELL_SCHEDULER and SWELL_LEDGER both, each as host:port; or neither.",
                 name,
             )
-    token_file = environ.get("SWELL_TOKEN_FILE", "")
-    token = read_secret(Path(token_file)) if token_file else ""
-    return Endpoints(scheduler=scheduler, ledger=ledger, token=token)
+    files = {name: Path(environ[name]) if environ.get(name) else None for name in _FILES}
+    token_file = files["SWELL_TOKEN_FILE"]
+    return Endpoints(
+        scheduler=scheduler,
+        ledger=ledger,
+        token=read_secret(token_file) if token_file else "",
+        token_file=token_file,
+        ca_file=files["SWELL_CA_FILE"],
+        certificate_file=files["SWELL_CERTIFICATE_FILE"],
+        key_file=files["SWELL_KEY_FILE"],
+        tls_name=environ.get("SWELL_TLS_NAME", ""),
+    )
 
 
 def stop(state_dir: Path, *, timeout_s: float = STOP_TIMEOUT_S) -> bool:
@@ -386,7 +399,8 @@ def _launch(state_dir: Path) -> None:
         )
 
 
-_PRIVATE = frozenset({"SWELL_SCHEDULER", "SWELL_LEDGER", "SWELL_TOKEN_FILE"})
+_FILES = ("SWELL_TOKEN_FILE", "SWELL_CA_FILE", "SWELL_CERTIFICATE_FILE", "SWELL_KEY_FILE")
+_PRIVATE = frozenset({"SWELL_SCHEDULER", "SWELL_LEDGER", "SWELL_TLS_NAME", *_FILES})
 
 
 def failed(failure: Failure) -> SwellError:

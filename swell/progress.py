@@ -367,6 +367,13 @@ class Progress:
 
     # Across runs
 
+    def _on_access_refused(self, _event: Event, fact: dict[str, Any]) -> list[str]:
+        method, run = str(fact.get("method", "")).rpartition("/")[2], fact.get("run", "")
+        times = f" {count} times" if (count := fact.get("count", 1)) > 1 else ""
+        return [
+            f"{fact.get('principal', '') or 'a stranger'} was refused {method}{f' of {run}' if run else ''}{times}: {fact.get('reason', '')}"
+        ]
+
     def _on_fleet_paused(self, event: Event, fact: dict[str, Any]) -> list[str]:
         return [f"{_scope(event, fact)} paused by {fact.get('actor', '')}{_because(fact.get('reason', ''))}"]
 

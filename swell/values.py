@@ -10,12 +10,22 @@ import msgspec
 
 
 class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the services are: host:port each, the bearer token (empty: none), and the embedded cluster's folder, if any."""
+    """Where the services are: host:port each, the bearer token (empty: none), and the embedded cluster's folder, if any.
+
+    `token_file`: where the token is read anew when it changes; it wins over `token`. `ca_file`: the authorities that may vouch
+    for the services, PEM; with it everything goes by TLS. `certificate_file` and `key_file`: who we are to services that ask
+    for certificates. `tls_name`: the name in their certificate, where it is not the host's.
+    """
 
     scheduler: str
     ledger: str
     token: str = ""
     state_dir: Path | None = None
+    token_file: Path | None = None
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    tls_name: str = ""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):

@@ -99,7 +99,8 @@ def test_the_shipped_file_shows_the_defaults():
     documented = {
         line.removeprefix("# ").partition(" = ")[0] for line in SHIPPED.read_text().splitlines() if " = " in line
     }
-    known = {*LedgerConfig.__struct_fields__, *type(shipped.bus).__struct_fields__} - {"bus"}
+    sections = (shipped, shipped.bus, shipped.tls, shipped.auth, shipped.auth.oidc)
+    known = {name for one in sections for name in one.__struct_fields__} - {"bus", "tls", "auth", "oidc"}
     assert known == {name for name in documented if name.isidentifier()}
 
 

@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
+from services.access import anybody, with_token
 from services.rpc import BindError, Health, RpcError, caller, check_bind, create_server, read_token, serve
 from services.trace import parsed
 
@@ -56,7 +57,9 @@ class Calls:
 @contextlib.asynccontextmanager
 async def served(token: str | None = None, *, concurrent_rpcs: int = 10, exporting=None):
     calls, health = Calls(), Health([NAME])
-    server = create_server(token=token, max_message_bytes=1000, concurrent_rpcs=concurrent_rpcs, exporting=exporting)
+    server = create_server(
+        access=with_token(token), max_message_bytes=1000, concurrent_rpcs=concurrent_rpcs, exporting=exporting
+    )
     handlers = {
         "One": grpc.unary_unary_rpc_method_handler(calls.one),
         "Many": grpc.unary_stream_rpc_method_handler(calls.many),
@@ -203,19 +206,25 @@ async def test_calls_over_the_limit_are_refused():
 
 @pytest.mark.parametrize("bind", ["0.0.0.0:0", "192.0.2.1:50051", "[::]:0"])
 def test_an_address_that_others_can_reach_is_refused(bind):
-    with pytest.raises(BindError, match="no TLS"):
-        check_bind(bind)
+    for tls, auth, named in (
+        (False, False, "certificate_file.*principals_file"),
+        (True, False, "principals_file"),
+        (False, True, "key_file"),
+    ):
+        with pytest.raises(BindError, match=f"other machines: set .*{named}"):
+            check_bind(bind, tls=tls, auth=auth)
+    check_bind(bind, tls=True, auth=True)
 
 
 @pytest.mark.parametrize("bind", ["", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:70000", "host:1", ":5"])
 def test_what_is_no_address_is_refused(bind):
     with pytest.raises(BindError, match="is not an address"):
-        check_bind(bind)
+        check_bind(bind, tls=True, auth=True)
 
 
 @pytest.mark.parametrize("bind", ["127.0.0.1:0", "localhost:0", "[::1]:0", "127.8.8.8:65535"])
 def test_loopback_is_accepted(bind):
-    check_bind(bind)
+    check_bind(bind, tls=False, auth=False)
 
 
 @pytest.mark.parametrize("by", ["socket", "server"])
@@ -227,7 +236,7 @@ async def test_a_taken_port_is_a_clear_error(by):
                 port = holder.getsockname()[1]
             else:
                 *_, port = await servers.enter_async_context(served())
-            server = create_server(token=None, max_message_bytes=1000, concurrent_rpcs=1)
+            server = create_server(access=anybody(), max_message_bytes=1000, concurrent_rpcs=1)
             with pytest.raises(BindError, match="in use"):
                 await serve(server, f"127.0.0.1:{port}", [NAME], Health([NAME]))
             await server.stop(0)

@@ -67,7 +67,9 @@ async def run(config: ExecutorConfig) -> None:
     metrics = ExecutorMetrics(exposition)
     async with contextlib.AsyncExitStack() as open_things:
         open_things.callback(os.close, locked)
-        metrics_port = await open_things.enter_async_context(exposition.served(config.metrics_address))
+        metrics_port = await open_things.enter_async_context(
+            exposition.served(config.metrics_address, plaintext=config.metrics_plaintext)
+        )
         # Opened early, hence closed late: its last word is that everything else is closed.
         pulse.start()
         open_things.push_async_exit(lambda kind, *_: pulse.close(terminated=kind is None))

@@ -26,7 +26,9 @@ class ExecutorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     `slots`: attempts it runs at a time. Default: the number of processors, at least 2.
     `ready_file`: where {"port": 0, "pid": …} is written once commands are taken, with "metrics_port" if there is one.
         Default none.
-    `metrics_address`: where Prometheus finds /metrics, host:port, port 0 for any; loopback only. Default "": nowhere.
+    `metrics_address`: where Prometheus finds /metrics, host:port, port 0 for any; beyond loopback only with `metrics_plaintext`.
+        Default "": nowhere.
+    `metrics_plaintext`: whether other machines may read it without TLS. Default false.
     `containment`: how a tool's processes are held together: pidns, sweep, or auto for what can be had. Default auto.
     `sandbox_read`: files and folders outside the system that every tool sees in its sandbox, read-only. Default none.
     `sandbox_hidden`: files and folders that no tool sees in a sandbox, wherever they lie, nor may refer to as a secret; as are
@@ -52,6 +54,7 @@ class ExecutorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     slots: Annotated[int, Meta(ge=0, le=1024)] = 0
     ready_file: Path | None = None
     metrics_address: str = ""
+    metrics_plaintext: bool = False
     containment: Literal["auto", "pidns", "sweep"] = "auto"
     sandbox_read: list[Path] = []
     sandbox_hidden: list[Path] = []

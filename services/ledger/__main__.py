@@ -19,6 +19,7 @@ import structlog
 import uvloop
 
 from services import otlp, telemetry
+from services.access import Access
 from services.bus import ARTIFACTS, COMMANDS, EVENTS, Bus, BusError
 from services.config import ConfigError, load
 from services.ledger import anchors, spans
@@ -41,7 +42,8 @@ from services.ledger.watches import Watching
 from services.metrics import Exposition
 from services.posting import Receiver
 from services.ready import announce
-from services.rpc import BindError, CallMetrics, Health, check_bind, create_server, read_token, serve
+from services.rpc import BindError, CallMetrics, Health, check_bind, create_server, probed, read_token, serve
+from services.tls import certificates_of
 
 log = structlog.get_logger()
 
@@ -60,13 +62,17 @@ async def run(config: LedgerConfig, collector: Receiver | None) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     if config.ready_file is not None:
         config.ready_file.unlink(missing_ok=True)  # a killed predecessor left it
-    check_bind(config.bind)
+    check_bind(config.bind, tls=config.tls.is_on, auth=config.auth.is_on)
     token = None if config.token_file is None else read_token(config.token_file)
     exposition = Exposition("ledger")
     metrics, calls = LedgerMetrics(exposition), CallMetrics(exposition)
+    certificates = certificates_of(config.tls, exposition)
+    access = Access(config.auth, token=token, certificates=config.tls.require_client_certificate)
     exporter = otlp.Exporter("ledger", collector, exposition)
     async with contextlib.AsyncExitStack() as open_things:
-        metrics_port = await open_things.enter_async_context(exposition.served(config.metrics_address))
+        metrics_port = await open_things.enter_async_context(
+            exposition.served(config.metrics_address, plaintext=config.metrics_plaintext)
+        )
         await open_things.enter_async_context(exporter.exporting())
         store = await asyncio.to_thread(
             Store.open,
@@ -101,13 +107,6 @@ async def run(config: LedgerConfig, collector: Receiver | None) -> None:
         )
         await absorber.verify()
         metrics.read(absorber, store)
-        server = create_server(
-            token=token,
-            max_message_bytes=config.request_bytes_max,
-            concurrent_rpcs=config.concurrent_rpcs,
-            metrics=calls,
-            within=[Freshness(SERVICE, absorber, wait_s=config.min_position_wait_s)],
-        )
         verifier = Verifier(
             store,
             absorber,
@@ -156,8 +155,19 @@ async def run(config: LedgerConfig, collector: Receiver | None) -> None:
             started_ns=started_ns,
         )
         open_things.push_async_callback(answers.close)
+        server = create_server(
+            access=access,
+            max_message_bytes=config.request_bytes_max,
+            concurrent_rpcs=config.concurrent_rpcs,
+            metrics=calls,
+            tenant_of=answers.tenant_of,
+            within=[Freshness(SERVICE, absorber, wait_s=config.min_position_wait_s)],
+        )
         add_LedgerServiceServicer_to_server(answers, server)  # type: ignore[no-untyped-call]  # generated code
-        await _serve(config, server, store, absorber, stop, metrics_port, archivist)
+        health = Health([SERVICE])
+        port = await serve(server, config.bind, [SERVICE], health, certificates)
+        await open_things.enter_async_context(probed(config.health_address, health))
+        await _serve(config, server, health, store, absorber, stop, (port, metrics_port), archivist)
         if store.condemned:
             raise StoreDamagedError(
                 f"{store.file} is condemned: {store.condemned}. Start the ledger again: it rebuilds it"
@@ -199,15 +209,14 @@ async def removing(config: LedgerConfig) -> AsyncIterator[Bus]:
 async def _serve(
     config: LedgerConfig,
     server: grpc.aio.Server,
+    health: Health,
     store: Store,
     absorber: Absorber,
     stop: asyncio.Event,
-    metrics_port: int,
+    ports: tuple[int, int],
     archivist: Archivist | None,
 ) -> None:
-    """Absorb and answer until `stop`, until the file is condemned, or until absorbing fails."""
-    health = Health([SERVICE])
-    port = await serve(server, config.bind, [SERVICE], health)
+    """Absorb and answer until `stop`, until the file is condemned, or until absorbing fails. `ports`: of calls and of metrics."""
     absorbing = asyncio.create_task(absorber.run())
     measuring = asyncio.create_task(_measure(config, absorber, health))
     stopping = asyncio.create_task(stop.wait())
@@ -219,8 +228,8 @@ async def _serve(
         working.add(asyncio.create_task(telling))
     try:
         if config.ready_file is not None:
-            announce(config.ready_file, port, metrics_port)
-        log.info("ledger.serving", port=port, position=absorber.position, lag=absorber.lag)
+            announce(config.ready_file, *ports)
+        log.info("ledger.serving", port=ports[0], position=absorber.position, lag=absorber.lag)
         await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
     finally:
         await health.leave()
@@ -285,7 +294,7 @@ def main(arguments: Sequence[str], env: Mapping[str, str]) -> int:
     except StoreDamagedError as error:
         log.error("ledger.failed", error=str(error), exit_code=CONDEMNED)
         return CONDEMNED
-    except (BusError, StoreError, BindError, ConfigError) as error:
+    except (BusError, StoreError, BindError, ValueError) as error:
         log.error("ledger.failed", error=str(error), kind=type(error).__name__)
         return 1
     return 0

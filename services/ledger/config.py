@@ -6,7 +6,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from services.access import AuthConfig
 from services.bus import BusConfig
+from services.tls import TlsConfig
 
 PREFIX = "SWELL_LEDGER"
 
@@ -19,11 +21,18 @@ class LedgerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     `file`: the DuckDB file; disposable, rebuilt from the log. Required.
     `bus`: how to reach the bus (services.bus.BusConfig). Default: a server on this machine.
-    `bind`: where to listen, host:port, port 0 for any; loopback only. Default "127.0.0.1:0".
-    `token_file`: holds the bearer token that callers must send. Default none: every local process may call.
+    `tls`: certificate and key of what is listened on (services.tls.TlsConfig). Default: no TLS.
+    `auth`: who may call (services.access.AuthConfig). Default: whoever sends the token of `token_file`.
+    `bind`: where to listen, host:port, port 0 for any; beyond loopback only with `tls` and `auth`. Default "127.0.0.1:0".
+    `health_address`: where health checks are answered without TLS as well, for probes that speak none, host:port, port 0 for
+        any. Default "": nowhere.
+    `token_file`: holds the bearer token that callers must send where `auth` names nobody. Default none: every local process may
+        call.
     `ready_file`: where {"port": …, "pid": …} is written once calls are answered, with "metrics_port" if there is one,
     and removed at the end; after a kill it is stale until the next start, so compare `pid`. Default none.
-    `metrics_address`: where Prometheus finds /metrics, host:port, port 0 for any; loopback only. Default "": nowhere.
+    `metrics_address`: where Prometheus finds /metrics, host:port, port 0 for any; beyond loopback only with `metrics_plaintext`.
+        Default "": nowhere.
+    `metrics_plaintext`: whether other machines may read it without TLS. Default false.
     `archive`: the folder of the archive; every replica reads the same one, or a copy. Default none.
     `archive_after_days`: what is over and older than that is archived without being asked, days. Default 0: only by command.
     `purge_archived`: what was so archived and verified also leaves the log (docs/retention.md). Default false.
@@ -66,10 +75,14 @@ class LedgerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     file: Path
     bus: BusConfig = BusConfig()
+    tls: TlsConfig = TlsConfig()
+    auth: AuthConfig = AuthConfig()
     bind: str = "127.0.0.1:0"
+    health_address: str = ""
     token_file: Path | None = None
     ready_file: Path | None = None
     metrics_address: str = ""
+    metrics_plaintext: bool = False
     archive: Path | None = None
     archive_after_days: Annotated[int, Meta(ge=0, le=36_500)] = 0
     purge_archived: bool = False

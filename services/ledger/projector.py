@@ -663,7 +663,7 @@ class Projector:
             case events.ResultRefused():
                 if place.kind == "late":
                     self._learnt(at, place, event.result)
-            case events.ProcessesReaped() | events.GrantReturned():
+            case events.ProcessesReaped() | events.GrantReturned() | events.AccessRefused():
                 pass  # counted by `_touch`, whatever the entry tells
             case _:
                 assert_never(event)
@@ -1173,6 +1173,7 @@ _SEVERITY_OF_KIND: dict[type, str] = {
     events.GateFlaked: "warning",
     events.MergeRefused: "warning",
     events.FleetPaused: "warning",
+    events.AccessRefused: "warning",
     events.ResultRefused: "warning",
     events.RunStopping: "warning",
     events.RollbackStarted: "warning",

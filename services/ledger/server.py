@@ -91,6 +91,8 @@ HASH_BYTES = 32
 REASON_CHARACTERS_MAX = 500
 LIVE_BYTES_MAX = 64 * 1024
 NAME_CHARACTERS_MAX = 512
+NEW_RUN_WAIT_S = 5.0
+"""How long a question about a run that is not absorbed yet waits, where it must be known whose run it is."""
 TEXT_CHARACTERS_MAX = 4096
 LABELS_MAX = 32
 RUNS_PER_FRAME = 200
@@ -235,6 +237,17 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
         except StoreDamagedError as error:
             self._absorber.condemn(str(error))
             raise _damaged(error) from error
+
+    async def tenant_of(self, run: str) -> str | None:
+        """On whose behalf a run is; None when the log has no such run as of now."""
+        if not _NAME.fullmatch(run):
+            return None
+        found = await self._asked(queries.get_run, run)
+        if found is None:
+            await self._absorber.look()
+            await self._absorber.reached(self._absorber.stream_last, NEW_RUN_WAIT_S)
+            found = await self._asked(queries.get_run, run)
+        return None if found is None else found[0].tenant
 
     async def GetRun(self, request: pb.GetRunRequest, context: Any) -> pb.GetRunResponse:
         """One run, and the position the answer reflects."""

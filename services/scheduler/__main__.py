@@ -17,20 +17,24 @@ import structlog
 import uvloop
 
 from services import otlp, telemetry
+from services.access import Access
 from services.artifacts import Artifacts
 from services.bus import Bus, BusError
 from services.config import ConfigError, load
 from services.metrics import Exposition
 from services.posting import Receiver
 from services.ready import announce
-from services.rpc import BindError, CallMetrics, Health, check_bind, create_server, read_token, serve
+from services.rpc import BindError, CallMetrics, Health, check_bind, create_server, probed, read_token, serve
 from services.scheduler.config import PREFIX, SchedulerConfig
 from services.scheduler.metrics import SchedulerMetrics
 from services.scheduler.notify import Notifier
+from services.scheduler.refusals import Refusals
+from services.scheduler.requests import Requests
 from services.scheduler.server import SERVICE, SchedulerServer
 from services.scheduler.shell import Shell
 from services.scheduler.submission import Submissions
 from services.scheduler.v1.scheduler_pb2_grpc import add_SchedulerServiceServicer_to_server
+from services.tls import certificates_of
 
 log = structlog.get_logger()
 
@@ -46,15 +50,19 @@ async def run(config: SchedulerConfig, collector: Receiver | None) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    check_bind(config.bind)
+    check_bind(config.bind, tls=config.tls.is_on, auth=config.auth.is_on)
     token = None if config.token_file is None else read_token(config.token_file)
     submissions = Submissions(config)
     notifier = Notifier(config.notifications)
     exposition = Exposition("scheduler")
     metrics, calls = SchedulerMetrics(exposition), CallMetrics(exposition)
+    certificates = certificates_of(config.tls, exposition)
+    access = Access(config.auth, token=token, certificates=config.tls.require_client_certificate)
     spans = otlp.Exporter("scheduler", collector, exposition)
     async with contextlib.AsyncExitStack() as open_things:
-        metrics_port = await open_things.enter_async_context(exposition.served(config.metrics_address))
+        metrics_port = await open_things.enter_async_context(
+            exposition.served(config.metrics_address, plaintext=config.metrics_plaintext)
+        )
         await open_things.enter_async_context(spans.exporting())
         bus = await Bus.connect(config.bus, name="swell-scheduler")
         open_things.push_async_callback(bus.close)
@@ -72,32 +80,44 @@ async def run(config: SchedulerConfig, collector: Receiver | None) -> None:
             metrics=metrics,
         )
         metrics.read(shell, bus)
+        requests = Requests(bus, shell)
+        answers = SchedulerServer(config, requests, artifacts, shell, submissions)
+        refusals = Refusals(requests)
         server = create_server(
-            token=token,
+            access=access,
             max_message_bytes=REQUEST_BYTES_MAX,
             concurrent_rpcs=config.concurrent_rpcs,
             metrics=calls,
             exporting=spans.offer if collector is not None else None,
+            recording=refusals.tell,
+            tenant_of=answers.tenant_of,
         )
-        answers = SchedulerServer(config, bus, artifacts, shell, submissions)
         add_SchedulerServiceServicer_to_server(answers, server)  # type: ignore[no-untyped-call]  # generated code
         await open_things.enter_async_context(notifier.telling(bus))
-        await _serve(config, server, shell, bus, stop, metrics_port)
+        await open_things.enter_async_context(refusals.recording())
+        health = Health([SERVICE])
+        port = await serve(server, config.bind, [SERVICE], health, certificates)
+        await open_things.enter_async_context(probed(config.health_address, health))
+        await _serve(config, server, health, shell, bus, stop, (port, metrics_port))
 
 
 async def _serve(
-    config: SchedulerConfig, server: grpc.aio.Server, shell: Shell, bus: Bus, stop: asyncio.Event, metrics_port: int
+    config: SchedulerConfig,
+    server: grpc.aio.Server,
+    health: Health,
+    shell: Shell,
+    bus: Bus,
+    stop: asyncio.Event,
+    ports: tuple[int, int],
 ) -> None:
-    """Fold, decide and answer until `stop`, or until the shell fails."""
-    health = Health([SERVICE])
-    port = await serve(server, config.bind, [SERVICE], health)
+    """Fold, decide and answer until `stop`, or until the shell fails. `ports` are those of calls and of metrics."""
     scheduling = asyncio.create_task(shell.run())
     probing = asyncio.create_task(_probe(health, shell, bus))
     stopping = asyncio.create_task(stop.wait())
     try:
         if config.ready_file is not None:
-            announce(config.ready_file, port, metrics_port)
-        log.info("scheduler.serving", port=port)
+            announce(config.ready_file, *ports)
+        log.info("scheduler.serving", port=ports[0])
         await asyncio.wait({scheduling, probing, stopping}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         await health.leave()

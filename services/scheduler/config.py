@@ -7,9 +7,11 @@ from typing import Annotated, Literal, get_args
 import msgspec
 from msgspec import Meta
 
+from services.access import AuthConfig
 from services.bus import BusConfig
 from services.scheduler.fleet import BreakerLimits
 from services.scheduler.grants import SharedLimits
+from services.tls import TlsConfig
 
 PREFIX = "SWELL_SCHEDULER"
 
@@ -66,11 +68,18 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     `bus`: how to reach the bus (services.bus.BusConfig). Default: a server on this machine.
     `notifications`: whom to tell of what (NotificationsConfig). Default: nobody.
     `id`: its name in the log. Default: a fresh one at every start.
-    `bind`: where to listen, host:port, port 0 for any; loopback only. Default "127.0.0.1:0".
-    `token_file`: holds the bearer token that callers must send. Default none: every local process may call.
+    `tls`: certificate and key of what is listened on (services.tls.TlsConfig). Default: no TLS.
+    `auth`: who may call (services.access.AuthConfig). Default: whoever sends the token of `token_file`.
+    `bind`: where to listen, host:port, port 0 for any; beyond loopback only with `tls` and `auth`. Default "127.0.0.1:0".
+    `health_address`: where health checks are answered without TLS as well, for probes that speak none, host:port, port 0 for
+        any. Default "": nowhere.
+    `token_file`: holds the bearer token that callers must send where `auth` names nobody. Default none: every local process may
+        call.
     `ready_file`: where {"port": …, "pid": …} is written once calls are answered, with "metrics_port" if there is one.
         Default none.
-    `metrics_address`: where Prometheus finds /metrics, host:port, port 0 for any; loopback only. Default "": nowhere.
+    `metrics_address`: where Prometheus finds /metrics, host:port, port 0 for any; beyond loopback only with `metrics_plaintext`.
+        Default "": nowhere.
+    `metrics_plaintext`: whether other machines may read it without TLS. Default false.
     `executor_lease_s`: how long an executor may go without naming an attempt before it is lost, seconds. Default 10.
     `reconcile_s`: how often every live run is looked at, seconds. Default 0.25.
     `tool_profiles`: a file laid over the shipped tool profiles. Default none.
@@ -102,12 +111,16 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """
 
     bus: BusConfig = BusConfig()
+    tls: TlsConfig = TlsConfig()
+    auth: AuthConfig = AuthConfig()
     notifications: NotificationsConfig = NotificationsConfig()
     id: str = ""
     bind: str = "127.0.0.1:0"
+    health_address: str = ""
     token_file: Path | None = None
     ready_file: Path | None = None
     metrics_address: str = ""
+    metrics_plaintext: bool = False
     executor_lease_s: Seconds = 10.0
     reconcile_s: Seconds = 0.25
     tool_profiles: Path | None = None

@@ -7,6 +7,7 @@ leads, which need not be this one. A `request_id` that was answered is not asked
 import asyncio
 import time
 import uuid
+from collections.abc import Sequence
 from contextlib import aclosing
 
 import grpc
@@ -15,6 +16,7 @@ import structlog
 
 from services.bus import Bus, BusUnavailableError, RefusedError
 from services.events import (
+    AccessRefused,
     AnyEvent,
     BudgetRequested,
     CancelRequested,
@@ -37,6 +39,7 @@ from services.wire import Entry, WireError, all_of_run, decode_entry, encode_ent
 
 log = structlog.get_logger()
 
+FLEET = "fleet"
 FOLD_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 20.0
 """How long an answer is waited for: below what the front door waits for a call."""
@@ -73,7 +76,7 @@ class Requests:
     async def first(self, run: str, event: RunRequested) -> int:
         """The request stands first on its subject, or this very request stands there already; its position."""
         try:
-            return await self._append(run, event, expect=0)
+            return await self._append(run, [event], expect=0)
         except RefusedError as refused:
             position = refused.last.sequence if refused.last is not None else 0
             await self._shell.folded(position, FOLD_TIMEOUT_S)
@@ -89,13 +92,20 @@ class Requests:
 
     async def add(self, run: str, event: Request) -> int:
         """Append a request; somebody else's, between our look and our append, only means looking again."""
+        return await self._behind(run, [event])
+
+    async def refused(self, refusals: Sequence[AccessRefused]) -> int:
+        """Append who was not let in, to what the fleet was asked."""
+        return await self._behind(FLEET, refusals)
+
+    async def _behind(self, run: str, events: Sequence[AnyEvent]) -> int:
         for _ in range(COLLISIONS_MAX):
             try:
                 last = await self._bus.last(request_subject(run))
             except BusUnavailableError as error:
                 raise unavailable(error) from error
             try:
-                return await self._append(run, event, expect=last.sequence if last is not None else 0)
+                return await self._append(run, events, expect=last.sequence if last is not None else 0)
             except RefusedError:
                 continue
         raise RpcError(grpc.StatusCode.ABORTED, "TOO_MANY_REQUESTS", f"run {run} is asked too much at once: try again")
@@ -192,13 +202,13 @@ class Requests:
                 {"run": run},
             )
 
-    async def _append(self, run: str, event: AnyEvent, *, expect: int) -> int:
+    async def _append(self, run: str, events: Sequence[AnyEvent], *, expect: int) -> int:
         entry = Entry(
             id=uuid.uuid4().hex,
             run=run,
             at_ns=time.time_ns(),
             by="client",
-            events=[event],
+            events=list(events),
             seen=self._shell.position,
             trace=caller(),
         )
@@ -211,7 +221,7 @@ class Requests:
         except BusUnavailableError as error:
             raise unavailable(error) from error
         with about(run=run):
-            log.info("scheduler.requested", request=type(event).__struct_config__.tag, position=position)
+            log.info("scheduler.requested", request=type(events[0]).__struct_config__.tag, position=position)
         return position
 
 

@@ -10,8 +10,9 @@ import grpc.aio
 import msgspec
 import structlog
 
+from services.access import actor, principal, submitted_for
 from services.artifacts import Artifacts
-from services.bus import Bus, BusError, BusUnavailableError
+from services.bus import BusError, BusUnavailableError
 from services.events import (
     BudgetRequested,
     BudgetScope,
@@ -37,10 +38,10 @@ from services.rpc import RpcError, invalid
 from services.scheduler.amendment import Adjustment, Another, amended, another, chosen, with_dependencies
 from services.scheduler.budget import Account, run_account
 from services.scheduler.config import SchedulerConfig
-from services.scheduler.fleet import FLEET, slots_carried
+from services.scheduler.fleet import slots_carried
 from services.scheduler.grants import day_of, slots_standing, standing
 from services.scheduler.rates import Bucket, opens_ns
-from services.scheduler.requests import Requests, unavailable
+from services.scheduler.requests import FLEET, Requests, unavailable
 from services.scheduler.shell import Shell
 from services.scheduler.state import RunState
 from services.scheduler.submission import BUDGET_MODES, STYLES, Header, Planned, SubmissionError, Submissions, run_of
@@ -79,14 +80,30 @@ class SchedulerServer(SchedulerServiceServicer):
     """Answers calls of one scheduler, leading or not: requests only need the log."""
 
     def __init__(
-        self, config: SchedulerConfig, bus: Bus, artifacts: Artifacts, shell: Shell, submissions: Submissions
+        self,
+        config: SchedulerConfig,
+        requests: Requests,
+        artifacts: Artifacts,
+        shell: Shell,
+        submissions: Submissions,
     ) -> None:
         """`shell` tells what has been folded; nothing is decided here."""
         self._config = config
         self._artifacts = artifacts
         self._shell = shell
         self._submissions = submissions
-        self._requests = Requests(bus, shell)
+        self._requests = requests
+
+    async def tenant_of(self, run: str) -> str | None:
+        """On whose behalf a run is; None when there is no such run."""
+        try:
+            await self._requests.known(run)
+            state = self._shell.runs.get(run) or await self._ended(run)
+        except RpcError as error:
+            if error.code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT):
+                return None
+            raise
+        return state.requested.tenant if state.requested is not None else None
 
     async def PlanRun(self, request: pb.PlanRunRequest, _context: _Context) -> pb.PlanRunResponse:  # noqa: N802
         """See the protocol."""
@@ -109,6 +126,7 @@ class SchedulerServer(SchedulerServiceServicer):
         planned = await self._planned(header, documents)
         if planned.spec is None:
             raise _refused(planned.report)
+        tenant = submitted_for(principal(), planned.tenant)
         spec = planned.spec
         data = await asyncio.to_thread(_encoded, spec)
         artifact = await self._stored(data)
@@ -122,7 +140,7 @@ class SchedulerServer(SchedulerServiceServicer):
             timeout_s=spec.options.timeout_s,
             paused=spec.options.paused,
             labels=planned.labels,
-            tenant=planned.tenant,
+            tenant=tenant,
         )
         position = await self._requests.first(spec.run, event)
         return pb.SubmitRunResponse(run=spec.run, position=position, warnings=_findings(planned.report.warnings))
@@ -131,7 +149,7 @@ class SchedulerServer(SchedulerServiceServicer):
         """See the protocol."""
         await self._requests.live(request.run, request.request_id)
         event = CancelRequested(
-            request_id=request.request_id, actor=_actor(request.actor), reason=_reason(request.reason)
+            request_id=request.request_id, actor=actor(request.actor), reason=_reason(request.reason)
         )
         return pb.CancelRunResponse(position=await self._requests.add(request.run, event))
 
@@ -140,7 +158,7 @@ class SchedulerServer(SchedulerServiceServicer):
         await self._requests.live(request.run, request.request_id)
         event = StepRequested(
             request_id=request.request_id,
-            actor=_actor(request.actor),
+            actor=actor(request.actor),
             workstream=request.workstream[:128],
             step=_step(request.step, "step"),
             with_fix=request.with_fix,
@@ -153,7 +171,7 @@ class SchedulerServer(SchedulerServiceServicer):
         """See the protocol."""
         await self._requests.live(request.run, request.request_id, unless_answered=True)
         event = PauseRequested(
-            request_id=request.request_id, actor=_actor(request.actor), reason=_reason(request.reason)
+            request_id=request.request_id, actor=actor(request.actor), reason=_reason(request.reason)
         )
         done = await self._requests.answered(request.run, event)
         return pb.PauseRunResponse(position=done.position, answer=done.text)
@@ -162,7 +180,7 @@ class SchedulerServer(SchedulerServiceServicer):
         """See the protocol."""
         await self._requests.live(request.run, request.request_id, unless_answered=True)
         event = ResumeRequested(
-            request_id=request.request_id, actor=_actor(request.actor), reason=_reason(request.reason)
+            request_id=request.request_id, actor=actor(request.actor), reason=_reason(request.reason)
         )
         done = await self._requests.answered(request.run, event)
         return pb.ResumeRunResponse(position=done.position, answer=done.text)
@@ -259,7 +277,7 @@ class SchedulerServer(SchedulerServiceServicer):
         scope, name = _fleet_scope(request.scope, request.name)
         event = PauseRequested(
             request_id=request.request_id,
-            actor=_actor(request.actor),
+            actor=actor(request.actor),
             scope=scope,
             name=name,
             reason=_reason(request.reason),
@@ -272,7 +290,7 @@ class SchedulerServer(SchedulerServiceServicer):
         scope, name = _fleet_scope(request.scope, request.name)
         event = ResumeRequested(
             request_id=request.request_id,
-            actor=_actor(request.actor),
+            actor=actor(request.actor),
             scope=scope,
             name=name,
             reason=_reason(request.reason),
@@ -324,7 +342,7 @@ class SchedulerServer(SchedulerServiceServicer):
         after = _page_token(request.page_token)
         if request.run:
             await self._requests.known(request.run)
-        names = [request.run] if request.run else sorted(self._shell.runs)
+        names = [name for name in ([request.run] if request.run else sorted(self._shell.runs)) if self._is_theirs(name)]
         found: list[pb.Review] = []
         for review in _reviews(self._shell.runs, names, after):
             if request.error_classes and review.error_class not in request.error_classes:
@@ -335,6 +353,12 @@ class SchedulerServer(SchedulerServiceServicer):
                 return pb.ListReviewsResponse(reviews=found, next_page_token=f"{found[-1].run}/{found[-1].workstream}")
             found.append(review)
         return pb.ListReviewsResponse(reviews=found)
+
+    def _is_theirs(self, name: str) -> bool:
+        """Whether a live run is of a tenant that the caller may see."""
+        tenants = principal().tenants
+        run = self._shell.runs.get(name)
+        return not tenants or (run is not None and run.requested is not None and run.requested.tenant in tenants)
 
     async def ResolveReviews(  # noqa: N802
         self, request: pb.ResolveReviewsRequest, _context: _Context
@@ -348,7 +372,7 @@ class SchedulerServer(SchedulerServiceServicer):
             raise invalid("from_step", "what is rejected goes on nowhere: leave it out")
         event = ReviewRequested(
             request_id=request.request_id,
-            actor=_actor(request.actor),
+            actor=actor(request.actor),
             verdict=verdict,
             workstreams=_named(request.workstreams),
             from_step=_step(request.from_step, "from_step") if request.from_step else None,
@@ -382,7 +406,7 @@ class SchedulerServer(SchedulerServiceServicer):
         artifact = await self._stored(await asyncio.to_thread(_encoded, spec))
         event = ReviewRequested(
             request_id=request.request_id,
-            actor=_actor(request.actor),
+            actor=actor(request.actor),
             verdict="adjust",
             workstreams=[request.workstream],
             from_step=_step(request.from_step, "from_step") if request.from_step else None,
@@ -408,7 +432,7 @@ class SchedulerServer(SchedulerServiceServicer):
     async def _retry_live(self, request: pb.RetryRunRequest) -> pb.RetryRunResponse:
         event = ReviewRequested(
             request_id=request.request_id,
-            actor=_actor(request.actor),
+            actor=actor(request.actor),
             verdict="retry",
             workstreams=_named(request.workstreams),
             from_step=_step(request.from_step, "from_step") if request.from_step else None,
@@ -461,7 +485,7 @@ class SchedulerServer(SchedulerServiceServicer):
             raise invalid("with_dependents", "is for workstreams that are named: name some, or leave it out")
         event = RollbackRequested(
             request_id=request.request_id,
-            actor=_actor(request.actor),
+            actor=actor(request.actor),
             reason=_reason(request.reason),
             workstreams=_named(request.workstreams),
             with_dependents=request.with_dependents,
@@ -487,7 +511,7 @@ class SchedulerServer(SchedulerServiceServicer):
             self._submissions.check_destination(Destination(remote=remote, credential=credential), location)
         event = DeliveryRequested(
             request_id=request.request_id,
-            actor=_actor(request.actor),
+            actor=actor(request.actor),
             style=STYLES[request.style] if request.style else None,
             remote=remote if request.HasField("remote") else None,
             credential=credential if request.HasField("credential") else None,
@@ -506,7 +530,7 @@ class SchedulerServer(SchedulerServiceServicer):
             )
         event = RecoveryRequested(
             request_id=request.request_id,
-            actor=_actor(request.actor),
+            actor=actor(request.actor),
             workstream=request.workstream[:128],
             step=_step(request.step, "step"),
             error_class=cast("ErrorClass", request.error_class or "unknown"),
@@ -631,7 +655,7 @@ def _plain(header: pb.RunHeader) -> Header:
         recovery_json=header.recovery_json,
         aim_registry_json=header.aim_registry_json,
         gates_json=header.gates_json,
-        actor=header.actor,
+        actor=actor(header.actor),
         labels=dict(header.labels),
         tenant=header.tenant,
     )
@@ -685,15 +709,11 @@ def _budget_request(request: pb.SetBudgetRequest | pb.SetSharedBudgetRequest) ->
         raise invalid("mode", "is not halt, warn or continue")
     return BudgetRequested(
         request_id=request.request_id,
-        actor=_actor(request.actor),
+        actor=actor(request.actor),
         limit_nano=limit_nano,
         mode=BUDGET_MODES[request.mode],
         reason=_reason(request.reason),
     )
-
-
-def _actor(text: str) -> str:
-    return text[:200] or "unknown"
 
 
 def _reason(text: str) -> str:
@@ -771,7 +791,7 @@ def _another(old: RunState, spec: RunSpec, request: pb.RetryRunRequest) -> RunSp
         spec,
         Another(
             run=run_of(request.request_id),
-            actor=_actor(request.actor),
+            actor=actor(request.actor),
             workstreams=workstreams if delivered else with_dependencies(spec, workstreams),
             base_commit=delivered or spec.repository.base_commit,
             base_ref=f"swell/{old.run}" if delivered else spec.repository.base_ref,

@@ -25,6 +25,7 @@ from services.events import (
     LINE,
     TERMINAL_RUN,
     TERMINAL_WORKSTREAM,
+    AccessRefused,
     AnyEvent,
     Artifact,
     AttemptGranted,
@@ -534,7 +535,8 @@ def _fold(  # noqa: PLR0915 - one case per kind of event, the frequent ones firs
             if fact.place.kind == "late":
                 late(run.book, holder_of(fact.place.workstream, fact.place.attempt), report_of(event.result))
         case (
-            FleetPaused()
+            AccessRefused()
+            | FleetPaused()
             | FleetResumed()
             | ToolBreakerOpened()
             | ToolBreakerHalfOpened()
@@ -545,7 +547,7 @@ def _fold(  # noqa: PLR0915 - one case per kind of event, the frequent ones firs
             | ToolBreakerClosed()
             | ExecutorTransitioned()
         ):
-            pass  # decisions across runs: services.scheduler.fleet
+            pass  # across runs: services.scheduler.fleet
         case LineDelivered():
             _delivered(run, event)
         case DeliveryRefused():

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import uvloop
 from ledger_histories import MemoryLive, MemoryLog, MemoryObjects
 
+from services.access import anybody
 from services.ledger.absorb import Absorber
 from services.ledger.audit import Auditor
 from services.ledger.server import SERVICE, LedgerServer
@@ -77,7 +78,7 @@ def asked(folder: Path, records=(), *, limits: Limits, age_s=5.0, idle_s=300.0) 
         absorbing = asyncio.create_task(here.absorber.run())
         here.snapshots = Snapshots(store, age_s=age_s, idle_s=idle_s)
         here.questions = Questions(here.snapshots, limits)
-        server = create_server(token=None, max_message_bytes=65536, concurrent_rpcs=50)
+        server = create_server(access=anybody(), max_message_bytes=65536, concurrent_rpcs=50)
         verifier = Verifier(store, here.absorber, here.log, batch_max=50)
         answers = LedgerServer(
             store, here.absorber, MemoryObjects(), MemoryLive(), verifier, Auditor(store, here.log), here.questions

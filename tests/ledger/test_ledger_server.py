@@ -29,6 +29,7 @@ from ledger_histories import (
 )
 
 from services import events as ev
+from services.access import anybody
 from services.ledger.absorb import Absorber
 from services.ledger.archive import Archivist
 from services.ledger.audit import Auditor
@@ -115,7 +116,7 @@ async def serving(
         start.set()
     absorbing = asyncio.create_task(absorb(start, absorber))
     server = create_server(
-        token=None,
+        access=anybody(),
         max_message_bytes=65536,
         concurrent_rpcs=50,
         within=[Freshness(SERVICE, absorber, wait_s=wait_s)],

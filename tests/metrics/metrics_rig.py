@@ -12,6 +12,7 @@ from services.metrics import Exposition
 from services.otlp import Exporter
 from services.rpc import CallMetrics
 from services.scheduler.metrics import SchedulerMetrics
+from services.tls import TlsConfig, certificates_of
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -75,5 +76,6 @@ def declared() -> Iterator[tuple[str, Exposition]]:
         kind(exposition).read(*([_Unused()] * (3 if service == "executor" else 2)))
         if service != "executor":
             CallMetrics(exposition)
+            certificates_of(TlsConfig(), exposition)
             Exporter(service, None, exposition)
         yield service, exposition

@@ -8,6 +8,7 @@ import grpc.aio
 import pytest
 from metrics_rig import Scrape
 
+from services.access import with_token
 from services.metrics import OTHER, Exposition
 from services.rpc import CallMetrics, Health, RpcError, create_server, serve
 
@@ -74,7 +75,9 @@ async def drained(call):
 @pytest.fixture
 async def served():
     calls, exposition = Calls(), Exposition("scheduler")
-    server = create_server(token="right", max_message_bytes=1000, concurrent_rpcs=50, metrics=CallMetrics(exposition))
+    server = create_server(
+        access=with_token("right"), max_message_bytes=1000, concurrent_rpcs=50, metrics=CallMetrics(exposition)
+    )
     handlers = {
         "One": grpc.unary_unary_rpc_method_handler(calls.one),
         "Many": grpc.unary_stream_rpc_method_handler(calls.many),

@@ -63,6 +63,13 @@ FULL: dict[str, ev.AnyEvent] = {
         request_id="q-12345678", actor="ann", style="squash", remote="https://example.com/r.git",
         credential="env:TOKEN", series=True, reason="it is wanted there",
     ),
+    "access_refused": ev.AccessRefused(
+        principal="ann",
+        method="/swell.scheduler.v1.SchedulerService/CancelRun",
+        reason="ROLE_MISSING",
+        run="r1",
+        count=3,
+    ),
     "budget_requested": ev.BudgetRequested(
         request_id="q-12345678", actor="ann", limit_nano=1_000_000_000, mode="warn", reason="it is worth it",
         scope="tool", name="claude",
@@ -201,6 +208,7 @@ MINIMAL: dict[str, ev.AnyEvent] = {
     "rollback_requested": ev.RollbackRequested(request_id="q", actor="a"),
     "delivery_requested": ev.DeliveryRequested(request_id="q", actor="a"),
     "budget_requested": ev.BudgetRequested(request_id="q", actor="a"),
+    "access_refused": ev.AccessRefused(principal="", method="m", reason="R"),
     "request_answered": ev.RequestAnswered(request_id="q", answer="accepted"),
     "run_accepted": ev.RunAccepted(
         request_id="q", actor="a", spec=SPEC, workstreams=1, repository="r", base_commit="c"
