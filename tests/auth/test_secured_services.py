@@ -114,11 +114,9 @@ password_file = "{bus.password_file}"
 
 
 @pytest.fixture(scope="module")
-def services(tmp_path_factory):
-    from conftest import NatsServer
-
+def services(tmp_path_factory, nats_server):
     (tmp_path_factory.getbasetemp() / "secured").mkdir()
-    server = NatsServer(tmp_path_factory.mktemp("nats"))
+    server = type(nats_server)(tmp_path_factory.mktemp("nats"))
     server.start()
     try:
         with Services(tmp_path_factory.getbasetemp() / "secured", server).running() as made:

@@ -40,21 +40,30 @@ def test_a_lock_of_the_image_has_all_that_is_needed_and_no_more(name, wanted):
     """By what the installed packages say of themselves."""
     part = entries((ROOT / "deploy" / name).read_text(encoding="utf-8"))
     needed: set[str] = set()
-    left = [re.split(r"[<>=\[ ;!~]", one)[0].lower() for one in wanted]
+    left = [named(one) for one in wanted]
     while left:
-        one = left.pop()
-        if one not in needed:
+        one, extras = left.pop()
+        if one not in needed or extras:
             needed.add(one)
             asked = importlib.metadata.requires(one) or []
-            left += [
-                re.split(r"[<>=\[ ;!~(]", text)[0].lower().replace("_", "-")
-                for text in asked
-                if "extra ==" not in text and applies(text)
-            ]
+            left += [named(text) for text in asked if asked_for(text, extras) and applies(text)]
     assert needed <= part.keys()
     beyond = part.keys() - needed
     assert not beyond & {"pytest", "mypy", "ruff", "hypothesis", "libcst", "grpcio-tools", "buf-bin"}
-    assert len(beyond) <= 2, "what only some extra of a dependency needs"
+    assert len(beyond) <= 2, "what only some Python or system needs"
+
+
+def named(requirement: str) -> tuple[str, frozenset[str]]:
+    """A distribution and the extras of it that are asked for."""
+    match = re.match(r"([A-Za-z0-9._-]+)\s*(?:\[([^\]]*)\])?", requirement)
+    assert match is not None
+    return match[1].lower().replace("_", "-"), frozenset(re.findall(r"[\w-]+", match[2] or ""))
+
+
+def asked_for(requirement: str, extras: frozenset[str]) -> bool:
+    """Whether a requirement holds with these extras."""
+    found = re.search(r"extra\s*==\s*[\"']([\w-]+)", requirement)
+    return found is None or found[1] in extras
 
 
 def applies(requirement: str) -> bool:
