@@ -355,10 +355,12 @@ class Submissions:
             return self._breaker
         try:
             given = json.loads(header.breaker_json) if len(header.breaker_json) <= BREAKER_BYTES_MAX else None
+            if not isinstance(given, dict):
+                raise BreakerConfigError(f"must be an object of at most {BREAKER_BYTES_MAX} bytes")
             parse_breaker_config(given, "the submission's breaker configuration")
         except (ValueError, RecursionError, BreakerConfigError) as error:
             raise SubmissionError("breaker_json", str(error), "INVALID_BREAKER_CONFIG") from error
-        return given or {}
+        return given
 
     def _recovery_of(self, header: Header) -> Mapping[str, Any]:
         if not header.recovery_json:

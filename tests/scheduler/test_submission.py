@@ -8,7 +8,7 @@ import pytest
 from services.aim import Registry
 from services.events import Destination
 from services.gates import GATE_TYPES, Gate
-from services.scheduler.config import SchedulerConfig
+from services.scheduler.config import PoolRule, SchedulerConfig
 from services.scheduler.submission import Header, SubmissionError, Submissions
 from services.spec import decode_spec, encode_spec
 
@@ -425,3 +425,101 @@ def test_under_a_budget_every_tool_of_a_route_needs_a_cap(submissions):
     given = header(aim_registry_json=registry("claude", "dear"), tool_profiles_json=profiles, budget_nano=10**9)
     assert codes(submissions.plan(given, document(CHECKED))) == set()
     assert codes(submissions.plan(given, document(ROUTED))) == {"UNCAPPED_TOOL"}
+
+
+DEEP = 100_000
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("context_json", "[" * DEEP),
+        ("tool_profiles_json", '{"a":' * DEEP),
+        ("breaker_json", '{"a":' * 5_000 + "1" + "}" * 5_000),
+        ("breaker_json", "[" * DEEP),
+        ("recovery_json", '{"a":' * 5_000 + "1" + "}" * 5_000),
+        ("aim_registry_json", '{"a":' * DEEP),
+        ("gates_json", '{"a":' * 5_000 + "1" + "}" * 5_000),
+        ("checks_toml", "a = " + "[" * DEEP),
+    ],
+)
+def test_what_is_nested_too_deeply_is_refused_and_ends_nothing(submissions, field, text):
+    given = header(**{field: text if field == "context_json" else text.encode()})
+    routed = document(CHECKED | {"capability": "code_generation"})
+    if field == "aim_registry_json":  # one that cannot be used routes nothing, and says so
+        assert "INVALID_AIM_REGISTRY" in {finding.code for finding in submissions.plan(given, routed).report.warnings}
+        return
+    with pytest.raises(SubmissionError) as refused:
+        submissions.plan(given, routed)
+    assert refused.value.field in {field, "options.context_json"}
+
+
+def test_a_bundle_that_is_nested_too_deeply_is_refused(submissions):
+    with pytest.raises(SubmissionError, match=r"a\.json"):
+        submissions.plan(header(), [("a.json", b"[" * DEEP)])
+
+
+PLACES = ("https://git.example/team", "/srv/git/", "git@git.example:team/")
+
+
+@pytest.mark.parametrize(
+    ("location", "among"),
+    [
+        ("https://git.example/team", True),
+        ("https://git.example/team/app.git", True),
+        ("https://git.example/team-b/app.git", False),
+        ("https://git.example/team/../other/app.git", False),
+        ("https://git.example/team/%2e%2e/other/app.git", False),
+        ("https://git.example.evil/team/app.git", False),
+        ("https://other.example/https://git.example/team/app.git", False),
+        ("http://git.example/team/app.git", False),
+        ("/srv/git/app", True),
+        ("/srv/git", False),
+        ("/srv/git/../secret", False),
+        ("/srv/gitother/app", False),
+        ("git@git.example:team/app.git", True),
+        ("git@git.example:team/../other.git", False),
+        ("file:///srv/git/app", False),
+    ],
+)
+def test_runs_are_over_the_repositories_that_are_listed_and_deliver_there(location, among):
+    own = Submissions(SchedulerConfig(repositories=PLACES))
+    if among:
+        assert own.plan(header(location=location), document(CHECKED)).spec is not None
+        to = Destination(remote=location)
+        own.check_destination(to, "/srv/git/app")
+        return
+    with pytest.raises(SubmissionError) as refused:
+        own.plan(header(location=location), document(CHECKED))
+    assert (refused.value.field, refused.value.reason) == ("repository.location", "REPOSITORY_NOT_ALLOWED")
+    with pytest.raises(SubmissionError, match="repositories") as elsewhere:
+        own.check_destination(Destination(remote=location), "/srv/git/app")
+    assert elsewhere.value.field == "delivery"
+
+
+@pytest.mark.parametrize("location", ["ext::sh -c touch% /tmp/x", "fd::17", "-oProxyCommand=x", "repo", "https://"])
+def test_what_is_no_address_is_refused_wherever_runs_may_be(submissions, location):
+    with pytest.raises(SubmissionError) as refused:
+        submissions.plan(header(location=location), document(CHECKED))
+    assert refused.value.field == "repository.location"
+
+
+@pytest.mark.parametrize(
+    ("changes", "pool"),
+    [
+        ({}, "default"),
+        ({"labels": {"gpu": "a100"}}, "gpu"),
+        ({"labels": {"gpu": "a100", "size": "large"}}, "gpu-large"),
+        ({"tenant": "acme"}, "acme"),
+        ({"tenant": "acme", "labels": {"gpu": "h100"}}, "gpu"),
+        ({"labels": {"gpu": "a100"}, "pools": ("mine",)}, "mine"),
+    ],
+)
+def test_a_run_that_names_no_pool_goes_where_the_first_rule_sends_it(changes, pool):
+    rules = (
+        PoolRule(pool="gpu-large", labels={"gpu": "*", "size": "large"}),
+        PoolRule(pool="gpu", labels={"gpu": "*"}),
+        PoolRule(pool="acme", tenant="acme"),
+    )
+    spec = Submissions(SchedulerConfig(pool_rules=rules)).plan(header(**changes), document(CHECKED)).spec
+    assert spec.options.pool == pool
