@@ -731,16 +731,21 @@ async def test_an_unreadable_entry_just_before_the_end_does_not_keep_the_run_fro
     assert (await cluster.finished(timeout_s=1.5)).state == "completed"
 
 
-async def test_an_unreadable_entry_on_an_attempt_does_not_keep_it_open_for_ever(cluster):
-    """Neither its executor nor the scheduler wrote it; the attempt must still get its one close."""
-    cluster.shell("s1", lease_s=0.3)
+NEW_KIND = b'{"id":"x","run":"r1","at_ns":1,"by":"executor:thief","events":[{"kind":"brand_new"}]}'
+
+
+@pytest.mark.parametrize("garbage", [b"garbage", NEW_KIND])
+async def test_an_unreadable_entry_on_an_attempt_does_not_keep_it_open_for_ever(cluster, garbage):
+    """Neither its executor nor the scheduler wrote it; the attempt must still get its one close, and nobody stops deciding."""
+    shell = cluster.shell("s1", lease_s=0.3)
     steps = cluster.executor("e1", PlayedSteps(hang={(A, "edit")}))
     await cluster.submit(spec([bundle(A)]))
     await cluster.until(lambda: steps.hanging)
-    await cluster.bus.add(attempt_subject(RUN, A, 1), b"garbage")
+    await cluster.bus.add(attempt_subject(RUN, A, 1), garbage)
     await cluster.kill("e1")
     cluster.executor("e2")
     assert (await cluster.finished(timeout_s=2)).state == "completed"
+    assert not shell.halted
     cluster.check()
 
 
