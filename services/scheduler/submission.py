@@ -358,7 +358,7 @@ class Submissions:
             if not isinstance(given, dict):
                 raise BreakerConfigError(f"must be an object of at most {BREAKER_BYTES_MAX} bytes")
             parse_breaker_config(given, "the submission's breaker configuration")
-        except (ValueError, RecursionError, BreakerConfigError) as error:
+        except (ValueError, RecursionError) as error:
             raise SubmissionError("breaker_json", str(error), "INVALID_BREAKER_CONFIG") from error
         return given
 
