@@ -952,6 +952,35 @@ AnyEvent = (
     | ResultRefused
 )
 
+_REQUESTS = (
+    RunRequested,
+    CancelRequested,
+    StepRequested,
+    PauseRequested,
+    ResumeRequested,
+    ReviewRequested,
+    RecoveryRequested,
+    RollbackRequested,
+    DeliveryRequested,
+    BudgetRequested,
+    AccessRefused,
+)
+_STANDS_ON: dict[type, str] = {
+    **dict.fromkeys(_REQUESTS, "request"),
+    **dict.fromkeys((StepStarted, StepFinished, StepCancelled, StepLost), "attempt"),
+    **dict.fromkeys((ProcessesReaped, ResultRefused), "late"),
+}
+
+
+def stands_on(event: AnyEvent) -> str:
+    """The kind of subject on which an event means something: request, run, attempt or late.
+
+    Who may write on a subject is the bus's to say. Executors write on those of attempts, so whatever else stands there is not
+    believed: nothing is decided, asked for or commanded by it.
+    """
+    return _STANDS_ON.get(type(event), "run")
+
+
 KINDS: frozenset[str] = frozenset(str(kind.__struct_config__.tag) for kind in get_args(AnyEvent))
 """The tags of all kinds, as they are written."""
 

@@ -55,6 +55,7 @@ from services.events import (
     ToolBreakerClosed,
     ToolBreakerHalfOpened,
     ToolBreakerOpened,
+    stands_on,
 )
 from services.outcome import usd_text
 from services.scheduler import grants
@@ -327,29 +328,27 @@ def evolve(
     fleet: Fleet, sequence: int, time_ns: int, place: Place, entry: Entry, attempt: StepScheduled | None
 ) -> Fleet:
     """Fold one entry of the log; `attempt` is the open attempt on whose subject it stands. Total; changes its argument."""
+    events = [event for event in entry.events if stands_on(event) == place.kind]
     if place.run != FLEET:
-        if attempt is not None and attempt.step in _JUDGING:
-            for event in entry.events:
-                if isinstance(event, StepFinished):
-                    _judged(fleet, entry.run, time_ns, attempt, event)
-        if attempt is not None:
-            for event in entry.events:
+        for event in events:
+            if attempt is not None:
+                if attempt.step in _JUDGING and isinstance(event, StepFinished):
+                    _judged(fleet, place.run, time_ns, attempt, event)
                 if attempt.tool:
-                    _note(fleet, entry.run, time_ns, attempt, event)
+                    _note(fleet, place.run, time_ns, attempt, event)
                 _draw(fleet.shared, place.run, time_ns, attempt, event)
-        for event in entry.events:
             match event:
                 case StepScheduled():
                     if event.tool:
-                        _scheduled(fleet, entry.run, event)
+                        _scheduled(fleet, place.run, event)
                     grants.scheduled(fleet.shared, time_ns, place.run, event)
-                case GrantReturned() if place.kind == "run":
+                case GrantReturned():
                     grants.returned(fleet.shared, place.run, event)
-                case RunAccepted() if place.kind == "run":
+                case RunAccepted():
                     grants.accepted(fleet.shared, time_ns, place.run, event.tenant)
-                case RunFinished() if place.kind == "run":
+                case RunFinished():
                     grants.ended(fleet.shared, place.run)
-                case ResultRefused() if place.kind == "late":
+                case ResultRefused():
                     grants.learnt(fleet.shared, place.run, place.workstream, place.attempt, event.result)
                 case _:
                     pass
@@ -357,7 +356,7 @@ def evolve(
     fleet.last_sequence, fleet.last_entry = sequence, entry.id
     if place.kind == "run":
         fleet.last_run_sequence = sequence
-    for event in entry.events:
+    for event in events:
         _fold(fleet, time_ns, place, event)
     return fleet
 
@@ -381,7 +380,7 @@ def skip(fleet: Fleet, sequence: int, place: Place | None) -> Fleet:
 
 def _judged(fleet: Fleet, run: str, time_ns: int, attempt: StepScheduled, event: StepFinished) -> None:
     """What has passed is known to all runs. The commit that a run starts from has no tree in its own words."""
-    tree = event.snapshot.tree if event.snapshot is not None else attempt.input.tree
+    tree = attempt.input.tree or (event.snapshot.tree if event.snapshot is not None else "")
     passed = [result for result in event.checks if result.outcome == "passed"]
     if not tree or not passed:
         return

@@ -38,6 +38,7 @@ from services.events import (
     RunStopping,
     StepCancelled,
     StepLost,
+    stands_on,
 )
 from services.metrics import Exposition
 from services.scheduler import fleet as fleets
@@ -322,6 +323,7 @@ class Shell:
             if recorded.sequence > self._live_after:
                 self._metrics.unreadable()
             return self._skip(recorded, place)
+        told = [event for event in entry.events if stands_on(event) == place.kind]
         run = self.runs.get(place.run)
         attempt = run.open.get((place.workstream, place.attempt)) if run is not None else None
         attempt = attempt if place.kind == "attempt" else None
@@ -335,12 +337,14 @@ class Shell:
         if run is None and over is not None:
             if place.kind != "request":
                 return ""
-            if any(isinstance(event, RollbackRequested | DeliveryRequested) for event in entry.events):
+            if any(isinstance(event, RollbackRequested | DeliveryRequested) for event in told):
                 run = await self.recall(place.run, before=recorded.sequence)
             else:
                 run = over.again(place.run)
+        elif run is None and place.kind in {"attempt", "late"}:
+            return ""  # of a run that nobody has asked for
         folded = evolve(run, await self._fact(recorded, place, entry))
-        for event in entry.events:
+        for event in told:
             if isinstance(event, RequestAnswered):
                 self._last_answers[place.run, event.request_id] = event
                 while len(self._last_answers) > ANSWERS_KEPT:
@@ -369,7 +373,7 @@ class Shell:
     async def _fact(self, recorded: Recorded, place: Place, entry: Entry) -> Fact:
         spec = None
         for event in entry.events:
-            if isinstance(event, RunAccepted | RunAmended):
+            if isinstance(event, RunAccepted | RunAmended) and place.kind == "run":
                 with self._about(Place("run", place.run)):
                     spec = await self._spec(event)
         return Fact(recorded.sequence, recorded.time_ns, place, entry, spec)
@@ -378,7 +382,8 @@ class Shell:
         """The definitions that a batch names, several at a time: one after another, they are what a long start waits for."""
         named: dict[str, tuple[str, RunAccepted | RunAmended]] = {}
         for recorded in batch:
-            if b'"run_accepted"' in recorded.data or b'"run_amended"' in recorded.data:
+            defines = b'"run_accepted"' in recorded.data or b'"run_amended"' in recorded.data
+            if defines and recorded.subject.endswith(".run"):
                 with contextlib.suppress(WireError):  # folding says what is wrong with it
                     entry = decode_entry(recorded.data)
                     for event in entry.events:

@@ -91,6 +91,7 @@ from services.events import (
     WaveStarted,
     WorkstreamState,
     WorkstreamTransitioned,
+    stands_on,
 )
 from services.outcome import nano_of
 from services.scheduler.bisection import joint
@@ -434,7 +435,8 @@ def evolve(run: RunState | None, fact: Fact) -> RunState:
         run.last_run_sequence = fact.sequence
     attempt = _attempt_at(run, fact) if kind == "attempt" else None
     for event in entry.events:
-        _fold(run, fact, event, attempt)
+        if stands_on(event) == kind:
+            _fold(run, fact, event, attempt)
     return run
 
 
@@ -532,8 +534,7 @@ def _fold(  # noqa: PLR0915 - one case per kind of event, the frequent ones firs
         case BudgetReached():
             told(run.book, account_of(run.run, event.workstream), event.threshold)
         case ResultRefused():
-            if fact.place.kind == "late":
-                late(run.book, holder_of(fact.place.workstream, fact.place.attempt), report_of(event.result))
+            late(run.book, holder_of(fact.place.workstream, fact.place.attempt), report_of(event.result))
         case (
             AccessRefused()
             | FleetPaused()

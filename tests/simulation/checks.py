@@ -345,6 +345,8 @@ class Checker:
                         self._wrong(f"{run.name} times out {early_s:.0f} s too early: it was paused {run.paused_ns} ns")
                 case RunFinished():
                     self._finished(run, event)
+                    shares = self._together.shares  # what the run was granted and did not use ends with it
+                    self._together.shares = {key: share for key, share in shares.items() if key[0] != run.name}
                 case IntegrationAdvanced():
                     self._advanced(run, event)
                     moved = event.to.tree
@@ -506,11 +508,7 @@ class Checker:
     def _slots(self, event: AttemptGranted) -> None:
         """What is granted, or under way and no step of a line, is within the slots of its pool and of its tenant."""
         limits = self._together.limits
-        held = [
-            (share.event.pool, share.event.tenant)
-            for (name, *_), share in self._together.shares.items()
-            if name not in self.runs or self.runs[name].finished is None  # the end of a run frees what it did not use
-        ]
+        held = [(share.event.pool, share.event.tenant) for share in self._together.shares.values()]
         for run in self.runs.values():
             if run.finished is None:
                 held += [(run.attempts[key].scheduled.pool, run.tenant) for key in run.open if key[0] != LINE]
