@@ -3,14 +3,14 @@
     due(run, now_ns, sightings, fleet) -> [Decision]
     outstanding(run)                   -> [RunStep]
     wanting(run)                       -> [Want]
-    drawing(run, fleet)                -> [Ask]
+    asking(runs, fleet)                -> [Ask]
 
 A Decision is a group of events that belong together; the shell appends decisions in order and may stop after any of
 them, because what is left is derived again from the state that the appended ones fold into. Recovery is therefore
 nothing special: fold the log, append what is due, publish what is outstanding.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import assert_never
 
 from services.commands import RunStep
@@ -54,8 +54,8 @@ from services.scheduler.budget import (
     notices,
     run_account,
 )
-from services.scheduler.fleet import Fleet, Want
-from services.scheduler.grants import GRANTS_MAX, Ask
+from services.scheduler.fleet import Fleet, Want, slots_carried
+from services.scheduler.grants import GRANTS_MAX, Ask, free_slots
 from services.scheduler.line import OnLine
 from services.scheduler.routing import Sightings
 from services.scheduler.state import (
@@ -127,8 +127,36 @@ def wanting(run: RunState) -> list[Want]:
     return wants
 
 
-def drawing(run: RunState, fleet: Fleet) -> list[Ask]:
-    """The attempts of a run that wait for their share of what runs draw on together, in plan order, as slots are free."""
+def asking(runs: Iterable[RunState], fleet: Fleet) -> list[Ask]:
+    """The attempts of all runs that wait for their share of what runs draw on together, as far as they may have it now.
+
+    Nobody asks for what is full, and of those who want the same no more than one decision could serve, from the run on whose
+    turn it is: so this costs what is free, however many wait.
+    """
+    free = free_slots(fleet.shared, slots_carried(fleet))
+    full = {pool for pool, slots in free.items() if slots <= 0}
+    waiting = [run for run in runs if run.delayed]
+    last = {tenant: turn.run for tenant, turn in fleet.shared.turns.items()}
+
+    def turn(run: RunState) -> tuple[bool, str]:
+        return run.run <= last.get(run.accepted.tenant if run.accepted is not None else "", ""), run.run
+
+    asks: list[Ask] = []
+    like: dict[tuple[str, str, str], int] = {}
+    for run in sorted(waiting, key=turn):
+        for ask in drawing(run, fleet, full):
+            key = (ask.pool, ask.tenant, ask.tool)
+            like[key] = like.get(key, 0) + 1
+            if like[key] <= GRANTS_MAX:
+                asks.append(ask)
+    return asks
+
+
+def drawing(run: RunState, fleet: Fleet, full: Collection[str] = ()) -> list[Ask]:
+    """The attempts of a run that wait for their share of what runs draw on together, in plan order, as slots are free.
+
+    Nothing is asked for in pools that are `full`.
+    """
     definitions = run.definitions
     if definitions is None or run.held or run.stopping is not None or is_over(run):
         return []
@@ -141,8 +169,8 @@ def drawing(run: RunState, fleet: Fleet) -> list[Ask]:
         delayed = run.workstreams[name].delayed
         if len(asks) >= free:
             break
-        if delayed is None or delayed.cause != "limit" or delayed.until_ns:  # nothing is left for it today
-            continue
+        if delayed is None or delayed.cause != "limit" or delayed.until_ns or delayed.step.pool in full:
+            continue  # nothing is left for it, today or at present
         ask = ask_for(run, definitions, delayed.step)
         if fleet.shared.grant_of(ask) is None:
             asks.append(ask)

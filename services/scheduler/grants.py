@@ -468,7 +468,16 @@ def _today(shared: Shared, time_ns: int) -> str:
     if day > shared.day:
         shared.day = day
         forget_days(shared.book, day_of(max(time_ns - DAYS_KEPT * _DAY_NS, 0)))
+        _forget_tenants(shared)
     return day
+
+
+def _forget_tenants(shared: Shared) -> None:
+    """Tenants for whom nothing ran for days, and whom nobody names, have no budget of their own any more."""
+    known = {budget_name(key) for key in shared.book.accounts} | shared.people.keys()
+    known |= {tenant_budget(tenant) for tenant in (*shared.tenants.values(), *shared.limits.tenants)}
+    for name in [name for name in shared.book.budgets if name.startswith("tenant/") and name not in known]:
+        del shared.book.budgets[name]
 
 
 def _taken(shared: Shared, run: str, workstream: str, attempt: int) -> AttemptGranted | None:
@@ -619,6 +628,15 @@ class SlotsStanding(msgspec.Struct, frozen=True, kw_only=True):
     used: int
     share: TenantShare
     pool_slots: int
+
+
+def free_slots(shared: Shared, carried: Mapping[str, int]) -> dict[str, int]:
+    """How many slots are free in pools that anybody uses and whose slots are counted; less than one: it is full."""
+    used: dict[str, int] = {}
+    for (pool, _), count in shared.using.items():
+        used[pool] = used.get(pool, 0) + count
+    found = {pool: slots_in(shared.limits, pool, carried) for pool in used}
+    return {pool: slots - used[pool] for pool, slots in found.items() if slots is not None}
 
 
 def slots_standing(shared: Shared, carried: Mapping[str, int]) -> list[SlotsStanding]:

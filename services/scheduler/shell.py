@@ -43,7 +43,7 @@ from services.events import (
 from services.metrics import Exposition
 from services.scheduler import fleet as fleets
 from services.scheduler.appends import Append, appends, fitting, may_decide
-from services.scheduler.decide import drawing, due, outstanding, wanting
+from services.scheduler.decide import asking, due, outstanding, wanting
 from services.scheduler.fleet import FLEET, BreakerLimits, ExecutorLife, Fleet, Seen
 from services.scheduler.grants import SharedLimits
 from services.scheduler.metrics import SchedulerMetrics
@@ -75,6 +75,12 @@ STALL_S = 1.0
 """A scheduler whose own loop stood still for that long has not watched executors meanwhile."""
 
 TICK_S = 0.1
+FLEET_REST = 4
+"""Deciding across runs takes no more than a fifth of the time: so many times as long as it took, it rests,"""
+
+FLEET_REST_S = 0.5
+"""but no longer than this, seconds."""
+
 REPUBLISH_S = 5.0
 """A command nobody has claimed is offered again after this long; harmless, for its subject takes only one."""
 
@@ -492,8 +498,10 @@ class Shell:
                 self._dirty.discard(FLEET)
                 if self.fleet.last_sequence < self._awaiting.get(FLEET, 0) or self._stood_still():
                     continue
+                began, decided_s = time.monotonic(), 0.0
                 try:
                     events = fitting(self._due_across_runs())
+                    decided_s = time.monotonic() - began
                     if events:
                         state = RunState(run=FLEET, last_entry=self.fleet.last_entry)
                         data = encode_entry(self._entry(state, events))
@@ -506,7 +514,7 @@ class Shell:
                 except (BusError, WireError) as error:
                     log.warning("scheduler.append_unanswered", run=FLEET, error=str(error))
                     await asyncio.sleep(RETRY_S)
-                await asyncio.sleep(0)
+                await asyncio.sleep(min(decided_s * FLEET_REST, FLEET_REST_S))
         finally:
             self._driving.pop(FLEET, None)
 
@@ -537,9 +545,7 @@ class Shell:
             watched_s=watched_s,
             lease_s=self._lease_s,
             shared=self._shared,
-            asks=[ask for run in self.runs.values() if run.delayed for ask in drawing(run, self.fleet)]
-            if limited
-            else [],
+            asks=asking(self.runs.values(), self.fleet) if limited else [],
             live={name for name, run in self.runs.items() if run.finished is None}
             if self.fleet.shared.grants
             else None,

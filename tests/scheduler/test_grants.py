@@ -41,7 +41,7 @@ from services.scheduler import fleet as fleets
 from services.scheduler.appends import appends
 from services.scheduler.budget import budget_name
 from services.scheduler.config import PREFIX, SchedulerConfig
-from services.scheduler.decide import drawing, due
+from services.scheduler.decide import asking, due
 from services.scheduler.fleet import BreakerLimits, Fleet
 from services.scheduler.grants import GRANTS_MAX, SharedLimits, day_of, midnight_ns, standing
 from services.scheduler.rates import DEBT_NS_MAX, MINUTE_NS, Bucket, interval_ns, opens_ns, pay, take
@@ -106,7 +106,7 @@ class Together:
     def due_across_runs(self):
         return fleets.due(
             self.fleet, self.now_ns, BreakerLimits(), wants=[], seen=[], watched_s=1.0, lease_s=10.0, shared=self.limits,
-            asks=[ask for run in self.runs.values() for ask in drawing(run, self.fleet)],
+            asks=asking(self.runs.values(), self.fleet),
             live={name for name, run in self.runs.items() if run.finished is None},
         )  # fmt: skip
 

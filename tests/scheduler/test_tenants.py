@@ -24,7 +24,16 @@ from services.events import (
 )
 from services.profiles import ToolProfile
 from services.scheduler.config import PREFIX, SchedulerConfig
-from services.scheduler.grants import PoolLimits, SharedLimits, TenantLimits, slots_in, slots_standing, standing
+from services.scheduler.decide import asking
+from services.scheduler.grants import (
+    GRANTS_MAX,
+    PoolLimits,
+    SharedLimits,
+    TenantLimits,
+    slots_in,
+    slots_standing,
+    standing,
+)
 
 
 def limits(slots=0, tenants=None, **rest):
@@ -282,3 +291,33 @@ def test_settings_that_cannot_be_are_named(tmp_path, text, named):
     with pytest.raises(ConfigError, match=named) as told:
         load(SchedulerConfig, file, {}, PREFIX)
     assert str(file) in str(told.value)
+
+
+def test_tenants_of_whom_nothing_was_heard_for_days_are_forgotten():
+    both = Timed(
+        SharedLimits(tenants={"*": TenantLimits(usd_per_day=1.0), "b": TenantLimits(usd_per_day=2.0)}), free=False
+    )
+    for tenant in ("a", "b", "c"):
+        both.ask(tenant, workstreams=1)
+    both.write("swell.event.fleet.request", budget(300, "tenant", "c"))
+    both.settle()
+    both.until(100)
+    assert {"tenant/a", "tenant/b", "tenant/c"} <= both.fleet.shared.book.budgets.keys()
+    both.now_ns += 9 * 86_400 * SECOND_NS
+    both.ask("d", workstreams=1)
+    both.until(100)
+    assert {name for name in both.fleet.shared.book.budgets if name.startswith("tenant/")} == {
+        "tenant/b", "tenant/c", "tenant/d",
+    }  # fmt: skip
+
+
+def test_who_asks_for_what_is_full_is_not_looked_at():
+    """Nobody asks while the pool is full; and of many who want the same no more are looked at than may be served at once."""
+    many = Timed(limits(2))
+    many.ask("a", runs=6, workstreams=60)
+    assert asking(many.runs.values(), many.fleet) == []
+    many.limits = limits(1000)
+    many.settle()
+    wide = Timed(SharedLimits(tenants={"a": TenantLimits(concurrency=1)}))
+    wide.ask("a", runs=30, workstreams=30)
+    assert len(asking(wide.runs.values(), wide.fleet)) <= GRANTS_MAX

@@ -21,7 +21,7 @@ from services.events import (
 )
 from services.scheduler import fleet as fleets
 from services.scheduler.appends import Append, appends, fitting, may_decide
-from services.scheduler.decide import drawing, due, outstanding, wanting
+from services.scheduler.decide import asking, due, outstanding, wanting
 from services.scheduler.fleet import FLEET, BreakerLimits, Fleet, Seen
 from services.scheduler.grants import SharedLimits
 from services.scheduler.routing import Sighting, Sightings
@@ -519,9 +519,7 @@ class Scheduler(Process):
             watched_s=watched_s,
             lease_s=self.settings.lease_s,
             shared=self.settings.shared,
-            asks=[ask for run in self.runs.values() if run.delayed for ask in drawing(run, self.fleet)]
-            if limited
-            else [],
+            asks=asking(self.runs.values(), self.fleet) if limited else [],
             live={name for name, run in self.runs.items() if run.finished is None}
             if self.fleet.shared.grants
             else None,
