@@ -13,7 +13,8 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True):
     """Who, since which start, and which attempts (run, workstream, number) its supervising loops moved on since the last beat.
 
     `state`: what it says it is doing; `terminated` is its last word. `tools`: those it found, id to version (empty: not
-    known); at most 200. `missing`: those it looked for and did not find, id to program; as many.
+    known); at most 200. `missing`: those it looked for and did not find, id to program; as many. `version`: of Swell, "" for not
+    told. `at_ns`: its own clock, Unix time in nanoseconds, 0 for not told; information only.
     """
 
     executor: str
@@ -24,6 +25,8 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True):
     attempts: list[tuple[str, str, int]] = []
     tools: dict[str, str] = {}
     missing: dict[str, str] = {}
+    version: str = ""
+    at_ns: int = 0
 
 
 def nudge_subject(pool: str, executor: str) -> str:

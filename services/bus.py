@@ -140,6 +140,50 @@ class StreamIdentity(msgspec.Struct, frozen=True):
     last: int
 
 
+class StreamStanding(msgspec.Struct, frozen=True, kw_only=True):
+    """How a stream stands. `problem`: why it cannot be used, "" for none; the rest counts only without one.
+
+    `leader` is "" on one server, and while a cluster has none. `away`: the servers of its copies that do not answer, or that
+    are not level with the leader.
+    """
+
+    name: str
+    problem: str = ""
+    replicas: int = 1
+    leader: str = ""
+    away: list[str] = []
+    messages: int = 0
+    size_bytes: int = 0
+
+
+class Account(msgspec.Struct, frozen=True, kw_only=True):
+    """What the account of the user uses of JetStream, and may at most, bytes; 0 is no limit."""
+
+    memory: int
+    memory_max: int
+    storage: int
+    storage_max: int
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """A server and its streams as one user sees them.
+
+    `time_ns`: the server's clock when it was asked, 0 when it did not tell; `asked_ns` is ours then. `certificate_until_s`: when
+    its certificate expires, Unix time, 0 without TLS. `account`: None where the user may not ask. `denied`: the streams
+    that it may not ask for.
+    """
+
+    server: str
+    version: str
+    max_payload: int
+    streams: list[StreamStanding]
+    account: Account | None
+    denied: list[str]
+    time_ns: int = 0
+    asked_ns: int = 0
+    certificate_until_s: float = 0.0
+
+
 class Log(Protocol):
     """What the scheduler's shell and the executors need of the event log; JetStream and the tests' bus both are one."""
 
@@ -496,6 +540,43 @@ class Bus:
                 raise BusError(f"stream {name} could not be created: {created['error'].get('description')}")
             found = await self._api(f"STREAM.INFO.{name}")
         _check_settings(wanted, found["config"])
+
+    async def standing(self) -> Standing:
+        """How server and streams stand, as far as this user may ask; nothing is changed. Raises BusUnavailableError, BusError."""
+        streams, denied, time_ns, asked_ns = [], [], 0, 0
+        for settings in stream_settings(self.config):
+            name = settings["name"]
+            before_ns = time.time_ns()
+            try:
+                found = await self._api(f"STREAM.INFO.{name}")
+            except BusDeniedError:
+                denied.append(name)
+                continue
+            if "ts" in found:
+                time_ns, asked_ns = _rfc3339_ns(found["ts"]), (before_ns + time.time_ns()) // 2
+            streams.append(_standing_of(settings, found))
+        try:
+            account = _account_of(await self._api("INFO"))
+        except BusDeniedError:
+            account = None
+        version = self._nc.connected_server_version
+        return Standing(
+            server=str(self._nc._server_info.get("server_name", "")),  # noqa: SLF001 - nats-py tells it nowhere else
+            version=f"{version.major}.{version.minor}.{version.patch}",
+            max_payload=self._nc.max_payload,
+            streams=streams,
+            account=account,
+            denied=denied,
+            time_ns=time_ns,
+            asked_ns=asked_ns,
+            certificate_until_s=self._certificate_until_s(),
+        )
+
+    def _certificate_until_s(self) -> float:
+        transport = self._nc._transport  # noqa: SLF001 - nats-py tells it nowhere else
+        tls = None if transport is None else transport.get_extra_info("ssl_object")  # type: ignore[attr-defined]  # of all its transports
+        certificate = None if tls is None else tls.getpeercert()
+        return 0.0 if not certificate else float(ssl.cert_time_to_seconds(certificate["notAfter"]))
 
     async def identity(self, stream: str = EVENTS) -> StreamIdentity:
         """Which stream this is. Raises BusUnavailableError, BusError when it does not exist."""
@@ -1231,6 +1312,40 @@ UNSET: dict[str, tuple[str, ...]] = dict.fromkeys(
     ("max_msgs", "max_bytes", "max_msgs_per_subject", "persist_mode", "sources", "mirror", "subject_transform"),
 )
 """What must not be set on a stream whose acknowledged messages have to be there for ever."""
+
+
+def _standing_of(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> StreamStanding:
+    name = wanted["name"]
+    if "error" in found:
+        return StreamStanding(name=name, problem=f"stream {name} does not exist")
+    try:
+        _check_settings(wanted, found["config"])
+        problem = ""
+    except StreamMismatchError as error:
+        problem = str(error)
+    cluster = found.get("cluster") or {}
+    copies = cluster.get("replicas") or []
+    return StreamStanding(
+        name=name,
+        problem=problem,
+        replicas=found["config"].get("num_replicas", 1),
+        leader=cluster.get("leader", ""),
+        away=[copy["name"] for copy in copies if copy.get("offline") or not copy.get("current")],
+        messages=found["state"]["messages"],
+        size_bytes=found["state"]["bytes"],
+    )
+
+
+def _account_of(found: Mapping[str, Any]) -> Account | None:
+    if "error" in found:
+        return None
+    limits = found.get("limits") or {}
+    return Account(
+        memory=found.get("memory", 0),
+        memory_max=max(limits.get("max_memory", 0), 0),
+        storage=found.get("storage", 0),
+        storage_max=max(limits.get("max_storage", 0), 0),
+    )
 
 
 def _check_settings(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:

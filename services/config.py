@@ -42,6 +42,15 @@ def load(kind: type[T], file: Path | None, env: Mapping[str, str], prefix: str) 
     return _converted(kind, _overridden(kind, settings, env, prefix), f"{origin} and the environment")
 
 
+def load_section(kind: type[T], file: Path, section: str) -> T:
+    """One section of a TOML file, whatever else stands there; the defaults where it is missing. Raises ConfigError."""
+    found = _read_toml(file).get(section, {})
+    if not isinstance(found, dict):
+        raise ConfigError(f"{file}: {section} is no section: write [{section}] above its keys")
+    _check_keys(kind, found, str(file), f"{section}.")
+    return _converted(kind, found, f"{file} [{section}]")
+
+
 def load_yaml(path: Path, max_bytes: int) -> Mapping[str, Any]:
     """The mapping in a YAML file of at most `max_bytes`, as `parse_yaml` reads it. Raises ConfigError."""
     return parse_yaml(_read(path, max_bytes), str(path), max_bytes)

@@ -71,6 +71,7 @@ def scheduler() -> User:
             *_api("to make the streams at its start", *(f"STREAM.CREATE.{name}" for name in STREAMS)),
             *_api("to check their settings", *(f"STREAM.INFO.{name}" for name in STREAMS)),
             *_reading(EVENTS, OBJECTS, f"KV_{SNAPSHOTS}"),
+            *_api("to tell who leads", f"STREAM.MSG.GET.KV_{LEASES}"),
             *_following("the log", EVENTS),
             *_following("beats", BEATS),
             *_consuming("notifications", EVENTS, NOTIFYING),

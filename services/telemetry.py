@@ -92,6 +92,11 @@ def configure(service: str, env: Mapping[str, str], mask: Callable[[str], str] |
     threading.excepthook = _unhandled_in_thread
 
 
+def silence() -> None:
+    """Log nothing: for a command whose answer says all that there is to say."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL + 1))
+
+
 def about(
     *, run: str = "", workstream: str = "", attempt: int = 0, trace: Trace | None = None
 ) -> contextlib.AbstractContextManager[Any]:

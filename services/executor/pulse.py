@@ -23,6 +23,7 @@ import structlog
 from services.beats import Beat, beat_key, moved
 from services.bus import EXECUTORS, BusError
 from services.events import ExecutorState
+from services.metrics import version
 
 log = structlog.get_logger()
 
@@ -71,6 +72,7 @@ class Pulse:
         self._state: ExecutorState = "spawning"
         self._tools: dict[str, str] = {}
         self._missing: dict[str, str] = {}
+        self._version = version()
         self._over = False
         self.sent = 0
         self.failed = 0
@@ -192,6 +194,8 @@ class Pulse:
                 attempts=names,
                 tools=self._tools,
                 missing=self._missing,
+                version=self._version,
+                at_ns=time.time_ns(),
             )
 
     async def _connected(self, ending: asyncio.Event) -> BeatBus | None:

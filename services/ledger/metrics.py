@@ -17,6 +17,7 @@ PROGRESS = Series(
 CONDEMNED = Series("swell_ledger_condemned", "gauge", "1 if the file is damaged and the next start will rebuild it.")
 ASIDE = Series("swell_ledger_aside_files", "gauge", "Files that were damaged or of another version and are still kept.")
 FILE_BYTES = Series("swell_ledger_file_bytes", "gauge", "Size of the database and its journal.")
+DISK_FREE = Series("swell_ledger_disk_free_bytes", "gauge", "Bytes free on the disk of its file.")
 WATCHES = Series("swell_ledger_watches", "gauge", "Watches under way.")
 ENTRIES = Series("swell_ledger_entries_folded_total", "counter", "Entries committed, a replay's among them.")
 EVENTS = Series("swell_ledger_events_folded_total", "counter", "Events in the entries committed.")
@@ -27,7 +28,7 @@ ARCHIVE_FAILING = Series("swell_ledger_archive_failing", "gauge", "1 if the last
 PURGED_RUNS = Series("swell_ledger_purged_runs_total", "counter", "Archived runs that were removed from the stream.")
 
 READ: Final = (
-    POSITION, LAG, CAUGHT_UP, REBUILDING, PROGRESS, CONDEMNED, ASIDE, FILE_BYTES, WATCHES, ENTRIES, EVENTS,
+    POSITION, LAG, CAUGHT_UP, REBUILDING, PROGRESS, CONDEMNED, ASIDE, FILE_BYTES, DISK_FREE, WATCHES, ENTRIES, EVENTS,
     ARCHIVE_POSITION, ARCHIVE_BYTES, ARCHIVE_FAILING, PURGED_RUNS,
 )  # fmt: skip
 
@@ -68,6 +69,10 @@ class Stored(Protocol):
     @property
     def size_bytes(self) -> int:
         """Its size."""
+
+    @property
+    def disk_free_bytes(self) -> int:
+        """Bytes free on its disk."""
 
     @property
     def aside_files(self) -> int:
@@ -118,7 +123,9 @@ class LedgerMetrics:
         """Have the gauges read from now on."""
 
         async def reader() -> list[Reading]:
-            aside, file_bytes = await asyncio.to_thread(lambda: (store.aside_files, store.size_bytes))
+            aside, file_bytes, free_bytes = await asyncio.to_thread(
+                lambda: (store.aside_files, store.size_bytes, store.disk_free_bytes)
+            )
             return [
                 (POSITION, (), absorber.position),
                 (LAG, (), absorber.lag),
@@ -128,6 +135,7 @@ class LedgerMetrics:
                 (CONDEMNED, (), bool(store.condemned)),
                 (ASIDE, (), aside),
                 (FILE_BYTES, (), file_bytes),
+                (DISK_FREE, (), free_bytes),
                 (WATCHES, (), absorber.watches),
                 (ENTRIES, (), absorber.entries),
                 (EVENTS, (), absorber.events),

@@ -20,6 +20,7 @@ import grpc
 import msgspec
 
 from services import events
+from services.access import principal
 from services.bus import BusError, BusUnavailableError, ObjectMissingError
 from services.ledger import export, queries
 from services.ledger.absorb import Absorber
@@ -72,6 +73,7 @@ from services.ledger.watches import (
     WatchEndedError,
     WatchOverflowError,
 )
+from services.metrics import version
 from services.rpc import RpcError, invalid
 from services.wire import live_subject
 
@@ -648,7 +650,7 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:
         """How far the ledger is; never refused."""
-        status = self._absorber.status()
+        status, caller = self._absorber.status(), principal()
         return pb.GetStatusResponse(
             position=status.position,
             stream_last=status.stream_last,
@@ -661,6 +663,12 @@ class LedgerServer(ledger_pb2_grpc.LedgerServiceServicer):
             started_ns=self._started_ns,
             verifying=self._verifier.running,
             archived=self._absorber.archived,
+            version=version(),
+            server_time_ns=self._clock_ns(),
+            disk_free_bytes=await asyncio.to_thread(lambda: self._store.disk_free_bytes),
+            caller=caller.name,
+            role=caller.role,
+            tenants=caller.tenants,
         )
 
     async def VerifyLedger(

@@ -374,6 +374,13 @@ class Store:
         return total
 
     @property
+    def disk_free_bytes(self) -> int:
+        """Bytes free on the disk of the file; 0 when that cannot be told."""
+        with contextlib.suppress(OSError):
+            return shutil.disk_usage(self.file.parent).free
+        return 0
+
+    @property
     def aside_files(self) -> int:
         """How many files that were damaged or of another version are kept beside this one."""
         return len(_aside(self.file))

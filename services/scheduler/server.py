@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast, get_args
 
 import grpc
@@ -32,13 +33,14 @@ from services.events import (
     Verdict,
 )
 from services.labels import tenant_problem
+from services.metrics import version
 from services.outcome import NANO_USD_MAX
 from services.plan import Finding, PlanReport
 from services.rpc import RpcError, invalid
 from services.scheduler.amendment import Adjustment, Another, amended, another, chosen, with_dependencies
 from services.scheduler.budget import Account, run_account
 from services.scheduler.config import SchedulerConfig
-from services.scheduler.fleet import slots_carried
+from services.scheduler.fleet import ExecutorLife, slots_carried
 from services.scheduler.grants import day_of, slots_standing, standing
 from services.scheduler.rates import Bucket, opens_ns
 from services.scheduler.requests import FLEET, Requests, unavailable
@@ -86,8 +88,11 @@ class SchedulerServer(SchedulerServiceServicer):
         artifacts: Artifacts,
         shell: Shell,
         submissions: Submissions,
+        *,
+        clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        """`shell` tells what has been folded; nothing is decided here."""
+        """`shell` tells what has been folded; nothing is decided here, and by `clock_ns` nothing but told."""
+        self._clock_ns = clock_ns
         self._config = config
         self._artifacts = artifacts
         self._shell = shell
@@ -300,22 +305,23 @@ class SchedulerServer(SchedulerServiceServicer):
 
     async def GetFleet(self, _request: pb.GetFleetRequest, _context: _Context) -> pb.GetFleetResponse:  # noqa: N802
         """See the protocol."""
+        leader = await self._shell.leads()
         fleet = self._shell.fleet
         executors = self._shell.executors
         return pb.GetFleetResponse(
-            executors=[
-                pb.Executor(
-                    executor=life.executor,
-                    boot=life.boot,
-                    pool=life.pool,
-                    slots=life.slots,
-                    state=life.state,
-                    since_ns=life.since_ns,
-                    reason=life.reason,
-                    tools=self._shell.tools_of(life.executor) if life.state != "terminated" else {},
-                )
-                for _, life in sorted(executors.items())
-            ],
+            executors=[self._executor(life) for _, life in sorted(executors.items())],
+            scheduler=pb.Scheduler(
+                name=self._shell.name,
+                version=version(),
+                server_time_ns=self._clock_ns(),
+                log_time_ns=self._shell.now_ns,
+                position=self._shell.position,
+                caught_up=self._shell.caught_up,
+                halted=self._shell.halted,
+                leader=leader,
+                snapshot_ns=self._shell.snapshot_ns,
+            ),
+            pools=_pools(self._shell.runs.values(), executors.values()),
             breakers=[
                 pb.ToolBreaker(
                     tool=breaker.tool,
@@ -330,6 +336,22 @@ class SchedulerServer(SchedulerServiceServicer):
                 pb.FleetPause(scope=_SCOPE_OF[scope], name=name, actor=paused.actor, reason=paused.reason)
                 for (scope, name), paused in sorted(fleet.paused.items())
             ],
+        )
+
+    def _executor(self, life: ExecutorLife) -> pb.Executor:
+        beat = self._shell.beat_of(life.executor) if life.state != "terminated" else None
+        return pb.Executor(
+            executor=life.executor,
+            boot=life.boot,
+            pool=life.pool,
+            slots=life.slots,
+            state=life.state,
+            since_ns=life.since_ns,
+            reason=life.reason,
+            tools={} if beat is None else beat.tools,
+            missing={} if beat is None else beat.missing,
+            version="" if beat is None else beat.version,
+            clock_ahead_ns=0 if beat is None else self._shell.clock_ahead_ns(life.executor),
         )
 
     # Reviews
@@ -797,3 +819,21 @@ def _another(old: RunState, spec: RunSpec, request: pb.RetryRunRequest) -> RunSp
             base_ref=f"swell/{old.run}" if delivered else spec.repository.base_ref,
         ),
     )
+
+
+def _pools(runs: Iterable[RunState], executors: Iterable[ExecutorLife]) -> list[pb.Pool]:
+    """The pools in which attempts wait to be claimed, and those of executors that have not ended."""
+    waiting: dict[str, list[tuple[int, int]]] = {life.pool: [] for life in executors if life.state != "terminated"}
+    for run in runs:
+        for attempt in run.unclaimed.values():
+            times = attempt.scheduled_ns, attempt.scheduled.queue_deadline_ns
+            waiting.setdefault(attempt.scheduled.pool, []).append(times)
+    return [
+        pb.Pool(
+            name=name,
+            waiting=len(times),
+            oldest_ns=min((scheduled_ns for scheduled_ns, _ in times), default=0),
+            deadline_ns=min((deadline_ns for _, deadline_ns in times), default=0),
+        )
+        for name, times in sorted(waiting.items())
+    ]

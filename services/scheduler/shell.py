@@ -81,6 +81,7 @@ FLEET_REST = 4
 FLEET_REST_S = 0.5
 """but no longer than this, seconds."""
 
+LOOK_S = 1.0
 REPUBLISH_S = 5.0
 """A command nobody has claimed is offered again after this long; harmless, for its subject takes only one."""
 
@@ -131,7 +132,7 @@ class Shell:
         self._bus = bus
         self._log: Log = bus
         self._artifacts = artifacts
-        self._name = name
+        self.name = name
         self._lease_s = lease_s
         self._reconcile_s = reconcile_s
         self.clock = Clock()
@@ -206,10 +207,25 @@ class Shell:
                 lives[name] = msgspec.structs.replace(life, state="busy")
         return lives
 
-    def tools_of(self, executor: str) -> dict[str, str]:
-        """The tools that an executor says it has found, and their versions; none of one that does not beat."""
-        beat = self._beats.get(executor)
-        return dict(beat.tools) if beat is not None else {}
+    async def leads(self) -> str | None:
+        """The name of whoever holds the lease of leadership, "" for nobody; None when the bus does not tell within LOOK_S."""
+        if self.leader:
+            return self.name
+        try:
+            async with asyncio.timeout(LOOK_S):
+                held = await self._bus.get_key(LEASES, "scheduler")
+        except (BusError, TimeoutError):
+            return None
+        return held.data.decode("utf-8", "replace") if held is not None else ""
+
+    def beat_of(self, executor: str) -> Beat | None:
+        """What an executor has said of itself last; None of one that has not beaten."""
+        return self._beats.get(executor)
+
+    def clock_ahead_ns(self, executor: str) -> int:
+        """How far an executor's clock was ahead of the bus's at its newest beat; 0 when it does not tell."""
+        beat, seen = self._beats.get(executor), self._sightings.executors.get(executor)
+        return beat.at_ns - seen.seen_ns if beat is not None and seen is not None and beat.at_ns else 0
 
     async def answer(self, run: str, request_id: str, timeout_s: float) -> RequestAnswered | None:
         """The answer to a request of a run (or of the fleet), once it is folded; None when there is none in time."""
@@ -620,7 +636,7 @@ class Shell:
             id=uuid.uuid4().hex,
             run=state.run,
             at_ns=time.time_ns(),
-            by=f"scheduler:{self._name}",
+            by=f"scheduler:{self.name}",
             events=events,
             seen=self.position,
             cause=state.last_entry,
@@ -695,7 +711,7 @@ class Shell:
     async def _lead(self) -> None:
         """Hold the lease, or wait for it. Its loss only stops the trying."""
         revision = 0
-        value = self._name.encode()
+        value = self.name.encode()
         interval_s = self._bus.config.lease_ttl_s / 4
         while True:
             if self.halted:
@@ -709,7 +725,7 @@ class Shell:
             leading = taken is not None and not self.halted
             revision = taken or 0
             if leading != self.leader:
-                log.info("scheduler.leading" if leading else "scheduler.standing_by", name=self._name)
+                log.info("scheduler.leading" if leading else "scheduler.standing_by", name=self.name)
                 self.leader = leading
                 self._metrics.leads(leading)
                 if leading:

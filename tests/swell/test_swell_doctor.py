@@ -17,8 +17,9 @@ from small_repository import PROFILES, git
 from typer.testing import Result
 
 from swell.cluster import Cluster, prepare_state_dir, read_status, stop, take_lock
-from swell.doctor import CHECK_S, CHECKS, Check, examine, judged_clock, judged_executors, judged_ledger
+from swell.doctor import CHECK_S, CHECKS, examine, judged_clock, judged_executors, judged_ledger
 from swell.values import Executor, Fleet, LedgerStatus
+from swell.verdict import Check
 
 Swell = Callable[..., Result]
 CANARY = "canary-7d1f0c"

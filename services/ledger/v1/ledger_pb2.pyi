@@ -712,7 +712,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("position", "stream_last", "caught_up", "rebuilding", "events_per_s", "file_bytes", "projection", "started_ns", "seconds_left", "verifying", "archived")
+    __slots__ = ("position", "stream_last", "caught_up", "rebuilding", "events_per_s", "file_bytes", "projection", "started_ns", "seconds_left", "verifying", "archived", "version", "server_time_ns", "disk_free_bytes", "caller", "role", "tenants")
     POSITION_FIELD_NUMBER: _ClassVar[int]
     STREAM_LAST_FIELD_NUMBER: _ClassVar[int]
     CAUGHT_UP_FIELD_NUMBER: _ClassVar[int]
@@ -724,6 +724,12 @@ class GetStatusResponse(_message.Message):
     SECONDS_LEFT_FIELD_NUMBER: _ClassVar[int]
     VERIFYING_FIELD_NUMBER: _ClassVar[int]
     ARCHIVED_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SERVER_TIME_NS_FIELD_NUMBER: _ClassVar[int]
+    DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CALLER_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    TENANTS_FIELD_NUMBER: _ClassVar[int]
     position: int
     stream_last: int
     caught_up: bool
@@ -735,7 +741,13 @@ class GetStatusResponse(_message.Message):
     seconds_left: float
     verifying: bool
     archived: int
-    def __init__(self, position: _Optional[int] = ..., stream_last: _Optional[int] = ..., caught_up: _Optional[bool] = ..., rebuilding: _Optional[bool] = ..., events_per_s: _Optional[float] = ..., file_bytes: _Optional[int] = ..., projection: _Optional[int] = ..., started_ns: _Optional[int] = ..., seconds_left: _Optional[float] = ..., verifying: _Optional[bool] = ..., archived: _Optional[int] = ...) -> None: ...
+    version: str
+    server_time_ns: int
+    disk_free_bytes: int
+    caller: str
+    role: str
+    tenants: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, position: _Optional[int] = ..., stream_last: _Optional[int] = ..., caught_up: _Optional[bool] = ..., rebuilding: _Optional[bool] = ..., events_per_s: _Optional[float] = ..., file_bytes: _Optional[int] = ..., projection: _Optional[int] = ..., started_ns: _Optional[int] = ..., seconds_left: _Optional[float] = ..., verifying: _Optional[bool] = ..., archived: _Optional[int] = ..., version: _Optional[str] = ..., server_time_ns: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., caller: _Optional[str] = ..., role: _Optional[str] = ..., tenants: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class VerifyLedgerRequest(_message.Message):
     __slots__ = ("differences_max",)

@@ -675,18 +675,63 @@ class GetFleetRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetFleetResponse(_message.Message):
-    __slots__ = ("executors", "breakers", "pauses")
+    __slots__ = ("executors", "breakers", "pauses", "scheduler", "pools")
     EXECUTORS_FIELD_NUMBER: _ClassVar[int]
     BREAKERS_FIELD_NUMBER: _ClassVar[int]
     PAUSES_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULER_FIELD_NUMBER: _ClassVar[int]
+    POOLS_FIELD_NUMBER: _ClassVar[int]
     executors: _containers.RepeatedCompositeFieldContainer[Executor]
     breakers: _containers.RepeatedCompositeFieldContainer[ToolBreaker]
     pauses: _containers.RepeatedCompositeFieldContainer[FleetPause]
-    def __init__(self, executors: _Optional[_Iterable[_Union[Executor, _Mapping]]] = ..., breakers: _Optional[_Iterable[_Union[ToolBreaker, _Mapping]]] = ..., pauses: _Optional[_Iterable[_Union[FleetPause, _Mapping]]] = ...) -> None: ...
+    scheduler: Scheduler
+    pools: _containers.RepeatedCompositeFieldContainer[Pool]
+    def __init__(self, executors: _Optional[_Iterable[_Union[Executor, _Mapping]]] = ..., breakers: _Optional[_Iterable[_Union[ToolBreaker, _Mapping]]] = ..., pauses: _Optional[_Iterable[_Union[FleetPause, _Mapping]]] = ..., scheduler: _Optional[_Union[Scheduler, _Mapping]] = ..., pools: _Optional[_Iterable[_Union[Pool, _Mapping]]] = ...) -> None: ...
+
+class Scheduler(_message.Message):
+    __slots__ = ("name", "version", "server_time_ns", "log_time_ns", "position", "caught_up", "halted", "leader", "snapshot_ns")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SERVER_TIME_NS_FIELD_NUMBER: _ClassVar[int]
+    LOG_TIME_NS_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    CAUGHT_UP_FIELD_NUMBER: _ClassVar[int]
+    HALTED_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_NS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    server_time_ns: int
+    log_time_ns: int
+    position: int
+    caught_up: bool
+    halted: str
+    leader: str
+    snapshot_ns: int
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., server_time_ns: _Optional[int] = ..., log_time_ns: _Optional[int] = ..., position: _Optional[int] = ..., caught_up: _Optional[bool] = ..., halted: _Optional[str] = ..., leader: _Optional[str] = ..., snapshot_ns: _Optional[int] = ...) -> None: ...
+
+class Pool(_message.Message):
+    __slots__ = ("name", "waiting", "oldest_ns", "deadline_ns")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_NS_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_NS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    waiting: int
+    oldest_ns: int
+    deadline_ns: int
+    def __init__(self, name: _Optional[str] = ..., waiting: _Optional[int] = ..., oldest_ns: _Optional[int] = ..., deadline_ns: _Optional[int] = ...) -> None: ...
 
 class Executor(_message.Message):
-    __slots__ = ("executor", "boot", "pool", "slots", "state", "since_ns", "reason", "tools")
+    __slots__ = ("executor", "boot", "pool", "slots", "state", "since_ns", "reason", "tools", "missing", "version", "clock_ahead_ns")
     class ToolsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class MissingEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -701,6 +746,9 @@ class Executor(_message.Message):
     SINCE_NS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     TOOLS_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_AHEAD_NS_FIELD_NUMBER: _ClassVar[int]
     executor: str
     boot: str
     pool: str
@@ -709,7 +757,10 @@ class Executor(_message.Message):
     since_ns: int
     reason: str
     tools: _containers.ScalarMap[str, str]
-    def __init__(self, executor: _Optional[str] = ..., boot: _Optional[str] = ..., pool: _Optional[str] = ..., slots: _Optional[int] = ..., state: _Optional[str] = ..., since_ns: _Optional[int] = ..., reason: _Optional[str] = ..., tools: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    missing: _containers.ScalarMap[str, str]
+    version: str
+    clock_ahead_ns: int
+    def __init__(self, executor: _Optional[str] = ..., boot: _Optional[str] = ..., pool: _Optional[str] = ..., slots: _Optional[int] = ..., state: _Optional[str] = ..., since_ns: _Optional[int] = ..., reason: _Optional[str] = ..., tools: _Optional[_Mapping[str, str]] = ..., missing: _Optional[_Mapping[str, str]] = ..., version: _Optional[str] = ..., clock_ahead_ns: _Optional[int] = ...) -> None: ...
 
 class ToolBreaker(_message.Message):
     __slots__ = ("tool", "state", "failures", "until_ns", "reason")
