@@ -573,8 +573,8 @@ class Bus:
         )
 
     def _certificate_until_s(self) -> float:
-        transport = self._nc._transport  # noqa: SLF001 - nats-py tells it nowhere else
-        tls = None if transport is None else transport.get_extra_info("ssl_object")  # type: ignore[attr-defined]  # of all its transports
+        writer = getattr(self._nc._transport, "_io_writer", None)  # noqa: SLF001 - nats-py tells it nowhere else
+        tls = None if writer is None else writer.get_extra_info("ssl_object")
         certificate = None if tls is None else tls.getpeercert()
         return 0.0 if not certificate else float(ssl.cert_time_to_seconds(certificate["notAfter"]))
 

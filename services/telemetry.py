@@ -15,7 +15,7 @@ import math
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final, TextIO, cast
 
@@ -92,9 +92,15 @@ def configure(service: str, env: Mapping[str, str], mask: Callable[[str], str] |
     threading.excepthook = _unhandled_in_thread
 
 
-def silence() -> None:
-    """Log nothing: for a command whose answer says all that there is to say."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL + 1))
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Log nothing meanwhile: for a command whose answer says all that there is to say."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
 
 
 def about(

@@ -692,11 +692,33 @@ def tools(repo: RepoOption = Path(), tool_profiles: Profiles = None, as_json: Js
 
 @app.command(rich_help_panel="Cluster")
 @command
-def doctor(repo: RepoOption = Path(), tool_profiles: Profiles = None, as_json: JsonOption = False) -> int:
+def doctor(
+    repo: RepoOption = Path(),
+    tool_profiles: Profiles = None,
+    as_cluster: Annotated[
+        bool, typer.Option("--cluster", help="Look at the cluster from outside, not at this machine.")
+    ] = False,
+    bus: Annotated[
+        Path | None, typer.Option("--bus", help="With --cluster: a service's TOML; its [bus] says how to reach NATS.")
+    ] = None,
+    metrics: Annotated[
+        list[str] | None, typer.Option("--metrics", help="With --cluster: the URL of a service's /metrics; repeatable.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> int:
     """Check what runs need, and tell what to mend; ends with 1 when anything must be. Starts no cluster, changes nothing."""
-    from swell.doctor import examine  # noqa: PLC0415 - as the module says
+    if as_cluster:
+        from services.telemetry import silence  # noqa: PLC0415 - as the module says
+        from swell.checkup import examine_cluster  # noqa: PLC0415 - as above
 
-    verdict = examine(repo, tool_profiles)
+        with silence():
+            verdict = examine_cluster(bus=bus, metrics=metrics or ())
+    elif bus is not None or metrics:
+        raise invalid("NOT_A_CLUSTER", "--bus and --metrics are about a cluster", "Add --cluster.", "swell doctor")
+    else:
+        from swell.doctor import examine  # noqa: PLC0415 - as above
+
+        verdict = examine(repo, tool_profiles)
     say(verdict.json() if as_json else verdict.lines())
     return 0 if verdict.ok else 1
 
