@@ -152,8 +152,8 @@ SLOTS_USED = Series(
 SLOTS_WANTED = Series(
     "swell_scheduler_pool_slots_wanted",
     "gauge",
-    "Steps that wait for their share of what runs draw on together, by pool: slots, budgets, rates.",
-    ("pool",),
+    "Steps that wait for their share of what runs draw on together, by pool and tenant: slots, budgets, rates.",
+    ("pool", "tenant"),
 )
 RUN_BUDGETS = Series(
     "swell_scheduler_run_budget_dollars",
@@ -625,12 +625,14 @@ class SchedulerMetrics:
         used: Tally[tuple[str, str]] = Tally()
         for (pool, tenant), slots in shared.using.items():
             used[self._pools(pool), self._tenants(tenant) if tenant else ""] += slots
-        wanted: Tally[str] = Tally(dict.fromkeys((pool for pool, _ in used), 0))
+        wanted: Tally[tuple[str, str]] = Tally(dict.fromkeys(used, 0))
         for run in scheduler.runs.values():
+            behalf = run.accepted.tenant if run.accepted is not None else ""
+            tenant = self._tenants(behalf) if behalf else ""
             for name in run.delayed:
                 delayed = run.workstreams[name].delayed
                 if delayed is not None and delayed.cause == "limit":
-                    wanted[self._pools(delayed.step.pool)] += 1
+                    wanted[self._pools(delayed.step.pool), tenant] += 1
         waits = {
             name: max(opens_ns(shared.buckets.get(name, Bucket()), rate) - scheduler.now_ns, 0) / 1e9
             for name, rate in list(shared.limits.rates.items())[:RATES_MAX]
@@ -640,7 +642,7 @@ class SchedulerMetrics:
             (GRANTS, (), sum(len(mine) for mine in shared.grants.values())),
             *((RATE_WAIT, (name,), wait_s) for name, wait_s in waits.items()),
             *((SLOTS_USED, key, slots) for key, slots in used.items()),
-            *((SLOTS_WANTED, (pool,), count) for pool, count in wanted.items()),
+            *((SLOTS_WANTED, key, count) for key, count in wanted.items()),
         ]
 
     def _executors(self, scheduler: Folding) -> list[Reading]:

@@ -122,7 +122,7 @@ async def test_what_runs_draw_on_together_is_told(cluster):
         ("fleet", "", "reserved"): 2, ("tool", "claude", "limit"): 5, ("tool", "claude", "reserved"): 2,
     }  # fmt: skip
     assert told.by("swell_scheduler_pool_slots_used", "pool", "tenant") == {("default", ""): 1}
-    assert told.value("swell_scheduler_pool_slots_wanted", pool="default") == 1
+    assert told.by("swell_scheduler_pool_slots_wanted", "pool", "tenant") == {("default", ""): 1}
     assert told.value("swell_scheduler_grants_unused") == 1
     assert told.value("swell_scheduler_grants_total", tool="claude") == 1
     assert told.value("swell_scheduler_shared_wait_seconds_count") == 1
