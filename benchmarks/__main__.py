@@ -12,6 +12,7 @@ NAMES = (
     "ingest",
     "steps",
     "dispatch",
+    "capacity",
     "workspaces",
     "simulated",
     "restart",

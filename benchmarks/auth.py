@@ -46,7 +46,7 @@ def measure() -> list[dict[str, Any]]:
     """Rows of name, value, unit, baseline and ratio; the baseline is plain text with no question who calls."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        tokens = _written(folder)
+        tokens = written(folder)
         with subprocess.Popen([sys.executable, "-m", "benchmarks.auth", scratch], stdout=subprocess.PIPE) as server:
             assert server.stdout is not None
             try:
@@ -117,7 +117,7 @@ async def _answer(request: bytes, _context: Any) -> bytes:
     return request
 
 
-def _written(folder: Path) -> dict[str, str]:
+def written(folder: Path) -> dict[str, str]:
     """Write certificate, keys and principals; the token of each variant that sends one."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])

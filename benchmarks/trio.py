@@ -85,7 +85,11 @@ class Trio:
 
     def channel(self, name: str) -> grpc.Channel:
         """A connection to a service that is ready."""
-        return grpc.insecure_channel(f"127.0.0.1:{json.loads(self._ready_file(name).read_text())['port']}")
+        return grpc.insecure_channel(f"127.0.0.1:{self.port(name)}")
+
+    def port(self, name: str) -> int:
+        """Where a service that is ready listens."""
+        return int(json.loads(self._ready_file(name).read_text())["port"])
 
     def _ready_file(self, name: str) -> Path:
         return self.root / f"{name}.ready"
