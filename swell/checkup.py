@@ -25,7 +25,7 @@ import msgspec
 
 from services.address import is_loopback
 from services.bus import Account, Bus, BusError, Standing
-from services.bus_config import BusConfig, unsynced
+from services.bus_config import ARTIFACTS, EVENTS, BusConfig, unsynced
 from services.config import ConfigError, load_section
 from services.posting import PostError, Receiver
 from swell.doctor import Surroundings, asking, judged_ledger
@@ -526,8 +526,12 @@ def judged_streams(standing: Standing, replicas: int) -> list[Check]:
                 "Bring that server back: the next one that is lost stops everything.",
             )
         ]
-    log = next((one for one in streams if one.name == "SWELL_EVENTS"), None)
-    held = f"; the log has {log.messages:,} entries, {size(log.size_bytes)}" if log is not None else ""
+    by_name = {one.name: one for one in streams}
+    held = ""
+    if (log := by_name.get(EVENTS)) is not None:
+        held += f"; the log has {log.messages:,} entries, {size(log.size_bytes)}"
+    if (objects := by_name.get(f"OBJ_{ARTIFACTS}")) is not None:
+        held += f"; artifacts {size(objects.size_bytes)}"
     return [ok(name, f"{len(streams)} as they should be, {replicas} copies of each{held}")]
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import time
 import uuid
 from collections import Counter
 
@@ -420,6 +421,7 @@ async def test_of_two_schedulers_one_leads_and_the_other_takes_over(cluster):
     await cluster.submit(spec([bundle(A)]))
     await cluster.until(lambda: len(cluster.of(StepStarted)) == 2)
     assert not two.leader
+    assert (await one.leads(), await two.leads()) == ("s1", "s1")
     await cluster.kill("s1")
     await cluster.until(lambda: two.leader, timeout_s=3)
     await cluster.request(CancelRequested(request_id="q-cancel", actor="ann"))
@@ -568,6 +570,21 @@ async def test_nobody_beats_in_anothers_name(cluster):
     await cluster.until(lambda: "e2" in shell._sightings.executors)
     sighting = shell._sightings.executors["e1"]
     assert (sighting.boot, sighting.pool, sighting.gone) == (true, "default", False)
+    steps.hanging[RUN, A, 1].set()
+    assert (await cluster.finished()).state == "completed"
+    assert cluster.of(StepLost) == []
+
+
+async def test_an_executors_clock_that_is_an_hour_off_is_told_and_decides_nothing(cluster):
+    shell = cluster.shell("s1")
+    steps = cluster.executor("e1", PlayedSteps(hang={(A, "edit")}))
+    await cluster.submit(spec([bundle(A)]))
+    await cluster.until(lambda: steps.hanging and shell.beat_of("e1"))
+    said = msgspec.structs.replace(shell.beat_of("e1"), at_ns=time.time_ns() + 3_600_000_000_000)
+    before_ns = shell.now_ns
+    await cluster.bus.put_key(EXECUTORS, "default.e1", msgspec.json.encode(said))
+    await cluster.until(lambda: shell.clock_ahead_ns("e1") > 3_500_000_000_000)
+    assert shell.now_ns - before_ns < 60_000_000_000
     steps.hanging[RUN, A, 1].set()
     assert (await cluster.finished()).state == "completed"
     assert cluster.of(StepLost) == []
