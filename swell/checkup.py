@@ -128,9 +128,12 @@ def certificate(service: Service, endpoints: Endpoints) -> Check:
     host, _, port = at.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if endpoints.ca_file is None:
+        remedy = "Set SWELL_CA_FILE to the file of the services' authority: it turns TLS on."
+        if endpoints.state_dir is None and _speaks_tls(host, int(port)):
+            return failed(name, f"{at} speaks TLS, and is called without", remedy)
         if is_loopback(host):
             return ok(name, f"none is asked for: {at} is on this machine")
-        return warning(name, f"{at} is called without TLS", "Set SWELL_CA_FILE to the file of the services' authority.")
+        return warning(name, f"{at} is called without TLS", remedy)
     variable = f"SWELL_{service.upper()}"
     try:
         context = ssl.create_default_context(cafile=endpoints.ca_file)
@@ -158,6 +161,21 @@ def certificate(service: Service, endpoints: Endpoints) -> Check:
     except OSError as error:
         return failed(name, f"{at} cannot be reached: {error}", f"Check {variable}, and that the {service} runs.")
     return judged_expiry(name, until_s, time.time(), f"for {wanted}, by an authority of SWELL_CA_FILE")
+
+
+def _speaks_tls(host: str, port: int) -> bool:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # nothing is said to it
+    context.set_alpn_protocols(["h2"])
+    try:
+        with (
+            socket.create_connection((host, port), timeout=CONNECT_S) as raw,
+            context.wrap_socket(raw, server_hostname=host),
+        ):
+            return True
+    except OSError:
+        return False
 
 
 def _unverified(error: ssl.SSLCertVerificationError, at: str, wanted: str, variable: str) -> tuple[str, str]:
@@ -481,12 +499,9 @@ async def _asked(config: BusConfig) -> tuple[Standing, str, list[Check]]:
 
 def _judged_durability(loose: str, config: BusConfig) -> Check:
     if loose:
-        what, _, remedy = loose.rpartition(": ")
-        return warning(
-            "durability",
-            f"A POWER CUT MAY LOSE ACKNOWLEDGED ENTRIES: {what or loose}",
-            f"{remedy[:1].upper()}{remedy[1:]}.",
-        )
+        what, _, remedy = loose.partition(": run it")
+        told = f"A POWER CUT MAY LOSE ACKNOWLEDGED ENTRIES: {what}"
+        return warning("durability", told, f"Run it{remedy}.")
     return ok("durability", f"{config.replicas} copies" if config.replicas > 1 else "one copy, synced at every write")
 
 

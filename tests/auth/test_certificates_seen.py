@@ -61,6 +61,13 @@ def test_each_thing_that_is_wrong_with_a_certificate_is_told_apart(
         right(certificate("ledger", Endpoints(scheduler=at, ledger=at, ca_file=tmp_path / "ca.pem")), state, said)
 
 
+def test_a_service_that_speaks_tls_and_is_called_without(tmp_path: Path, own_nats_server: Any) -> None:
+    with serving(tmp_path, Authority()) as at:
+        right(certificate("ledger", Endpoints(scheduler=at, ledger=at)), "failed", "speaks TLS, and is called without")
+    plain = own_nats_server.url.removeprefix("nats://")
+    right(certificate("ledger", Endpoints(scheduler=plain, ledger=plain)), "ok", "is on this machine")
+
+
 def test_an_authority_that_is_not_known_and_a_port_without_tls(tmp_path: Path, own_nats_server: Any) -> None:
     (tmp_path / "ca.pem").write_bytes(Authority("another").pem)
     with serving(tmp_path, Authority()) as at:

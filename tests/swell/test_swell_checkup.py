@@ -237,6 +237,7 @@ def test_a_bus_without_streams_and_without_sync_is_told(nowhere: None, own_nats_
     right(found["bus"], "ok", "NATS 2.")
     right(found["streams"], "failed", "none of Swell's streams")
     right(found["durability"], "warning", "A POWER CUT MAY LOSE")
+    assert found["durability"].remedy.startswith("Run it with `jetstream { sync_interval: always }`")
     right(found["account storage"], "ok", "used")
 
 
