@@ -395,11 +395,7 @@ def judged_tools(executors: Iterable[Executor]) -> Check:
     for pool in sorted({one.pool for one in serving}):
         members = [one for one in serving if one.pool == pool]
         some = {tool for one in members for tool in one.tools}
-        uneven += [
-            f"{tool} on {sum(tool in one.tools for one in members)} of {len(members)} in pool {pool}"
-            for tool in sorted(some)
-            if not all(tool in one.tools for one in members)
-        ]
+        uneven += [_lacking(tool, members) for tool in sorted(some) if not all(tool in one.tools for one in members)]
     if uneven:
         return warning(
             name, _listed(uneven), "Use one image for a pool, or put these executors into pools of their own."
@@ -410,6 +406,14 @@ def judged_tools(executors: Iterable[Executor]) -> Check:
             name, "no executor has an AI tool that comes with Swell", "Build an image with one (docs/kubernetes.md)."
         )
     return ok(name, f"the same within each pool: {_listed(sorted(found))}")
+
+
+def _lacking(tool: str, members: Sequence[Executor]) -> str:
+    """Which of a pool's executors lack a tool that others have, and the program that they did not find."""
+    without = [one for one in members if tool not in one.tools]
+    programs = sorted({program for one in without if (program := one.missing.get(tool))})
+    found = f", which did not find {_listed(programs)}" if programs else ""
+    return f"{tool} is not on {_listed([one.executor for one in without])} of pool {members[0].pool}{found}"
 
 
 def judged_ledger_disk(status: LedgerStatus) -> Check:

@@ -115,13 +115,18 @@ def test_each_pool_has_its_line() -> None:
     ("tools", "state", "said"),
     [
         (({"aider": "1", "ruff": "1"}, {"aider": "1", "ruff": "2"}), "ok", "aider, ruff"),
-        (({"aider": "1", "ruff": "1"}, {"aider": "1"}), "warning", "ruff on 1 of 2 in pool default"),
+        (
+            ({"aider": "1", "ruff": "1"}, {"aider": "1"}),
+            "warning",
+            "ruff is not on e1 of pool default, which did not find ./ruff",
+        ),
         (({"ruff": "1"}, {"ruff": "1"}), "warning", "no executor has an AI tool"),
         ((), "warning", "no executor works"),
     ],
 )
 def test_executors_of_a_pool_have_the_same_tools(tools: tuple[dict[str, str], ...], state: str, said: str) -> None:
-    right(judged_tools([executor(f"e{at}", tools=found) for at, found in enumerate(tools)]), state, said)
+    told = [executor(f"e{at}", tools=found, missing={"ruff": "./ruff"}) for at, found in enumerate(tools)]
+    right(judged_tools(told), state, said)
 
 
 @pytest.mark.parametrize(
