@@ -6,7 +6,7 @@ one, which is started if need be. So what was called from Python is seen by `swe
 A context is a mapping. Its keys `repo_root` (default "."), `dry_run`, `timeout_sec`, `max_workers`, `wave_delay_sec`,
 `fail_fast`, `scheduling` ("barrier" or "eager"), `review` ("fail", or "wait" for a person), `pools` (the pool that does the
 work, then those that do what it has no tool for), `budget_usd`, `budget_mode` ("halt", "warn" or "continue"),
-`tool_profiles` (a file, or a mapping in the form of one), `breaker` and `recovery` (files), `deliver` ("wave", "end" or
+`tool_profiles` (a file, or a mapping in the form of one), `breaker` and `recovery` (files), `location` (where executors find the repository), `deliver` ("wave", "end" or
 "never"), `delivery_style`, `delivery_remote`, `delivery_credential`, `delivery_hook`, `labels` (a mapping) and `tenant`, `base_ref` and `allow_dirty` say how to run; `static_tools`, `runtime_tool` and the other keys of swell.toml override it; everything
 else stands for placeholders in tool arguments.
 """
@@ -46,6 +46,7 @@ _SETTINGS: Final = {
     "budget_mode": "budget_mode",
     "breaker": "breaker",
     "recovery": "recovery",
+    "location": "location",
     "deliver": "deliver",
     "delivery_style": "delivery_style",
     "delivery_remote": "delivery_remote",

@@ -79,6 +79,13 @@ DeliveryRemote = Annotated[
     str | None,
     typer.Option("--delivery-remote", help="A remote's name, a path or an address. Default: the repository itself."),
 ]
+Location = Annotated[
+    str | None,
+    typer.Option(
+        "--location",
+        help="Where executors find the repository: a remote's name, a path or an address. Default: its path here.",
+    ),
+]
 DeliveryCredential = Annotated[
     str | None,
     typer.Option(

@@ -44,6 +44,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     tool_profiles: str | None = None
     breaker: str | None = None
     recovery: str | None = None
+    location: str | None = None
     deliver: Literal["wave", "end", "never"] | None = None
     delivery_style: Literal["rebase", "squash", "merge"] | None = None
     delivery_remote: str | None = None

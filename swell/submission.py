@@ -96,7 +96,7 @@ def assemble(
         delivery_hook=settings.delivery_hook or "",
     )
     header = Header(
-        location=str(state.root),
+        location=remote_address(state.root, settings.location or "") or str(state.root),
         base_commit=state.base_commit,
         base_ref=state.base_ref,
         options=options,
@@ -133,7 +133,7 @@ def tenant_of(tenant: str) -> str:
 
 
 def remote_address(repo: Path, remote: str) -> str:
-    """Where to deliver: an address or a path as it is, the name of a remote as what the repository has for it.
+    """An address or a path as it is, the name of a remote as what the repository has for it; "" as it is.
 
     Raises SwellError BAD_REMOTE.
     """

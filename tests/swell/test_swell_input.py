@@ -43,6 +43,25 @@ def refused(result: Result, *said: str) -> None:
         assert text in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [("upstream", "https://git.example/r.git"), ("ssh://git@git.example/r", "ssh://git@git.example/r")],
+)
+def test_executors_find_the_repository_where_they_are_told(
+    repo: Path, bundles: Bundles, given: str, found: str
+) -> None:
+    git(repo, "remote", "add", "upstream", "https://git.example/r.git")
+    made = assemble(load_bundles(bundles(bundle("ws-a"))), repo=repo, settings=RunSettings(location=given))
+    assert made.header.location == found
+
+
+def test_executors_are_not_told_of_what_is_no_repository(swell: Swell, repo: Path, bundles: Bundles) -> None:
+    refused(
+        swell("submit", str(bundles(bundle("ws-a"))), "--repo", str(repo), "--location", "ext::x"),
+        "no location of a repository",
+    )
+
+
 def test_help_names_every_command_and_is_quick() -> None:
     began = time.monotonic()
     shown = subprocess.run([sys.executable, "-m", "swell.cli", "--help"], capture_output=True, text=True, check=True)
