@@ -2,6 +2,7 @@
 
 * The image's requirements: the part of requirements.lock that runs Swell, and the part that builds its wheel.
 * The chart's copies of rules and dashboards; a chart cannot read files that lie outside of it.
+* The permissions of NATS users, for a pool called POOL, which the chart replaces by the names of its pools.
 * In the chart's values.schema.json, what may stand in `settings`: the services' own settings without those that the chart sets.
 """
 
@@ -17,6 +18,7 @@ import msgspec
 
 from services.executor.config import ExecutorConfig
 from services.ledger.config import LedgerConfig
+from services.permissions import User, executor, ledger, scheduler
 from services.scheduler.config import SchedulerConfig
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -33,6 +35,9 @@ SET_BY_CHART: Final = frozenset({
 })  # fmt: skip
 """Settings that follow from other values of the chart."""
 
+BUILT_WITH: Final = ("setuptools",)
+"""What builds dependencies that come as source only."""
+
 _PINNED: Final = re.compile(r"^([a-z0-9][a-z0-9._-]*)==", re.MULTILINE)
 
 
@@ -45,16 +50,27 @@ def generated() -> Iterator[tuple[Path, str]]:
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     yield ROOT / "deploy" / "requirements.lock", subset(lock, project["project"]["dependencies"])
-    yield ROOT / "deploy" / "build.lock", subset(lock, project["build-system"]["requires"])
+    yield ROOT / "deploy" / "build.lock", subset(lock, [*project["build-system"]["requires"], *BUILT_WITH])
     rules = ROOT / "deploy" / "prometheus" / "swell.rules.yml"
     yield CHART / "files" / rules.name, rules.read_text(encoding="utf-8")
     for board in sorted((ROOT / "deploy" / "grafana").glob("*.json")):
         yield CHART / "files" / "dashboards" / board.name, board.read_text(encoding="utf-8")
+    table = {user.name: permissions_of(user) for user in (scheduler(), ledger(), executor("POOL"))}
+    yield CHART / "files" / "nats-permissions.json", json.dumps(table, indent=1) + "\n"
     schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
     schema["$defs"] = {name: one for name, one in schema["$defs"].items() if not name.startswith("settings.")}
     for service, kind in SERVICES.items():
         schema["$defs"] |= settings_schema(f"settings.{service}", kind)
     yield CHART / "values.schema.json", json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def permissions_of(user: User) -> dict[str, Any]:
+    """What a user of NATS may do, as a server's configuration has it."""
+    denied = {"deny": list(user.denied)} if user.denied else {}
+    return {
+        "publish": {"allow": user.subjects("publish")} | denied,
+        "subscribe": {"allow": user.subjects("subscribe")},
+    }
 
 
 def subset(lock: str, wanted: list[str]) -> str:

@@ -23,7 +23,7 @@ from referencing.jsonschema import DRAFT202012
 
 from deploy.generate import SERVICES, stale
 from services.config import load
-from tests.deploy.chart import CASES, CHART, NAMESPACE, PROFILES, RELEASE, helm, render, rendered
+from tests.deploy.chart import CASES, CHART, NAMESPACE, PROFILES, RELEASE, Rendered, helm, render, rendered
 from tests.deploy.shipped import DASHBOARDS, ROOT, RULES
 
 EVERY = [*CASES, *PROFILES]
@@ -34,9 +34,6 @@ CRDS = {
     kind: json.loads((Path(__file__).parent / "crds" / f"{kind.lower()}.json").read_text(encoding="utf-8"))
     for kind in ("Certificate", "PodMonitor", "PrometheusRule", "ScaledObject")
 }
-PENDING = {"auth", "tls", "metrics_plaintext", "bus.ca_file", "bus.credentials_file", "bus.synced", "bus.tls_name"}
-"""Settings that the chart writes, and that services which do not know them yet are not asked about."""
-
 pytestmark = pytest.mark.usefixtures("tools")
 
 
@@ -138,26 +135,36 @@ def test_rules_and_dashboards_arrive_as_they_are():
 @pytest.mark.parametrize("case", EVERY)
 def test_pods_may_do_little(case):
     for pod in rendered(case).pods:
-        spec, context = pod.spec, pod.spec["securityContext"]
-        assert spec["automountServiceAccountToken"] is False, pod.owner
-        assert spec["enableServiceLinks"] is False, "variables of services would be read as settings"
-        assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys(), pod.owner
-        assert context["runAsNonRoot"] is True
-        assert context["runAsUser"] == context["fsGroup"] == 10001
-        confined = context["seccompProfile"]["type"]
-        assert confined == "RuntimeDefault" or (confined in ("Localhost", "Unconfined") and spec["hostUsers"] is False)
-        assert not [volume for volume in spec["volumes"] if "hostPath" in volume], pod.owner
-        for container in pod.containers:
-            bounds = container["securityContext"]
-            assert bounds["allowPrivilegeEscalation"] is False
-            assert bounds["readOnlyRootFilesystem"] is True
-            assert bounds["capabilities"] == {"drop": ["ALL"]}
-            assert bounds.get("procMount", "Default") == "Default" or spec["hostUsers"] is False
-            assert (
-                container["resources"]["limits"].keys()
-                == container["resources"]["requests"].keys()
-                == {"cpu", "memory"}
-            )
+        may_do_little(pod)
+
+
+def test_the_example_is_valid_and_its_pod_may_do_as_little(tools):
+    found = Rendered(list(yaml.safe_load_all((ROOT / "deploy" / "example.yaml").read_text(encoding="utf-8"))), {})
+    for version in (OLDEST, NEWEST):
+        assert [wrong for one in found.objects for wrong in wrong_in(one, tools.schemas, version)] == []
+    (pod,) = found.pods
+    may_do_little(pod)
+    assert pod.labels[f"{RELEASE}-client"] == "true"
+
+
+def may_do_little(pod):
+    """What every pod keeps to."""
+    spec, context = pod.spec, pod.spec["securityContext"]
+    assert spec["automountServiceAccountToken"] is False, pod.owner
+    assert spec["enableServiceLinks"] is False, "variables of services would be read as settings"
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys(), pod.owner
+    assert context["runAsNonRoot"] is True
+    assert context["runAsUser"] == context["fsGroup"] == 10001
+    confined = context["seccompProfile"]["type"]
+    assert confined == "RuntimeDefault" or (confined in ("Localhost", "Unconfined") and spec["hostUsers"] is False)
+    assert not [volume for volume in spec["volumes"] if "hostPath" in volume], pod.owner
+    for container in pod.containers:
+        bounds = container["securityContext"]
+        assert bounds["allowPrivilegeEscalation"] is False
+        assert bounds["readOnlyRootFilesystem"] is True
+        assert bounds["capabilities"] == {"drop": ["ALL"]}
+        assert bounds.get("procMount", "Default") == "Default" or spec["hostUsers"] is False
+        assert container["resources"]["limits"].keys() == container["resources"]["requests"].keys() == {"cpu", "memory"}
 
 
 @pytest.mark.parametrize("case", EVERY)
@@ -301,28 +308,6 @@ def test_what_is_referred_to_exists(case):
 # Settings
 
 
-def emitted(table: dict, at: str = "") -> str:
-    """A table as TOML."""
-    lines = [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in table.items() if not isinstance(value, dict)]
-    for key, value in table.items():
-        if isinstance(value, dict):
-            lines += [f"[{at}{json.dumps(key)}]", emitted(value, f"{at}{json.dumps(key)}.")]
-    return "\n".join(lines)
-
-
-def known(service: str, table: dict) -> dict:
-    """The same without what is pending in this service."""
-    fields = SERVICES[service].__struct_fields__
-    bus = SERVICES[service](
-        **({"state_dir": Path()} if service == "executor" else {"file": Path()} if service == "ledger" else {})
-    ).bus
-    kept = {key: value for key, value in table.items() if key in fields or key not in PENDING}
-    kept["bus"] = {
-        key: value for key, value in table["bus"].items() if key in bus.__struct_fields__ or f"bus.{key}" not in PENDING
-    }
-    return kept
-
-
 def settings_of(case: str):
     """Each ConfigMap with settings: the service, its text, and the variables of its container."""
     shown = rendered(case)
@@ -343,9 +328,8 @@ def test_services_take_their_settings(case, tmp_path):
     found = list(settings_of(case))
     assert {service for service, *_ in found} == set(SERVICES)
     for service, data, variables, container in found:
-        table = tomllib.loads(data[f"{service}.toml"])
         file = tmp_path / f"{service}.toml"
-        file.write_text(emitted(known(service, table)), encoding="utf-8")
+        file.write_text(data[f"{service}.toml"], encoding="utf-8")
         settings = load(SERVICES[service], file, variables, f"SWELL_{service.upper()}")
         assert settings.bus.url.startswith("tls://")
         assert settings.metrics_address.rpartition(":")[2] in {

@@ -8,7 +8,7 @@ import tomllib
 
 import pytest
 
-from deploy.generate import LockError, subset
+from deploy.generate import BUILT_WITH, LockError, subset
 from tests.deploy.shipped import ROOT
 
 DOCKERFILES = ("Dockerfile", "Dockerfile.tools")
@@ -33,7 +33,7 @@ def test_a_lock_of_the_image_is_part_of_the_lock(name):
     ("name", "wanted"),
     [
         ("requirements.lock", PROJECT["project"]["dependencies"]),
-        ("build.lock", PROJECT["build-system"]["requires"]),
+        ("build.lock", [*PROJECT["build-system"]["requires"], *BUILT_WITH]),
     ],
 )
 def test_a_lock_of_the_image_has_all_that_is_needed_and_no_more(name, wanted):
