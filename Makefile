@@ -67,15 +67,17 @@ tools-test: $(STAMP) ## Install the real coding tools (pinned, cached) and drive
 metrics-test: $(STAMP) ## Show dashboards and rules a real run: needs prometheus and promtool on PATH (Debian: apt-get install prometheus)
 	$(BIN)/python -m tests.deploy
 
-deploy-test: $(STAMP) ## Check chart and image, and build the image: ENGINE=docker, BASE=an image with Python
+deploy-test: $(STAMP) ## Check chart and image, build the image on BASE, run chart and deploy/README.md in containers: needs root and podman
 	$(BIN)/python -m pytest -q tests/deploy
 	$(BIN)/python -m tests.deploy.image --engine $(ENGINE) --base $(BASE) --image $(IMAGE)
+	$(BIN)/python -m tests.deploy.live --image $(IMAGE)
+	$(BIN)/python -m tests.deploy.readme
 
 chart: $(STAMP) ## Write what deploy/ repeats from elsewhere: locks, rules, dashboards, the schema of settings
 	$(BIN)/python -m deploy.generate
 
 image: ## Build the image IMAGE on BASE with ENGINE
-	$(ENGINE) build --build-arg BASE=$(BASE) --file deploy/Dockerfile --tag $(IMAGE) .
+	$(ENGINE) build $(SWELL_BUILD_OPTIONS) --build-arg BASE=$(BASE) --file deploy/Dockerfile --tag $(IMAGE) .
 
 image-sbom: ## Write what is in the image IMAGE to swell.cdx.json, as CycloneDX
 	$(ENGINE) run --rm --interactive --network none --read-only $(IMAGE) python - < deploy/sbom.py > swell.cdx.json

@@ -6,7 +6,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
 DAY = timedelta(days=1)
@@ -35,6 +35,13 @@ class Authority(Made):
     def __init__(self, name: str = "test authority"):
         key = ec.generate_private_key(ec.SECP256R1())
         super().__init__(_signed(name, [], key, None, key, datetime.now(UTC) - DAY, datetime.now(UTC) + 30 * DAY), key)
+
+    @classmethod
+    def of(cls, pem: bytes, key_pem: bytes) -> "Authority":
+        """One that there is already."""
+        made = cls.__new__(cls)
+        Made.__init__(made, x509.load_pem_x509_certificate(pem), load_pem_private_key(key_pem, None))
+        return made
 
     def make(self, name: str = "localhost", sans: list | None = None, *, begins=-DAY, ends=30 * DAY) -> Made:
         """A certificate for `name` (and for 127.0.0.1, unless other names are given), valid from and until then."""
