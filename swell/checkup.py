@@ -38,6 +38,7 @@ from swell.verdict import Check, Running, Verdict, failed, ok, warning
 LOOK_S: Final = 12.0
 CONNECT_S: Final = 2.0
 SCRAPE_S: Final = 4.0
+SETTLED_S: Final = 2.0
 BUS_S: Final = 5.0
 SCRAPE_BYTES_MAX: Final = 8 * 1024 * 1024
 CERTIFICATE_DAYS: Final = 14
@@ -222,9 +223,14 @@ def judged_expiry(name: str, until_s: float, now_s: float, what: str) -> Check:
 def _scheduler(endpoints: Endpoints, seen: Seen) -> list[Check]:
     try:
         with asking(endpoints, "scheduler") as client:
-            before_ns = time.time_ns()
-            fleet = client.get_fleet()
-            asked_ns = (before_ns + time.time_ns()) // 2
+            deadline = time.monotonic() + SETTLED_S
+            while True:
+                before_ns = time.time_ns()
+                fleet = client.get_fleet()
+                asked_ns = (before_ns + time.time_ns()) // 2
+                if _is_settled(fleet) or time.monotonic() > deadline:
+                    break
+                time.sleep(SETTLED_S / 20)
     except SwellError as error:
         if error.reason == "TENANT_BOUND":
             return [warning("scheduler", "it answers; who is bound to tenants is not told of the fleet", error.remedy)]
@@ -245,6 +251,11 @@ def _scheduler(endpoints: Endpoints, seen: Seen) -> list[Check]:
         *judged_pools(fleet),
         judged_tools(fleet.executors),
     ]
+
+
+def _is_settled(fleet: Fleet) -> bool:
+    """What has just been started takes a moment to lead, or to be known."""
+    return bool(fleet.scheduler.leader) and any(one.state in _SERVING for one in fleet.executors)
 
 
 def _clocks(fleet: Fleet, asked_ns: int, seen: Seen) -> None:
