@@ -25,10 +25,11 @@ import ssl
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 import msgspec
 import structlog
+from msgspec import Meta
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
@@ -1147,7 +1148,11 @@ class Consumer:
 
 
 class Objects:
-    """Stored objects by unique name. An object is written once and never replaced."""
+    """Stored objects by unique name. An object is written once and never replaced.
+
+    Whoever may write objects can write to any subject of the store. So what was stored first of an object is the object: its
+    first description, and of its bytes as many chunks as that names. What is added later changes nothing.
+    """
 
     def __init__(self, bus: Bus) -> None:
         """Use `Bus.objects`."""
@@ -1196,13 +1201,22 @@ class Objects:
         First the bytes, then the description: what is left when this is interrupted reads as a missing object, and can be
         deleted again. A reader under way gets ObjectMissingError.
         """
-        meta = _description_of(name)
-        described = await self._bus.last(meta, stream=f"OBJ_{ARTIFACTS}")
-        if described is None:
+        info = await self._described(name)
+        if info is None:
             return False
-        await self._purge(f"$O.{ARTIFACTS}.C.{json.loads(described.data)['nuid']}")
-        await self._purge(meta)
+        await self._purge(f"$O.{ARTIFACTS}.C.{info.nuid}")
+        await self._purge(_description_of(name))
         return True
+
+    async def _described(self, name: str) -> "_Described | None":
+        """The first description of an object; None where there is none. Raises BusError for one that cannot be read."""
+        described = await self._bus.next(_description_of(name), stream=f"OBJ_{ARTIFACTS}")
+        if described is None:
+            return None
+        try:
+            return msgspec.json.decode(described.data, type=_Described)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise BusError(f"object {name} has a description that cannot be read: {error}") from error
 
     async def _purge(self, subject: str) -> None:
         answer = await self._bus._api(f"STREAM.PURGE.OBJ_{ARTIFACTS}", {"filter": subject})  # noqa: SLF001
@@ -1213,32 +1227,35 @@ class Objects:
             )
 
     async def read(self, name: str, *, limit_bytes: int) -> AsyncIterator[bytes]:
-        """An object in chunks. Raises ObjectMissingError, BusError when it is over `limit_bytes`, BusUnavailableError."""
-        stream = f"OBJ_{ARTIFACTS}"
-        described = await self._bus.last(_description_of(name), stream=stream)
-        if described is None:
-            raise ObjectMissingError(f"object {name} is not stored (any more)")
-        info = msgspec.json.decode(described.data, type=_Described)
-        if info.deleted:
+        """An object in chunks.
+
+        Raises ObjectMissingError, BusError when it is over `limit_bytes` or has more bytes than it says, BusUnavailableError.
+        """
+        info = await self._described(name)
+        if info is None or info.deleted:
             raise ObjectMissingError(f"object {name} is not stored (any more)")
         if info.size > limit_bytes:
             raise BusError(f"object {name} is {info.size} bytes, over the limit of {limit_bytes}")
         # One by one from the leader, not by a consumer: who may make consumers may have them deliver to any subject.
         position = 0
+        left = info.size
         for _ in range(info.chunks):
-            chunk = await self._bus.next(f"$O.{ARTIFACTS}.C.{info.nuid}", after=position, stream=stream)
+            chunk = await self._bus.next(f"$O.{ARTIFACTS}.C.{info.nuid}", after=position, stream=f"OBJ_{ARTIFACTS}")
             if chunk is None:
                 raise ObjectMissingError(f"object {name} is described, but not all of its bytes are stored")
             position = chunk.sequence
+            left -= len(chunk.data)
+            if left < 0:
+                raise BusError(f"object {name} has more bytes than the {info.size} that it is said to have")
             yield chunk.data
 
 
 class _Described(msgspec.Struct):
     """What the object store's own layout says of an object."""
 
-    nuid: str
-    size: int = 0
-    chunks: int = 0
+    nuid: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9]+\Z")]
+    size: Annotated[int, Meta(ge=0)] = 0
+    chunks: Annotated[int, Meta(ge=0)] = 0
     deleted: bool = False
 
 

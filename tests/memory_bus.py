@@ -604,7 +604,7 @@ class MemoryObjects:
 
     async def write(self, name: str, data: bytes) -> None:
         await self._bus._turn()
-        self._bus.server.objects[name] = data
+        self._bus.server.objects.setdefault(name, data)
 
     async def delete(self, name: str) -> bool:
         await self._bus._turn()

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import hashlib
 import json
 import os
 import subprocess
@@ -575,10 +576,65 @@ async def test_an_object_without_its_chunks_is_missing(nats_server):
         await bus.ensure_streams()
         info = {"name": "torn", "bucket": "SWELL_ARTIFACTS", "nuid": "torn", "size": 3, "chunks": 1}
         meta = base64.urlsafe_b64encode(b"torn").decode()
-        await bus._publish(f"$O.SWELL_ARTIFACTS.M.{meta}", json.dumps(info).encode(), {"Nats-Rollup": "sub"})
+        assert "error" not in await bus._publish(f"$O.SWELL_ARTIFACTS.M.{meta}", json.dumps(info).encode(), None)
         with pytest.raises(ObjectMissingError, match="torn"):
             async with asyncio.timeout(2):
                 _ = [chunk async for chunk in bus.objects.read("torn", limit_bytes=10)]
+
+
+async def all_of(bus: Bus, name: str, limit_bytes: int = 10**6) -> bytes:
+    return b"".join([chunk async for chunk in bus.objects.read(name, limit_bytes=limit_bytes)])
+
+
+async def described(bus: Bus, name: str) -> tuple[str, dict]:
+    """The subject of an object's description, and what stands there first."""
+    subject = f"$O.SWELL_ARTIFACTS.M.{base64.urlsafe_b64encode(name.encode()).decode()}"
+    return subject, json.loads((await bus.next(subject, stream="OBJ_SWELL_ARTIFACTS")).data)
+
+
+async def test_what_is_written_behind_an_object_changes_nothing_of_it(nats_server):
+    """Another description, more chunks of its own, and either with a header that would take the place of the first."""
+    data = bytes(range(256)) * 1200
+    async with connected(nats_server) as bus:
+        await bus.ensure_streams()
+        await bus.objects.write("forged", data)
+        await bus.objects.write("victim", b"of another")
+        subject, info = await described(bus, "forged")
+        _, of_another = await described(bus, "victim")
+        chunks = f"$O.SWELL_ARTIFACTS.C.{info['nuid']}"
+        for header in ("sub", "all"):
+            for place in (subject, chunks):
+                assert "error" in await bus._publish(place, b"x", {"Nats-Rollup": header})
+        for forged in (b"no JSON", json.dumps(of_another).encode(), json.dumps(info | {"deleted": True}).encode()):
+            assert "error" not in await bus._publish(subject, forged, None)
+        assert "error" not in await bus._publish(chunks, b"forged", None)
+        assert await all_of(bus, "forged") == data
+        assert await bus.objects.delete("forged")
+        assert await all_of(bus, "victim") == b"of another", "what is deleted is the object, not what forgers call it"
+        with pytest.raises(ObjectMissingError):
+            await all_of(bus, "forged")
+
+
+@pytest.mark.parametrize(
+    ("description", "told"),
+    [
+        (b"no JSON", "cannot be read"),
+        (b'{"nuid": ">", "size": 3, "chunks": 1}', "cannot be read"),
+        (b'{"nuid": "n1", "size": 3, "chunks": -1}', "cannot be read"),
+        (b'{"nuid": "n1", "size": 3, "chunks": 1000000000}', "more bytes than the 3"),
+    ],
+)
+async def test_a_description_that_lies_is_an_error(nats_server, description, told):
+    """It comes from whoever may write objects: nothing is read without end, and no reader falls over it."""
+    name = f"lie-{hashlib.sha256(description).hexdigest()}"
+    subject = f"$O.SWELL_ARTIFACTS.M.{base64.urlsafe_b64encode(name.encode()).decode()}"
+    async with connected(nats_server) as bus:
+        await bus.ensure_streams()
+        assert "error" not in await bus._publish("$O.SWELL_ARTIFACTS.C.n1", bytes(4), None)
+        assert "error" not in await bus._publish(subject, description, None)
+        with pytest.raises(BusError, match=told) as refused:
+            await all_of(bus, name)
+        assert not isinstance(refused.value, BusUnavailableError)
 
 
 class QuietFollower(Follower):
