@@ -305,6 +305,15 @@ def acceptance_command(text: str, cwd_has: Callable[[str], bool], *, path: str |
        the name of a program ("make sure users can log in"), so prose.
     5. All else is a command. There is no shell: no ``VAR=value``, no pipes; use ``$ sh -c '…'``.
     """
+    return _command(text, lambda word: _can_start(word, cwd_has, path))
+
+
+def may_be_command(text: str) -> bool:
+    """Whether an acceptance test is a command in some worktree, with some programs on the PATH; else it is prose everywhere."""
+    return _command(text, _could_start) is not None
+
+
+def _command(text: str, can_start: Callable[[str], bool]) -> list[str] | None:
     text = text.strip()
     if text.startswith("# "):
         return None
@@ -315,7 +324,7 @@ def acceptance_command(text: str, cwd_has: Callable[[str], bool], *, path: str |
         return None
     if forced:
         return words or None
-    if not words or _FULL_STOP.search(text) or not _can_start(words[0], cwd_has, path) or _is_english(words):
+    if not words or _FULL_STOP.search(text) or not can_start(words[0]) or _is_english(words):
         return None
     return words
 
@@ -323,7 +332,11 @@ def acceptance_command(text: str, cwd_has: Callable[[str], bool], *, path: str |
 def _can_start(word: str, cwd_has: Callable[[str], bool], path: str | None) -> bool:
     if "/" in word and not word.startswith("/"):
         return cwd_has(word)
-    return (word[:1].islower() or word[:1].isdigit() or "/" in word) and shutil.which(word, path=path) is not None
+    return _could_start(word) and shutil.which(word, path=path) is not None
+
+
+def _could_start(word: str) -> bool:
+    return word[:1].islower() or word[:1].isdigit() or "/" in word
 
 
 def _is_english(words: list[str]) -> bool:

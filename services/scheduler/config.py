@@ -84,7 +84,8 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     `reconcile_s`: how often every live run is looked at, seconds. Default 0.25.
     `tool_profiles`: a file laid over the shipped tool profiles. Default none.
     `plugins`: a folder with plugins, which are checks of every workstream of every run (services.plugins). Default none.
-    `client_profiles`: whether a submission may bring its own tool profiles. Default true.
+    `client_profiles`: whether a submission may bring its own tool profiles, and with `setup` and acceptance tests other command
+        lines. Default true.
     `breaker_file`: FIX-loop limits and step time limits. Default: the shipped config/circuit_breaker_config.yaml.
     `recovery_file`: what follows from each class of error. Default: the shipped config/recovery.yaml.
     `aim_registry_file`: what routes capabilities to tools. Default: the shipped config/aim_registry.json.

@@ -472,6 +472,7 @@ class SchedulerServer(SchedulerServiceServicer):
         if definitions is None:
             raise invalid("run", f"run {request.run} has no definition that could be tried again")
         with _submission_errors():
+            self._submissions.check_again(definitions.spec)
             spec = await asyncio.to_thread(_another, old, definitions.spec, request)
         artifact = await self._stored(await asyncio.to_thread(_encoded, spec))
         event = RunRequested(

@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from services.aim import Registry, RegistryError, Skipped, load_registry, parse_registry, pinned
 from services.bundle import SET_BYTES_MAX, BundleValidationError, GateType, WorkstreamBundle, parse_bundles
-from services.checks import Checks, ChecksError, parse_checks, resolve
+from services.checks import Checks, ChecksError, may_be_command, parse_checks, resolve
 from services.config import ConfigError, load_yaml
 from services.delivery import carries_credentials, destination_problem, is_among, location_problem
 from services.discovery import load_plugins
@@ -147,6 +147,7 @@ class Submissions:
         recovery = self._recovery_of(header)
         gates = self._gates_of(header)
         bundles = self._bundles(documents)
+        self._check_commands(checks, options.context, bundles)
         try:
             planned = self._planned(header, run, options, checks, profiles, breaker, recovery, gates, bundles)
             return msgspec.structs.replace(planned, labels=labels, tenant=tenant)
@@ -319,14 +320,55 @@ class Submissions:
         """Raise SubmissionError unless a run over the repository at `location` may be delivered there."""
         if problem := destination_problem(to, location):
             raise SubmissionError("delivery", problem, "INVALID_DELIVERY")
-        if to.remote:
-            self._check_place("delivery", to.remote)
+        self._check_place("delivery", to.remote or location)
         if to.credential and not self._config.client_profiles:
             raise SubmissionError(
                 "delivery",
                 "this scheduler takes no references to credentials from submissions: let the executors' own git have them",
                 "INVALID_DELIVERY",
             )
+
+    def check_again(self, spec: RunSpec) -> None:
+        """Raise SubmissionError unless the definition of an earlier run could be submitted now, by this scheduler's policy."""
+        self._check_place("repository.location", spec.repository.location)
+        self.check_destination(spec.options.destination, spec.repository.location)
+        self._check_commands(spec.checks, spec.options.context, spec.bundles)
+        if self._config.client_profiles:
+            return
+        for tool, profile in spec.profiles.items():
+            if self._profiles.get(tool) != profile:
+                raise SubmissionError(
+                    "tool_profiles_json",
+                    f"the run has a tool profile {tool!r} that is not this scheduler's: submit its bundles anew",
+                    "INVALID_TOOL_PROFILES",
+                )
+
+    def _check_commands(self, checks: Checks, context: Mapping[str, Any], bundles: Sequence[WorkstreamBundle]) -> None:
+        """Raise SubmissionError for command lines in a submission, unless it may bring tool profiles as well.
+
+        What it says to stand in swell.toml at the base commit is not seen here, so it counts as the submission's own.
+        """
+        if self._config.client_profiles:
+            return
+        if checks.setup:
+            raise _command_given("checks_toml", "setup", "let the executors' image bring what it installs")
+        if context.get("setup"):
+            raise _command_given("options.context_json", "setup", "leave it out")
+        for key in context:
+            if key.endswith("_url"):
+                raise _command_given(
+                    "options.context_json", key, "an address gets the credentials of the tool that is called with it"
+                )
+        for bundle in bundles:
+            if bundle.checks.setup:
+                raise _command_given("documents", f"metadata.swell.setup of {bundle.id}", "leave it out")
+            for test in bundle.acceptance_tests:
+                if may_be_command(test):
+                    raise _command_given(
+                        "documents",
+                        f"the acceptance test {test[:80]!r} of {bundle.id}",
+                        "begin it with '# ' if it is prose, or name a tool profile in runtime_tool or test_gates",
+                    )
 
     def _checks(self, header: Header) -> Checks:
         if not header.checks_toml:
@@ -412,6 +454,15 @@ class Submissions:
             graph = {"UNKNOWN_DEPENDENCY", "CYCLE"}
             reason = "INVALID_PLAN" if {p.code for p in error.problems} <= graph else "INVALID_BUNDLES"
             raise SubmissionError("documents", str(error), reason) from error
+
+
+def _command_given(field: str, what: str, remedy: str) -> SubmissionError:
+    return SubmissionError(
+        field,
+        f"this scheduler takes no command lines and no addresses of services from submissions (client_profiles), and {what} is "
+        f"one: {remedy}",
+        "COMMANDS_NOT_TAKEN",
+    )
 
 
 def _skipped(tool: Skipped) -> Finding:

@@ -275,6 +275,62 @@ def test_a_scheduler_that_takes_no_profiles_takes_no_credentials_either():
         strict.plan(header(**given, delivery_credential="env:TOKEN"), document(CHECKED))
 
 
+SETUP = b'setup = [["/bin/sh", "-c", "id"]]'
+
+
+def _of_bundle(**swell) -> dict:
+    return {"metadata": {"swell": {"static_tools": ["ruff"]} | swell}}
+
+
+@pytest.mark.parametrize(
+    ("given", "bundle", "field"),
+    [
+        ({"checks_toml": SETUP}, CHECKED, "checks_toml"),
+        ({"context_json": '{"setup": ["sh -c id"]}'}, CHECKED, "options.context_json"),
+        ({"context_json": '{"codex_base_url": "https://elsewhere.example"}'}, CHECKED, "options.context_json"),
+        ({}, _of_bundle(setup=["sh -c id"]), "documents"),
+        ({}, CHECKED | {"acceptance_tests": ["$ sh -c id"]}, "documents"),
+        ({}, CHECKED | {"acceptance_tests": ["It works.", "make all"]}, "documents"),
+        ({}, CHECKED | {"acceptance_tests": ["./attack"]}, "documents"),
+        ({"tool_profiles_json": b'{"mine": {"command": "sh"}}'}, CHECKED, "tool_profiles_json"),
+    ],
+)
+def test_a_scheduler_that_takes_no_profiles_takes_no_command_line_in_another_form(submissions, given, bundle, field):
+    assert submissions.plan(header(**given), document(bundle)).spec is not None
+    with pytest.raises(SubmissionError) as refused:
+        Submissions(SchedulerConfig(client_profiles=False)).plan(header(**given), document(bundle))
+    assert refused.value.field == field
+
+
+def test_a_scheduler_that_takes_no_profiles_takes_what_runs_nothing_of_the_submissions():
+    prose = ["# $ sh", "The page loads.", "Users can log in", "make sure users can log in"]
+    strict = Submissions(SchedulerConfig(client_profiles=False))
+    given = header(checks_toml=b'setup = []\nstatic_tools = ["ruff"]', context_json='{"claude_model": "m"}')
+    assert strict.plan(given, document(CHECKED | {"acceptance_tests": prose})).spec is not None
+
+
+def test_the_definition_of_an_earlier_run_is_held_to_todays_policy(submissions):
+    """What was taken under another policy, or from another list, is not taken again."""
+    profiles = b'{"ruff": {"command": "/tmp/own"}}'
+    lax = [header(), header(tool_profiles_json=profiles), header(checks_toml=SETUP), header(location="/elsewhere/r")]
+    plain, own, commands, elsewhere = (
+        decode_spec(encode_spec(submissions.plan(one, document(CHECKED)).spec)) for one in lax
+    )
+    strict = Submissions(SchedulerConfig(client_profiles=False))
+    strict.check_again(plain)
+    for spec in (own, commands):
+        submissions.check_again(spec)
+        with pytest.raises(SubmissionError):
+            strict.check_again(spec)
+    narrowed = Submissions(SchedulerConfig(repositories=["/repo"]))
+    narrowed.check_again(plain)
+    with pytest.raises(SubmissionError) as refused:
+        narrowed.check_again(elsewhere)
+    assert refused.value.reason == "REPOSITORY_NOT_ALLOWED"
+    with pytest.raises(SubmissionError):
+        narrowed.check_destination(Destination(), "/elsewhere/r")
+
+
 @pytest.mark.parametrize("hook", ["no-such", "claude"])
 def test_what_is_called_after_a_delivery_is_a_known_program(submissions, hook):
     assert codes(submissions.plan(header(delivery_hook=hook), document(CHECKED))) == {"UNKNOWN_TOOL"}
