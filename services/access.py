@@ -260,6 +260,19 @@ def submitted_for(who: Principal, tenant: str) -> str:
     raise forbidden("NOT_YOURS", f"{who.name} submits for {_theirs(who)}: {named}", who.name)
 
 
+def check_pools(who: Principal, pools: Iterable[str]) -> None:
+    """Raise Refusal unless somebody may have work done in all of these pools."""
+    for pool in pools:
+        if who.pools and pool not in who.pools:
+            theirs = ", ".join(who.pools[:5])
+            raise forbidden(
+                "POOL_NOT_YOURS",
+                f"the run would go to the pool {pool}, and {who.name} may use {theirs}: name one of these",
+                who.name,
+                {"pool": pool},
+            )
+
+
 def _narrow(asked: Any, who: Principal) -> None:
     if asked.HasField("tenant"):
         if asked.tenant not in who.tenants:

@@ -4,9 +4,10 @@ import hashlib
 import hmac
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from services.labels import tenant_problem
 from services.roles import Role
@@ -20,7 +21,7 @@ _K = TypeVar("_K")
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """Who calls, what they may, and on whose behalf; `tenants` empty is anybody's.
+    """Who calls, what they may, on whose behalf and in which pools; `tenants` empty is anybody's, `pools` empty any.
 
     `name` is what the log calls them; "" is whoever holds the token of a local cluster, and says by itself who that is.
     """
@@ -28,6 +29,7 @@ class Principal(msgspec.Struct, frozen=True):
     name: str
     role: Role
     tenants: tuple[str, ...] = ()
+    pools: tuple[str, ...] = ()
 
 
 LOCAL = Principal("", "admin")
@@ -40,6 +42,7 @@ class _Listed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     token_sha256: str | None = None
     certificate: str | None = None
     tenants: list[str] | None = None
+    pools: list[Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]] | None = None
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -77,10 +80,12 @@ class Listing:
         for tenant in one.tenants or ():
             if problem := tenant_problem(tenant) or ("" if tenant else "a tenant's name is empty: leave it out"):
                 raise ValueError(f"{at}.tenants: {problem}")
-        principal = Principal(one.name, one.role, tuple(one.tenants or ()))
+        if one.pools is not None and not one.pools:
+            raise ValueError(f"{at}.pools is empty: name some, or leave it out for all pools")
+        principal = Principal(one.name, one.role, tuple(one.tenants or ()), tuple(one.pools or ()))
         if self._by_name.setdefault(one.name, principal) != principal:
             raise ValueError(
-                f"{at}: {one.name!r} is listed before with another role or other tenants: make them the same"
+                f"{at}: {one.name!r} is listed before with another role, other tenants or other pools: make them the same"
             )
         if one.token_sha256 is None and one.certificate is None:
             raise ValueError(f"{at} has neither token_sha256 nor certificate: give one of them, or both")

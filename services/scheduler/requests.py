@@ -74,14 +74,15 @@ class Requests:
         self._shell = shell
 
     async def first(self, run: str, event: RunRequested) -> int:
-        """The request stands first on its subject, or this very request stands there already; its position."""
+        """The request stands first on its subject, or this very request stands there already; its position.
+
+        It is the same when the same caller asks for the same tenant: what another's request made is not told.
+        """
         try:
             return await self._append(run, [event], expect=0)
         except RefusedError as refused:
-            position = refused.last.sequence if refused.last is not None else 0
-            await self._shell.folded(position, FOLD_TIMEOUT_S)
-            known = self._shell.request_of(run)
-            if known == event.request_id:
+            position = await self._position_of(run, event)
+            if position is not None:
                 return position
             raise RpcError(
                 grpc.StatusCode.ALREADY_EXISTS,
@@ -89,6 +90,24 @@ class Requests:
                 f"run {run} exists already: choose another id, or none",
                 {"run": run},
             ) from refused
+
+    async def _position_of(self, run: str, event: RunRequested) -> int | None:
+        """Where the request stands that made the run, if it is this one."""
+        try:
+            first = await self._bus.next(request_subject(run))
+        except BusUnavailableError as error:
+            raise unavailable(error) from error
+        if first is None:
+            return None
+        try:
+            events = decode_entry(first.data).events
+        except WireError:
+            return None
+        asked = (event.request_id, event.actor, event.tenant)
+        for known in events:
+            if isinstance(known, RunRequested) and (known.request_id, known.actor, known.tenant) == asked:
+                return first.sequence
+        return None
 
     async def add(self, run: str, event: Request) -> int:
         """Append a request; somebody else's, between our look and our append, only means looking again."""
@@ -195,12 +214,7 @@ class Requests:
             if last is not None:
                 await self._shell.folded(last.sequence, FOLD_TIMEOUT_S)
         if run not in self._shell.runs and run not in self._shell.over:
-            raise RpcError(
-                grpc.StatusCode.NOT_FOUND,
-                "RUN_NOT_FOUND",
-                f"there is no run {run}: `swell list` shows them",
-                {"run": run},
-            )
+            raise no_run(run)
 
     async def _append(self, run: str, events: Sequence[AnyEvent], *, expect: int) -> int:
         entry = Entry(
@@ -223,6 +237,13 @@ class Requests:
         with about(run=run):
             log.info("scheduler.requested", request=type(events[0]).__struct_config__.tag, position=position)
         return position
+
+
+def no_run(run: str) -> RpcError:
+    """The error for a run that does not exist, as far as the caller may know."""
+    return RpcError(
+        grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND", f"there is no run {run}: `swell list` shows them", {"run": run}
+    )
 
 
 def check_request_id(request_id: str) -> None:

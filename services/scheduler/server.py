@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, cast, get_args
 
 import grpc
@@ -11,7 +12,7 @@ import grpc.aio
 import msgspec
 import structlog
 
-from services.access import actor, principal, submitted_for
+from services.access import actor, check_pools, principal, submitted_for
 from services.artifacts import Artifacts
 from services.bus import BusError, BusUnavailableError
 from services.events import (
@@ -43,7 +44,7 @@ from services.scheduler.config import SchedulerConfig
 from services.scheduler.fleet import ExecutorLife, slots_carried
 from services.scheduler.grants import day_of, slots_standing, standing
 from services.scheduler.rates import Bucket, opens_ns
-from services.scheduler.requests import FLEET, Requests, unavailable
+from services.scheduler.requests import FLEET, Requests, no_run, unavailable
 from services.scheduler.shell import Shell
 from services.scheduler.state import RunState
 from services.scheduler.submission import BUDGET_MODES, STYLES, Header, Planned, SubmissionError, Submissions, run_of
@@ -128,11 +129,12 @@ class SchedulerServer(SchedulerServiceServicer):
     ) -> pb.SubmitRunResponse:
         """See the protocol."""
         header, documents = await self._received(request_iterator)
-        planned = await self._planned(header, documents)
+        who = principal()
+        planned = await self._planned(header, documents, behalf=partial(submitted_for, who))
         if planned.spec is None:
             raise _refused(planned.report)
-        tenant = submitted_for(principal(), planned.tenant)
         spec = planned.spec
+        check_pools(who, (spec.options.pool, *spec.options.other_pools))
         data = await asyncio.to_thread(_encoded, spec)
         artifact = await self._stored(data)
         event = RunRequested(
@@ -145,7 +147,7 @@ class SchedulerServer(SchedulerServiceServicer):
             timeout_s=spec.options.timeout_s,
             paused=spec.options.paused,
             labels=planned.labels,
-            tenant=tenant,
+            tenant=planned.tenant,
         )
         position = await self._requests.first(spec.run, event)
         return pb.SubmitRunResponse(run=spec.run, position=position, warnings=_findings(planned.report.warnings))
@@ -364,6 +366,9 @@ class SchedulerServer(SchedulerServiceServicer):
         after = _page_token(request.page_token)
         if request.run:
             await self._requests.known(request.run)
+            tenants = principal().tenants
+            if tenants and await self.tenant_of(request.run) not in tenants:
+                raise no_run(request.run)
         names = [name for name in ([request.run] if request.run else sorted(self._shell.runs)) if self._is_theirs(name)]
         found: list[pb.Review] = []
         for review in _reviews(self._shell.runs, names, after):
@@ -474,6 +479,7 @@ class SchedulerServer(SchedulerServiceServicer):
         with _submission_errors():
             self._submissions.check_again(definitions.spec)
             spec = await asyncio.to_thread(_another, old, definitions.spec, request)
+        check_pools(principal(), (spec.options.pool, *spec.options.other_pools))
         artifact = await self._stored(await asyncio.to_thread(_encoded, spec))
         event = RunRequested(
             request_id=request.request_id,
@@ -615,9 +621,11 @@ class SchedulerServer(SchedulerServiceServicer):
             raise invalid("header", "the first message must carry the header")
         return header, documents
 
-    async def _planned(self, header: pb.RunHeader, documents: list[tuple[str, bytes]]) -> Planned:
+    async def _planned(
+        self, header: pb.RunHeader, documents: list[tuple[str, bytes]], behalf: Callable[[str], str] = str
+    ) -> Planned:
         with _submission_errors():
-            return await asyncio.to_thread(self._submissions.plan, _plain(header), documents)
+            return await asyncio.to_thread(self._submissions.plan, _plain(header), documents, behalf=behalf)
 
     async def _stored(self, data: bytes) -> Any:
         try:

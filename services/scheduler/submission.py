@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Literal
 
@@ -136,11 +136,17 @@ class Submissions:
         self._gates = parse_gates(load_yaml(file, GATES_BYTES), str(file))
         self._registry = load_registry(config.aim_registry_file or resource("config/aim_registry.json"))
 
-    def plan(self, header: Header, documents: Sequence[tuple[str, bytes]]) -> Planned:
-        """Look a submission through. Raises SubmissionError for what is not about the plan itself."""
+    def plan(
+        self, header: Header, documents: Sequence[tuple[str, bytes]], *, behalf: Callable[[str], str] = str
+    ) -> Planned:
+        """Look a submission through. Raises SubmissionError for what is not about the plan itself, and what `behalf` raises.
+
+        `behalf` makes of the tenant that it names, "" for none, the one that it is for; by default that very one.
+        """
         run = self._run(header)
         checks = self._checks(header)
         labels, tenant = _named_by(header, checks)
+        tenant = behalf(tenant)
         options = self._options(header, labels, tenant)
         profiles = self._tool_profiles(header)
         breaker = self._breaker_of(header)

@@ -31,8 +31,10 @@ def test_tokens_and_certificates_mean_their_principals(tmp_path):
             one("bob", "operator", certificate="spiffe://swell/bob", tenants=["red", "blue"]),
             one("bob", "operator", token_sha256=digest("bob's next"), tenants=["red", "blue"]),
             {"name": "probe", "role": "admin", "certificate": "probe.example"},
+            one("gil", "operator", pools=["gpu", "cpu"]),
         )
     ).current()
+    assert listing.of_token("gil") == Principal("gil", "operator", (), ("gpu", "cpu"))
     bob = Principal("bob", "operator", ("red", "blue"))
     assert listing.of_token("ann") == Principal("ann", "viewer")
     assert listing.of_token("bob") == listing.of_token("bob's next") == bob
@@ -62,6 +64,9 @@ def test_tokens_and_certificates_mean_their_principals(tmp_path):
         ([one(tenants=[])], r"tenants is empty"),
         ([one(tenants=[""])], r"tenant's name is empty"),
         ([one(tenants=["a b"])], r"is no tenant"),
+        ([one(pools=[])], r"pools is empty"),
+        ([one(pools=["a b"])], r"pools"),
+        ([one(), one(pools=["gpu"], token_sha256=digest("x"))], r"listed before with another role"),
         ([one()] * (PRINCIPALS_MAX + 1), r"more than"),
     ],
 )

@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import msgspec
 import pytest
 from memory_bus import MemoryBus, MemoryServer
 
@@ -11,8 +12,9 @@ from services.artifacts import Artifacts
 from services.bus import BusConfig
 from services.events import RunFinished
 from services.principals import Principal
+from services.refusal import Refusal
 from services.rpc import RpcError
-from services.scheduler.config import SchedulerConfig
+from services.scheduler.config import PoolRule, SchedulerConfig
 from services.scheduler.requests import Requests
 from services.scheduler.server import SchedulerServer
 from services.scheduler.shell import Shell
@@ -125,3 +127,70 @@ async def test_a_delivery_to_where_a_run_came_from_is_held_to_todays_list(servin
     with pytest.raises(RpcError) as refused:
         await serving.asked(RED, serving.server.DeliverRun(pb.DeliverRunRequest(run=run, request_id="request-2"), None))
     assert refused.value.reason == "REPOSITORY_NOT_ALLOWED"
+
+
+async def test_the_tenant_of_who_is_bound_to_one_is_known_when_the_pool_is_chosen(serving):
+    serving.configure(pool_rules=[PoolRule(pool="reds", tenant="red")])
+    for request_id, given in (("request-1", {}), ("request-2", {"tenant": "red"})):
+        run = (await serving.submit(RED, request_id, **given)).run
+        await serving.shell.folded((await serving.bus.last(request_subject(run))).sequence, 5)
+        assert (await serving.spec_of(run)).options.pool == "reds", given
+    with pytest.raises(Refusal) as refused:
+        await serving.submit(RED, "request-3", tenant="blue")
+    assert refused.value.reason == "NOT_YOURS"
+
+
+CAUTIOUS = msgspec.structs.replace(RED, pools=("cpu", "small"))
+
+
+@pytest.mark.parametrize(
+    ("pools", "rule", "allowed"),
+    [
+        (["cpu"], None, True),
+        (["small", "cpu"], None, True),
+        (["cpu", "gpu"], None, False),
+        (["gpu"], None, False),
+        ([], None, False),
+        ([], "cpu", True),
+        ([], "gpu", False),
+    ],
+)
+async def test_who_is_bound_to_pools_has_no_work_done_in_others(serving, pools, rule, allowed):
+    """However the pool was chosen: labels, which rules go by, are the submitter's own."""
+    serving.configure(pool_rules=[PoolRule(pool=rule)] if rule else [])
+    if allowed:
+        await serving.submit(CAUTIOUS, pools=pools)
+        return
+    with pytest.raises(Refusal) as refused:
+        await serving.submit(CAUTIOUS, pools=pools)
+    assert refused.value.reason == "POOL_NOT_YOURS"
+
+
+async def test_another_try_is_held_to_the_pools_of_who_asks(serving, monkeypatch):
+    run = (await serving.submit(RED, pools=["gpu"])).run
+    await serving.end(run, monkeypatch)
+    again = pb.RetryRunRequest(run=run, request_id="request-2")
+    with pytest.raises(Refusal) as refused:
+        await serving.asked(CAUTIOUS, serving.server.RetryRun(again, None))
+    assert refused.value.reason == "POOL_NOT_YOURS"
+    assert (await serving.asked(RED, serving.server.RetryRun(again, None))).new_run
+
+
+async def test_a_request_is_the_same_for_who_made_it_and_for_nobody_else(serving):
+    mine = await serving.submit(RED)
+    assert await serving.submit(RED) == mine
+    for other in (BLUE, Principal("ann", "operator")):
+        with pytest.raises(RpcError) as refused:
+            await serving.submit(other)
+        assert (refused.value.reason, refused.value.metadata) == ("RUN_EXISTS", {"run": mine.run})
+
+
+async def test_reviews_of_anothers_run_are_those_of_no_run(serving):
+    theirs = (await serving.submit(RED)).run
+    told = []
+    for run in (theirs, "r-none"):
+        with pytest.raises(RpcError) as refused:
+            await serving.asked(BLUE, serving.server.ListReviews(pb.ListReviewsRequest(run=run), None))
+        told.append((refused.value.code, refused.value.reason, refused.value.message.replace(run, "")))
+    assert told[0] == told[1]
+    assert not (await serving.asked(RED, serving.server.ListReviews(pb.ListReviewsRequest(run=theirs), None))).reviews
