@@ -26,6 +26,7 @@ _SCHEME: Final = "Bearer "
 
 Count = Annotated[int, Meta(ge=1)]
 PerSecond = Annotated[float, Meta(gt=0)]
+Seconds = Annotated[float, Meta(gt=0)]
 
 TenantOf = Callable[[str], Awaitable[str | None]]
 """On whose behalf a run is; None when there is no such run."""
@@ -40,6 +41,7 @@ class AuthConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     `oidc`: tokens of an OpenID provider (services.oidc.OidcConfig). Default: none are taken.
     `requests_per_second`, `burst`: calls of one principal, in the long run and at once. Default 200 and 1,000.
     `streams`: calls of one principal under way that stream their answer. Default 200.
+    `recheck_s`: how often it is asked anew who holds a call that streams its answer, seconds. Default 60.
     `strangers_per_second`, `strangers_burst`: calls from one address that say nothing valid of who calls; beyond that they are told
         to wait. Default 10 and 100.
     """
@@ -49,6 +51,7 @@ class AuthConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     requests_per_second: PerSecond = 200.0
     burst: Count = 1000
     streams: Count = 200
+    recheck_s: Seconds = 60.0
     strangers_per_second: PerSecond = 10.0
     strangers_burst: Count = 100
 
@@ -96,6 +99,7 @@ class Access:
         self._certificates = certificates and self._is_on
         self._listed = principals_of(Path(config.principals_file)) if config.principals_file else None
         self._oidc = Oidc(config.oidc, now=now, clock=clock) if config.oidc.issuer else None
+        self._recheck_s = config.recheck_s
         self._rules = rules
         self._clock = clock
         self._calls = Buckets(config.requests_per_second, config.burst)
@@ -131,6 +135,26 @@ class Access:
                 "token and certificate, or names in the certificate, mean different principals: send what means one of them",
             )
         return meant.pop() if meant else _nobody()
+
+    @property
+    def recheck_s(self) -> float | None:
+        """How often `recheck` is due for a call that streams its answer, seconds; None for never."""
+        return self._recheck_s if self._is_on else None
+
+    async def recheck(
+        self, who: Principal, method: str, metadata: Any, peer: Mapping[str, Iterable[bytes]] | None
+    ) -> None:
+        """Whether a call under way would still be let in as the same principal's. Raises Refusal, of that principal's."""
+        try:
+            now = self.certain(await self.named(metadata), peer)
+        except Refusal as refusal:
+            refusal.principal = who.name
+            raise
+        if (now.name, now.tenants) != (who.name, who.tenants):
+            raise forbidden(
+                "RIGHTS_CHANGED", f"{who.name} is somebody else by now, or of other tenants: call again", who.name
+            )
+        self._check_role(now, method)
 
     @contextmanager
     def admitted(self, who: Principal, method: str, *, streaming: bool) -> Iterator[None]:
@@ -194,6 +218,9 @@ class Access:
             raise exhausted(
                 "RATE_LIMITED", f"{who.name} calls too often: try again in {wait_s:.2f} s", who.name, wait_s
             )
+        self._check_role(who, method)
+
+    def _check_role(self, who: Principal, method: str) -> None:
         rule = self._rules.get(method)
         if rule is None or not rule.allows(who.role):
             needed = "nobody may call it" if rule is None else f"it needs the role {rule.role}"

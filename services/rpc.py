@@ -35,7 +35,7 @@ from services.access import Access, TenantOf, narrow, principal
 from services.address import AddressError, loopback
 from services.metrics import CALL_BUCKETS_S, OTHER, Exposition, Reading, Series
 from services.otlp import Span
-from services.principals import Principal
+from services.principals import LOCAL, Principal
 from services.quota import Buckets
 from services.refusal import Refusal
 from services.telemetry import about
@@ -394,8 +394,7 @@ class _Boundary(grpc.aio.ServerInterceptor):
 
         async def refuse(_request: Any, context: _Context) -> None:
             with self._metrics.call(method, context):
-                answered = self._access.patience(context.peer()) or refusal
-                self._refusals.tell(method, refusal, "")
+                answered = self._refusals.tell(method, refusal, "", context.peer())
                 await context.abort_with_status(rpc_status.to_status(status_of(_as_error(answered))))
 
         return grpc.stream_stream_rpc_method_handler(refuse)
@@ -411,14 +410,44 @@ class _Entrance:
         self._streaming = streaming
 
     @contextlib.contextmanager
-    def passed(self, context: _Context) -> Iterator[None]:
-        """Around the call. Raises Refusal."""
+    def passed(self, context: _Context) -> Iterator[Principal]:
+        """Around the call; who makes it. Raises Refusal."""
         if self._access is None:
-            yield
+            yield LOCAL
             return
         who = self._access.certain(self._named, context.auth_context())
         with self._access.admitted(who, self._method, streaming=self._streaming):
-            yield
+            yield who
+
+    async def held(self, who: Principal, context: _Context, streaming: Awaitable[None]) -> None:
+        """Wait for a call that streams its answer, for as long as it would be let in. Raises Refusal."""
+        if self._access is None or self._access.recheck_s is None:
+            await streaming
+            return
+        refused: list[Refusal] = []
+        try:
+            async with asyncio.timeout(None) as limit:
+                asking = asyncio.create_task(self._ask_again(self._access, who, context, limit, refused))
+                try:
+                    await streaming
+                finally:
+                    asking.cancel()
+        except TimeoutError:
+            if refused:
+                raise refused[0] from None
+            raise
+
+    async def _ask_again(
+        self, access: Access, who: Principal, context: _Context, limit: asyncio.Timeout, refused: list[Refusal]
+    ) -> None:
+        """Until the call would not be let in any more: then its time is over."""
+        while not refused:
+            await asyncio.sleep(access.recheck_s or 0.0)
+            try:
+                await access.recheck(who, self._method, context.invocation_metadata(), context.auth_context())
+            except Refusal as refusal:
+                refused.append(refusal)
+        limit.reschedule(asyncio.get_running_loop().time())
 
 
 class _Refusals:
@@ -431,18 +460,23 @@ class _Refusals:
         self._lines = Buckets(REFUSALS_LOGGED_PER_S, REFUSALS_LOGGED_BURST)
         self._unlogged = 0
 
-    def tell(self, method: str, refusal: Refusal, run: str) -> None:
-        """A call was not let in."""
+    def tell(self, method: str, refusal: Refusal, run: str, peer: str) -> Refusal:
+        """A call was not let in; what is answered to it. A stranger who was told too often is told to wait."""
         self._metrics.refused(method, refusal.reason)
         if self._recording is not None and method != OTHER and self._access.changes(method):
             self._recording(RefusedCall(refusal.principal, method, refusal.reason, run[:RUN_CHARACTERS_MAX]))
         if self._lines.take("", time.monotonic()):
             self._unlogged += 1
-            return
-        log.warning(
-            "rpc.refused", method=method, reason=refusal.reason, principal=refusal.principal, unlogged=self._unlogged
-        )
-        self._unlogged = 0
+        else:
+            log.warning(
+                "rpc.refused",
+                method=method,
+                reason=refusal.reason,
+                principal=refusal.principal,
+                unlogged=self._unlogged,
+            )
+            self._unlogged = 0
+        return refusal if refusal.principal else self._access.patience(peer) or refusal
 
 
 class _Tenancy(grpc.aio.ServerInterceptor):
@@ -517,10 +551,10 @@ class _Call:
         self._exporting = exporting
         self._refusals = refusals
 
-    def refused(self, request: Any, refusal: Refusal) -> None:
-        """It was not let in."""
+    def refused(self, request: Any, refusal: Refusal, peer: str) -> Refusal:
+        """It was not let in; what is answered to it."""
         run = getattr(request, "run", "")
-        self._refusals.tell(self.method, refusal, run if isinstance(run, str) else "")
+        return self._refusals.tell(self.method, refusal, run if isinstance(run, str) else "", peer)
 
     @contextlib.contextmanager
     def made(self, request: Any, context: _Context) -> Iterator[None]:
@@ -612,8 +646,8 @@ def _streaming(behaviour: Callable[[Any, _Context], Any], call: _Call) -> Callab
     async def stream(request: Any, context: _Context) -> None:
         with call.made(request, context):
             try:
-                with call.entrance.passed(context):
-                    await _streamed(behaviour(request, context), context)
+                with call.entrance.passed(context) as who:
+                    await call.entrance.held(who, context, _streamed(behaviour(request, context), context))
             except (asyncio.CancelledError, grpc.aio.AbortError):
                 raise  # swallowing a cancellation leaks memory of the native call
             except Exception as error:  # noqa: BLE001 - the message boundary
@@ -634,8 +668,7 @@ async def _streamed(outcome: Any, context: _Context) -> None:
 
 async def _abort(context: _Context, call: _Call, request: Any, error: Exception) -> NoReturn:
     if isinstance(error, Refusal):
-        call.refused(request, error)
-        error = _as_error(error)
+        error = _as_error(call.refused(request, error, context.peer()))
     if not isinstance(error, RpcError):
         name = uuid.uuid4().hex
         log.error("rpc.failed", method=call.method, error_id=name, exc_info=error)

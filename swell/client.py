@@ -794,6 +794,7 @@ class Client:
         """The answers of a watch, asked for anew with the newest token whenever its connection breaks."""
         grpc = self._grpc
         mending = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.ABORTED)
+        unadmitted = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
         heard = time.monotonic()
         pause_s = 0.05
         token = ""
@@ -811,6 +812,8 @@ class Client:
             except grpc.RpcError as error:
                 if answered and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                     heard = time.monotonic()  # our own limit on one call ended it, not silence
+                if answered and error.code() in unadmitted:
+                    continue  # the token may have been renewed since; if not, asking anew says so
                 if error.code() not in mending or time.monotonic() - heard > OUTAGE_S:
                     raise self._error(error) from error
             finally:

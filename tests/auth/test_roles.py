@@ -1,19 +1,24 @@
 """Every call of both services by every role, over real channels."""
 
+import asyncio
 import contextlib
 import hashlib
 import json
 import re
+import time
 from pathlib import Path
 
 import grpc
 import grpc.aio
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf.message_factory import GetMessageClass
 
 from services.access import Access, AuthConfig
 from services.ledger.v1 import ledger_pb2
-from services.roles import ROLES, RULES
+from services.oidc import OidcConfig
+from services.roles import ROLES, RULES, Rule
 from services.rpc import Health, create_server, serve
 from services.scheduler.v1 import scheduler_pb2
 
@@ -85,8 +90,8 @@ def principals_file(folder):
 
 
 @contextlib.asynccontextmanager
-async def served(folder, **limits):
-    access = Access(AuthConfig(principals_file=principals_file(folder), **limits))
+async def served(folder, *, certificates=False, **limits):
+    access = Access(AuthConfig(principals_file=principals_file(folder), **limits), certificates=certificates)
     made = Served(None)
 
     async def tenant_of(run):
@@ -253,8 +258,6 @@ async def test_streams_of_a_principal_are_counted(tmp_path):
     access = Access(AuthConfig(principals_file=principals_file(tmp_path), streams=1))
 
     async def hold(_request, _context):
-        import asyncio
-
         yield b"first"
         await asyncio.Event().wait()
 
@@ -278,3 +281,103 @@ async def test_streams_of_a_principal_are_counted(tmp_path):
         first.cancel()
         other.cancel()
     await server.stop(0)
+
+
+async def test_who_comes_by_certificate_and_is_nobody_is_a_stranger_as_well(tmp_path):
+    """Whom a certificate means is known only once the call is read."""
+    status = "/swell.ledger.v1.LedgerService/GetStatus"
+    watch = "/swell.ledger.v1.LedgerService/WatchRuns"
+    async with served(tmp_path, certificates=True, strangers_per_second=0.01, strangers_burst=3) as both:
+        codes = [await both.call(method, None) for method in (status, watch, status, status, watch)]
+        assert codes == ["UNAUTHENTICATED"] * 3 + ["RESOURCE_EXHAUSTED"] * 2
+        assert await both.call(status, "viewer") == "OK"
+
+
+# For how long
+
+WATCH = "/swell.ledger.v1.LedgerService/WatchRuns"
+
+
+@contextlib.asynccontextmanager
+async def watching(access):
+    """Asks for a watch that never ends, by token, and awaits its first answer."""
+    ended = []
+
+    async def hold(_request, _context):
+        try:
+            yield b"first"
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    server = create_server(access=access, max_message_bytes=1000, concurrent_rpcs=10)
+    handlers = {"WatchRuns": grpc.unary_stream_rpc_method_handler(hold)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("swell.ledger.v1.LedgerService", handlers),))
+    port = await serve(server, "127.0.0.1:0", [], Health([]))
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+
+        async def watch(token):
+            call = channel.unary_stream(WATCH)(b"", metadata=(("authorization", f"Bearer {token}"),), timeout=10)
+            assert await call.read() == b"first"
+            return call
+
+        watch.ended = ended
+        yield watch
+    await server.stop(0)
+
+
+async def reason_of(call) -> tuple[str, str]:
+    from google.rpc import error_details_pb2
+    from grpc_status import rpc_status
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+    info = error_details_pb2.ErrorInfo()
+    assert rpc_status.from_call(caught.value).details[0].Unpack(info)
+    return caught.value.code().name, info.reason
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (None, ("UNAUTHENTICATED", "UNAUTHENTICATED")),
+        ({"role": "viewer"}, ("PERMISSION_DENIED", "ROLE_MISSING")),
+        ({"tenants": ["blue"]}, ("PERMISSION_DENIED", "RIGHTS_CHANGED")),
+        ({"name": "bob"}, ("PERMISSION_DENIED", "RIGHTS_CHANGED")),
+    ],
+)
+async def test_a_stream_ends_with_the_rights_of_who_holds_it(tmp_path, change, told):
+    def listed(*principals):
+        digests = [one | {"token_sha256": hashlib.sha256(one["token"].encode()).hexdigest()} for one in principals]
+        kept = [{key: value for key, value in one.items() if key != "token"} for one in digests]
+        (tmp_path / "principals.json").write_text(json.dumps({"principals": kept}))
+
+    ann = {"name": "ann", "role": "admin", "token": "ann"}
+    eve = {"name": "eve", "role": "admin", "token": "eve"}
+    listed(ann, eve)
+    config = AuthConfig(principals_file=str(tmp_path / "principals.json"), recheck_s=0.02, strangers_burst=1)
+    access = Access(config, rules={WATCH: Rule("operator", "tenant")})
+    access._listed._look_s = 0.0
+    async with watching(access) as watch:
+        stays, goes = await watch("ann"), await watch("eve")
+        listed(ann | {"role": "operator"}, *([] if change is None else [eve | change]))
+        assert await reason_of(goes) == told
+        assert watch.ended == [True], "and the handler is not left behind"
+        await asyncio.sleep(0.1)
+        assert not stays.done()
+        stays.cancel()
+
+
+async def test_a_stream_ends_with_the_token_of_the_provider(tmp_path):
+    key = ec.generate_private_key(ec.SECP256R1())
+    public = json.loads(jwt.get_algorithm_by_name("ES256").to_jwk(key.public_key()))
+    (tmp_path / "keys.json").write_text(json.dumps({"keys": [public | {"kid": "k"}]}))
+    oidc = OidcConfig(issuer="i", audience="a", keys_file=str(tmp_path / "keys.json"), leeway_s=0)
+    claims = {"iss": "i", "aud": "a", "sub": "ann", "swell_role": "admin", "exp": time.time() + 1.2}
+    async with watching(Access(AuthConfig(oidc=oidc, recheck_s=0.05))) as watch:
+        call = await watch(jwt.encode(claims, key, "ES256", headers={"kid": "k"}))
+        assert await reason_of(call) == ("UNAUTHENTICATED", "TOKEN_EXPIRED")
+
+
+async def test_a_stream_of_a_local_cluster_is_never_asked_again():
+    assert Access(AuthConfig(recheck_s=0.02), token="t").recheck_s is None

@@ -66,3 +66,26 @@ def test_a_ledger_that_has_fallen_silent_is_an_outage(serving, monkeypatch):
     monkeypatch.setattr("swell.client.OUTAGE_S", 0.4)
     with serving(QuietLedger(pause_s=0.05, lives=1)) as client, pytest.raises(SwellError):
         list(client.watch("r1"))
+
+
+class StrictLedger(QuietLedger):
+    """Ends each call after one answer, since its token is over; after `calls` of them it lets none in."""
+
+    def __init__(self, calls: int) -> None:
+        super().__init__(pause_s=0.0)
+        self.admitted = calls
+
+    def WatchEvents(self, request, context):  # noqa: N802 - the name of the RPC
+        self.calls += 1
+        if self.calls <= self.admitted:
+            yield ledger_pb2.WatchEventsResponse(position=self.calls, resume_token=str(self.calls))
+        context.abort(grpc.StatusCode.UNAUTHENTICATED, f"over, behind {request.resume_token}")
+
+
+def test_a_watch_whose_token_is_over_is_asked_for_anew_until_that_is_refused(serving):
+    """The token is read again for each call, so one that was renewed meanwhile lets it go on."""
+    with serving(StrictLedger(3)) as client:
+        watching = client.watch("r1")
+        assert [next(watching).position for _ in range(3)] == [1, 2, 3]
+        with pytest.raises(SwellError, match="over, behind 3"):
+            next(watching)
