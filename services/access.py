@@ -21,6 +21,7 @@ from services.principals import LOCAL, Principal, principals_of
 from services.quota import Buckets, Seats
 from services.refusal import Refusal, exhausted, forbidden, unauthenticated
 from services.roles import RULES, Rule
+from services.watched import Watched
 
 _SCHEME: Final = "Bearer "
 
@@ -135,6 +136,12 @@ class Access:
                 "token and certificate, or names in the certificate, mean different principals: send what means one of them",
             )
         return meant.pop() if meant else _nobody()
+
+    @property
+    def watched(self) -> dict[str, Watched[Any]]:
+        """The files that are read anew when they change, by what they are for."""
+        files: dict[str, Watched[Any]] = {} if self._oidc is None else self._oidc.watched
+        return files if self._listed is None else {"principals": self._listed} | files
 
     @property
     def recheck_s(self) -> float | None:

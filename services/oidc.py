@@ -115,6 +115,11 @@ class Oidc:
         )
         self._verified: OrderedDict[bytes, tuple[float, float, Principal]] = OrderedDict()
 
+    @property
+    def watched(self) -> dict[str, Watched[Any]]:
+        """The files that are read anew when they change, by what they are for."""
+        return {"oidc_keys": self._keys.watched} if isinstance(self._keys, _FromFile) else {}
+
     async def principal(self, token: str) -> Principal:
         """Whose token this is. Raises Refusal."""
         if len(token) > TOKEN_CHARACTERS_MAX:
@@ -211,10 +216,10 @@ class Oidc:
 
 class _FromFile:
     def __init__(self, file: Path) -> None:
-        self._keys = Watched("[auth.oidc] keys_file", [file], lambda files: _parsed(f"keys_file {file}", files[0]))
+        self.watched = Watched("[auth.oidc] keys_file", [file], lambda files: _parsed(f"keys_file {file}", files[0]))
 
     async def find(self, key_id: str, algorithm: str) -> _Key | None:
-        return _found(self._keys.current(), key_id, algorithm)
+        return _found(self.watched.current(), key_id, algorithm)
 
 
 class _FromUrl:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import grpc
 import msgspec
@@ -80,6 +81,11 @@ class Certificates:
         except ValueError as error:
             raise TlsError(str(error)) from error
         self._used: _Pair | None = None
+
+    @property
+    def watched(self) -> dict[str, Watched[Any]]:
+        """The files that are read anew when they change, by what they are for."""
+        return {"certificate": self._pairs}
 
     @property
     def asks_clients(self) -> bool:

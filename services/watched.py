@@ -8,11 +8,13 @@ read again when one of them changed meanwhile.
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import structlog
+
+from services.metrics import Exposition, Reading, Series
 
 log = structlog.get_logger()
 
@@ -21,6 +23,13 @@ LOOK_S = 1.0
 """How often a file is looked at, at most."""
 READINGS_MAX = 5
 """How often files are read that change while they are read, before they count as unusable for now."""
+
+REFUSED = Series(
+    "swell_watched_refused",
+    "gauge",
+    "Whether a file holds what cannot be used, so that its former content is in force, by what it is for.",
+    ("file",),
+)
 
 T = TypeVar("T")
 
@@ -47,6 +56,7 @@ class Watched(Generic[T]):
         self._clock = clock
         self._lock = threading.Lock()
         self._seen: _Seen = ()
+        self._refused = False
         self._looked = clock()
         self._current = self._read()
 
@@ -60,12 +70,19 @@ class Watched(Generic[T]):
                     self._renew()
             return self._current
 
+    def is_refused(self) -> bool:
+        """Whether they hold by now what cannot be used."""
+        self.current()
+        return self._refused
+
     def _renew(self) -> None:
         try:
             self._current = self._read()
         except ValueError as error:
+            self._refused = True
             log.error("watched.refused", setting=self._setting, error=str(error), remedy="the former stays in force")
         else:
+            self._refused = False
             log.info("watched.renewed", setting=self._setting, files=[str(file) for file in self._files])
 
     def _read(self) -> T:
@@ -90,6 +107,15 @@ class Watched(Generic[T]):
 
     def _signature(self) -> _Seen:
         return tuple(_identity(file) for file in self._files)
+
+
+def tell_refused(exposition: Exposition, watched: Mapping[str, Watched[Any]]) -> None:
+    """Tell `exposition` which of these cannot be used, by what they are for."""
+
+    async def read() -> list[Reading]:
+        return [(REFUSED, (name,), int(one.is_refused())) for name, one in watched.items()]
+
+    exposition.read((REFUSED,), read)
 
 
 def _identity(file: Path) -> tuple[int, ...]:

@@ -44,6 +44,7 @@ from services.posting import Receiver
 from services.ready import announce
 from services.rpc import BindError, CallMetrics, Health, check_bind, create_server, probed, read_token, serve
 from services.tls import certificates_of
+from services.watched import tell_refused
 
 log = structlog.get_logger()
 
@@ -68,6 +69,7 @@ async def run(config: LedgerConfig, collector: Receiver | None) -> None:
     metrics, calls = LedgerMetrics(exposition), CallMetrics(exposition)
     certificates = certificates_of(config.tls, exposition)
     access = Access(config.auth, token=token, certificates=config.tls.require_client_certificate)
+    tell_refused(exposition, access.watched | ({} if certificates is None else certificates.watched))
     exporter = otlp.Exporter("ledger", collector, exposition)
     async with contextlib.AsyncExitStack() as open_things:
         metrics_port = await open_things.enter_async_context(

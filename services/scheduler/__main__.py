@@ -35,6 +35,7 @@ from services.scheduler.shell import Shell
 from services.scheduler.submission import Submissions
 from services.scheduler.v1.scheduler_pb2_grpc import add_SchedulerServiceServicer_to_server
 from services.tls import certificates_of
+from services.watched import tell_refused
 
 log = structlog.get_logger()
 
@@ -58,6 +59,7 @@ async def run(config: SchedulerConfig, collector: Receiver | None) -> None:
     metrics, calls = SchedulerMetrics(exposition), CallMetrics(exposition)
     certificates = certificates_of(config.tls, exposition)
     access = Access(config.auth, token=token, certificates=config.tls.require_client_certificate)
+    tell_refused(exposition, access.watched | ({} if certificates is None else certificates.watched))
     spans = otlp.Exporter("scheduler", collector, exposition)
     async with contextlib.AsyncExitStack() as open_things:
         metrics_port = await open_things.enter_async_context(

@@ -6,7 +6,10 @@ import json
 import pytest
 from structlog.testing import capture_logs
 
+from services.access import Access, AuthConfig
+from services.metrics import Exposition
 from services.principals import PRINCIPALS_MAX, Principal, principals_of
+from services.watched import REFUSED, tell_refused
 
 
 def digest(token: str) -> str:
@@ -100,5 +103,22 @@ def test_a_changed_file_is_taken_and_a_broken_one_leaves_the_former_in_force(tmp
         assert watched.current().of_token("bob") is not None
     assert [line["event"] for line in told] == ["watched.refused"]
     assert "role" in told[0]["error"]
+    assert watched.is_refused()
     written(tmp_path, one("dan"))
+    assert not watched.is_refused()
     assert watched.current().of_token("dan") is not None
+
+
+async def test_a_scrape_finds_what_cannot_be_used_without_a_call(tmp_path):
+    """Whoever was to be removed can call on, and somebody has to know."""
+    file = written(tmp_path, one())
+    exposition = Exposition("ledger")
+    access = Access(AuthConfig(principals_file=str(file)))
+    tell_refused(exposition, access.watched)
+    access._listed._look_s = 0.0
+    [reader] = exposition._readers
+    assert await reader() == [(REFUSED, ("principals",), 0)]
+    file.write_bytes(b"{")
+    assert await reader() == [(REFUSED, ("principals",), 1)]
+    written(tmp_path, one())
+    assert await reader() == [(REFUSED, ("principals",), 0)]

@@ -13,6 +13,7 @@ from services.otlp import Exporter
 from services.rpc import CallMetrics
 from services.scheduler.metrics import SchedulerMetrics
 from services.tls import TlsConfig, certificates_of
+from services.watched import tell_refused
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -77,5 +78,6 @@ def declared() -> Iterator[tuple[str, Exposition]]:
         if service != "executor":
             CallMetrics(exposition)
             certificates_of(TlsConfig(), exposition)
+            tell_refused(exposition, {})
             Exporter(service, None, exposition)
         yield service, exposition
