@@ -357,7 +357,11 @@ class Submissions:
         if self._config.client_profiles:
             return
         if checks.setup:
-            raise _command_given("checks_toml", "setup", "let the executors' image bring what it installs")
+            raise _command_given(
+                "checks_toml",
+                "setup",
+                "take it out of swell.toml, whose origin a scheduler cannot see, and let the executors' image bring what it installs",
+            )
         if context.get("setup"):
             raise _command_given("options.context_json", "setup", "leave it out")
         for key in context:
