@@ -270,13 +270,6 @@ class Shell:
             return False
         return True
 
-    def request_of(self, run: str) -> str:
-        """The id of the request that submitted a run; empty when there is none."""
-        state = self.runs.get(run)
-        if state is not None and state.requested is not None:
-            return state.requested.request_id
-        return self.over[run].request_id if run in self.over else ""
-
     # Folding
 
     async def _restore(self) -> None:
